@@ -1,0 +1,65 @@
+# Everything runs inside .venv, which `make install` builds from the hash-locked requirements.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+STAMP  := $(VENV)/.installed
+SOURCES := service tests benchmarks examples
+
+.DEFAULT_GOAL := help
+.PHONY: help install run demo test check lint types imports proto proto-check format lock torture poll-cost clean
+
+help: ## list the targets
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F '\t' '{printf "  make %-12s %s\n", $$1, $$2}'
+
+install: $(STAMP) ## make .venv with everything in it
+
+$(STAMP): requirements/dev.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit("JobStatus needs Python 3.11 or newer; `make PYTHON=python3.11 …` names another one" if sys.version_info < (3, 11) else 0)'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/dev.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $@
+
+run: install ## serve in development mode until Ctrl-C
+	@exec $(BIN)/jobstatus serve --dev
+
+demo: install ## the whole path once: serve, transcribe a recording, poll until 200
+	@exec $(BIN)/python examples/demo.py
+
+test: install ## every test
+	$(BIN)/python -m pytest
+
+check: lint types imports proto-check test ## lint, types, imports, proto drift, tests
+
+lint: install
+	$(BIN)/ruff check $(SOURCES)
+	$(BIN)/ruff format --check $(SOURCES)
+	$(BIN)/codespell $(SOURCES) protos docs README.md CHANGELOG.md CONTRIBUTING.md
+	$(BIN)/buf lint protos
+	$(BIN)/buf format --diff --exit-code protos
+
+types: install
+	$(BIN)/mypy
+
+imports: install
+	$(BIN)/lint-imports
+
+proto: install ## regenerate service/jobstatus/v1 from protos
+	$(BIN)/python protos/generate.py
+
+proto-check: install
+	$(BIN)/python protos/generate.py --check
+
+format: install ## format the code and the protos
+	$(BIN)/ruff check --fix $(SOURCES)
+	$(BIN)/ruff format $(SOURCES)
+	$(BIN)/buf format --write protos
+
+lock: ## lock the requirements anew (needs uv)
+	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \
+		pyproject.toml -o requirements/runtime.txt
+	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \
+		--group pyproject.toml:dev pyproject.toml -o requirements/dev.txt
+
+clean: ## remove .venv and what runs leave behind
+	rm -rf $(VENV) var .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
