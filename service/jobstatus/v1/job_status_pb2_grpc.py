@@ -115,8 +115,8 @@ class JobStatusServicer:
         """Claims a job for a worker: pending -> processing, attempt + 1.
 
         By the same worker_id while its attempt is current: OK, the same attempt, its lease renewed. By another worker:
-        LEASE_HELD while a lease runs, or once max_attempts is used up on a leased job; else a new attempt. A job without a
-        lease may always be taken over. Also answers JOB_NOT_FOUND, JOB_TERMINAL.
+        LEASE_HELD while a lease runs, else a new attempt. A job without a lease may always be taken over; one whose last
+        lease ended with no attempt left has failed. Also answers JOB_NOT_FOUND, JOB_TERMINAL.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -49,8 +49,8 @@ class JobStatusStub:
     """Claims a job for a worker: pending -> processing, attempt + 1.
 
     By the same worker_id while its attempt is current: OK, the same attempt, its lease renewed. By another worker:
-    LEASE_HELD while a lease runs, or once max_attempts is used up on a leased job; else a new attempt. A job without a
-    lease may always be taken over. Also answers JOB_NOT_FOUND, JOB_TERMINAL.
+    LEASE_HELD while a lease runs, else a new attempt. A job without a lease may always be taken over; one whose last
+    lease ended with no attempt left has failed. Also answers JOB_NOT_FOUND, JOB_TERMINAL.
     """
     HeartbeatJob: _aio.UnaryUnaryMultiCallable[_job_status_pb2.HeartbeatJobRequest, _job_status_pb2.HeartbeatJobResponse]
     """Renews the lease and records progress.
@@ -118,8 +118,8 @@ class JobStatusServicer(metaclass=_abc_1.ABCMeta):
         """Claims a job for a worker: pending -> processing, attempt + 1.
 
         By the same worker_id while its attempt is current: OK, the same attempt, its lease renewed. By another worker:
-        LEASE_HELD while a lease runs, or once max_attempts is used up on a leased job; else a new attempt. A job without a
-        lease may always be taken over. Also answers JOB_NOT_FOUND, JOB_TERMINAL.
+        LEASE_HELD while a lease runs, else a new attempt. A job without a lease may always be taken over; one whose last
+        lease ended with no attempt left has failed. Also answers JOB_NOT_FOUND, JOB_TERMINAL.
         """
 
     @_abc_1.abstractmethod

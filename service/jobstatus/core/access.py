@@ -1,0 +1,26 @@
+"""Who is asking, and the one place that says which jobs they may read."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Principal:
+    """Whom a valid credential stands for: the virtual key with this id, or an admin where it is None."""
+
+    virtual_key_id: str | None
+
+    @property
+    def is_admin(self) -> bool:
+        return self.virtual_key_id is None
+
+
+def may_read(principal: Principal, virtual_key_id: str | None, *, unscoped_for_all: bool) -> bool:
+    """Whether the principal may read a job of this virtual key.
+
+    A job without a virtual key is for admins only, unless `unscoped_for_all` opens it to every valid credential.
+    """
+    if principal.is_admin:
+        return True
+    if virtual_key_id is None:
+        return unscoped_for_all
+    return principal.virtual_key_id == virtual_key_id

@@ -1,0 +1,169 @@
+"""What callers may ask of a job, checked on construction: a command that exists is within its bounds.
+
+Each raises InvalidField with the name that the field has in the gRPC contract.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Final
+
+from jobstatus.core.errors import InvalidField
+from jobstatus.core.job import JobError, RequestType, is_valid_id
+
+SECOND_MS: Final = 1000
+DAY_MS: Final = 24 * 60 * 60 * SECOND_MS
+
+DEFAULT_RESULT_TTL_MS: Final = 3600 * SECOND_MS
+MAX_RESULT_TTL_MS: Final = 30 * DAY_MS
+MAX_LEASE_MS: Final = DAY_MS
+MAX_ATTEMPTS: Final = 1000
+MAX_NAME_CHARS: Final = 256
+MAX_MESSAGE_CHARS: Final = 1024
+MAX_ERROR_BYTES: Final = 64 * 1024
+MAX_BATCH: Final = 1000
+
+
+def check_id(field: str, value: str) -> None:
+    """Raise InvalidField unless `value` may be an id."""
+    if not is_valid_id(value):
+        raise InvalidField(field, "must match [A-Za-z0-9_-]{1,128}")
+
+
+def check_range(field: str, value: float, low: float, high: float, unit: str = "") -> None:
+    """Raise InvalidField unless low <= value <= high (which NaN is not)."""
+    if not low <= value <= high:
+        raise InvalidField(field, f"must be from {low:g} to {high:g}{unit}")
+
+
+def check_span(field: str, value_ms: int, high_ms: int) -> None:
+    """Raise InvalidField unless the span is at least a second and at most `high_ms`."""
+    check_range(field, value_ms / SECOND_MS, 1, high_ms / SECOND_MS, " seconds")
+
+
+def check_text(field: str, value: str | None, high: int) -> None:
+    """Raise InvalidField when the text is too long, or has NUL, which not every store can keep."""
+    if value is not None and (len(value) > high or "\0" in value):
+        raise InvalidField(field, f"must have at most {high} characters and no NUL")
+
+
+def check_status_code(field: str, value: int) -> None:
+    """Raise InvalidField unless the number is an HTTP status code."""
+    check_range(field, value, 100, 599)
+
+
+def check_error(error: JobError) -> None:
+    """Raise InvalidField unless the error is one that can be stored and shown."""
+    if error.status_code is not None:
+        check_status_code("error.status_code", error.status_code)
+    inner, extra = error.error, error.extra_fields
+    texts = {
+        "error.event_id": error.event_id,
+        "error.type": error.type,
+        "error.error.type": inner.type,
+        "error.error.code": inner.code,
+        "error.error.message": inner.message,
+        "error.error.param": inner.param,
+        "error.error.event_id": inner.event_id,
+        "error.extra_fields.provider": extra.provider,
+        "error.extra_fields.model_requested": extra.model_requested,
+        "error.extra_fields.request_type": extra.request_type,
+    }
+    for field, value in texts.items():
+        check_text(field, value, MAX_ERROR_BYTES)
+    if sum(len(value.encode()) for value in texts.values() if value) > MAX_ERROR_BYTES:
+        raise InvalidField("error", f"must have at most {MAX_ERROR_BYTES} bytes of text")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CreateJob:
+    job_id: str
+    request_type: RequestType
+    virtual_key_id: str | None = None
+    result_ttl_ms: int = DEFAULT_RESULT_TTL_MS
+    provider: str | None = None
+    model_requested: str | None = None
+    max_attempts: int = 1
+
+    def __post_init__(self) -> None:
+        check_id("job_id", self.job_id)
+        if self.virtual_key_id is not None:
+            check_id("virtual_key_id", self.virtual_key_id)
+        check_span("result_ttl", self.result_ttl_ms, MAX_RESULT_TTL_MS)
+        check_text("provider", self.provider, MAX_NAME_CHARS)
+        check_text("model_requested", self.model_requested, MAX_NAME_CHARS)
+        check_range("max_attempts", self.max_attempts, 1, MAX_ATTEMPTS)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StartJob:
+    job_id: str
+    worker_id: str
+    lease_ms: int | None = None
+
+    def __post_init__(self) -> None:
+        check_id("job_id", self.job_id)
+        check_id("worker_id", self.worker_id)
+        if self.lease_ms is not None:
+            check_span("lease", self.lease_ms, MAX_LEASE_MS)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HeartbeatJob:
+    job_id: str
+    attempt: int = 0
+    progress: float | None = None
+    message: str | None = None
+
+    def __post_init__(self) -> None:
+        check_id("job_id", self.job_id)
+        check_range("attempt", self.attempt, 0, math.inf)
+        if self.progress is not None:
+            check_range("progress", self.progress, 0, 1)
+        check_text("message", self.message, MAX_MESSAGE_CHARS)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CompleteJob:
+    """`result` is JSON that `json_text.check_result` has accepted."""
+
+    job_id: str
+    result: bytes
+    attempt: int = 0
+    status_code: int = 200
+
+    def __post_init__(self) -> None:
+        check_id("job_id", self.job_id)
+        check_range("attempt", self.attempt, 0, math.inf)
+        check_status_code("status_code", self.status_code)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FailJob:
+    job_id: str
+    error: JobError
+    attempt: int = 0
+    status_code: int = 500
+
+    def __post_init__(self) -> None:
+        check_id("job_id", self.job_id)
+        check_range("attempt", self.attempt, 0, math.inf)
+        check_status_code("status_code", self.status_code)
+        check_error(self.error)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeleteJob:
+    job_id: str
+
+    def __post_init__(self) -> None:
+        check_id("job_id", self.job_id)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SettleJob:
+    """The sweeper's: look at a job whose lease or timeout may have ended. A job that is gone is no error."""
+
+    job_id: str
+
+
+Command = CreateJob | StartJob | HeartbeatJob | CompleteJob | FailJob | DeleteJob | SettleJob

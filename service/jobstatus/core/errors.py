@@ -1,0 +1,124 @@
+"""What can go wrong, one leaf for each decision that a caller can take.
+
+A leaf's `reason` is the stable word that clients branch on; `metadata` holds every part of the message that varies.
+Messages are fit for a stranger: no credential, result, SQL or path is ever in them. Both edges translate with a table.
+"""
+
+from typing import ClassVar
+
+
+class JobStatusError(Exception):
+    """The root of all that this service says no with."""
+
+    reason: ClassVar[str]
+
+    def __init__(self, message: str | None = None, **metadata: str) -> None:
+        super().__init__(message or self.__doc__)
+        self.metadata = metadata
+
+    @property
+    def message(self) -> str:
+        """One sentence for a person."""
+        return str(self.args[0])
+
+
+class InvalidField(JobStatusError):
+    """A field has a value outside its bounds."""
+
+    reason = "INVALID_FIELD"
+
+    def __init__(self, field: str, problem: str) -> None:
+        super().__init__(f"{field}: {problem}", field=field)
+
+
+class ResultNotJson(JobStatusError):
+    """The result is not valid JSON in UTF-8."""
+
+    reason = "RESULT_NOT_JSON"
+
+
+class ResultTooLarge(JobStatusError):
+    """The result is larger than the service accepts."""
+
+    reason = "RESULT_TOO_LARGE"
+
+
+class JobNotFound(JobStatusError):
+    """Job not found or expired."""
+
+    reason = "JOB_NOT_FOUND"
+
+
+class VirtualKeyNotFound(JobStatusError):
+    """Virtual key not found."""
+
+    reason = "VIRTUAL_KEY_NOT_FOUND"
+
+
+class JobExists(JobStatusError):
+    """A job with this id and other fields exists."""
+
+    reason = "JOB_EXISTS"
+
+
+class JobTerminal(JobStatusError):
+    """The job has ended; its outcome stays as it is."""
+
+    reason = "JOB_TERMINAL"
+
+    def __init__(self, state: str) -> None:
+        super().__init__(f"The job is {state}; its outcome stays as it is.", state=state)
+
+
+class JobNotStarted(JobStatusError):
+    """The job is pending: start it first."""
+
+    reason = "JOB_NOT_STARTED"
+
+
+class LeaseHeld(JobStatusError):
+    """Another worker holds the job's lease."""
+
+    reason = "LEASE_HELD"
+
+
+class LeaseLost(JobStatusError):
+    """A later attempt owns the job, or the job is leased and the write names no attempt."""
+
+    reason = "LEASE_LOST"
+
+
+class ClientNotIdentified(JobStatusError):
+    """The client certificate names no client."""
+
+    reason = "CLIENT_NOT_IDENTIFIED"
+
+
+class ClientNotAllowed(JobStatusError):
+    """This client may not call this service."""
+
+    reason = "CLIENT_NOT_ALLOWED"
+
+
+class StoreFull(JobStatusError):
+    """The store has no room left."""
+
+    reason = "STORE_FULL"
+
+
+class Overloaded(JobStatusError):
+    """Too much is waiting already; try again later."""
+
+    reason = "OVERLOADED"
+
+
+class StoreUnavailable(JobStatusError):
+    """The store does not answer; try again later."""
+
+    reason = "STORE_UNAVAILABLE"
+
+
+class ShuttingDown(JobStatusError):
+    """The service is shutting down; try again."""
+
+    reason = "SHUTTING_DOWN"

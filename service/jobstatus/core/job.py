@@ -1,0 +1,117 @@
+"""The values that everything else talks about: a job, its states, its error.
+
+Times are milliseconds since the Unix epoch (UTC), spans are milliseconds. What is absent is None, never empty.
+"""
+
+import re
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Final
+
+ID_PATTERN: Final = "[A-Za-z0-9_-]{1,128}"
+is_valid_id: Final = re.compile(ID_PATTERN).fullmatch
+"""Whether a string may be the id of a job, a virtual key or a worker (truthy when it may)."""
+
+
+class JobState(StrEnum):
+    PENDING = "pending"
+    PROCESSING = "processing"
+    COMPLETED = "completed"
+    FAILED = "failed"
+
+
+TERMINAL_STATES: Final = frozenset({JobState.COMPLETED, JobState.FAILED})
+
+
+class RequestType(StrEnum):
+    """What kind of inference a job runs; each has a REST path of its own."""
+
+    TRANSCRIPTION = "transcription"
+    SPEECH = "speech"
+    CHAT_COMPLETION = "chat_completion"
+    TEXT_COMPLETION = "text_completion"
+    RESPONSES = "responses"
+    EMBEDDING = "embedding"
+    IMAGE_GENERATION = "image_generation"
+    IMAGE_EDIT = "image_edit"
+    IMAGE_VARIATION = "image_variation"
+    RERANK = "rerank"
+    OCR = "ocr"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ErrorField:
+    """What went wrong; `error` of the contract's BifrostError."""
+
+    message: str
+    type: str | None = None
+    code: str | None = None
+    param: str | None = None
+    event_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ErrorExtraFields:
+    """Where it went wrong; `extra_fields` of the contract's BifrostError."""
+
+    provider: str | None = None
+    model_requested: str | None = None
+    request_type: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobError:
+    """Why a job failed: the contract's BifrostError, field by field."""
+
+    error: ErrorField
+    event_id: str | None = None
+    type: str | None = None
+    is_bifrost_error: bool = False
+    status_code: int | None = None
+    extra_fields: ErrorExtraFields = ErrorExtraFields()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """A job as of one version. A new version is a new value; only `rules` makes them.
+
+    `due_at_ms` is when the rules want to look at the job again by themselves (a lease or a timeout ends); terminal
+    jobs have none. `lease_ms` is what a heartbeat renews the lease by; None while the attempt has no lease.
+    """
+
+    job_id: str
+    request_type: RequestType
+    state: JobState
+    version: int
+    virtual_key_id: str | None
+    provider: str | None
+    model_requested: str | None
+    created_at_ms: int
+    started_at_ms: int | None = None
+    completed_at_ms: int | None = None
+    expires_at_ms: int | None = None
+    due_at_ms: int | None = None
+    result_ttl_ms: int
+    status_code: int | None = None
+    attempt: int = 0
+    max_attempts: int
+    worker_id: str | None = None
+    lease_ms: int | None = None
+    lease_expires_at_ms: int | None = None
+    progress: float | None = None
+    message: str | None = None
+    error: JobError | None = None
+    result: bytes | None = None
+
+    @property
+    def is_terminal(self) -> bool:
+        return self.state in TERMINAL_STATES
+
+    @property
+    def is_leased(self) -> bool:
+        """Whether the current attempt has a lease, running or ended."""
+        return self.lease_ms is not None
+
+    def is_expired(self, now_ms: int) -> bool:
+        """Whether every read says not found from now on."""
+        return self.expires_at_ms is not None and self.expires_at_ms <= now_ms

@@ -1,0 +1,248 @@
+"""The life of a job: pending → processing → completed | failed, as pure functions of values and the time.
+
+`decide` is the only way to a new version of a job. Time is an argument: nothing here looks at a clock, and nothing
+here waits. Nothing leaves a terminal state, and `completed_at` is never before `created_at`, even when the clock steps
+back.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, Final
+
+from jobstatus.core import errors
+from jobstatus.core.commands import (
+    DAY_MS,
+    Command,
+    CompleteJob,
+    CreateJob,
+    DeleteJob,
+    FailJob,
+    HeartbeatJob,
+    SettleJob,
+    StartJob,
+)
+from jobstatus.core.job import ErrorExtraFields, ErrorField, Job, JobError, JobState
+
+GATEWAY_TIMEOUT: Final = 504
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Policy:
+    """What an operator may set of the rules.
+
+    `hearing_since_ms` is since when heartbeats can be heard without a gap. A lease counts only while somebody listened:
+    after a restart, or an outage of the store, each lease runs once more in full before the job is given up.
+    """
+
+    pending_timeout_ms: int = DAY_MS
+    processing_timeout_ms: int = DAY_MS
+    hearing_since_ms: int = 0
+
+
+def decide(
+    stored: Job | None, command: Command, now_ms: int, policy: Policy
+) -> tuple[Job | None, errors.JobStatusError | None]:
+    """What becomes of a job when a command arrives: its next version, and why the command was refused if it was.
+
+    `stored` None: there is no such job; None is returned when there is none afterwards. The same object comes back when
+    nothing changes. What is overdue is settled first, so that a command never finds a lease or timeout that has ended
+    and was not acted upon; that change stands even when the command is then refused.
+    """
+    current = None if stored is None or stored.is_expired(now_ms) else _settle(stored, now_ms, policy)
+    try:
+        following = _DECISIONS[type(command)](current, command, now_ms, policy)
+    except errors.JobStatusError as refusal:
+        return (stored if current is None else _next_version(stored, current, policy)), refusal
+    return (None if following is None else _next_version(stored, following, policy)), None
+
+
+def _next_version(stored: Job | None, following: Job, policy: Policy) -> Job:
+    due_at_ms = due_at(following, policy)
+    if stored is not None and following == stored and due_at_ms == stored.due_at_ms:
+        return stored
+    return replace(following, version=stored.version + 1 if stored else 1, due_at_ms=due_at_ms)
+
+
+def due_at(job: Job, policy: Policy) -> int | None:
+    """When `decide` would change the job by itself, in ms since the epoch; None for a terminal job."""
+    match job.state:
+        case JobState.PENDING:
+            return job.created_at_ms + policy.pending_timeout_ms
+        case JobState.PROCESSING:
+            timeout = _since(job) + policy.processing_timeout_ms
+            is_last = job.attempt >= job.max_attempts
+            return min(timeout, _lease_end(job, policy)) if job.is_leased and is_last else timeout
+        case _:
+            return None
+
+
+def _since(job: Job) -> int:
+    return job.created_at_ms if job.started_at_ms is None else job.started_at_ms
+
+
+def _lease_end(job: Job, policy: Policy) -> int:
+    return max(job.lease_expires_at_ms or 0, policy.hearing_since_ms + (job.lease_ms or 0))
+
+
+def _settle(job: Job, now_ms: int, policy: Policy) -> Job:
+    """Fail the job if a timeout, or the lease of its last attempt, has ended."""
+    due_at_ms = due_at(job, policy)
+    if due_at_ms is None or now_ms < due_at_ms:
+        return job
+    if job.state is JobState.PENDING:
+        return _given_up(job, now_ms, "timeout", "never_started", "The job was not started in time.")
+    if now_ms >= _since(job) + policy.processing_timeout_ms:
+        return _given_up(job, now_ms, "timeout", "timed_out", "The job did not end in time.")
+    return _given_up(job, now_ms, "worker_lost", "lease_expired", "The worker was lost before the job ended.")
+
+
+def _given_up(job: Job, now_ms: int, kind: str, code: str, message: str) -> Job:
+    error = JobError(status_code=GATEWAY_TIMEOUT, error=ErrorField(type=kind, code=code, message=message))
+    return _ended(job, now_ms, JobState.FAILED, GATEWAY_TIMEOUT, error=completed_error(error, job))
+
+
+def _ended(
+    job: Job,
+    now_ms: int,
+    state: JobState,
+    status_code: int,
+    *,
+    result: bytes | None = None,
+    error: JobError | None = None,
+) -> Job:
+    completed_at_ms = max(now_ms, _since(job), job.created_at_ms)
+    return replace(
+        job,
+        state=state,
+        completed_at_ms=completed_at_ms,
+        expires_at_ms=completed_at_ms + job.result_ttl_ms,
+        status_code=status_code,
+        result=result,
+        error=error,
+        lease_ms=None,
+        lease_expires_at_ms=None,
+    )
+
+
+def completed_error(error: JobError, job: Job) -> JobError:
+    """The worker's error with what it left out of `extra_fields` taken from the job."""
+    given = error.extra_fields
+    extra_fields = ErrorExtraFields(
+        provider=given.provider if given.provider is not None else job.provider,
+        model_requested=given.model_requested if given.model_requested is not None else job.model_requested,
+        request_type=given.request_type if given.request_type is not None else job.request_type.value,
+    )
+    return replace(error, extra_fields=extra_fields)
+
+
+def _existing(job: Job | None) -> Job:
+    if job is None:
+        raise errors.JobNotFound
+    return job
+
+
+def _check_fence(job: Job, attempt: int) -> None:
+    """A write must name the current attempt; while there is no lease it may name none (0)."""
+    if attempt != job.attempt and (attempt != 0 or job.is_leased):
+        raise errors.LeaseLost
+
+
+def _check_fence_of_ended(job: Job, attempt: int) -> None:
+    _check_fence(job, attempt)
+    raise errors.JobTerminal(job.state)
+
+
+def _create(job: Job | None, command: CreateJob, now_ms: int, _: Policy) -> Job:
+    if job is None:
+        return Job(
+            job_id=command.job_id,
+            request_type=command.request_type,
+            state=JobState.PENDING,
+            version=0,
+            virtual_key_id=command.virtual_key_id,
+            provider=command.provider,
+            model_requested=command.model_requested,
+            created_at_ms=now_ms,
+            result_ttl_ms=command.result_ttl_ms,
+            max_attempts=command.max_attempts,
+        )
+    if any(getattr(job, field) != getattr(command, field) for field in command.__slots__):
+        raise errors.JobExists
+    return job
+
+
+def _start(stored: Job | None, command: StartJob, now_ms: int, policy: Policy) -> Job:
+    job = _existing(stored)
+    if job.is_terminal:
+        raise errors.JobTerminal(job.state)
+    lease_expires_at_ms = None if command.lease_ms is None else now_ms + command.lease_ms
+    if job.state is JobState.PROCESSING and job.worker_id == command.worker_id:
+        return replace(job, lease_ms=command.lease_ms, lease_expires_at_ms=lease_expires_at_ms)
+    if job.is_leased and now_ms < _lease_end(job, policy):
+        raise errors.LeaseHeld
+    return replace(
+        job,
+        state=JobState.PROCESSING,
+        started_at_ms=max(now_ms, job.created_at_ms) if job.started_at_ms is None else job.started_at_ms,
+        attempt=job.attempt + 1,
+        worker_id=command.worker_id,
+        progress=None,
+        message=None,
+        lease_ms=command.lease_ms,
+        lease_expires_at_ms=lease_expires_at_ms,
+    )
+
+
+def _heartbeat(stored: Job | None, command: HeartbeatJob, now_ms: int, _: Policy) -> Job:
+    job = _existing(stored)
+    if job.state is JobState.PENDING:
+        raise errors.JobNotStarted
+    if job.is_terminal:
+        _check_fence_of_ended(job, command.attempt)
+    _check_fence(job, command.attempt)
+    return replace(
+        job,
+        lease_expires_at_ms=None if job.lease_ms is None else max(now_ms + job.lease_ms, job.lease_expires_at_ms or 0),
+        progress=job.progress if command.progress is None else command.progress,
+        message=job.message if command.message is None else command.message,
+    )
+
+
+def _complete(stored: Job | None, command: CompleteJob, now_ms: int, _: Policy) -> Job:
+    job = _existing(stored)
+    if job.is_terminal:
+        if (job.state, job.status_code, job.result) == (JobState.COMPLETED, command.status_code, command.result):
+            return job
+        _check_fence_of_ended(job, command.attempt)
+    _check_fence(job, command.attempt)
+    return _ended(job, now_ms, JobState.COMPLETED, command.status_code, result=command.result)
+
+
+def _fail(stored: Job | None, command: FailJob, now_ms: int, _: Policy) -> Job:
+    job = _existing(stored)
+    error = completed_error(command.error, job)
+    if job.is_terminal:
+        if (job.state, job.status_code, job.error) == (JobState.FAILED, command.status_code, error):
+            return job
+        _check_fence_of_ended(job, command.attempt)
+    _check_fence(job, command.attempt)
+    return _ended(job, now_ms, JobState.FAILED, command.status_code, error=error)
+
+
+def _delete(stored: Job | None, _command: DeleteJob, _now_ms: int, _: Policy) -> None:
+    _existing(stored)
+
+
+def _look(stored: Job | None, _command: SettleJob, _now_ms: int, _: Policy) -> Job:
+    return _existing(stored)
+
+
+_DECISIONS: Final[dict[type[Command], Callable[[Job | None, Any, int, Policy], Job | None]]] = {
+    CreateJob: _create,
+    StartJob: _start,
+    HeartbeatJob: _heartbeat,
+    CompleteJob: _complete,
+    FailJob: _fail,
+    DeleteJob: _delete,
+    SettleJob: _look,
+}

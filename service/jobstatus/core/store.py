@@ -1,0 +1,154 @@
+"""The port: what every store can do, in enough words to write a new one from.
+
+A store is a compare-and-set table of jobs and a small table of virtual keys. It decides nothing: the rules live in
+`rules`, and expiry is judged by the caller. Every operation works on many items in one round trip, because the callers
+above batch whatever arrives at the same time.
+
+What holds for every operation:
+
+* It raises StoreUnavailable when the store does not answer within the store's own time limit, and StoreFull when there
+  is no room. It raises nothing else of its driver's; the cause is kept as `__cause__`.
+* After a failure the store heals by itself once the cause is gone, without a restart.
+* A caller that is cancelled while it waits harms nobody: what has begun is finished.
+* Reads see every change whose commit has returned, to whomever it returned.
+* Bytes come back exactly as they went in.
+"""
+
+from collections.abc import Collection, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from typing import Final, NamedTuple, Protocol
+
+from jobstatus.core.job import Job, JobState, RequestType
+from jobstatus.core.virtual_keys import VirtualKey
+
+SMALL_RESULT_BYTES: Final = 16 * 1024
+"""Results up to this size come along with an answer; larger ones only once the owner was compared (see Answer)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Change:
+    """One step of one job: `job` takes the place of version `replaces`.
+
+    `replaces` 0: there must be no such job. `job` None: the job is removed. `answer` is what a poll of the new version
+    answers, rendered by `answer.render`; None with `job` None.
+    """
+
+    job_id: str
+    replaces: int
+    job: Job | None
+    answer: bytes | None
+
+
+class Answer(NamedTuple):
+    """What a poll needs of a job, and no more. A tuple, since it is made for each poll.
+
+    `body` is the answer's bytes, up to but without the result where `result_size` says that there is one. `result` is
+    None when it is larger than SMALL_RESULT_BYTES: that one is read in a second step, so that the time a poll takes
+    tells a stranger nothing about a job that is not theirs.
+    """
+
+    request_type: str
+    virtual_key_id: str | None
+    created_at_ms: int
+    expires_at_ms: int | None
+    body: bytes
+    result_size: int | None
+    result: bytes | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Listing:
+    """Which jobs a listing wants, newest first: by (created_at_ms, job_id), both descending.
+
+    Every filter that is given must hold. `before` is the key of the last job of the page before. Jobs that expire at or
+    before `now_ms` are left out.
+    """
+
+    now_ms: int
+    limit: int
+    states: Collection[JobState] = ()
+    request_type: RequestType | None = None
+    virtual_key_id: str | None = None
+    created_after_ms: int | None = None
+    created_before_ms: int | None = None
+    before: tuple[int, str] | None = None
+
+
+class JobStore(Protocol):
+    """Where jobs are kept."""
+
+    async def read_answers(self, job_ids: Sequence[str]) -> list[Answer | None]:
+        """What polls of these jobs answer, in the order asked for; None where there is no such job.
+
+        The ids may be any strings. Takes no longer for a job that exists than for one that does not, within noise.
+        """
+        ...
+
+    async def read_jobs(self, job_ids: Sequence[str], *, with_results: bool) -> list[Job | None]:
+        """These jobs, in the order asked for; None where there is no such job."""
+        ...
+
+    async def commit(self, changes: Sequence[Change]) -> set[str]:
+        """Make all those changes durable, in one step, whose `replaces` is still the stored version.
+
+        Returns the ids of the others, which are as they were. No two changes name the same job. When this returns the
+        changes are on stable storage, as the store's documentation defines it; when it raises, either all fitting
+        changes happened or none.
+        """
+        ...
+
+    async def due(self, now_ms: int, limit: int) -> list[str]:
+        """Ids of jobs with `due_at_ms` <= now, the longest due first, at most `limit`."""
+        ...
+
+    async def purge(self, now_ms: int, limit: int) -> int:
+        """Free the space of at most `limit` jobs with `expires_at_ms` <= now; how many it were."""
+        ...
+
+    async def list_jobs(self, listing: Listing) -> list[Job]:
+        """A page of jobs without results. Must not hold up point reads and commits while it looks."""
+        ...
+
+    async def count_jobs(self) -> dict[JobState, int]:
+        """How many jobs of each state are stored, for the metrics. Must not hold up point reads and commits."""
+        ...
+
+    async def probe(self) -> None:
+        """Return if the store can really write now, by writing; raise StoreUnavailable or StoreFull if not."""
+        ...
+
+
+class VirtualKeyStore(Protocol):
+    """Where virtual keys are kept. There are few of them, changed seldom."""
+
+    async def read_virtual_keys(self, virtual_key_ids: Sequence[str]) -> list[VirtualKey | None]:
+        """These virtual keys, in the order asked for; None where there is none."""
+        ...
+
+    async def find_virtual_keys(self, digests: Sequence[bytes]) -> list[VirtualKey | None]:
+        """The virtual key for which each SHA-256 is registered, in the order asked for; None where there is none."""
+        ...
+
+    async def put_virtual_key(self, virtual_key: VirtualKey) -> VirtualKey:
+        """Durably record a virtual key in place of what was there; the first `created_at_ms` stays.
+
+        Raises InvalidField("key_sha256") when a hash is registered for another virtual key.
+        """
+        ...
+
+    async def delete_virtual_key(self, virtual_key_id: str) -> bool:
+        """Durably forget a virtual key and its hashes; whether there was one."""
+        ...
+
+    async def list_virtual_keys(self, after: str, limit: int) -> list[VirtualKey]:
+        """At most `limit` virtual keys with ids above `after`, in the order of their ids (by code point)."""
+        ...
+
+    async def virtual_keys_version(self) -> int:
+        """A number that differs after every put and delete, whoever made it. Cheap: asked about once a second."""
+        ...
+
+
+class Store(JobStore, VirtualKeyStore, AbstractAsyncContextManager["Store"], Protocol):
+    """A store of both, open while its context is entered."""

@@ -1,0 +1,62 @@
+"""What happens by itself: leases and timeouts end, expired jobs leave the store.
+
+Reads judge expiry by themselves, and every write settles what is overdue of its job first; so a sweep that comes late
+delays only what nobody touches, and two sweepers harm nobody.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable
+from typing import Final, NoReturn
+
+from jobstatus.core.commands import SettleJob
+from jobstatus.core.errors import JobNotFound, JobStatusError
+from jobstatus.core.observer import Observer, timed
+from jobstatus.core.store import JobStore
+from jobstatus.core.tracker import JobTracker
+
+BATCH: Final = 500
+MAX_BATCHES: Final = 20
+"""A sweep stops after so many batches, so that a flood of work is spread over several."""
+
+_log = logging.getLogger(__name__)
+
+
+class Sweeper:
+    """Settles what is due and purges what is expired."""
+
+    def __init__(self, tracker: JobTracker, store: JobStore, *, clock: Callable[[], int], observer: Observer) -> None:
+        self._tracker = tracker
+        self._store = store
+        self._clock = clock
+        self._observer = observer
+
+    async def run(self, interval_seconds: float) -> NoReturn:
+        """Sweep for ever. A sweep that fails is logged and counted; the next one tries again."""
+        while True:
+            try:
+                await self.sweep()
+            except JobStatusError as error:
+                self._observer.swept("failed", 1)
+                _log.warning("a sweep failed: %s", error.message, extra={"reason": error.reason})
+            await asyncio.sleep(interval_seconds)
+
+    async def sweep(self) -> None:
+        """Settle and purge what is due now, in batches. Raises what the store raises."""
+        for _ in range(MAX_BATCHES):
+            with timed(self._observer, "due"):
+                job_ids = await self._store.due(self._clock(), BATCH)
+            if job_ids:
+                outcomes = await self._tracker.write([SettleJob(job_id=job_id) for job_id in job_ids])
+                for outcome in outcomes:
+                    if isinstance(outcome, JobStatusError) and not isinstance(outcome, JobNotFound):
+                        raise outcome.with_traceback(None)
+                self._observer.swept("settled", len(job_ids))
+            if len(job_ids) < BATCH:
+                break
+        for _ in range(MAX_BATCHES):
+            with timed(self._observer, "purge"):
+                purged = await self._store.purge(self._clock(), BATCH)
+            self._observer.swept("purged", purged)
+            if purged < BATCH:
+                break

@@ -1,0 +1,224 @@
+"""Turns concurrent writes into batches: what arrives while one commit is under way is the next one.
+
+Every store gets group commit from here. A batch reads its jobs, decides every command in order with the pure rules,
+commits all changes in one durable step and decides those anew that lost a race against another process.
+
+A caller waits on a future of its own: one that is cancelled takes nobody along, and a batch that has begun is finished
+by the writer's own task. The answer is given after the commit.
+"""
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, replace
+from typing import Final
+
+from jobstatus.core import rules
+from jobstatus.core.answer import render
+from jobstatus.core.commands import MAX_BATCH, Command, CompleteJob
+from jobstatus.core.errors import JobNotFound, JobStatusError, Overloaded, ShuttingDown, StoreFull, StoreUnavailable
+from jobstatus.core.job import Job
+from jobstatus.core.observer import Observer, timed
+from jobstatus.core.store import Change, JobStore
+
+Outcome = Job | JobStatusError
+"""The job as a command left it (a deleted one as it was), or why the command was refused."""
+
+MAX_BATCH_BYTES: Final = 32 * 1024 * 1024
+MAX_WAITING_COMMANDS: Final = 20_000
+MAX_WAITING_BYTES: Final = 256 * 1024 * 1024
+MAX_RACES: Final = 20
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True, eq=False)
+class _Submission:
+    """The commands of one call, their outcomes as they become known, and who waits for them."""
+
+    commands: Sequence[Command]
+    outcomes: list[Outcome | None]
+    size: int
+    future: asyncio.Future[None]
+
+
+_Item = tuple[_Submission, int, Command]
+
+
+def _result_bytes(commands: Sequence[Command]) -> int:
+    return sum(len(command.result) for command in commands if isinstance(command, CompleteJob))
+
+
+class Writer:
+    """The one place of a process from which jobs are changed."""
+
+    def __init__(
+        self,
+        store: JobStore,
+        *,
+        clock: Callable[[], int],
+        policy: rules.Policy,
+        observer: Observer,
+        on_commit: Callable[[Collection[str]], None],
+    ) -> None:
+        """`clock` tells ms since the epoch; `on_commit` is told the ids of jobs that have just changed."""
+        self._store = store
+        self._clock = clock
+        self._policy = replace(policy, hearing_since_ms=clock())
+        self._observer = observer
+        self._on_commit = on_commit
+        self._queue: deque[_Submission] = deque()
+        self._waiting_commands = 0
+        self._waiting_bytes = 0
+        self._draining: asyncio.Task[None] | None = None
+        self._closing = False
+        self._deaf = False
+
+    async def write(self, commands: Sequence[Command]) -> list[Outcome]:
+        """Decide the commands, each on its own, in order, in one durable commit; one outcome for each.
+
+        Raises Overloaded or ShuttingDown before anything was done. A store that fails is an outcome of each command
+        that wanted a change: such a command happened wholly or not at all.
+        """
+        if not commands:
+            return []
+        submission = self._admit(commands)
+        self._queue.append(submission)
+        if self._draining is None:
+            self._draining = asyncio.create_task(self._drain(), name="jobstatus-writer")
+        await submission.future
+        return [outcome for outcome in submission.outcomes if outcome is not None]
+
+    async def close(self) -> None:
+        """Refuse what comes from now on, and return when all that was admitted is answered."""
+        self._closing = True
+        while self._draining is not None:
+            await asyncio.shield(self._draining)
+
+    def _admit(self, commands: Sequence[Command]) -> _Submission:
+        size = _result_bytes(commands)
+        if self._closing:
+            raise ShuttingDown
+        if (
+            self._waiting_commands + len(commands) > MAX_WAITING_COMMANDS
+            or self._waiting_bytes + size > MAX_WAITING_BYTES
+        ):
+            raise Overloaded
+        self._waiting_commands += len(commands)
+        self._waiting_bytes += size
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        return _Submission(commands, [None] * len(commands), size, future)
+
+    async def _drain(self) -> None:
+        try:
+            while self._queue:
+                batch = self._take()
+                try:
+                    await self._run([item for submission in batch for item in _items(submission)])
+                except Exception as error:  # noqa: BLE001  # a fault of ours must not leave callers waiting for ever
+                    _log.exception("a batch of writes failed for a reason that is a fault of this program")
+                    for submission in batch:
+                        if not submission.future.done():
+                            submission.future.set_exception(error)
+        finally:
+            self._draining = None
+
+    def _take(self) -> list[_Submission]:
+        """The next batch: at least one submission, more within the bounds; cancelled ones are dropped."""
+        batch: list[_Submission] = []
+        commands = size = 0
+        while self._queue:
+            following = self._queue[0]
+            if batch and (commands + len(following.commands) > MAX_BATCH or size + following.size > MAX_BATCH_BYTES):
+                break
+            self._queue.popleft()
+            self._waiting_commands -= len(following.commands)
+            self._waiting_bytes -= following.size
+            if following.future.done():
+                continue
+            batch.append(following)
+            commands += len(following.commands)
+            size += following.size
+        return batch
+
+    async def _run(self, items: list[_Item]) -> None:
+        for _ in range(MAX_RACES):
+            if not items:
+                return
+            lost = await self._round(items)
+            items = [item for item in items if item[2].job_id in lost]
+            if items:
+                self._observer.races_lost(len(items))
+        _settle(items, [Overloaded()] * len(items))
+
+    async def _round(self, items: list[_Item]) -> Collection[str]:
+        """Decide and commit once; the ids of the jobs that others changed meanwhile."""
+        job_ids = list(dict.fromkeys(command.job_id for _, _, command in items))
+        now_ms = self._clock()
+        policy = replace(self._policy, hearing_since_ms=now_ms) if self._deaf else self._policy
+        changes: list[Change] = []
+        outcomes: list[Outcome] = []
+        try:
+            with timed(self._observer, "read_jobs"):
+                stored = dict(zip(job_ids, await self._store.read_jobs(job_ids, with_results=True), strict=True))
+            outcomes, following = _decide(items, stored, now_ms, policy)
+            changes = [
+                _change(job_id, stored[job_id], job) for job_id, job in following.items() if job is not stored[job_id]
+            ]
+            lost: Collection[str] = ()
+            if changes:
+                with timed(self._observer, "commit"):
+                    lost = await self._store.commit(changes)
+        except (StoreUnavailable, StoreFull) as error:
+            self._deaf = True
+            changed = {change.job_id for change in changes}
+            failed = outcomes or [error] * len(items)
+            _settle(
+                items,
+                [error if item[2].job_id in changed else outcome for item, outcome in zip(items, failed, strict=True)],
+            )
+            return ()
+        self._policy, self._deaf = policy, False
+        self._observer.batch_written(len(items))
+        won = [(item, outcome) for item, outcome in zip(items, outcomes, strict=True) if item[2].job_id not in lost]
+        _settle([item for item, _ in won], [outcome for _, outcome in won])
+        if changes:
+            self._on_commit([change.job_id for change in changes if change.job_id not in lost])
+        return lost
+
+
+def _items(submission: _Submission) -> list[_Item]:
+    return [(submission, index, command) for index, command in enumerate(submission.commands)]
+
+
+def _decide(
+    items: list[_Item], stored: dict[str, Job | None], now_ms: int, policy: rules.Policy
+) -> tuple[list[Outcome], dict[str, Job | None]]:
+    """The outcome of each command, upon what those before it made of its job; and what becomes of each job."""
+    current = dict(stored)
+    outcomes: list[Outcome] = []
+    for _, _, command in items:
+        before = current[command.job_id]
+        after, refusal = rules.decide(before, command, now_ms, policy)
+        current[command.job_id] = after
+        outcomes.append(refusal or after or before or JobNotFound())
+    return outcomes, current
+
+
+def _change(job_id: str, stored: Job | None, following: Job | None) -> Change:
+    return Change(
+        job_id=job_id,
+        replaces=stored.version if stored else 0,
+        job=following,
+        answer=None if following is None else render(following),
+    )
+
+
+def _settle(items: Sequence[_Item], outcomes: Sequence[Outcome]) -> None:
+    """Note the outcomes, and wake those callers for whom all are known now."""
+    for (submission, index, _), outcome in zip(items, outcomes, strict=True):
+        submission.outcomes[index] = outcome
+    for submission in {id(item[0]): item[0] for item in items}.values():
+        if not submission.future.done() and None not in submission.outcomes:
+            submission.future.set_result(None)

@@ -1,0 +1,97 @@
+"""The life of one serving process: settings, log, event loop, signals, exit code."""
+
+import asyncio
+import logging
+import os
+import resource
+import signal
+import sys
+from typing import Final
+
+import uvloop
+
+from jobstatus import __version__, logs
+from jobstatus.app import Listening, serving
+from jobstatus.auth.errors import KeyConfigError
+from jobstatus.settings import (
+    IssuerSettings,
+    Settings,
+    SettingsError,
+    check_servable,
+    development_issuer,
+    load_settings,
+    unknown_variables,
+)
+from jobstatus.stores import StoreConfigError
+
+WRONG_SETTINGS: Final = 2
+
+_log = logging.getLogger(__name__)
+
+_DEVELOPMENT = """
+JobStatus is up, for development: anybody on this machine may write, tokens come from a local issuer.
+
+  jobstatus jobs create transcription --virtual-key-id vk-1 --job-id job-1 --grpc {grpc}
+  TOKEN=$(jobstatus token virtual-key vk-1)
+  curl -i -H "Authorization: Bearer $TOKEN" http://{http}/v1/async/audio/transcriptions/job-1
+  echo '{{"text": "hello"}}' | jobstatus jobs complete job-1 --grpc {grpc}
+
+Health and metrics: http://{admin}/readyz  http://{admin}/metrics. Ctrl-C stops.
+"""
+
+
+def run(*, dev: bool) -> int:
+    """Serve until a signal; the exit code: 0, or 2 with one sentence on standard error for what cannot be served."""
+    try:
+        settings = load_settings()
+        issuers = settings.accepted_issuers()
+        if dev:
+            issuers = (*issuers, development_issuer(settings))
+        check_servable(settings, issuers)
+        logs.configure(level=settings.log_level, log_format=settings.log_format)
+        for name, meant in unknown_variables(os.environ).items():
+            _log.warning("the variable %s is not known%s", name, f"; did you mean {meant}?" if meant else "")
+        _raise_file_limit()
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(_serve_until_signal(settings, issuers, dev=dev))
+    except (SettingsError, KeyConfigError, StoreConfigError, OSError) as error:
+        print(f"jobstatus: {' '.join(str(error).split())}", file=sys.stderr)  # noqa: T201  # the end of a command
+        return WRONG_SETTINGS
+    return 0
+
+
+async def _serve_until_signal(settings: Settings, issuers: tuple[IssuerSettings, ...], *, dev: bool) -> None:
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, _on_signal, number, stop)
+    async with serving(settings, issuers, with_reflection=dev or settings.grpc_reflection) as listening:
+        _log.info("serving", extra=_facts(settings, issuers, listening))
+        if dev:
+            print(_DEVELOPMENT.format(**_addresses(listening)), file=sys.stderr)  # noqa: T201  # for a person to paste
+        await stop.wait()
+        _log.info("stopping")
+    _log.info("stopped")
+
+
+def _on_signal(number: signal.Signals, stop: asyncio.Event) -> None:
+    """The first signal asks for a graceful stop; a second ends the process at once."""
+    if stop.is_set():
+        os._exit(128 + number)
+    stop.set()
+
+
+def _addresses(listening: Listening) -> dict[str, str]:
+    return {"http": str(listening.http), "grpc": str(listening.grpc), "admin": str(listening.admin)}
+
+
+def _facts(settings: Settings, issuers: tuple[IssuerSettings, ...], listening: Listening) -> dict[str, object]:
+    """What the first log line tells; a store's URL may hold a password, so of it only the scheme."""
+    store, _, _ = settings.store.partition("://")
+    names = [issuer.issuer for issuer in issuers]
+    return {"version": __version__, "store": store, "issuers": names, **_addresses(listening)}
+
+
+def _raise_file_limit() -> None:
+    """Allow as many connections as this user may have; each takes a file descriptor."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

@@ -1,0 +1,1 @@
+"""The gRPC edge: message → core → message. It decides nothing and must not know REST or SQL."""

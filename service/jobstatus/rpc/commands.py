@@ -1,0 +1,88 @@
+"""From the request messages of the five writes to the core's commands, alone or inside a batch."""
+
+import asyncio
+import uuid
+from collections.abc import Callable
+from typing import Any, Final
+
+from jobstatus.core import commands as core
+from jobstatus.core.errors import InvalidField
+from jobstatus.core.json_text import check_result
+from jobstatus.rpc.messages import error_from_message, ms_from_duration, optional, request_type_of
+from jobstatus.v1 import job_status_pb2 as pb
+
+_LARGE_RESULT_BYTES: Final = 64 * 1024
+"""From this size on a result is checked on a thread, so that polls are answered meanwhile."""
+
+_GIVEN: Final = {"attempt", "status_code", "max_attempts", "virtual_key_id", "provider", "model_requested"}
+
+
+def _given(message: pb.CreateJobRequest | pb.CompleteJobRequest | pb.FailJobRequest) -> dict[str, Any]:
+    """The optional fields that were sent; the command has a default for each of the others."""
+    return {field.name: value for field, value in message.ListFields() if field.name in _GIVEN and field.has_presence}
+
+
+def create_job(message: pb.CreateJobRequest) -> core.CreateJob:
+    given = _given(message)
+    if message.HasField("result_ttl"):
+        given["result_ttl_ms"] = ms_from_duration(message.result_ttl, "result_ttl")
+    return core.CreateJob(
+        job_id=message.job_id if message.HasField("job_id") else str(uuid.uuid4()),
+        request_type=request_type_of(message.request_type),
+        **given,
+    )
+
+
+def start_job(message: pb.StartJobRequest) -> core.StartJob:
+    return core.StartJob(
+        job_id=message.job_id,
+        worker_id=message.worker_id,
+        lease_ms=ms_from_duration(message.lease, "lease") if message.HasField("lease") else None,
+    )
+
+
+def heartbeat_job(message: pb.HeartbeatJobRequest) -> core.HeartbeatJob:
+    return core.HeartbeatJob(
+        job_id=message.job_id,
+        attempt=message.attempt,
+        progress=optional(message, "progress"),
+        message=optional(message, "message"),
+    )
+
+
+def fail_job(message: pb.FailJobRequest) -> core.FailJob:
+    if not message.HasField("error"):
+        raise InvalidField("error", "is required")
+    return core.FailJob(job_id=message.job_id, error=error_from_message(message.error), **_given(message))
+
+
+class CommandReader:
+    """Makes commands of requests; `max_result_bytes` bounds a result."""
+
+    def __init__(self, max_result_bytes: int) -> None:
+        self._max_result_bytes = max_result_bytes
+        self._plain: Final[dict[str, Callable[[Any], core.Command]]] = {
+            "create_job": create_job,
+            "start_job": start_job,
+            "heartbeat_job": heartbeat_job,
+            "fail_job": fail_job,
+        }
+
+    async def complete_job(self, message: pb.CompleteJobRequest) -> core.CompleteJob:
+        """Raises InvalidField, ResultTooLarge or ResultNotJson."""
+        result = message.result
+        command = core.CompleteJob(job_id=message.job_id, result=result, **_given(message))
+        if _LARGE_RESULT_BYTES < len(result) <= self._max_result_bytes:
+            await asyncio.to_thread(check_result, result, self._max_result_bytes)
+        else:
+            check_result(result, self._max_result_bytes)
+        return command
+
+    async def operation(self, message: pb.Operation) -> core.Command:
+        """One of a batch. Raises what the single call would say."""
+        name = message.WhichOneof("operation")
+        if name is None:
+            raise InvalidField("operation", "must be one of the five writes")
+        if name == "complete_job":
+            return await self.complete_job(message.complete_job)
+        return self._plain[name](getattr(message, name))

@@ -1,0 +1,60 @@
+"""What the core's errors are called in gRPC: one table, and the google.rpc.Status made from it."""
+
+from typing import Final
+
+import grpc
+from google.protobuf import any_pb2
+from google.rpc.error_details_pb2 import ErrorInfo
+from google.rpc.status_pb2 import Status
+
+from jobstatus.core import errors
+from jobstatus.v1 import job_status_pb2 as pb
+
+DOMAIN: Final = "jobstatus.v1"
+
+CODES: Final[dict[type[errors.JobStatusError], grpc.StatusCode]] = {
+    errors.InvalidField: grpc.StatusCode.INVALID_ARGUMENT,
+    errors.ResultNotJson: grpc.StatusCode.INVALID_ARGUMENT,
+    errors.ResultTooLarge: grpc.StatusCode.INVALID_ARGUMENT,
+    errors.JobNotFound: grpc.StatusCode.NOT_FOUND,
+    errors.VirtualKeyNotFound: grpc.StatusCode.NOT_FOUND,
+    errors.JobExists: grpc.StatusCode.ALREADY_EXISTS,
+    errors.JobTerminal: grpc.StatusCode.FAILED_PRECONDITION,
+    errors.JobNotStarted: grpc.StatusCode.FAILED_PRECONDITION,
+    errors.LeaseHeld: grpc.StatusCode.FAILED_PRECONDITION,
+    errors.LeaseLost: grpc.StatusCode.ABORTED,
+    errors.ClientNotIdentified: grpc.StatusCode.UNAUTHENTICATED,
+    errors.ClientNotAllowed: grpc.StatusCode.PERMISSION_DENIED,
+    errors.StoreFull: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    errors.Overloaded: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    errors.StoreUnavailable: grpc.StatusCode.UNAVAILABLE,
+    errors.ShuttingDown: grpc.StatusCode.UNAVAILABLE,
+}
+
+
+def code_number(code: grpc.StatusCode) -> int:
+    """The number of a google.rpc.Code."""
+    return int(code.value[0])
+
+
+def status_of(error: errors.JobStatusError) -> Status:
+    """The error as a google.rpc.Status with its ErrorInfo."""
+    return _status(CODES[type(error)], error.reason, error.message, error.metadata)
+
+
+def internal_status() -> Status:
+    """What a stranger is told of a fault of ours: nothing but that."""
+    return _status(grpc.StatusCode.INTERNAL, "INTERNAL", "internal error", {})
+
+
+def operation_error(error: errors.JobStatusError) -> pb.OperationError:
+    """The error as one result of a batch: what the single call would have said."""
+    return pb.OperationError(
+        code=code_number(CODES[type(error)]), reason=error.reason, message=error.message, metadata=error.metadata
+    )
+
+
+def _status(code: grpc.StatusCode, reason: str, message: str, metadata: dict[str, str]) -> Status:
+    detail = any_pb2.Any()
+    detail.Pack(ErrorInfo(reason=reason, domain=DOMAIN, metadata=metadata))
+    return Status(code=code_number(code), message=message, details=[detail])

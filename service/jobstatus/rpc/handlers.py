@@ -1,0 +1,116 @@
+"""What surrounds every RPC: the client is identified, bytes are parsed, errors are translated, the call is counted.
+
+Done in one place around the handlers rather than in an interceptor, because gRPC parses requests before it asks any:
+a malformed message would be answered with UNKNOWN and a traceback's text.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
+from contextlib import aclosing
+from typing import Any, Final, NoReturn, TypeAlias
+
+import grpc
+from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
+from google.protobuf.message import DecodeError, Message
+from google.protobuf.message_factory import GetMessageClass
+from google.rpc.status_pb2 import Status
+from grpc_status import rpc_status
+
+from jobstatus.core.errors import InvalidField, JobStatusError
+from jobstatus.metrics import Metrics
+from jobstatus.rpc.errors import internal_status, status_of
+
+Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
+Identify = Callable[[Context], None]
+"""Raises ClientNotIdentified or ClientNotAllowed; what it is given is the call's context."""
+
+_CODE_NAMES: Final = {code.value[0]: code.name for code in grpc.StatusCode}
+_log = logging.getLogger(__name__)
+
+
+class Surroundings:
+    """Makes gRPC handlers of a servicer's methods."""
+
+    def __init__(self, metrics: Metrics, identify: Identify) -> None:
+        self._metrics = metrics
+        self._identify = identify
+
+    def service(self, descriptor: ServiceDescriptor, servicer: object) -> grpc.GenericRpcHandler:
+        """Every method of the service, each served by the servicer's method of the same name."""
+        handlers = {method.name: self._handler(method, getattr(servicer, method.name)) for method in descriptor.methods}
+        return grpc.method_handlers_generic_handler(descriptor.full_name, handlers)
+
+    def _handler(self, method: MethodDescriptor, serve: Callable[[Any], Any]) -> "grpc.RpcMethodHandler[Any, Any]":
+        request_type: type[Message] = GetMessageClass(method.input_type)
+        if method.server_streaming:
+            return grpc.unary_stream_rpc_method_handler(self._streaming(method.name, request_type, serve))
+        return grpc.unary_unary_rpc_method_handler(self._unary(method.name, request_type, serve))
+
+    def _unary(
+        self, name: str, request_type: type[Message], serve: Callable[[Any], Awaitable[Message]]
+    ) -> Callable[[bytes, Context], Awaitable[bytes]]:
+        async def handle(data: bytes, context: Context) -> bytes:
+            started = time.perf_counter()
+            try:
+                self._identify(context)
+                response = await serve(_parse(request_type, data))
+            except BaseException as error:  # noqa: BLE001  # translated, or raised again, by _refuse
+                await self._refuse(context, name, started, error)
+            self._metrics.rpc_answered(name, "OK", time.perf_counter() - started)
+            return response.SerializeToString()
+
+        return handle
+
+    def _streaming(
+        self, name: str, request_type: type[Message], serve: Callable[[Any], AsyncGenerator[Message]]
+    ) -> Callable[[bytes, Context], AsyncGenerator[bytes]]:
+        async def handle(data: bytes, context: Context) -> AsyncGenerator[bytes]:
+            started = time.perf_counter()
+            try:
+                self._identify(context)
+                async with aclosing(serve(_parse(request_type, data))) as responses:
+                    async for response in responses:
+                        yield response.SerializeToString()
+            except GeneratorExit:
+                raise
+            except BaseException as error:  # noqa: BLE001
+                await self._refuse(context, name, started, error)
+            self._metrics.rpc_answered(name, "OK", time.perf_counter() - started)
+
+        return handle
+
+    async def _refuse(self, context: Context, name: str, started: float, error: BaseException) -> NoReturn:
+        """Count the call and abort it; a cancellation, and whatever ends the process, goes on its way."""
+        seconds = time.perf_counter() - started
+        if not isinstance(error, Exception):
+            if isinstance(error, asyncio.CancelledError):
+                self._metrics.rpc_answered(name, "CANCELLED", seconds)
+            raise error
+        status = _translate(name, error)
+        self._metrics.rpc_answered(name, _CODE_NAMES[status.code], seconds)
+        await context.abort_with_status(rpc_status.to_status(status))
+        raise AssertionError("abort raises")
+
+
+def _parse(request_type: type[Message], data: bytes) -> Message:
+    try:
+        return request_type.FromString(data)
+    except DecodeError as error:
+        raise InvalidField("request", f"is not a {request_type.DESCRIPTOR.name}") from error
+
+
+def _translate(name: str, error: Exception) -> Status:
+    if isinstance(error, JobStatusError):
+        if error.__cause__ is not None and not isinstance(error, InvalidField):
+            cause = type(error.__cause__).__name__
+            _log.warning("%s was refused", name, extra={"reason": error.reason, "cause": cause})
+        return status_of(error)
+    _log.error("%s failed for a reason that is a fault of this program", name, exc_info=error)
+    return internal_status()
+
+
+def service_names(descriptors: Iterable[ServiceDescriptor]) -> list[str]:
+    """The full names, as health and reflection want them."""
+    return [descriptor.full_name for descriptor in descriptors]

@@ -1,0 +1,163 @@
+"""`service JobStatus`: parse, one call of the core, answer. Errors are the core's; `handlers` translates them."""
+
+import base64
+import binascii
+import hashlib
+import json
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from typing import Final
+
+from jobstatus.core import commands as core
+from jobstatus.core.commands import MAX_BATCH, check_id
+from jobstatus.core.errors import InvalidField, JobStatusError
+from jobstatus.core.job import Job
+from jobstatus.core.store import Listing
+from jobstatus.core.tracker import JobTracker
+from jobstatus.rpc import commands
+from jobstatus.rpc.errors import operation_error
+from jobstatus.rpc.messages import job_state_of, job_to_message, ms_from_timestamp, optional, request_type_of
+from jobstatus.v1 import job_status_pb2 as pb
+
+DEFAULT_PAGE_SIZE: Final = 50
+MAX_PAGE_SIZE: Final = 1000
+MAX_ANSWER_BYTES: Final = 32 * 1024 * 1024
+"""How many bytes of results BatchGetJobs answers at most; memory for one call is bounded by it."""
+_CHUNK: Final = 16
+
+
+class JobStatusServicer:
+    """Each RPC as a coroutine (or async generator) of its request alone."""
+
+    def __init__(self, tracker: JobTracker, *, max_result_bytes: int) -> None:
+        self._tracker = tracker
+        self._read = commands.CommandReader(max_result_bytes)
+
+    async def CreateJob(self, request: pb.CreateJobRequest) -> pb.CreateJobResponse:
+        return pb.CreateJobResponse(job=await self._apply(commands.create_job(request)))
+
+    async def StartJob(self, request: pb.StartJobRequest) -> pb.StartJobResponse:
+        return pb.StartJobResponse(job=await self._apply(commands.start_job(request)))
+
+    async def HeartbeatJob(self, request: pb.HeartbeatJobRequest) -> pb.HeartbeatJobResponse:
+        return pb.HeartbeatJobResponse(job=await self._apply(commands.heartbeat_job(request)))
+
+    async def CompleteJob(self, request: pb.CompleteJobRequest) -> pb.CompleteJobResponse:
+        return pb.CompleteJobResponse(job=await self._apply(await self._read.complete_job(request)))
+
+    async def FailJob(self, request: pb.FailJobRequest) -> pb.FailJobResponse:
+        return pb.FailJobResponse(job=await self._apply(commands.fail_job(request)))
+
+    async def DeleteJob(self, request: pb.DeleteJobRequest) -> pb.DeleteJobResponse:
+        await self._tracker.apply(core.DeleteJob(job_id=request.job_id))
+        return pb.DeleteJobResponse()
+
+    async def BatchWrite(self, request: pb.BatchWriteRequest) -> pb.BatchWriteResponse:
+        check_count("operation", len(request.operation))
+        outcomes: list[core.Command | JobStatusError] = []
+        for operation in request.operation:
+            try:
+                outcomes.append(await self._read.operation(operation))
+            except JobStatusError as error:
+                outcomes.append(error)
+        decided = iter(await self._tracker.write([item for item in outcomes if not isinstance(item, JobStatusError)]))
+        return pb.BatchWriteResponse(
+            result=[_result(item if isinstance(item, JobStatusError) else next(decided)) for item in outcomes]
+        )
+
+    async def GetJob(self, request: pb.GetJobRequest) -> pb.GetJobResponse:
+        check_id("job_id", request.job_id)
+        job = await self._tracker.get(request.job_id, with_result=not request.omit_result)
+        return pb.GetJobResponse(job=job_to_message(job))
+
+    async def BatchGetJobs(self, request: pb.BatchGetJobsRequest) -> pb.BatchGetJobsResponse:
+        check_count("job_ids", len(request.job_ids))
+        for job_id in request.job_ids:
+            check_id("job_ids", job_id)
+        found: list[Job] = []
+        size = 0
+        for first in range(0, len(request.job_ids), _CHUNK):
+            job_ids = request.job_ids[first : first + _CHUNK]
+            jobs = await self._tracker.get_many(job_ids, with_results=not request.omit_result)
+            found += [job for job in jobs if job is not None]
+            size += sum(len(job.result or b"") for job in jobs if job is not None)
+            if size > MAX_ANSWER_BYTES:
+                raise InvalidField("job_ids", f"their results exceed {MAX_ANSWER_BYTES} bytes: ask for fewer")
+        return pb.BatchGetJobsResponse(jobs=[job_to_message(job) for job in found])
+
+    async def ListJobs(self, request: pb.ListJobsRequest) -> pb.ListJobsResponse:
+        limit = page_size(request.page_size)
+        filters = pb.ListJobsRequest()
+        filters.CopyFrom(request)
+        filters.ClearField("page_size")
+        filters.ClearField("page_token")
+        digest = hashlib.sha256(filters.SerializeToString(deterministic=True)).hexdigest()[:16]
+        listing = Listing(
+            now_ms=0,
+            limit=limit + 1,
+            states=frozenset(job_state_of(state) for state in request.states),
+            request_type=request_type_of(request.request_type) if request.HasField("request_type") else None,
+            virtual_key_id=optional(request, "virtual_key_id"),
+            created_after_ms=_at(request, "created_after"),
+            created_before_ms=_at(request, "created_before"),
+            before=_read_token(request.page_token, digest) if request.page_token else None,
+        )
+        if listing.virtual_key_id is not None:
+            check_id("virtual_key_id", listing.virtual_key_id)
+        jobs = await self._tracker.list_jobs(listing)
+        return pb.ListJobsResponse(
+            jobs=[job_to_message(job) for job in jobs[:limit]],
+            next_page_token=_make_token(jobs[limit - 1], digest) if len(jobs) > limit else "",
+        )
+
+    async def WatchJob(self, request: pb.WatchJobRequest) -> AsyncGenerator[pb.WatchJobResponse]:
+        check_id("job_id", request.job_id)
+        with_result = not request.omit_result
+        async with aclosing(
+            self._tracker.watch(request.job_id, after_version=request.after_version, with_result=with_result)
+        ) as versions:
+            async for job in versions:
+                yield pb.WatchJobResponse(job=job_to_message(job))
+
+    async def _apply(self, command: core.Command) -> pb.Job:
+        return job_to_message(await self._tracker.apply(command), omit_result=True)
+
+
+def check_count(field: str, count: int) -> None:
+    """Raise InvalidField unless a request has from 1 to MAX_BATCH items."""
+    if not 1 <= count <= MAX_BATCH:
+        raise InvalidField(field, f"must have from 1 to {MAX_BATCH} items")
+
+
+def page_size(asked: int) -> int:
+    """AIP-158: 0 is the default, too many is the most, negative raises InvalidField."""
+    if asked < 0:
+        raise InvalidField("page_size", "must not be negative")
+    return min(asked or DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE)
+
+
+def _result(outcome: Job | JobStatusError) -> pb.OperationResult:
+    if isinstance(outcome, JobStatusError):
+        return pb.OperationResult(error=operation_error(outcome))
+    return pb.OperationResult(job=job_to_message(outcome, omit_result=True))
+
+
+def _at(request: pb.ListJobsRequest, field: str) -> int | None:
+    value = optional(request, field)
+    return None if value is None else ms_from_timestamp(value, field)
+
+
+def _make_token(last: Job, digest: str) -> str:
+    return base64.urlsafe_b64encode(json.dumps([last.created_at_ms, last.job_id, digest]).encode()).decode()
+
+
+def _read_token(token: str, digest: str) -> tuple[int, str]:
+    """Where the page before ended. Raises InvalidField for a token that is not ours or belongs to other filters."""
+    try:
+        created_at_ms, job_id, made_for = json.loads(base64.b64decode(token.encode(), altchars=b"-_", validate=True))
+        fits = type(created_at_ms) is int and abs(created_at_ms) < 1 << 62 and isinstance(job_id, str)
+    except (ValueError, TypeError, binascii.Error, RecursionError):
+        fits = False
+    if not fits or made_for != digest:
+        raise InvalidField("page_token", "must be the next_page_token of an answer to the same filters")
+    return created_at_ms, job_id

@@ -1,0 +1,205 @@
+"""Between the messages of `jobstatus.v1` and the values of the core, both ways, without I/O.
+
+Messages come from anybody: whatever is out of bounds raises InvalidField with the field's name.
+"""
+
+from typing import Any, Final, TypeVar
+
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.message import Message
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from jobstatus.core.errors import InvalidField
+from jobstatus.core.job import ErrorExtraFields, ErrorField, Job, JobError, JobState, RequestType
+from jobstatus.core.virtual_keys import VirtualKey
+from jobstatus.v1 import job_status_pb2 as pb
+from jobstatus.v1 import virtual_keys_pb2 as vk_pb
+
+M = TypeVar("M", bound=Message)
+
+REQUEST_TYPES: Final[dict[RequestType, pb.RequestType.ValueType]] = {
+    request_type: pb.RequestType.Value(f"REQUEST_TYPE_{request_type.name}") for request_type in RequestType
+}
+JOB_STATES: Final[dict[JobState, pb.JobState.ValueType]] = {
+    state: pb.JobState.Value(f"JOB_STATE_{state.name}") for state in JobState
+}
+_REQUEST_TYPES_BACK: Final[dict[int, RequestType]] = {
+    number: request_type for request_type, number in REQUEST_TYPES.items()
+}
+_JOB_STATES_BACK: Final[dict[int, JobState]] = {number: state for state, number in JOB_STATES.items()}
+
+_MAX_SECONDS: Final = 315_576_000_000  # of google.protobuf.Duration
+_NANOS_PER_MS: Final = 1_000_000
+
+
+def request_type_of(number: int, field: str = "request_type") -> RequestType:
+    """Raises InvalidField for the zero value and for a number that has no name."""
+    if number not in _REQUEST_TYPES_BACK:
+        raise InvalidField(field, "must be a request type with a name")
+    return _REQUEST_TYPES_BACK[number]
+
+
+def job_state_of(number: int, field: str = "states") -> JobState:
+    """Raises InvalidField for the zero value and for a number that has no name."""
+    if number not in _JOB_STATES_BACK:
+        raise InvalidField(field, "must be a job state with a name")
+    return _JOB_STATES_BACK[number]
+
+
+def duration_from_ms(span_ms: int) -> Duration:
+    """A Duration of so many milliseconds."""
+    return Duration(seconds=span_ms // 1000, nanos=span_ms % 1000 * _NANOS_PER_MS)
+
+
+def ms_from_duration(span: Duration, field: str) -> int:
+    """Whole milliseconds. Raises InvalidField for a Duration that is malformed."""
+    if abs(span.seconds) > _MAX_SECONDS or abs(span.nanos) >= 1000 * _NANOS_PER_MS or span.seconds * span.nanos < 0:
+        raise InvalidField(field, "must be a valid google.protobuf.Duration")
+    return span.seconds * 1000 + span.nanos // _NANOS_PER_MS
+
+
+def timestamp_from_ms(at_ms: int) -> Timestamp:
+    """A Timestamp of so many milliseconds since the epoch."""
+    return Timestamp(seconds=at_ms // 1000, nanos=at_ms % 1000 * _NANOS_PER_MS)
+
+
+def ms_from_timestamp(at: Timestamp, field: str) -> int:
+    """Milliseconds since the epoch, rounded up. Raises InvalidField for a Timestamp that is malformed."""
+    if not (
+        0 <= at.nanos < 1000 * _NANOS_PER_MS and -62_135_596_800 <= at.seconds <= 253_402_300_799
+    ):  # years 1 to 9999
+        raise InvalidField(field, "must be a valid google.protobuf.Timestamp")
+    return at.seconds * 1000 - (-at.nanos // _NANOS_PER_MS)
+
+
+def optional(message: Message, field: str) -> Any:
+    """A field's value, or None where it is absent."""
+    return getattr(message, field) if message.HasField(field) else None
+
+
+def _time(at_ms: int | None) -> Timestamp | None:
+    return None if at_ms is None else timestamp_from_ms(at_ms)
+
+
+def job_to_message(job: Job, *, omit_result: bool = False) -> pb.Job:
+    """The job as the contract shows it."""
+    return pb.Job(
+        job_id=job.job_id,
+        request_type=REQUEST_TYPES[job.request_type],
+        state=JOB_STATES[job.state],
+        version=job.version,
+        virtual_key_id=job.virtual_key_id,
+        provider=job.provider,
+        model_requested=job.model_requested,
+        created_at=timestamp_from_ms(job.created_at_ms),
+        started_at=_time(job.started_at_ms),
+        completed_at=_time(job.completed_at_ms),
+        expires_at=_time(job.expires_at_ms),
+        result_ttl=duration_from_ms(job.result_ttl_ms),
+        status_code=job.status_code,
+        result=None if omit_result else job.result,
+        error=None if job.error is None else error_to_message(job.error),
+        attempt=job.attempt,
+        max_attempts=job.max_attempts,
+        worker_id=job.worker_id,
+        lease_expires_at=_time(job.lease_expires_at_ms),
+        progress=job.progress,
+        message=job.message,
+    )
+
+
+def job_from_message(message: pb.Job) -> Job:
+    """The job that a service of this contract has sent; what the contract does not show is None."""
+
+    def at(field: str) -> int | None:
+        return ms_from_timestamp(getattr(message, field), field) if message.HasField(field) else None  # type: ignore[arg-type]  # field names are Literals in the stubs
+
+    return Job(
+        job_id=message.job_id,
+        request_type=request_type_of(message.request_type),
+        state=job_state_of(message.state, "state"),
+        version=message.version,
+        virtual_key_id=optional(message, "virtual_key_id"),
+        provider=optional(message, "provider"),
+        model_requested=optional(message, "model_requested"),
+        created_at_ms=ms_from_timestamp(message.created_at, "created_at"),
+        started_at_ms=at("started_at"),
+        completed_at_ms=at("completed_at"),
+        expires_at_ms=at("expires_at"),
+        result_ttl_ms=ms_from_duration(message.result_ttl, "result_ttl"),
+        status_code=optional(message, "status_code"),
+        result=optional(message, "result"),
+        error=error_from_message(message.error) if message.HasField("error") else None,
+        attempt=message.attempt,
+        max_attempts=message.max_attempts,
+        worker_id=optional(message, "worker_id"),
+        lease_expires_at_ms=at("lease_expires_at"),
+        progress=optional(message, "progress"),
+        message=optional(message, "message"),
+    )
+
+
+def error_to_message(error: JobError) -> pb.JobError:
+    """The error as the contract shows it."""
+    inner, extra = error.error, error.extra_fields
+    return pb.JobError(
+        event_id=error.event_id,
+        type=error.type,
+        is_bifrost_error=error.is_bifrost_error,
+        status_code=error.status_code,
+        error=pb.ErrorField(
+            type=inner.type, code=inner.code, message=inner.message, param=inner.param, event_id=inner.event_id
+        ),
+        extra_fields=pb.ErrorExtraFields(
+            provider=extra.provider, model_requested=extra.model_requested, request_type=extra.request_type
+        ),
+    )
+
+
+def error_from_message(message: pb.JobError) -> JobError:
+    """The error that a worker reports. Raises InvalidField when the inner `error` is absent."""
+    if not message.HasField("error"):
+        raise InvalidField("error.error", "is required")
+    inner, extra = message.error, message.extra_fields
+    return JobError(
+        event_id=optional(message, "event_id"),
+        type=optional(message, "type"),
+        is_bifrost_error=message.is_bifrost_error,
+        status_code=optional(message, "status_code"),
+        error=ErrorField(
+            type=optional(inner, "type"),
+            code=optional(inner, "code"),
+            message=inner.message,
+            param=optional(inner, "param"),
+            event_id=optional(inner, "event_id"),
+        ),
+        extra_fields=ErrorExtraFields(
+            provider=optional(extra, "provider"),
+            model_requested=optional(extra, "model_requested"),
+            request_type=optional(extra, "request_type"),
+        ),
+    )
+
+
+def virtual_key_to_message(virtual_key: VirtualKey) -> vk_pb.VirtualKey:
+    """The virtual key as the contract shows it."""
+    return vk_pb.VirtualKey(
+        virtual_key_id=virtual_key.virtual_key_id,
+        key_sha256=virtual_key.key_sha256,
+        disabled=virtual_key.disabled,
+        expires_at=_time(virtual_key.expires_at_ms),
+        created_at=timestamp_from_ms(virtual_key.created_at_ms),
+        updated_at=timestamp_from_ms(virtual_key.updated_at_ms),
+    )
+
+
+def virtual_key_from_message(message: vk_pb.VirtualKey) -> VirtualKey:
+    """The virtual key that a service of this contract has sent."""
+    return VirtualKey(
+        virtual_key_id=message.virtual_key_id,
+        key_sha256=tuple(message.key_sha256),
+        disabled=message.disabled,
+        expires_at_ms=ms_from_timestamp(message.expires_at, "expires_at") if message.HasField("expires_at") else None,
+        created_at_ms=ms_from_timestamp(message.created_at, "created_at"),
+        updated_at_ms=ms_from_timestamp(message.updated_at, "updated_at"),
+    )

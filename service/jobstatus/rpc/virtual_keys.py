@@ -1,0 +1,69 @@
+"""`service VirtualKeys`: parse, one call of the store, answer."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from jobstatus.core.commands import check_id
+from jobstatus.core.errors import VirtualKeyNotFound
+from jobstatus.core.store import VirtualKeyStore
+from jobstatus.core.virtual_keys import VirtualKey
+from jobstatus.rpc.job_status import page_size
+from jobstatus.rpc.messages import ms_from_timestamp, virtual_key_to_message
+from jobstatus.v1 import virtual_keys_pb2 as pb
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VirtualKeysServicer:
+    """Each RPC as a coroutine of its request alone.
+
+    `clock` tells ms since the epoch; `on_change` is called after each change, so that this process obeys it at once.
+    """
+
+    store: VirtualKeyStore
+    clock: Callable[[], int]
+    on_change: Callable[[], None]
+
+    async def PutVirtualKey(self, request: pb.PutVirtualKeyRequest) -> pb.PutVirtualKeyResponse:
+        now_ms = self.clock()
+        virtual_key = VirtualKey(
+            virtual_key_id=request.virtual_key_id,
+            key_sha256=tuple(request.key_sha256),
+            disabled=request.disabled,
+            expires_at_ms=(
+                ms_from_timestamp(request.expires_at, "expires_at") if request.HasField("expires_at") else None
+            ),
+            created_at_ms=now_ms,
+            updated_at_ms=now_ms,
+        )
+        try:
+            stored = await self.store.put_virtual_key(virtual_key)
+        finally:
+            self.on_change()  # also when the call is cancelled or its outcome unknown
+        return pb.PutVirtualKeyResponse(virtual_key=virtual_key_to_message(stored))
+
+    async def GetVirtualKey(self, request: pb.GetVirtualKeyRequest) -> pb.GetVirtualKeyResponse:
+        check_id("virtual_key_id", request.virtual_key_id)
+        (virtual_key,) = await self.store.read_virtual_keys((request.virtual_key_id,))
+        if virtual_key is None:
+            raise VirtualKeyNotFound
+        return pb.GetVirtualKeyResponse(virtual_key=virtual_key_to_message(virtual_key))
+
+    async def ListVirtualKeys(self, request: pb.ListVirtualKeysRequest) -> pb.ListVirtualKeysResponse:
+        limit = page_size(request.page_size)
+        if request.page_token:
+            check_id("page_token", request.page_token)
+        found = await self.store.list_virtual_keys(request.page_token, limit + 1)
+        return pb.ListVirtualKeysResponse(
+            virtual_keys=[virtual_key_to_message(virtual_key) for virtual_key in found[:limit]],
+            next_page_token=found[limit - 1].virtual_key_id if len(found) > limit else "",
+        )
+
+    async def DeleteVirtualKey(self, request: pb.DeleteVirtualKeyRequest) -> pb.DeleteVirtualKeyResponse:
+        check_id("virtual_key_id", request.virtual_key_id)
+        try:
+            existed = await self.store.delete_virtual_key(request.virtual_key_id)
+        finally:
+            self.on_change()
+        if not existed:
+            raise VirtualKeyNotFound
+        return pb.DeleteVirtualKeyResponse()

@@ -1,0 +1,248 @@
+"""What an operator can set, from JOBSTATUS_* variables and a TOML file, checked before anything starts.
+
+A variable wins over the file. A wrong setting raises SettingsError with one sentence that names it and never repeats
+a secret.
+"""
+
+import difflib
+import ipaddress
+import os
+import secrets
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal, NamedTuple
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError
+from pydantic_settings import (
+    BaseSettings,
+    NoDecode,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
+
+from jobstatus.auth.issuers import IssuerConfig, Kind
+
+PREFIX: Final = "JOBSTATUS_"
+DEVELOPMENT_ISSUER: Final = "jobstatus-dev"
+_DEVELOPMENT_KEY_FILE: Final = "development-secret"
+_CLIENT_VARIABLES: Final = {"CONFIG", "URL", "TOKEN", "CLIENT_TLS_CA", "CLIENT_TLS_CERT", "CLIENT_TLS_KEY"}
+_DAY: Final = 24 * 60 * 60
+
+
+class SettingsError(ValueError):
+    """A setting is wrong; the message is one sentence that names it."""
+
+
+class Address(NamedTuple):
+    """Where to listen. Port 0 asks for any free one."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+    @property
+    def is_loopback(self) -> bool:
+        """Whether only this machine can reach it."""
+        if self.host == "localhost":
+            return True
+        try:
+            return ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return False
+
+
+def _address(value: Any) -> Address:
+    host, colon, port = str(value).rpartition(":")
+    host = host.removeprefix("[").removesuffix("]")
+    if not (host and colon and port.isascii() and port.isdecimal() and int(port) < 1 << 16):
+        raise ValueError("must be HOST:PORT, such as 127.0.0.1:8080")
+    return Address(host, int(port))
+
+
+def _existing_file(path: Path) -> Path:
+    if not path.is_file():
+        raise ValueError(f"names no file ({path})")
+    return path
+
+
+def _names(value: Any) -> Any:
+    return [name.strip() for name in value.split(",") if name.strip()] if isinstance(value, str) else value
+
+
+ListenAddress = Annotated[Address, NoDecode, BeforeValidator(_address)]
+Names = Annotated[frozenset[str], NoDecode, BeforeValidator(_names)]
+ExistingFile = Annotated[Path, AfterValidator(_existing_file)]
+Seconds = Annotated[float, Field(gt=0, le=365 * _DAY)]
+
+
+class IssuerSettings(BaseModel):
+    """One entry of `[[issuers]]`: whose tokens are accepted, by which key, for what."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    issuer: str = Field(min_length=1)
+    audience: str = Field(min_length=1)
+    algorithm: Literal["HS256", "RS256", "ES256", "EdDSA"]
+    secret: SecretStr | None = None
+    public_key_file: ExistingFile | None = None
+    jwks_file: ExistingFile | None = None
+    private_key_file: ExistingFile | None = None
+    key_id: str | None = None
+    kinds: frozenset[Kind] = Field(default=frozenset(Kind), min_length=1)
+    virtual_key_claim: str = Field(default="virtual_key_id", min_length=1)
+    role_claim: str = Field(default="role", min_length=1)
+    admin_role: str = Field(default="admin", min_length=1)
+    max_lifetime_seconds: int = Field(default=30 * _DAY, gt=0)
+    leeway_seconds: int = Field(default=10, ge=0, le=300)
+
+    def config(self) -> IssuerConfig:
+        """What `auth` needs of it; the private key is for `jobstatus token` alone."""
+        values = self.model_dump(exclude={"private_key_file", "secret"})
+        return IssuerConfig(**values, secret=self.secret.get_secret_value() if self.secret else None)
+
+
+class Settings(BaseSettings):
+    """All settings. The names are the variables' without JOBSTATUS_, in lower case."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, extra="forbid", frozen=True, env_ignore_empty=True)
+
+    http: ListenAddress = Address("127.0.0.1", 8080)
+    grpc: ListenAddress = Address("127.0.0.1", 50051)
+    admin: ListenAddress = Address("127.0.0.1", 9090)
+    store: str = "sqlite:///var/jobstatus.db"
+    state_dir: Path = Path("var")
+
+    jwt: Literal["on", "off"] = "on"
+    jwt_issuer: str | None = None
+    jwt_audience: str | None = None
+    jwt_algorithm: str | None = None
+    jwt_secret: SecretStr | None = None
+    jwt_public_key_file: Path | None = None
+    jwt_jwks_file: Path | None = None
+    jwt_private_key_file: Path | None = None
+    jwt_key_id: str | None = None
+    issuers: tuple[IssuerSettings, ...] = ()
+    unscoped_jobs: Literal["admin_only", "any_credential"] = "admin_only"
+
+    grpc_insecure: bool = False
+    grpc_tls_cert: ExistingFile | None = None
+    grpc_tls_key: ExistingFile | None = None
+    grpc_tls_client_ca: ExistingFile | None = None
+    grpc_allowed_clients: Names = frozenset()
+    grpc_reflection: bool = False
+
+    max_result_bytes: int = Field(default=16 * 1024 * 1024, ge=1024, le=256 * 1024 * 1024)
+    pending_timeout_seconds: Seconds = _DAY
+    processing_timeout_seconds: Seconds = _DAY
+    sweep_interval_seconds: float = Field(default=1, ge=0.05, le=60)
+    retry_after_seconds: int = Field(default=2, ge=1, le=30)
+    max_connections: int = Field(default=20_000, ge=1)
+    max_watchers: int = Field(default=10_000, ge=1)
+    stop_delay_seconds: float = Field(default=0, ge=0, le=300)
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    log_format: Literal["auto", "json", "pretty"] = "auto"
+
+    @classmethod
+    def settings_customise_sources(  # pydantic-settings' hook: which sources, the strongest first
+        cls, settings_cls: type[BaseSettings], **sources: PydanticBaseSettingsSource
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        given = (sources["init_settings"], sources["env_settings"])
+        path = os.environ.get(f"{PREFIX}CONFIG")
+        return (*given, TomlConfigSettingsSource(settings_cls, Path(path))) if path else given
+
+    def accepted_issuers(self) -> tuple[IssuerSettings, ...]:
+        """The issuers of the file and the one of the JOBSTATUS_JWT_* variables. Raises SettingsError."""
+        fields = (
+            "issuer",
+            "audience",
+            "algorithm",
+            "secret",
+            "public_key_file",
+            "jwks_file",
+            "private_key_file",
+            "key_id",
+        )
+        given = {field: value for field in fields if (value := getattr(self, f"jwt_{field}")) is not None}
+        if not given:
+            return self.issuers
+        try:
+            return (*self.issuers, IssuerSettings(**given))
+        except ValidationError as error:
+            raise SettingsError(_sentence(error, f"{PREFIX}JWT_")) from None
+
+
+def load_settings() -> Settings:
+    """The settings of this process's environment. Raises SettingsError."""
+    path = os.environ.get(f"{PREFIX}CONFIG")
+    if path and not Path(path).is_file():
+        raise SettingsError(f"{PREFIX}CONFIG names no file ({path})")
+    try:
+        return Settings()
+    except ValidationError as error:
+        raise SettingsError(_sentence(error, PREFIX)) from None
+    except ValueError as error:  # TOML that does not parse; a variable that should be JSON and is not
+        raise SettingsError(f"the settings cannot be read: {error}") from None
+
+
+def check_servable(settings: Settings, issuers: tuple[IssuerSettings, ...]) -> None:
+    """Raise SettingsError for settings that are each well but must not be served together."""
+    if not issuers and settings.jwt == "on":
+        raise SettingsError(
+            f"no issuer of tokens is set: set {PREFIX}JWT_ISSUER and its companions, or {PREFIX}JWT=off if virtual keys"
+            " are enough, or try `jobstatus serve --dev`"
+        )
+    if issuers and settings.jwt == "off":
+        raise SettingsError(f"{PREFIX}JWT is off, but issuers are set: remove the one or the other")
+    tls = (settings.grpc_tls_cert, settings.grpc_tls_key, settings.grpc_tls_client_ca)
+    if any(tls) and not all(tls):
+        raise SettingsError(f"{PREFIX}GRPC_TLS_CERT, _TLS_KEY and _TLS_CLIENT_CA belong together: set all three")
+    if not settings.grpc.is_loopback and not all(tls) and not settings.grpc_insecure:
+        raise SettingsError(
+            f"{PREFIX}GRPC={settings.grpc} can be reached from other machines: set {PREFIX}GRPC_TLS_CERT, _TLS_KEY and"
+            f" _TLS_CLIENT_CA, or {PREFIX}GRPC_INSECURE=true if the network keeps strangers out"
+        )
+
+
+def unknown_variables(environment: Mapping[str, str]) -> dict[str, str]:
+    """JOBSTATUS_* variables that nothing reads, each with the name that may have been meant (or "").
+
+    They are worth a warning, not an error: Kubernetes sets JOBSTATUS_SERVICE_HOST and the like for a service of that
+    name.
+    """
+    known = {*(name.upper() for name in Settings.model_fields), *_CLIENT_VARIABLES}
+    given = {name.removeprefix(PREFIX) for name in environment if name.startswith(PREFIX)}
+    return {
+        PREFIX + name: next((PREFIX + close for close in difflib.get_close_matches(name, known, 1)), "")
+        for name in sorted(given - known)
+    }
+
+
+def development_issuer(settings: Settings) -> IssuerSettings:
+    """The issuer of `--dev`; its random secret is kept in the state directory (mode 0600), and made if missing."""
+    path = settings.state_dir / _DEVELOPMENT_KEY_FILE
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    except FileExistsError:
+        pass
+    else:
+        with os.fdopen(descriptor, "w") as file:
+            file.write(secrets.token_urlsafe(48))
+    secret = SecretStr(path.read_text())
+    return IssuerSettings(issuer=DEVELOPMENT_ISSUER, audience="jobstatus", algorithm="HS256", secret=secret)
+
+
+def has_development_issuer(settings: Settings) -> bool:
+    """Whether `--dev` has been used with this state directory."""
+    return (settings.state_dir / _DEVELOPMENT_KEY_FILE).is_file()
+
+
+def _sentence(error: ValidationError, prefix: str) -> str:
+    first = error.errors(include_input=False, include_url=False)[0]
+    name, *inner = (str(part) for part in first["loc"]) if first["loc"] else ("settings",)
+    where = ".".join((prefix + name.upper(), *inner))
+    problem = first["msg"].removeprefix("Value error, ")
+    return f"{where} {problem[:1].lower()}{problem[1:]}"

@@ -1,0 +1,126 @@
+"""Jobs in dictionaries: for tests, and as the shortest account of what a store must do. Gone with the process."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Self
+
+from jobstatus.core.errors import InvalidField
+from jobstatus.core.job import Job, JobState
+from jobstatus.core.store import SMALL_RESULT_BYTES, Answer, Change, Listing
+from jobstatus.core.virtual_keys import VirtualKey
+
+
+class MemoryJobStore:
+    """Implements `core.store.Store`. No operation suspends, so each is atomic."""
+
+    def __init__(self) -> None:
+        self._jobs: dict[str, tuple[Job, bytes]] = {}
+        self._virtual_keys: dict[str, VirtualKey] = {}
+        self._virtual_keys_version = 0
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        return None
+
+    async def read_answers(self, job_ids: Sequence[str]) -> list[Answer | None]:
+        return [_answer(*row) if (row := self._jobs.get(job_id)) else None for job_id in job_ids]
+
+    async def read_jobs(self, job_ids: Sequence[str], *, with_results: bool) -> list[Job | None]:
+        rows = [self._jobs.get(job_id) for job_id in job_ids]
+        return [None if row is None else row[0] if with_results else replace(row[0], result=None) for row in rows]
+
+    async def commit(self, changes: Sequence[Change]) -> set[str]:
+        lost = set()
+        for change in changes:
+            row = self._jobs.get(change.job_id)
+            if (row[0].version if row else 0) != change.replaces:
+                lost.add(change.job_id)
+            elif change.job is None or change.answer is None:
+                del self._jobs[change.job_id]
+            else:
+                self._jobs[change.job_id] = (change.job, change.answer)
+        return lost
+
+    async def due(self, now_ms: int, limit: int) -> list[str]:
+        due = [
+            (job.due_at_ms, job_id)
+            for job_id, (job, _) in self._jobs.items()
+            if (job.due_at_ms or now_ms + 1) <= now_ms
+        ]
+        return [job_id for _, job_id in sorted(due)[:limit]]
+
+    async def purge(self, now_ms: int, limit: int) -> int:
+        expired = [job_id for job_id, (job, _) in self._jobs.items() if job.is_expired(now_ms)][:limit]
+        for job_id in expired:
+            del self._jobs[job_id]
+        return len(expired)
+
+    async def list_jobs(self, listing: Listing) -> list[Job]:
+        jobs = [replace(job, result=None) for job, _ in self._jobs.values() if _is_wanted(job, listing)]
+        return sorted(jobs, key=_listing_key, reverse=True)[: listing.limit]
+
+    async def count_jobs(self) -> dict[JobState, int]:
+        states = [job.state for job, _ in self._jobs.values()]
+        return {state: states.count(state) for state in JobState}
+
+    async def probe(self) -> None:
+        return None
+
+    async def read_virtual_keys(self, virtual_key_ids: Sequence[str]) -> list[VirtualKey | None]:
+        return [self._virtual_keys.get(virtual_key_id) for virtual_key_id in virtual_key_ids]
+
+    async def find_virtual_keys(self, digests: Sequence[bytes]) -> list[VirtualKey | None]:
+        owners = {
+            digest: virtual_key for virtual_key in self._virtual_keys.values() for digest in virtual_key.key_sha256
+        }
+        return [owners.get(digest) for digest in digests]
+
+    async def put_virtual_key(self, virtual_key: VirtualKey) -> VirtualKey:
+        for owner in await self.find_virtual_keys(virtual_key.key_sha256):
+            if owner is not None and owner.virtual_key_id != virtual_key.virtual_key_id:
+                raise InvalidField("key_sha256", "must not be registered for another virtual key")
+        before = self._virtual_keys.get(virtual_key.virtual_key_id, virtual_key)
+        self._virtual_keys[virtual_key.virtual_key_id] = replace(virtual_key, created_at_ms=before.created_at_ms)
+        self._virtual_keys_version += 1
+        return self._virtual_keys[virtual_key.virtual_key_id]
+
+    async def delete_virtual_key(self, virtual_key_id: str) -> bool:
+        self._virtual_keys_version += 1
+        return self._virtual_keys.pop(virtual_key_id, None) is not None
+
+    async def list_virtual_keys(self, after: str, limit: int) -> list[VirtualKey]:
+        return [self._virtual_keys[key] for key in sorted(self._virtual_keys) if key > after][:limit]
+
+    async def virtual_keys_version(self) -> int:
+        return self._virtual_keys_version
+
+
+def _answer(job: Job, body: bytes) -> Answer:
+    result = job.result
+    return Answer(
+        request_type=job.request_type,
+        virtual_key_id=job.virtual_key_id,
+        created_at_ms=job.created_at_ms,
+        expires_at_ms=job.expires_at_ms,
+        body=body,
+        result_size=None if result is None else len(result),
+        result=None if result is None or len(result) > SMALL_RESULT_BYTES else result,
+    )
+
+
+def _listing_key(job: Job) -> tuple[int, str]:
+    return job.created_at_ms, job.job_id
+
+
+def _is_wanted(job: Job, listing: Listing) -> bool:
+    return (
+        not job.is_expired(listing.now_ms)
+        and (not listing.states or job.state in listing.states)
+        and listing.request_type in (None, job.request_type)
+        and listing.virtual_key_id in (None, job.virtual_key_id)
+        and (listing.created_after_ms is None or job.created_at_ms >= listing.created_after_ms)
+        and (listing.created_before_ms is None or job.created_at_ms < listing.created_before_ms)
+        and (listing.before is None or _listing_key(job) < listing.before)
+    )

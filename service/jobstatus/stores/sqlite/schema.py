@@ -1,0 +1,183 @@
+"""The file: its schema and migrations, how it is opened, and which files are refused.
+
+A file that is not ours, is damaged, or was written by a newer version is never touched.
+"""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final
+
+import apsw
+
+from jobstatus.stores import StoreConfigError
+from jobstatus.stores.rows import COLUMNS
+
+APPLICATION_ID: Final = 0x4A6F6253  # "JobS"
+BUSY_TIMEOUT_MS: Final = 3000
+READER_BUSY_TIMEOUT_MS: Final = 100  # point reads run on the event loop; in WAL mode they wait for recovery only
+CACHE_KIB: Final = 32 * 1024
+CHECKED_BYTES: Final = 256 * 1024 * 1024
+"""Files up to this size are checked from end to end at the start; larger ones would hold it up for seconds."""
+
+MIGRATIONS: Final = (
+    """
+    CREATE TABLE jobs (
+        job_id TEXT NOT NULL PRIMARY KEY,
+        request_type TEXT NOT NULL,
+        state TEXT NOT NULL,
+        version INTEGER NOT NULL,
+        virtual_key_id TEXT,
+        provider TEXT,
+        model_requested TEXT,
+        created_at_ms INTEGER NOT NULL,
+        started_at_ms INTEGER,
+        completed_at_ms INTEGER,
+        expires_at_ms INTEGER,
+        due_at_ms INTEGER,
+        result_ttl_ms INTEGER NOT NULL,
+        status_code INTEGER,
+        attempt INTEGER NOT NULL,
+        max_attempts INTEGER NOT NULL,
+        worker_id TEXT,
+        lease_ms INTEGER,
+        lease_expires_at_ms INTEGER,
+        progress REAL,
+        message TEXT,
+        error TEXT,
+        answer BLOB NOT NULL,
+        result BLOB -- last: what stands before a large value is read without it
+    ) STRICT;
+    -- A job is either due (not terminal) or expires (terminal), so it stands in one of these two; the state in them
+    -- lets jobs be counted from the indexes alone.
+    CREATE INDEX jobs_due ON jobs (due_at_ms, state) WHERE due_at_ms IS NOT NULL;
+    CREATE INDEX jobs_expiring ON jobs (expires_at_ms, state) WHERE expires_at_ms IS NOT NULL;
+    -- Covers every filter of a listing, so that a rare state is found without reading the jobs between.
+    CREATE INDEX jobs_listed
+        ON jobs (created_at_ms DESC, job_id DESC, state, request_type, virtual_key_id, expires_at_ms);
+    CREATE TABLE virtual_keys (
+        virtual_key_id TEXT NOT NULL PRIMARY KEY,
+        disabled INTEGER NOT NULL,
+        expires_at_ms INTEGER,
+        created_at_ms INTEGER NOT NULL,
+        updated_at_ms INTEGER NOT NULL
+    ) STRICT, WITHOUT ROWID;
+    CREATE TABLE virtual_key_hashes (
+        key_sha256 BLOB NOT NULL PRIMARY KEY,
+        virtual_key_id TEXT NOT NULL,
+        position INTEGER NOT NULL
+    ) STRICT, WITHOUT ROWID;
+    CREATE INDEX virtual_key_hashes_of ON virtual_key_hashes (virtual_key_id, position);
+    CREATE TABLE counters (name TEXT NOT NULL PRIMARY KEY, value INTEGER NOT NULL) STRICT, WITHOUT ROWID;
+    INSERT INTO counters VALUES ('virtual_keys_version', 0), ('probes', 0);
+    """,
+)
+"""Migration n takes a file from `user_version` n to n + 1. Never edited once released, only added to."""
+
+_DAMAGED: Final = "damaged or no SQLite file; restore it from a backup or name another"
+_STORED: Final = (*COLUMNS[:-1], "answer", COLUMNS[-1])
+INSERT: Final = (
+    f"INSERT INTO jobs ({', '.join(_STORED)}) VALUES ({', '.join(f':{name}' for name in _STORED)})"  # noqa: S608  # fixed names
+    " ON CONFLICT DO NOTHING RETURNING job_id"
+)
+UPDATE: Final = (
+    f"UPDATE jobs SET {', '.join(f'{name} = :{name}' for name in _STORED[1:])}"  # noqa: S608
+    " WHERE job_id = :job_id AND version = :replaces RETURNING job_id"
+)
+DELETE: Final = "DELETE FROM jobs WHERE job_id = :job_id AND version = :replaces RETURNING job_id"
+
+
+def open_writer(path: Path, *, create: bool) -> apsw.Connection:
+    """The connection that writes; the file is made (for its owner only) and migrated where need be.
+
+    Raises StoreConfigError with one sentence for a file that must not or cannot be used. With `create` False, as after
+    a fault, a file that has gone is an error too, the whole file is not checked again, and what the log holds is moved
+    into the file before anything is written behind it.
+    """
+    return _opened(path, lambda: _open_writer(path, create=create))
+
+
+def open_reader(path: Path) -> apsw.Connection:
+    """A connection that cannot write, upon a file that a writer has open."""
+    connection = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READONLY)
+    connection.set_busy_timeout(READER_BUSY_TIMEOUT_MS)
+    _configure(connection)
+    return connection
+
+
+def _opened(path: Path, opening: Callable[[], apsw.Connection]) -> apsw.Connection:
+    try:
+        return opening()
+    except OSError as error:
+        raise StoreConfigError(f"cannot use {path}: {error.strerror or error}") from error
+    except (apsw.NotADBError, apsw.CorruptError) as error:
+        raise StoreConfigError(f"{path} is {_DAMAGED}") from error
+    except (apsw.CantOpenError, apsw.ReadOnlyError, apsw.PermissionsError, apsw.AuthError) as error:
+        raise StoreConfigError(f"cannot write {path}: check the rights of the file and its folder") from error
+    except apsw.BusyError as error:
+        raise StoreConfigError(f"{path} is locked by another program") from error
+    except apsw.Error as error:
+        raise StoreConfigError(f"cannot open {path} ({type(error).__name__})") from error
+
+
+def _open_writer(path: Path, *, create: bool) -> apsw.Connection:
+    if create:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
+    connection = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READWRITE)
+    try:
+        connection.set_busy_timeout(BUSY_TIMEOUT_MS)
+        _refuse_strangers(connection, path)
+        if create and path.stat().st_size <= CHECKED_BYTES:
+            _check_whole(connection, path)
+        _configure(connection)
+        _migrate(connection)
+        if not create:
+            connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def _pragma(connection: apsw.Connection, name: str, value: str | int | None = None) -> Any:
+    return connection.execute(f"PRAGMA {name}" if value is None else f"PRAGMA {name}={value}").get
+
+
+def _refuse_strangers(connection: apsw.Connection, path: Path) -> None:
+    tables = connection.execute("SELECT count(*) FROM sqlite_schema").get
+    application_id, version = _pragma(connection, "application_id"), _pragma(connection, "user_version")
+    if application_id != APPLICATION_ID and (tables or application_id):
+        raise StoreConfigError(f"{path} is a database of another program; name another file")
+    if version > len(MIGRATIONS):
+        raise StoreConfigError(
+            f"{path} was written by a newer JobStatus (schema {version}, this one knows {len(MIGRATIONS)}); upgrade"
+        )
+
+
+def _check_whole(connection: apsw.Connection, path: Path) -> None:
+    if (found := _pragma(connection, "quick_check(1)")) != "ok":
+        raise StoreConfigError(f"{path} is {_DAMAGED} ({found})")
+
+
+def _configure(connection: apsw.Connection) -> None:
+    """Settings that belong to a connection, not to the file; the two that durability rests on are read back."""
+    readonly = connection.readonly("main")
+    if not readonly:
+        _pragma(connection, "journal_mode", "WAL")
+        _pragma(connection, "synchronous", "FULL")
+    _pragma(connection, "cache_size", -CACHE_KIB)
+    mode, synchronous = _pragma(connection, "journal_mode"), _pragma(connection, "synchronous")
+    if mode != "wal" or synchronous != 2:  # FULL
+        raise StoreConfigError(f"the file system cannot keep a durable write-ahead log (journal_mode {mode})")
+
+
+def _migrate(connection: apsw.Connection) -> None:
+    """Bring the schema up to date in one transaction, which also proves that the file can be written."""
+    connection.execute("BEGIN IMMEDIATE")
+    with_version = _pragma(connection, "user_version")
+    for migration in MIGRATIONS[with_version:]:
+        connection.execute(migration)
+    _pragma(connection, "application_id", APPLICATION_ID)
+    _pragma(connection, "user_version", len(MIGRATIONS))
+    connection.execute("COMMIT")
