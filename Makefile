@@ -3,10 +3,10 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
-SOURCES := service tests benchmarks examples
+SOURCES := service tests benchmarks examples protos docs
 
 .DEFAULT_GOAL := help
-.PHONY: help install run demo test check lint types imports proto proto-check format lock torture poll-cost clean
+.PHONY: help install run demo test check lint types imports generated generate format lock torture poll-cost clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F '\t' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -29,12 +29,12 @@ demo: install ## the whole path once: serve, transcribe a recording, poll until 
 test: install ## every test
 	$(BIN)/python -m pytest
 
-check: lint types imports proto-check test ## lint, types, imports, proto drift, tests
+check: lint types imports generated test ## lint, types, imports, drift of generated files, tests
 
 lint: install
 	$(BIN)/ruff check $(SOURCES)
 	$(BIN)/ruff format --check $(SOURCES)
-	$(BIN)/codespell $(SOURCES) protos docs README.md CHANGELOG.md CONTRIBUTING.md
+	$(BIN)/codespell $(SOURCES) README.md CHANGELOG.md CONTRIBUTING.md
 	$(BIN)/buf lint protos
 	$(BIN)/buf format --diff --exit-code protos
 
@@ -44,11 +44,13 @@ types: install
 imports: install
 	$(BIN)/lint-imports
 
-proto: install ## regenerate service/jobstatus/v1 from protos
+generate: install ## regenerate what is made from protos/ and docs/openapi.yaml
 	$(BIN)/python protos/generate.py
+	$(BIN)/python docs/openapi.py
 
-proto-check: install
+generated: install
 	$(BIN)/python protos/generate.py --check
+	$(BIN)/python docs/openapi.py --check
 
 format: install ## format the code and the protos
 	$(BIN)/ruff check --fix $(SOURCES)
@@ -60,6 +62,12 @@ lock: ## lock the requirements anew (needs uv)
 		pyproject.toml -o requirements/runtime.txt
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \
 		--group pyproject.toml:dev pyproject.toml -o requirements/dev.txt
+
+torture: install ## kill the service 20 times under load and look for a lost write (minutes)
+	$(BIN)/python tests/acceptance/torture.py --writers 500 --jobs 20000 --kills 20
+
+poll-cost: install ## the CPU time of a poll against that of a bare aiohttp handler
+	$(BIN)/python benchmarks/poll_cost.py
 
 clean: ## remove .venv and what runs leave behind
 	rm -rf $(VENV) var .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache .import_linter_cache

@@ -1,0 +1,159 @@
+"""Speech recognition of a WAV file, in the shape of OpenAI's `verbose_json` transcription.
+
+The recogniser is PocketSphinx, because its US English model comes in the wheel: no download, no GPU, no account. Knows
+nothing of jobs. PocketSphinx holds the interpreter's lock while it works, so the recording is decoded in short pieces
+and cut into utterances at the speaker's pauses, which keeps every step below a second.
+"""
+
+import wave
+from array import array
+from collections.abc import Generator
+from pathlib import Path
+from typing import BinaryIO, Final, TypedDict
+
+from pocketsphinx import Decoder, Endpointer  # type: ignore[import-untyped]  # a C extension without stubs
+
+MAX_SECONDS: Final = 30 * 60
+MAX_UTTERANCE_SECONDS: Final = 15
+SAMPLE_RATES: Final = (16_000, 22_050, 24_000, 32_000, 44_100, 48_000)
+"""Wide enough for the model's band (up to 6.8 kHz), and taken as they are by both the decoder and the endpointer."""
+SAMPLE_BYTES: Final = 2
+FRAMES_PER_SECOND: Final = 100
+"""The decoder's unit of time, and that of `seek`."""
+
+
+class Word(TypedDict):
+    word: str
+    start: float
+    end: float
+
+
+class Segment(TypedDict):
+    """What was said between two pauses. `seek` is where its utterance begins, in hundredths of a second."""
+
+    id: int
+    seek: int
+    start: float
+    end: float
+    text: str
+
+
+class Transcription(TypedDict):
+    """OpenAI's `verbose_json`, less what PocketSphinx does not know (temperature, token log probabilities …)."""
+
+    task: str
+    language: str
+    duration: float
+    text: str
+    segments: list[Segment]
+    words: list[Word]
+
+
+class NotAudio(Exception):
+    """The file is no audio that can be transcribed. `code` is stable, the text is a sentence for a person."""
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+def recognise(path: Path) -> Generator[float, None, Transcription]:
+    """Transcribe a PCM WAV file of 16 bits, mono or stereo, at one of SAMPLE_RATES and of at most MAX_SECONDS.
+
+    Yields the part that is decoded, from above 0 to exactly 1, growing each time; the generator's return value is the
+    transcription. Raises NotAudio before the first yield, and OSError when the file cannot be read.
+    """
+    with path.open("rb") as file:
+        recording = _read_header(file)
+        total = _count_samples(recording, path.stat().st_size - file.tell())
+        rate, channels = recording.getframerate(), recording.getnchannels()
+        decoder, endpointer = Decoder(samprate=rate, loglevel="FATAL"), Endpointer(sample_rate=rate)
+        utterances: list[tuple[int, list[Word]]] = []
+        done = begin = yielded = 0
+        decoder.start_utt()
+        while done < total:
+            samples = _mono(recording.readframes(endpointer.frame_bytes // SAMPLE_BYTES), channels)
+            decoder.process_raw(samples)
+            done = min(done + endpointer.frame_bytes // SAMPLE_BYTES, total)
+            if _is_pause(endpointer, samples) or done - begin >= MAX_UTTERANCE_SECONDS * rate or done == total:
+                decoder.end_utt()
+                seek = begin * FRAMES_PER_SECOND // rate
+                utterances.append((seek, _words(decoder, seek)))
+                decoder.start_utt()
+                begin = done
+            if done * 100 // total > yielded:  # a hundred steps are enough, however long the recording
+                yielded = done * 100 // total
+                yield done / total
+    return _transcription(total / rate, utterances)
+
+
+def _read_header(file: BinaryIO) -> wave.Wave_read:
+    """Leave the file where the samples begin, or raise NotAudio unless it is a WAV that the decoder can be given."""
+    try:
+        recording = wave.Wave_read(file)
+    except (wave.Error, EOFError, RuntimeError) as error:  # the last: a chunk that reaches beyond the file
+        raise NotAudio("not_wav", f"The file is not a PCM WAV file ({str(error) or 'it ends too early'}).") from error
+    width, channels, rate = recording.getsampwidth(), recording.getnchannels(), recording.getframerate()
+    if width == SAMPLE_BYTES and channels in {1, 2} and rate in SAMPLE_RATES:
+        return recording
+    raise NotAudio(
+        "unsupported_wav",
+        f"The recording has {width * 8} bits, {rate} Hz and {channels} channel(s); it must have 16 bits, "
+        f"one of {', '.join(map(str, SAMPLE_RATES))} Hz and one or two channels.",
+    )
+
+
+def _count_samples(recording: wave.Wave_read, present_bytes: int) -> int:
+    """How many samples each channel really has: the header of a truncated or streamed file promises more."""
+    total = min(recording.getnframes(), present_bytes // (SAMPLE_BYTES * recording.getnchannels()))
+    if total <= 0:
+        raise NotAudio("empty_audio", "The recording is empty.")
+    if total > MAX_SECONDS * recording.getframerate():
+        raise NotAudio("audio_too_long", f"The recording is longer than {MAX_SECONDS // 60} minutes.")
+    return total
+
+
+def _mono(samples: bytes, channels: int) -> bytes:
+    """The mean of the channels; bytes that are no whole sample, as at the end of a truncated file, are left out."""
+    samples = samples[: len(samples) - len(samples) % (SAMPLE_BYTES * channels)]
+    if channels == 1:
+        return samples
+    both = array("h", samples)
+    return array("h", [(left + right) // 2 for left, right in zip(both[::2], both[1::2], strict=True)]).tobytes()
+
+
+def _is_pause(endpointer: Endpointer, samples: bytes) -> bool:
+    """Whether the speaker stopped with this frame. Only the moment counts: every sample is decoded, pauses too."""
+    if len(samples) < endpointer.frame_bytes:
+        return False
+    was_speaking = endpointer.in_speech
+    endpointer.process(samples)
+    return bool(was_speaking and not endpointer.in_speech)
+
+
+def _words(decoder: Decoder, seek: int) -> list[Word]:
+    """The words of the utterance that just ended, without fillers (<sil>, [NOISE]) and variants' numbers ("and(2)")."""
+    return [
+        {
+            "word": part.word.partition("(")[0],
+            "start": round((seek + part.start_frame) / FRAMES_PER_SECOND, 2),
+            "end": round((seek + part.end_frame + 1) / FRAMES_PER_SECOND, 2),
+        }
+        for part in decoder.seg() or ()
+        if part.word[0] not in "<[+"
+    ]
+
+
+def _transcription(duration: float, utterances: list[tuple[int, list[Word]]]) -> Transcription:
+    spoken = [(seek, words, " ".join(word["word"] for word in words)) for seek, words in utterances if words]
+    return {
+        "task": "transcribe",
+        "language": "english",
+        "duration": round(duration, 2),
+        "text": " ".join(text for _, _, text in spoken),
+        "segments": [
+            {"id": number, "seek": seek, "start": words[0]["start"], "end": words[-1]["end"], "text": text}
+            for number, (seek, words, text) in enumerate(spoken)
+        ],
+        "words": [word for _, words, _ in spoken for word in words],
+    }

@@ -1,0 +1,60 @@
+"""Why a credential or a key is refused.
+
+A caller decides between two cases only, nothing sent or something bad sent; the `reason` is for logs and metrics and
+never reaches the client. No error here holds a part of a credential or of a key.
+"""
+
+from enum import StrEnum
+
+
+class Reason(StrEnum):
+    """One stable word for each way to be refused, few enough to label a metric with."""
+
+    NO_CREDENTIAL = "no_credential"
+    UNSUPPORTED_SCHEME = "unsupported_scheme"
+    SEVERAL_CREDENTIALS = "several_credentials"
+    TOO_LONG = "too_long"
+    NOT_ASCII = "not_ascii"
+    INNER_SPACE = "inner_space"
+    NOT_A_VIRTUAL_KEY = "not_a_virtual_key"
+    UNKNOWN_VIRTUAL_KEY = "unknown_virtual_key"
+    UNUSABLE_VIRTUAL_KEY = "unusable_virtual_key"
+    NO_ISSUER = "no_issuer"
+    MALFORMED = "malformed"
+    UNSUPPORTED_HEADER = "unsupported_header"
+    UNKNOWN_ISSUER = "unknown_issuer"
+    WRONG_ALGORITHM = "wrong_algorithm"
+    UNKNOWN_KEY_ID = "unknown_key_id"
+    BAD_SIGNATURE = "bad_signature"
+    WRONG_AUDIENCE = "wrong_audience"
+    BAD_TIME = "bad_time"
+    EXPIRED = "expired"
+    NOT_YET_VALID = "not_yet_valid"
+    LIFETIME_TOO_LONG = "lifetime_too_long"
+    BAD_CLAIM = "bad_claim"
+    WRONG_KIND = "wrong_kind"
+
+
+class CredentialError(Exception):
+    """The root of all refusals of a request."""
+
+    def __init__(self, reason: Reason) -> None:
+        super().__init__(reason.value)
+        self.reason = reason
+
+
+class MissingCredential(CredentialError):
+    """Nothing usable was sent: 401 without an error code (RFC 6750, section 3.1)."""
+
+
+class InvalidCredential(CredentialError):
+    """A credential was sent and is bad: 401 with error="invalid_token"."""
+
+
+class KeyConfigError(ValueError):
+    """An issuer's configuration or key is refused; the message is one sentence that names the issuer and the fault."""
+
+    def __init__(self, issuer: str, problem: str) -> None:
+        super().__init__(f"issuer {issuer!r}: {problem}")
+        self.issuer = issuer
+        self.problem = problem

@@ -1,0 +1,78 @@
+"""What is configured about an issuer: who it is, how its tokens are signed, and what they may say.
+
+A configuration that exists is coherent; whether its key is any good is found out by loading it. A token never chooses
+anything that stands here.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from typing import Final
+
+from jobstatus.auth.errors import KeyConfigError
+from jobstatus.auth.keys import ALGORITHMS
+
+DAY_SECONDS: Final = 24 * 60 * 60
+_REGISTERED_CLAIMS: Final = frozenset({"iss", "aud", "exp", "nbf", "iat", "jti"})
+
+
+class Kind(StrEnum):
+    """What a token can stand for."""
+
+    VIRTUAL_KEY = "virtual_key"
+    ADMIN = "admin"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IssuerConfig:
+    """One issuer, with exactly one source of keys. Raises KeyConfigError on construction.
+
+    `key_id` is the `kid` that tokens may carry when there is one key, a secret or a PEM file. A token whose `exp` is
+    further away than `max_lifetime_seconds` is refused, `leeway_seconds` forgives clocks that differ.
+    """
+
+    issuer: str
+    audience: str
+    algorithm: str
+    secret: str | None = field(default=None, repr=False)
+    public_key_file: Path | None = None
+    jwks_file: Path | None = None
+    key_id: str | None = None
+    kinds: frozenset[Kind] = frozenset(Kind)
+    virtual_key_claim: str = "virtual_key_id"
+    role_claim: str = "role"
+    admin_role: str = "admin"
+    max_lifetime_seconds: int = 30 * DAY_SECONDS
+    leeway_seconds: int = 10
+
+    def __post_init__(self) -> None:
+        for problem, is_present in self._find_problems().items():
+            if is_present:
+                raise KeyConfigError(self.issuer, problem)
+
+    @property
+    def key_file(self) -> Path | None:
+        """The file that the keys are read from; None when they stand in the configuration itself."""
+        return self.public_key_file or self.jwks_file
+
+    def _find_problems(self) -> Mapping[str, bool]:
+        """Each thing that can be wrong, and whether it is."""
+        sources = (self.secret, self.public_key_file, self.jwks_file)
+        claims = (self.virtual_key_claim, self.role_claim)
+        return {
+            "the issuer must not be empty": not self.issuer,
+            "the audience must not be empty": not self.audience,
+            f"the algorithm must be one of {', '.join(ALGORITHMS)}": self.algorithm not in ALGORITHMS,
+            "there must be exactly one source of keys": sum(source is not None for source in sources) != 1,
+            f"{self.algorithm} takes a public key, not a secret": self.secret is not None and self.algorithm != "HS256",
+            "HS256 takes a secret, not a public key": self.public_key_file is not None and self.algorithm == "HS256",
+            "key_id goes with a secret or a PEM file only": self.key_id is not None and self.jwks_file is not None,
+            "kinds must not be empty": not self.kinds,
+            "the claims must have names of their own": not all(claims)
+            or claims[0] == claims[1]
+            or not _REGISTERED_CLAIMS.isdisjoint(claims),
+            "the admin role must not be empty": not self.admin_role,
+            "the longest lifetime must be at least a second": self.max_lifetime_seconds < 1,
+            "the leeway must not be negative": self.leeway_seconds < 0,
+        }

@@ -1,0 +1,156 @@
+"""Keys that may verify a token, and the reasons not to let one.
+
+Each algorithm has one row in a table: the kind of key it takes and what that key must be. A key is parsed once, here,
+so that no request pays for it and no weak or misplaced key gets past the start. Knows neither files nor issuers.
+"""
+
+import binascii
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final, NamedTuple, TypeAlias, cast
+
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, EllipticCurvePrivateKey, EllipticCurvePublicKey
+from cryptography.hazmat.primitives.asymmetric.ed448 import Ed448PrivateKey, Ed448PublicKey
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey, RSAPublicKey
+from cryptography.hazmat.primitives.serialization import load_pem_private_key, load_pem_public_key
+from jwt import InvalidKeyError
+from jwt.algorithms import HMACAlgorithm
+
+Key: TypeAlias = bytes | RSAPublicKey | EllipticCurvePublicKey | Ed25519PublicKey | Ed448PublicKey
+PrivateKey: TypeAlias = RSAPrivateKey | EllipticCurvePrivateKey | Ed25519PrivateKey | Ed448PrivateKey
+
+MIN_SECRET_BYTES: Final = 32
+MIN_RSA_BITS: Final = 2048
+_UNPARSABLE: Final = (ValueError, TypeError, UnsupportedAlgorithm)
+
+
+class KeyRefused(ValueError):
+    """A key may not be used; the message says why, as the end of a sentence, and holds nothing of the key."""
+
+
+@dataclass(frozen=True, slots=True)
+class KeySet:
+    """The keys of one issuer: by their key id, and the only one there is, for tokens that name none."""
+
+    by_id: Mapping[str, Key] = field(repr=False)
+    only: Key | None = field(repr=False)
+
+    def find(self, header: Mapping[str, Any]) -> Key | None:
+        """The key that a token with this header is to be verified with. Its `kid` is a name, never a place to look."""
+        if "kid" not in header:
+            return self.only
+        key_id = header["kid"]
+        return self.by_id.get(key_id) if isinstance(key_id, str) else None
+
+
+def parse_secret(secret: str | bytes) -> bytes:
+    """The bytes of an HMAC secret; raises KeyRefused."""
+    try:
+        data = secret.encode() if isinstance(secret, str) else secret
+    except UnicodeEncodeError:
+        raise KeyRefused("the secret is not valid text") from None
+    return cast("bytes", check_key("HS256", data))
+
+
+def parse_public_pem(algorithm: str, pem: bytes) -> Key:
+    """The one public key in a PEM text; raises KeyRefused."""
+    if b"PRIVATE KEY" in pem:
+        raise KeyRefused("the file holds a private key, where only the public one belongs")
+    if pem.count(b"-----BEGIN") != 1:
+        raise KeyRefused("the file must hold exactly one public key in PEM")
+    try:
+        key = load_pem_public_key(pem)
+    except _UNPARSABLE:
+        raise KeyRefused("the file is not a public key in PEM") from None
+    return check_key(algorithm, key)
+
+
+def parse_private_pem(algorithm: str, pem: str | bytes) -> PrivateKey:
+    """The private key in a PEM text without a password, for minting; raises KeyRefused."""
+    try:
+        key = load_pem_private_key(pem.encode() if isinstance(pem, str) else pem, password=None)
+    except _UNPARSABLE:
+        raise KeyRefused("the key is not a private key in PEM without a password") from None
+    check_key(algorithm, key.public_key())
+    return cast("PrivateKey", key)
+
+
+def check_key(algorithm: str, key: object) -> Key:
+    """The key itself, if this algorithm may be verified with it; raises KeyRefused."""
+    problem = ALGORITHMS[algorithm].find_problem(key)
+    if problem is not None:
+        raise KeyRefused(problem)
+    return cast("Key", key)
+
+
+def _find_secret_problem(key: object) -> str | None:
+    if not isinstance(key, bytes):
+        return "HS256 takes a secret, not a public key"
+    if _is_public(key):
+        return "the secret looks like a key or a certificate, which others may know"
+    if len(key) < MIN_SECRET_BYTES:
+        return f"the secret has {len(key)} bytes, HS256 needs at least {MIN_SECRET_BYTES} (RFC 7518, section 3.2)"
+    return None
+
+
+def _find_rsa_problem(key: object) -> str | None:
+    if not isinstance(key, RSAPublicKey):
+        return "RS256 takes an RSA public key"
+    if key.key_size < MIN_RSA_BITS:
+        return f"the RSA key has {key.key_size} bits, RS256 needs at least {MIN_RSA_BITS} (RFC 7518, section 3.3)"
+    return None
+
+
+def _find_ec_problem(key: object) -> str | None:
+    if isinstance(key, EllipticCurvePublicKey) and isinstance(key.curve, SECP256R1):
+        return None
+    return "ES256 takes an elliptic curve public key on P-256"
+
+
+def _find_okp_problem(key: object) -> str | None:
+    return None if isinstance(key, Ed25519PublicKey | Ed448PublicKey) else "EdDSA takes an Ed25519 or Ed448 public key"
+
+
+def _is_public(secret: bytes) -> bool:
+    """Whether a secret has the form of a key that is no secret: PEM, SSH, DER, a certificate, a JWK, or base64 of one.
+
+    A service that takes its published key for an HMAC secret can be sent forged tokens by everybody (CVE-2022-29217).
+    """
+    return b"-----BEGIN" in secret or any(map(_looks_like_key, (secret, _decode_base64(secret))))
+
+
+def _looks_like_key(secret: bytes) -> bool:
+    if not secret:
+        return False
+    try:
+        HMACAlgorithm(HMACAlgorithm.SHA256).prepare_key(secret)
+    except InvalidKeyError:
+        return True
+    return False
+
+
+def _decode_base64(text: bytes) -> bytes:
+    """What the text says in base64 of either alphabet; empty when it is none."""
+    body = re.sub(rb"[\s=]", b"", text).translate(bytes.maketrans(b"-_", b"+/"))
+    try:
+        return binascii.a2b_base64(body + b"=" * (-len(body) % 4), strict_mode=True)
+    except ValueError:
+        return b""
+
+
+class Algorithm(NamedTuple):
+    """What an algorithm asks of its keys. `find_problem` gives None for a key that may be used."""
+
+    key_type: str
+    find_problem: Callable[[object], str | None]
+
+
+ALGORITHMS: Final[Mapping[str, Algorithm]] = {
+    "HS256": Algorithm("oct", _find_secret_problem),
+    "RS256": Algorithm("RSA", _find_rsa_problem),
+    "ES256": Algorithm("EC", _find_ec_problem),
+    "EdDSA": Algorithm("OKP", _find_okp_problem),
+}

@@ -1,0 +1,19 @@
+"""Fixtures of all tests. The loop is uvloop, as it is when the service serves."""
+
+from collections.abc import AsyncIterator, Callable, Mapping
+from typing import Any
+
+import pytest
+import uvloop
+from harness.service import Service, service_here
+
+
+def pytest_asyncio_loop_factories(config: pytest.Config, item: pytest.Item) -> Mapping[str, Callable[[], Any]]:  # noqa: ARG001  # the hook's signature
+    return {"uvloop": uvloop.new_event_loop}
+
+
+@pytest.fixture
+async def service() -> AsyncIterator[Service]:
+    """The whole service in this process, on the memory store."""
+    async with service_here() as running:
+        yield running

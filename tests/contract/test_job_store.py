@@ -1,0 +1,233 @@
+"""What `core.store.JobStore` promises, on every store."""
+
+import asyncio
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from harness.stores import change, deletion, job
+
+from jobstatus.core.job import ErrorExtraFields, ErrorField, JobError, JobState, RequestType
+from jobstatus.core.store import SMALL_RESULT_BYTES, Listing, Store
+
+EVERY_FIELD = job(
+    state=JobState.FAILED,
+    version=7,
+    virtual_key_id="vk-1",
+    provider="openai",
+    model_requested="whisper-1 ü \u2028",
+    started_at_ms=1001,
+    completed_at_ms=1002,
+    expires_at_ms=9_999_999_999_999,
+    due_at_ms=None,
+    status_code=504,
+    attempt=3,
+    max_attempts=5,
+    worker_id="worker-1",
+    lease_ms=2000,
+    lease_expires_at_ms=3001,
+    progress=0.1,
+    message="almost",
+    error=JobError(
+        event_id="e",
+        type="t",
+        is_bifrost_error=True,
+        status_code=400,
+        error=ErrorField(message="m 🎧", type="a", code="b", param="c", event_id="d"),
+        extra_fields=ErrorExtraFields(provider="p", model_requested="m", request_type="r"),
+    ),
+)
+
+
+async def test_a_job_comes_back_as_it_went_in(store: Store) -> None:
+    """Every field of a job, set or absent, survives the store."""
+    plain = job("job-2")
+    assert await store.commit([change(EVERY_FIELD), change(plain)]) == set()
+    assert await store.read_jobs(["job-2", "job-1"], with_results=True) == [plain, EVERY_FIELD]
+
+
+@pytest.mark.parametrize("result", [b"{}", bytes(range(256)), b"\0", b"x" * 2_000_000])
+async def test_result_bytes_come_back_exactly(store: Store, result: bytes) -> None:
+    """A result is bytes to a store, whatever they are; it is left out on request."""
+    completed = job(state=JobState.COMPLETED, result=result, expires_at_ms=10**13, due_at_ms=None)
+    await store.commit([change(completed)])
+    assert await store.read_jobs(["job-1"], with_results=True) == [completed]
+    assert await store.read_jobs(["job-1"], with_results=False) == [replace(completed, result=None)]
+
+
+async def test_unknown_ids_read_as_none_in_their_places(store: Store) -> None:
+    """Reads answer in the order asked for, None for what is not there, for any string and for an id asked twice."""
+    await store.commit([change(job())])
+    asked = ["", "nobody", "job-1", "'; DROP TABLE jobs; --", "*", "{x}", "job-1"]
+    found = [None, None, job(), None, None, None, job()]
+    assert await store.read_jobs(asked, with_results=True) == found
+    assert [answer is not None for answer in await store.read_answers(asked)] == [item is not None for item in found]
+
+
+@pytest.mark.parametrize("size", [0, 1, SMALL_RESULT_BYTES, SMALL_RESULT_BYTES + 1])
+async def test_an_answer_has_what_a_poll_needs(store: Store, size: int) -> None:
+    """An answer has owner, type, times and the rendered bytes; the result comes along while it is small."""
+    completed = job(
+        state=JobState.COMPLETED, virtual_key_id="vk-1", result=b"r" * size, expires_at_ms=10**13, due_at_ms=None
+    )
+    await store.commit([change(completed)])
+    (answer,) = await store.read_answers(["job-1"])
+    assert answer is not None
+    assert answer == (
+        "transcription",
+        "vk-1",
+        1000,
+        10**13,
+        change(completed).answer,
+        size,
+        completed.result if size <= SMALL_RESULT_BYTES else None,
+    )
+
+
+async def test_an_answer_of_a_job_without_result_says_so(store: Store) -> None:
+    """A pending job's answer has no result and does not expire."""
+    await store.commit([change(job())])
+    (answer,) = await store.read_answers(["job-1"])
+    assert answer is not None
+    assert (answer.expires_at_ms, answer.result_size, answer.result) == (None, None, None)
+
+
+@pytest.mark.parametrize(
+    ("stored", "attempted"),
+    [
+        (None, change(job(version=2), replaces=1)),
+        (None, deletion("job-1", replaces=1)),
+        (job(), change(job(provider="other"))),
+        (job(version=2), change(job(version=2, provider="other"), replaces=1)),
+        (job(version=2), change(job(version=4), replaces=3)),
+        (job(version=2), deletion("job-1", replaces=1)),
+    ],
+)
+async def test_a_change_of_another_version_is_lost_and_changes_nothing(store: Store, stored: Any, attempted: Any) -> None:
+    """A change that replaces a version other than the stored one is named as lost; the job stays as it was."""
+    if stored is not None:
+        await store.commit([change(stored)])
+    assert await store.commit([attempted]) == {"job-1"}
+    assert await store.read_jobs(["job-1"], with_results=True) == [stored]
+
+
+async def test_the_fitting_changes_of_a_batch_happen_though_others_are_lost(store: Store) -> None:
+    """One commit inserts, updates and deletes what fits, and says which changes did not."""
+    await store.commit([change(job(name)) for name in ("update", "late", "delete", "late-delete", "there")])
+    lost = await store.commit(
+        [
+            change(job("insert")),
+            change(job("there", provider="other")),
+            change(job("update", version=2), replaces=1),
+            change(job("late", version=3), replaces=2),
+            deletion("delete", replaces=1),
+            deletion("late-delete", replaces=2),
+        ]
+    )
+    assert lost == {"there", "late", "late-delete"}
+    names = ["insert", "there", "update", "late", "delete", "late-delete"]
+    found = await store.read_jobs(names, with_results=True)
+    assert found == [job("insert"), job("there"), job("update", version=2), job("late"), None, job("late-delete")]
+
+
+async def test_of_many_who_replace_one_version_exactly_one_wins(store: Store) -> None:
+    """Compare-and-set holds under concurrency: of fifty commits upon one version forty-nine are lost."""
+    await store.commit([change(job())])
+    rivals = [change(job(version=2, provider=str(number)), replaces=1) for number in range(50)]
+    lost = await asyncio.gather(*(store.commit([rival]) for rival in rivals))
+    (winner,) = [rival for rival, names in zip(rivals, lost, strict=True) if not names]
+    assert await store.read_jobs(["job-1"], with_results=True) == [winner.job]
+
+
+async def test_due_jobs_come_longest_due_first(store: Store) -> None:
+    """`due` names jobs whose time has come, in its order, at most as many as asked for; terminal ones never."""
+    jobs = [job(f"job-{at}", due_at_ms=at) for at in (40, 10, 30, 20)]
+    ended = job("ended", state=JobState.FAILED, due_at_ms=None, expires_at_ms=5)
+    await store.commit([change(item) for item in (*jobs, ended)])
+    assert await store.due(9, 10) == []
+    assert await store.due(30, 10) == ["job-10", "job-20", "job-30"]
+    assert await store.due(30, 2) == ["job-10", "job-20"]
+
+
+async def test_purge_frees_only_what_has_expired(store: Store) -> None:
+    """`purge` removes jobs from the moment they expire, at most as many as asked for, and counts them."""
+    ended = [job(f"job-{at}", state=JobState.FAILED, due_at_ms=None, expires_at_ms=at) for at in (10, 20, 30, 40)]
+    await store.commit([change(item) for item in (*ended, job("running"))])
+    assert await store.purge(9, 10) == 0
+    assert await store.purge(30, 2) == 2
+    assert await store.purge(30, 2) == 1
+    left = await store.read_jobs(["job-10", "job-20", "job-30", "job-40", "running"], with_results=True)
+    assert [item is not None for item in left] == [False, False, False, True, True]
+
+
+LISTED = [
+    job("a", created_at_ms=10),
+    job("b", created_at_ms=20, virtual_key_id="vk-1", state=JobState.PROCESSING),
+    job("c", created_at_ms=20, virtual_key_id="vk-1", request_type=RequestType.OCR),
+    job("d", created_at_ms=30, state=JobState.FAILED, due_at_ms=None, expires_at_ms=100),
+    job("e", created_at_ms=40, state=JobState.COMPLETED, due_at_ms=None, expires_at_ms=200, result=b"1"),
+]
+
+
+@pytest.mark.parametrize(
+    ("wanted", "found"),
+    [
+        ({}, "edcba"),
+        ({"now_ms": 99}, "edcba"),
+        ({"now_ms": 100}, "ecba"),
+        ({"now_ms": 200}, "cba"),
+        ({"limit": 2}, "ed"),
+        ({"states": {JobState.PENDING}}, "ca"),
+        ({"states": {JobState.PENDING, JobState.FAILED}}, "dca"),
+        ({"request_type": RequestType.OCR}, "c"),
+        ({"virtual_key_id": "vk-1"}, "cb"),
+        ({"virtual_key_id": "vk-2"}, ""),
+        ({"created_after_ms": 20}, "edcb"),
+        ({"created_before_ms": 20}, "a"),
+        ({"created_after_ms": 20, "created_before_ms": 30}, "cb"),
+        ({"before": (20, "c")}, "ba"),
+        ({"before": (20, "b")}, "a"),
+        ({"before": (30, "0")}, "cba"),
+        ({"virtual_key_id": "vk-1", "states": {JobState.PROCESSING}, "before": (20, "c")}, "b"),
+    ],
+)
+async def test_a_listing_has_what_it_asks_for_newest_first(store: Store, wanted: dict[str, Any], found: str) -> None:
+    """Filters hold together, order is by time and id, and results are left out."""
+    await store.commit([change(item) for item in LISTED])
+    jobs = await store.list_jobs(Listing(**({"now_ms": 0, "limit": 10} | wanted)))
+    expected = [replace(item, result=None) for name in found for item in LISTED if item.job_id == name]
+    assert jobs == expected
+
+
+async def test_jobs_are_counted_by_state(store: Store) -> None:
+    """Every state is counted, also one that no job has."""
+    await store.commit([change(item) for item in LISTED])
+    assert await store.count_jobs() == {
+        JobState.PENDING: 2,
+        JobState.PROCESSING: 1,
+        JobState.COMPLETED: 1,
+        JobState.FAILED: 1,
+    }
+
+
+async def test_a_cancelled_commit_happens_wholly_or_not_at_all(store: Store) -> None:
+    """A caller that goes away while a commit is under way neither tears it nor harms the next one."""
+    for number in range(20):
+        batch = [change(job(f"{number}-{name}")) for name in "abc"]
+        task = asyncio.create_task(store.commit(batch))
+        for _ in range(number % 4):
+            await asyncio.sleep(0)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        await store.commit([change(job(f"{number}-after"))])
+        found = await store.read_jobs([item.job_id for item in batch], with_results=True)
+        assert len({item is None for item in found}) == 1
+        assert await store.read_jobs([f"{number}-after"], with_results=True) != [None]
+
+
+async def test_a_probe_of_a_sound_store_says_nothing(store: Store) -> None:
+    """A store that can write can be probed again and again, and keeps its jobs."""
+    await store.commit([change(job())])
+    await store.probe()
+    await store.probe()
+    assert await store.read_jobs(["job-1"], with_results=True) == [job()]

@@ -1,0 +1,1 @@
+"""What tests of several kinds need: a service in this process or another, raw HTTP, tokens."""

@@ -1,0 +1,56 @@
+"""HTTP as bytes on a socket: client libraries would tidy up what the tests want to send."""
+
+import asyncio
+import json
+from dataclasses import dataclass
+from typing import Any
+
+LIMIT_SECONDS = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """One HTTP answer. Header names are in lower case; a repeated header keeps its last value."""
+
+    status: int
+    headers: dict[str, str]
+    body: bytes
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+
+async def exchange(port: int, data: bytes) -> bytes:
+    """Send bytes, then read until the server closes or is silent for a moment."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    received = b""
+    try:
+        writer.write(data)
+        await writer.drain()
+        async with asyncio.timeout(LIMIT_SECONDS):
+            while part := await reader.read(65536):
+                received += part
+    finally:
+        writer.close()
+    return received
+
+
+def parse(data: bytes, *, head_only: bool = False) -> Answer:
+    """The one answer in `data`; fails when there is none, or more than one."""
+    head, separator, body = data.partition(b"\r\n\r\n")
+    assert separator, data
+    status_line, *lines = head.decode("latin-1").split("\r\n")
+    headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
+    assert len(body) == (0 if head_only else int(headers["content-length"])), data
+    return Answer(int(status_line.split(" ")[1]), headers, body)
+
+
+async def request(port: int, path: str | bytes, *headers: str | bytes, method: str = "GET") -> Answer:
+    """One request on a connection of its own. Path and headers go out as they are (str as Latin-1)."""
+
+    def raw(text: str | bytes) -> bytes:
+        return text if isinstance(text, bytes) else text.encode("latin-1")
+
+    lines = [raw(method) + b" " + raw(path) + b" HTTP/1.1", b"Host: test", b"Connection: close", *map(raw, headers)]
+    return parse(await exchange(port, b"\r\n".join(lines) + b"\r\n\r\n"), head_only=method == "HEAD")

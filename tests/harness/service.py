@@ -1,0 +1,137 @@
+"""The real service: in this process (fast, for integration tests), or as the installed command (for acceptance tests)."""
+
+import asyncio
+import json
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import grpc
+from harness.http import Answer, request
+from harness.tokens import AUDIENCE, ISSUER, SECRET
+
+from jobstatus.app import serving
+from jobstatus.settings import IssuerSettings, Settings
+from jobstatus.v1.job_status_pb2_grpc import JobStatusStub
+from jobstatus.v1.virtual_keys_pb2_grpc import VirtualKeysStub
+
+COMMAND = str(Path(sys.executable).with_name("jobstatus"))
+START_SECONDS = 20.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Service:
+    """A running service and stubs to it."""
+
+    http_port: int
+    grpc_port: int
+    admin_port: int
+    jobs: JobStatusStub
+    virtual_keys: VirtualKeysStub
+
+    async def poll(self, job_id: str, *headers: str, method: str = "GET", kind: str = "audio/transcriptions") -> Answer:
+        """One raw request to the job's path."""
+        return await request(self.http_port, f"/v1/async/{kind}/{job_id}", *headers, method=method)
+
+
+@asynccontextmanager
+async def stubs(http_port: int, grpc_port: int, admin_port: int) -> AsyncIterator[Service]:
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{grpc_port}") as channel:
+        yield Service(
+            http_port=http_port,
+            grpc_port=grpc_port,
+            admin_port=admin_port,
+            jobs=JobStatusStub(channel),
+            virtual_keys=VirtualKeysStub(channel),
+        )
+
+
+@asynccontextmanager
+async def service_here(store: str = "memory://", **settings: Any) -> AsyncIterator[Service]:
+    """The service inside this process and loop, on free ports, with the tests' issuer unless others are given."""
+    issuer = IssuerSettings(issuer=ISSUER, audience=AUDIENCE, algorithm="HS256", secret=SECRET)
+    values = {"http": "127.0.0.1:0", "grpc": "127.0.0.1:0", "admin": "127.0.0.1:0", "store": store, "issuers": (issuer,)}
+    chosen = Settings(**(values | settings))
+    async with (
+        serving(chosen, chosen.accepted_issuers(), with_reflection=True) as listening,
+        stubs(listening.http.port, listening.grpc.port, listening.admin.port) as service,
+    ):
+        yield service
+
+
+class Process:
+    """`jobstatus serve` as a child process on free ports; its log is kept in `log_path`."""
+
+    def __init__(self, folder: Path, **environment: str) -> None:
+        """Variables are given without JOBSTATUS_; the store is a file in `folder` unless told otherwise."""
+        given = {
+            "HTTP": "127.0.0.1:0",
+            "GRPC": "127.0.0.1:0",
+            "ADMIN": "127.0.0.1:0",
+            "STORE": f"sqlite:///{folder / 'jobs.db'}",
+            "STATE_DIR": str(folder),
+            "JWT_ISSUER": ISSUER,
+            "JWT_AUDIENCE": AUDIENCE,
+            "JWT_ALGORITHM": "HS256",
+            "JWT_SECRET": SECRET,
+            **environment,
+        }
+        inherited = {name: value for name, value in os.environ.items() if not name.startswith("JOBSTATUS_")}
+        self.environment = inherited | {f"JOBSTATUS_{name}": value for name, value in given.items()}
+        self.folder = folder
+        self.log_path = folder / "serve.log"
+        self.child: asyncio.subprocess.Process | None = None
+
+    async def start(self) -> Self:
+        """Return when the service says on which ports it serves, and pin those for the next start."""
+        with self.log_path.open("ab") as log:
+            already = log.tell()
+            self.child = await asyncio.create_subprocess_exec(
+                COMMAND, "serve", env=self.environment, cwd=self.folder, stdout=log, stderr=log
+            )
+        async with asyncio.timeout(START_SECONDS):
+            while (facts := self._serving_line(already)) is None:
+                assert self.child.returncode is None, self.log_path.read_text()
+                await asyncio.sleep(0.02)  # a process that starts has nothing to wait on but its log
+        for name in ("http", "grpc", "admin"):
+            self.environment[f"JOBSTATUS_{name.upper()}"] = facts[name]
+        return self
+
+    def _serving_line(self, start: int) -> dict[str, Any] | None:
+        for line in self.log_path.read_bytes()[start:].splitlines():
+            if b'"event": "serving"' in line:
+                facts: dict[str, Any] = json.loads(line)
+                return facts
+        return None
+
+    def port(self, name: str) -> int:
+        """The port of HTTP, GRPC or ADMIN."""
+        return int(self.environment[f"JOBSTATUS_{name}"].rpartition(":")[2])
+
+    @asynccontextmanager
+    async def connected(self) -> AsyncIterator[Service]:
+        async with stubs(self.port("HTTP"), self.port("GRPC"), self.port("ADMIN")) as service:
+            yield service
+
+    def send(self, number: signal.Signals) -> None:
+        assert self.child is not None
+        self.child.send_signal(number)
+
+    async def ended(self, seconds: float = START_SECONDS) -> int:
+        """The exit code, awaited."""
+        assert self.child is not None
+        async with asyncio.timeout(seconds):
+            return await self.child.wait()
+
+    async def __aenter__(self) -> Self:
+        return await self.start()
+
+    async def __aexit__(self, *_: object) -> None:
+        if self.child is not None and self.child.returncode is None:
+            self.child.kill()
+            await self.child.wait()

@@ -1,0 +1,55 @@
+"""The stores that every contract test runs over, and what a test of a store is made of."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+from jobstatus.core.answer import render
+from jobstatus.core.job import Job, JobState, RequestType
+from jobstatus.core.store import Change, Store
+from jobstatus.stores import open_store
+
+STORES: Final[dict[str, Callable[[Path], Store]]] = {
+    "memory": lambda _: open_store("memory://"),
+    "sqlite": lambda folder: open_store(f"sqlite:///{folder / 'jobs.db'}"),
+}
+"""Opens a store that is empty when the folder is."""
+
+
+class IgnoringObserver:
+    """An observer for tests that measure nothing."""
+
+    def batch_written(self, commands: int) -> None: ...
+
+    def races_lost(self, commands: int) -> None: ...
+
+    def swept(self, what: str, jobs: int) -> None: ...
+
+    def store_answered(self, operation: str, seconds: float) -> None: ...
+
+
+def job(job_id: str = "job-1", **fields: object) -> Job:
+    """A pending job as of version 1, but for the fields given."""
+    values: dict[str, object] = {
+        "request_type": RequestType.TRANSCRIPTION,
+        "state": JobState.PENDING,
+        "version": 1,
+        "virtual_key_id": None,
+        "provider": None,
+        "model_requested": None,
+        "created_at_ms": 1000,
+        "due_at_ms": 50_000,
+        "result_ttl_ms": 3_600_000,
+        "max_attempts": 1,
+    }
+    return Job(job_id=job_id, **(values | fields))  # type: ignore[arg-type]  # one dict for fields of several types
+
+
+def change(following: Job, replaces: int = 0) -> Change:
+    """The step to this version."""
+    return Change(job_id=following.job_id, replaces=replaces, job=following, answer=render(following))
+
+
+def deletion(job_id: str, replaces: int) -> Change:
+    """The removal of this version."""
+    return Change(job_id=job_id, replaces=replaces, job=None, answer=None)

@@ -1,0 +1,248 @@
+"""The description of the REST contract says what the contract and the code say."""
+
+import importlib.util
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from jobstatus.core.answer import RESULT_TAIL, render
+from jobstatus.core.job import ErrorExtraFields, ErrorField, Job, JobError, JobState, RequestType
+from jobstatus.rest import answers
+from jobstatus.rest.paths import PATHS
+from jsonschema import Draft202012Validator
+from schemathesis.specs.openapi.definitions import OPENAPI_31_VALIDATOR
+
+ROOT = Path(__file__).resolve().parents[2]
+DOCUMENT = json.loads((ROOT / "service/jobstatus/rest/openapi.json").read_bytes())
+POLLED = {path: item for path, item in DOCUMENT["paths"].items() if path.startswith("/v1/")}
+
+CONTRACT_EXAMPLE = {
+    "id": "string",
+    "status": "pending",
+    "expires_at": "2019-08-24T14:15:22Z",
+    "created_at": "2019-08-24T14:15:22Z",
+    "completed_at": "2019-08-24T14:15:22Z",
+    "status_code": 0,
+    "result": None,
+    "error": {
+        "event_id": "string",
+        "type": "string",
+        "is_bifrost_error": True,
+        "status_code": 0,
+        "error": {"type": "string", "code": "string", "message": "string", "param": "string", "event_id": "string"},
+        "extra_fields": {"provider": "openai", "model_requested": "string", "request_type": "string"},
+    },
+}
+"""The body that the contract's page shows for 200 and 202; `error` is what it shows for 404."""
+
+PENDING = Job(
+    job_id="job-1",
+    request_type=RequestType.TRANSCRIPTION,
+    state=JobState.PENDING,
+    version=1,
+    virtual_key_id="vk-1",
+    provider="openai",
+    model_requested="whisper-1",
+    created_at_ms=1_700_000_000_000,
+    result_ttl_ms=3_600_000,
+    max_attempts=1,
+)
+PROCESSING = replace(PENDING, state=JobState.PROCESSING, started_at_ms=1_700_000_000_001, attempt=1, progress=0.5)
+ENDED = replace(PROCESSING, completed_at_ms=1_700_000_001_000, expires_at_ms=1_700_003_601_000, status_code=200)
+COMPLETED = replace(ENDED, state=JobState.COMPLETED, result=b'{"text":"hello"}')
+SHORT_ERROR = JobError(error=ErrorField(message=""))
+FULL_ERROR = JobError(
+    event_id="e-1",
+    type="invalid_request_error",
+    is_bifrost_error=True,
+    status_code=400,
+    error=ErrorField(type="t", code="c", message="m", param="file", event_id="e-2"),
+    extra_fields=ErrorExtraFields(provider="openai", model_requested="whisper-1", request_type="transcription"),
+)
+FAILED = replace(ENDED, state=JobState.FAILED, status_code=400, error=FULL_ERROR)
+
+
+def document_of(job: Job) -> Any:
+    """What a poll of this job answers."""
+    return json.loads(render(job) if job.result is None else render(job) + job.result + RESULT_TAIL)
+
+
+def validator(schema: object) -> Draft202012Validator:
+    """Judges by a schema of the document, whose $refs point into its components."""
+    assert isinstance(schema, dict)
+    return Draft202012Validator(
+        {**schema, "components": DOCUMENT["components"]}, format_checker=Draft202012Validator.FORMAT_CHECKER
+    )
+
+
+def validator_of(response: str) -> Draft202012Validator:
+    return validator(DOCUMENT["components"]["responses"][response]["content"]["application/json"]["schema"])
+
+
+def refs(node: object) -> Iterator[str]:
+    """Every $ref below this node."""
+    if isinstance(node, dict):
+        if "$ref" in node:
+            yield node["$ref"]
+        node = list(node.values())
+    if isinstance(node, list):
+        for child in node:
+            yield from refs(child)
+
+
+def test_is_valid_openapi() -> None:
+    """The document conforms to the OpenAPI 3.1 schema, and its schemas to JSON Schema 2020-12."""
+    OPENAPI_31_VALIDATOR.validate(DOCUMENT)
+    for schema in DOCUMENT["components"]["schemas"].values():
+        Draft202012Validator.check_schema(schema)
+
+
+def test_every_reference_leads_somewhere_and_every_component_is_used() -> None:
+    """Each $ref names a component, and each component but the security schemes is named by a $ref."""
+    kinds = {kind: part for kind, part in DOCUMENT["components"].items() if kind != "securitySchemes"}
+    assert set(refs(DOCUMENT)) == {f"#/components/{kind}/{name}" for kind, part in kinds.items() for name in part}
+
+
+def test_generated_file_is_current() -> None:
+    """What the service hands out is what docs/openapi.yaml says."""
+    spec = importlib.util.spec_from_file_location("openapi_generator", ROOT / "docs/openapi.py")
+    assert spec is not None
+    assert spec.loader is not None
+    generator = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(generator)
+    assert generator.generate() == generator.COMMITTED.read_bytes()
+
+
+def test_paths_are_those_of_the_request_types() -> None:
+    """The paths are those of the table of request types, and that of the document itself."""
+    assert {*POLLED, "/openapi.json"} == set(DOCUMENT["paths"])
+    assert list(POLLED) == [f"{path}{{job_id}}" for path in PATHS.values()]
+
+
+def test_all_paths_answer_alike() -> None:
+    """GET and HEAD of every request type have the same answers and security, and an operationId of their own."""
+    operations = [item[method] for item in DOCUMENT["paths"].values() for method in ("get", "head")]
+    assert len({operation["operationId"] for operation in operations}) == len(operations)
+    for item in POLLED.values():
+        assert set(item) == {"parameters", "get", "head"}
+        assert item["get"]["responses"] == item["head"]["responses"]
+        assert set(item["get"]["responses"]) == {"200", "202", "401", "404", "503"}
+        assert "security" not in item["get"]
+    assert POLLED["/v1/async/audio/transcriptions/{job_id}"]["get"]["operationId"] == "getAsyncTranscriptionJob"
+
+
+def test_declared_headers_are_those_sent() -> None:
+    """Each answer's declared headers are those that the edge sends, and their values fit."""
+    responses, headers = DOCUMENT["components"]["responses"], DOCUMENT["components"]["headers"]
+    undeclared = {"Content-Type", "Content-Length", "Server"}  # OpenAPI ignores the first; the others carry no promise
+    for name, response in {
+        "Ended": answers.answer(200, b"{}", "r-1"),
+        "Underway": answers.answer(202, b"{}", "r-1", 1),
+        "Unauthorized": answers.problem_answer(answers.INVALID_CREDENTIALS, "r-1"),
+        "NotFound": answers.problem_answer(answers.JOB_NOT_FOUND, "r-1"),
+        "Unavailable": answers.problem_answer(answers.STORE_UNAVAILABLE, "r-1"),
+    }.items():
+        sent = {key: value for key, value in response.headers.items() if key not in undeclared}
+        assert set(sent) == set(responses[name]["headers"])
+        for key, value in sent.items():
+            schema = headers[responses[name]["headers"][key]["$ref"].rpartition("/")[2]]["schema"]
+            validator(schema).validate(int(value) if schema["type"] == "integer" else value)
+
+
+def test_contract_example_has_no_unknown_key() -> None:
+    """Every key of the contract page's example is a property, and there are no others."""
+
+    def compare(example: dict[str, Any], schema: dict[str, Any]) -> None:
+        while "properties" not in schema:
+            schema = DOCUMENT["components"]["schemas"][schema["$ref"].rpartition("/")[2]]
+        assert list(example) == list(schema["properties"])
+        for key, value in example.items():
+            if isinstance(value, dict):
+                compare(value, schema["properties"][key])
+
+    compare(CONTRACT_EXAMPLE, {"$ref": "#/components/schemas/AsyncJobResponse"})
+
+
+@pytest.mark.parametrize("name", DOCUMENT["components"]["responses"])
+def test_examples_fit_their_schema(name: str) -> None:
+    """Every example in the document is what its schema asks for."""
+    for example in DOCUMENT["components"]["responses"][name]["content"]["application/json"]["examples"].values():
+        validator_of(name).validate(example["value"])
+
+
+@pytest.mark.parametrize(
+    ("response", "job"),
+    [
+        ("Underway", PENDING),
+        ("Underway", PROCESSING),
+        ("Ended", COMPLETED),
+        ("Ended", replace(COMPLETED, result=b"null")),
+        ("Ended", FAILED),
+        ("Ended", replace(FAILED, error=SHORT_ERROR)),
+    ],
+)
+def test_what_is_rendered_is_described(response: str, job: Job) -> None:
+    """What a poll of a job answers fits the answer's schema, and not the other's."""
+    validator_of(response).validate(document_of(job))
+    other = {"Underway": "Ended", "Ended": "Underway"}[response]
+    assert not validator_of(other).is_valid(document_of(job))
+
+
+@pytest.mark.parametrize(
+    ("response", "problem"),
+    [
+        ("Unauthorized", answers.MISSING_CREDENTIALS),
+        ("Unauthorized", answers.INVALID_CREDENTIALS),
+        ("NotFound", answers.JOB_NOT_FOUND),
+        ("Unavailable", answers.STORE_UNAVAILABLE),
+    ],
+)
+def test_errors_of_the_edge_are_described(response: str, problem: answers.Problem) -> None:
+    """An error that the edge makes itself fits the schema of its answer."""
+    validator_of(response).validate(json.loads(problem.body("r-1")))
+
+
+@pytest.mark.parametrize(
+    ("job", "change"),
+    [
+        (PENDING, {"id": None}),
+        (PENDING, {"id": "no/id"}),
+        (PENDING, {"status": "cancelled"}),
+        (PENDING, {"created_at": None}),
+        (PENDING, {"created_at": "2026-01-31T09:00:00Z"}),
+        (PENDING, {"created_at": "2026-01-31T09:00:00.125+00:00"}),
+        (PENDING, {"created_at": "2026-13-31T09:00:00.125Z"}),
+        (PENDING, {"result": {}}),
+        (PENDING, {"error": None}),
+        (PENDING, {"status_code": 200}),
+        (PROCESSING, {"expires_at": "2026-01-31T09:00:00.125Z"}),
+        (PROCESSING, {"progress": 0.5}),
+        (COMPLETED, {"status": "failed"}),
+        (COMPLETED, {"status": "processing"}),
+        (COMPLETED, {"status_code": 0}),
+        (COMPLETED, {"status_code": "200"}),
+        (COMPLETED, {"error": document_of(FAILED)["error"]}),
+        (FAILED, {"status": "completed"}),
+        (FAILED, {"result": None}),
+        (FAILED, {"error": None}),
+        (FAILED, {"error": {"error": {"message": "m"}}}),
+        (FAILED, {"error": {"is_bifrost_error": False, "error": {"code": "c"}, "extra_fields": {}}}),
+        (FAILED, {"error": {"is_bifrost_error": False, "error": {"message": "m"}, "extra_fields": {"cause": "x"}}}),
+        (FAILED, {"error": {"is_bifrost_error": False, "error": {"message": None}, "extra_fields": {}}}),
+    ],
+)
+def test_other_bodies_are_refused(job: Job, change: dict[str, Any]) -> None:
+    """A body with a wrong value, a null, an unknown key or a key of another state does not fit."""
+    assert not validator({"$ref": "#/components/schemas/AsyncJobResponse"}).is_valid({**document_of(job), **change})
+
+
+@pytest.mark.parametrize("job", [PENDING, COMPLETED, FAILED])
+def test_no_key_may_be_missing(job: Job) -> None:
+    """A job's body without any one of its keys does not fit."""
+    body = document_of(job)
+    for key in body:
+        rest = {name: value for name, value in body.items() if name != key}
+        assert not validator({"$ref": "#/components/schemas/AsyncJobResponse"}).is_valid(rest), key
