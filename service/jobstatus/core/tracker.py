@@ -77,12 +77,11 @@ class JobTracker:
             or (answer.expires_at_ms is not None and answer.expires_at_ms <= self._clock())
         ):
             raise JobNotFound
-        body = answer.body
-        if answer.result_size is not None:
-            result = answer.result
-            if result is None:
-                result = (await self.get(job_id)).result or b""
-            body = body + result + RESULT_TAIL
+        if answer.result_size is None:
+            body = answer.body
+        else:
+            result = (await self.get(job_id)).result if answer.result is None else answer.result
+            body = b"".join((answer.body, result or b"", RESULT_TAIL))
         return Poll(answer.expires_at_ms is not None, answer.created_at_ms, body)
 
     async def get(self, job_id: str, *, with_result: bool = True) -> Job:

@@ -105,13 +105,17 @@ def problem_answer(problem: Problem, request_id: str) -> web.Response:
     return web.Response(status=problem.status, body=problem.body(request_id), headers=headers)
 
 
+_EVERY_ANSWER: Final = CIMultiDict(
+    {
+        "Content-Type": "application/json",
+        "Cache-Control": "no-store",
+        "X-Content-Type-Options": "nosniff",
+        "Server": "jobstatus",  # else aiohttp tells its version
+    }
+)
+
+
 def _headers(request_id: str) -> CIMultiDict[str]:
-    return CIMultiDict(
-        {
-            "Content-Type": "application/json",
-            "Cache-Control": "no-store",
-            "X-Content-Type-Options": "nosniff",
-            "X-Request-Id": request_id,
-            "Server": "jobstatus",  # else aiohttp tells its version
-        }
-    )
+    headers = _EVERY_ANSWER.copy()
+    headers["X-Request-Id"] = request_id
+    return headers

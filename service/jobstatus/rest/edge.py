@@ -61,29 +61,56 @@ class Edge:
         """Everything that the public port serves."""
         app = web.Application()
         for request_type, path in PATHS.items():
-            app.router.add_route("*", path + "{job_id:.*}", self._route(request_type, self._poll(request_type)))
-        app.router.add_route("*", "/openapi.json", self._route("openapi", _openapi()))
-        app.router.add_route("*", "/{path:.*}", self._route("other", _nothing_here))
+            app.router.add_route("*", path + "{job_id:.*}", self._poll(request_type))
+        app.router.add_route("*", "/openapi.json", self._fixed("openapi", _openapi()))
+        app.router.register_resource(Elsewhere(self._fixed("other", _nothing_here)))
         return app
 
-    def _route(self, name: str, handle: "Callable[[web.Request, str], Awaitable[web.Response]]") -> Handler:
-        """What surrounds every handler: the request's id, errors as answers, the count."""
+    def _poll(self, request_type: RequestType) -> Handler:
+        """One coroutine for all of a poll: each one more would cost every poll a microsecond."""
+        route = request_type.value
+        authenticate, find, count = self._authenticator.authenticate, self._tracker.poll, self._metrics.request_answered
 
-        async def serve(request: web.Request) -> web.Response:
+        async def poll(request: web.Request) -> web.Response:
             started = time.perf_counter()
-            request_id = answers.request_id_of(request.headers.get("X-Request-Id"))
+            headers = request.headers
+            request_id = answers.request_id_of(headers.get("X-Request-Id"))
             try:
-                response = await handle(request, request_id)
-            except JobStatusError as error:
-                response = self._problem(answers.PROBLEMS[type(error)], request_id, error)
-            except Exception as error:  # noqa: BLE001  # the last line: a stranger is told nothing of it, the log all
-                response = self._problem(answers.INTERNAL, request_id, error)
-            self._metrics.request_answered(name, response.status, time.perf_counter() - started)
+                if request.method in answers.ALLOWED_METHODS:
+                    principal = await authenticate(headers.getall("Authorization", ()), headers.getall("x-bf-vk", ()))
+                    response = self._found(
+                        await find(request.match_info["job_id"], request_type, principal), request_id
+                    )
+                else:
+                    response = answers.problem_answer(answers.METHOD_NOT_ALLOWED, request_id)
+            except Exception as error:  # noqa: BLE001  # the last line: the log is told all, a stranger nothing
+                response = self._refusal(error, request_id)
+            count(route, response.status, time.perf_counter() - started)
             return response
 
-        return serve
+        return poll
 
-    def _problem(self, problem: answers.Problem, request_id: str, error: Exception) -> web.Response:
+    def _found(self, found: Poll, request_id: str) -> web.Response:
+        if found.is_terminal:
+            return answers.answer(200, found.body, request_id)
+        age_seconds = (self._clock() - found.created_at_ms) / 1000
+        retry_after = answers.retry_after_seconds(age_seconds, self._retry_after_seconds)
+        return answers.answer(202, found.body, request_id, retry_after)
+
+    def _refusal(self, error: Exception, request_id: str) -> web.Response:
+        """The answer that an error stands for; what an operator should know of it goes to the log."""
+        if isinstance(error, CredentialError):
+            self._metrics.credential_refused(error.reason)
+            _log.debug("a credential was refused", extra={"request_id": request_id, "reason": error.reason})
+            missing = isinstance(error, MissingCredential)
+            return answers.problem_answer(
+                answers.MISSING_CREDENTIALS if missing else answers.INVALID_CREDENTIALS, request_id
+            )
+        problem = (
+            answers.PROBLEMS.get(type(error), answers.INTERNAL)
+            if isinstance(error, JobStatusError)
+            else answers.INTERNAL
+        )
         if problem is answers.STORE_UNAVAILABLE:
             cause = type(error.__cause__).__name__
             _log.warning("a poll could not be answered", extra={"request_id": request_id, "cause": cause})
@@ -91,41 +118,39 @@ class Edge:
             _log.error("a poll met a fault of this program", extra={"request_id": request_id}, exc_info=error)
         return answers.problem_answer(problem, request_id)
 
-    def _poll(self, request_type: RequestType) -> Callable[[web.Request, str], Awaitable[web.Response]]:
-        async def poll(request: web.Request, request_id: str) -> web.Response:
-            if request.method not in answers.ALLOWED_METHODS:
-                return answers.problem_answer(answers.METHOD_NOT_ALLOWED, request_id)
-            headers = request.headers
-            try:
-                principal = await self._authenticator.authenticate(
-                    headers.getall("Authorization", ()), headers.getall("x-bf-vk", ())
-                )
-            except CredentialError as error:
-                return self._unauthorized(error, request_id)
-            found = await self._tracker.poll(request.match_info["job_id"], request_type, principal)
-            if found.is_terminal:
-                return answers.answer(200, found.body, request_id)
-            age_seconds = (self._clock() - found.created_at_ms) / 1000
-            retry_after = answers.retry_after_seconds(age_seconds, self._retry_after_seconds)
-            return answers.answer(202, found.body, request_id, retry_after)
+    def _fixed(self, route: str, respond: Callable[[web.Request, str], web.Response]) -> Handler:
+        """A handler whose answer depends on nothing but the request."""
 
-        return poll
+        async def serve(request: web.Request) -> web.Response:
+            started = time.perf_counter()
+            response = respond(request, answers.request_id_of(request.headers.get("X-Request-Id")))
+            self._metrics.request_answered(route, response.status, time.perf_counter() - started)
+            return response
 
-    def _unauthorized(self, error: CredentialError, request_id: str) -> web.Response:
-        self._metrics.credential_refused(error.reason)
-        _log.debug("a credential was refused", extra={"request_id": request_id, "reason": error.reason})
-        missing = isinstance(error, MissingCredential)
-        problem = answers.MISSING_CREDENTIALS if missing else answers.INVALID_CREDENTIALS
-        return answers.problem_answer(problem, request_id)
+        return serve
+
+
+class Elsewhere(web.PlainResource):
+    """Matches every request that nothing else does, also one whose target is no path (`OPTIONS *`).
+
+    Without it aiohttp would answer those by itself, in plain text and with its version.
+    """
+
+    def __init__(self, handler: Handler) -> None:
+        super().__init__("/")
+        self._route = self.add_route("*", handler)
+
+    async def resolve(self, request: web.Request) -> tuple[web.UrlMappingMatchInfo, set[str]]:  # noqa: ARG002  # it takes all
+        return web.UrlMappingMatchInfo({}, self._route), set()
 
 
 OPENAPI: Final = "openapi.json"
 
 
-def _openapi() -> Callable[[web.Request, str], Awaitable[web.Response]]:
+def _openapi() -> Callable[[web.Request, str], web.Response]:
     document = importlib.resources.files("jobstatus.rest").joinpath(OPENAPI).read_bytes()
 
-    async def openapi(request: web.Request, request_id: str) -> web.Response:
+    def openapi(request: web.Request, request_id: str) -> web.Response:
         if request.method not in answers.ALLOWED_METHODS:
             return answers.problem_answer(answers.METHOD_NOT_ALLOWED, request_id)
         return answers.answer(200, document, request_id)
@@ -133,5 +158,5 @@ def _openapi() -> Callable[[web.Request, str], Awaitable[web.Response]]:
     return openapi
 
 
-async def _nothing_here(_: web.Request, request_id: str) -> web.Response:
+def _nothing_here(_: web.Request, request_id: str) -> web.Response:
     return answers.problem_answer(answers.PATH_NOT_FOUND, request_id)

@@ -12,21 +12,13 @@ from typing import Any, Final
 from aiohttp import web
 from aiohttp.web_protocol import RequestHandler
 
-from jobstatus.rest.answers import INTERNAL, PATH_NOT_FOUND, Problem, problem_answer, request_id_of
+from jobstatus.rest.answers import INTERNAL, Problem, problem_answer, request_id_of
 
 BAD_REQUEST: Final = Problem(400, "invalid_request_error", "malformed_request", "The request is not valid HTTP")
 
 
 class EdgeProtocol(RequestHandler):
     """aiohttp's connection with answers of our shape where no handler is asked."""
-
-    async def finish_response(
-        self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
-    ) -> tuple[web.StreamResponse, bool]:
-        """Send the answer; where aiohttp's router found no handler (`OPTIONS *`), one of our shape."""
-        if isinstance(resp, web.HTTPException):
-            resp = problem_answer(PATH_NOT_FOUND, request_id_of(request.headers.get("X-Request-Id")))
-        return await super().finish_response(request, resp, start_time)
 
     def handle_error(
         self,

@@ -135,6 +135,7 @@ def _open_writer(path: Path, *, create: bool) -> apsw.Connection:
         if not create:
             connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
     except BaseException:
+        connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)  # what is refused keeps its log where it is
         connection.close()
         raise
     return connection
@@ -157,7 +158,7 @@ def _refuse_strangers(connection: apsw.Connection, path: Path) -> None:
 
 def _check_whole(connection: apsw.Connection, path: Path) -> None:
     if (found := _pragma(connection, "quick_check(1)")) != "ok":
-        raise StoreConfigError(f"{path} is {_DAMAGED} ({found})")
+        raise StoreConfigError(f"{path} is {_DAMAGED} ({' '.join(str(found).split())})")
 
 
 def _configure(connection: apsw.Connection) -> None:

@@ -62,7 +62,7 @@ class SQLiteJobStore:
     def __init__(self, path: str) -> None:
         self._path = Path(path).absolute()
         self._writer: apsw.Connection | None = None
-        self._reader: apsw.Connection | None = None
+        self._reader: apsw.Cursor | None = None
         self._scanner: apsw.Connection | None = None
         self._inode = 0
         self._write_thread = ThreadPoolExecutor(1, "sqlite-writer")
@@ -78,16 +78,16 @@ class SQLiteJobStore:
 
     async def __aexit__(self, *_: object) -> None:
         await self._in(self._scan_thread, lambda: _close(self._scanner))
-        _close(self._reader)
+        self._close_reader()
         await self._in(self._write_thread, lambda: _close(self._writer))
         self._stop_threads()
 
     async def read_answers(self, job_ids: Sequence[str]) -> list[Answer | None]:
-        return [Answer._make(found[0]) if found else None for found in self._read_each(_ANSWER, job_ids)]
+        return [Answer(*found[0]) if found else None for found in self._read_all(_ANSWER, zip(job_ids, strict=True))]
 
     async def read_jobs(self, job_ids: Sequence[str], *, with_results: bool) -> list[Job | None]:
         statement = _JOB if with_results else _JOB_WITHOUT_RESULT
-        return [job_of(found[0]) if found else None for found in self._read_each(statement, job_ids)]
+        return [job_of(found[0]) if found else None for found in self._read_all(statement, zip(job_ids, strict=True))]
 
     async def commit(self, changes: Sequence[Change]) -> set[str]:
         return await self._write(lambda connection: _commit(connection, changes))
@@ -167,21 +167,22 @@ class SQLiteJobStore:
         """A short read, at once."""
         return self._read_all(statement, (values,))[0]
 
-    def _read_each(self, statement: str, job_ids: Sequence[str]) -> list[list[Any]]:
-        return self._read_all(statement, [(job_id,) for job_id in job_ids])
-
     def _read_all(self, statement: str, each: Iterable[Sequence[Any]]) -> list[list[Any]]:
         """The rows that the statement finds for each set of values."""
         try:
             if self._reader is None:
-                self._reader = schema.open_reader(self._path)
-            execute = self._reader.execute
+                self._reader = schema.open_reader(self._path).cursor()
+            execute = self._reader.execute  # one cursor for all: each read is fetched to its end before the next
             return [execute(statement, values).fetchall() for values in each]
         except _FAULTS as error:
             if not isinstance(error, _HARMLESS):
-                _close(self._reader)
-                self._reader = None
+                self._close_reader()
             raise StoreUnavailable from error
+
+    def _close_reader(self) -> None:
+        if self._reader is not None:
+            _close(self._reader.connection)
+            self._reader = None
 
     async def _scan(self, read: Callable[[apsw.Connection], T]) -> T:
         """A read that may be long, on its own thread and connection."""
@@ -200,7 +201,12 @@ class SQLiteJobStore:
 
     async def _write(self, work: Callable[[apsw.Connection], T]) -> T:
         """Do the work in a transaction on the writer's thread; return when it is committed and synced."""
-        return await self._in(self._write_thread, lambda: self._transact(work))
+        inode = self._inode
+        try:
+            return await self._in(self._write_thread, lambda: self._transact(work))
+        finally:
+            if self._inode != inode:  # another file stands there now: do not go on reading the old one
+                self._close_reader()
 
     def _transact(self, work: Callable[[apsw.Connection], T]) -> T:
         try:
