@@ -76,13 +76,6 @@ async def serving(
             retry_after_seconds=settings.retry_after_seconds,
         )
         sweeper = Sweeper(tracker, store, clock=_now_ms, observer=metrics)
-        await _start_tasks(
-            stack,
-            sweeper.run(settings.sweep_interval_seconds),
-            _every(1.0, "refreshing credentials", authenticator.refresh),
-            _every(2.0, "reporting health", partial(_report_health, readiness, rpc)),
-            _every(15.0, "counting jobs", partial(_count_jobs, store, metrics)),
-        )
         admin = HttpServer(admin_application(readiness, metrics), max_connections=100, grace_seconds=GRACE_SECONDS)
         public = HttpServer(edge.application(), max_connections=settings.max_connections, grace_seconds=GRACE_SECONDS)
         for stop in (admin.stop, public.stop, partial(rpc.stop, 0)):
@@ -91,6 +84,13 @@ async def serving(
             http=settings.http._replace(port=await public.start(*settings.http)),
             grpc=settings.grpc._replace(port=await rpc.start(str(settings.grpc))),
             admin=settings.admin._replace(port=await admin.start(*settings.admin)),
+        )
+        await _start_tasks(
+            stack,
+            sweeper.run(settings.sweep_interval_seconds),
+            _every(1.0, "refreshing credentials", authenticator.refresh),
+            _every(2.0, "reporting health", partial(_report_health, readiness, rpc)),
+            _every(15.0, "counting jobs", partial(_count_jobs, store, metrics)),
         )
         try:
             yield listening

@@ -1,6 +1,7 @@
 """An HTTP port: from an aiohttp application to a listening socket and back, with limits."""
 
 import asyncio
+import os
 import socket
 from functools import partial
 from typing import Final
@@ -37,7 +38,8 @@ class HttpServer:
         try:
             self._server = await asyncio.get_running_loop().create_server(factory, host, port, backlog=_BACKLOG)
         except OSError as error:
-            raise OSError(f"cannot listen on {host}:{port} for HTTP: {error.strerror or error}") from error
+            why = os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror
+            raise OSError(f"cannot listen on {host}:{port} for HTTP: {why}") from error
         sockets = [part for part in self._server.sockets if part.family in (socket.AF_INET, socket.AF_INET6)]
         return int(sockets[0].getsockname()[1])
 

@@ -1,0 +1,86 @@
+"""How commands that speak gRPC reach the service: where it is, over which TLS, and how long to wait."""
+
+import asyncio
+import functools
+from collections.abc import Callable, Coroutine
+from datetime import timedelta
+from typing import Any, BinaryIO, Final
+
+import click
+import grpc
+
+from jobstatus.cli.params import SPAN
+from jobstatus.client import JobStatusClient
+
+_options: Final = (
+    click.option(
+        "--grpc",
+        "target",
+        metavar="HOST:PORT",
+        envvar="JOBSTATUS_GRPC",
+        show_envvar=True,
+        default="127.0.0.1:50051",
+        help="Where the service listens for gRPC.",
+    ),
+    click.option(
+        "--tls-ca",
+        type=click.File("rb"),
+        envvar="JOBSTATUS_CLIENT_TLS_CA",
+        show_envvar=True,
+        help="Use TLS; trust the authorities in this PEM file.",
+    ),
+    click.option(
+        "--tls-cert",
+        type=click.File("rb"),
+        envvar="JOBSTATUS_CLIENT_TLS_CERT",
+        show_envvar=True,
+        help="The certificate to show, in PEM.",
+    ),
+    click.option(
+        "--tls-key",
+        type=click.File("rb"),
+        envvar="JOBSTATUS_CLIENT_TLS_KEY",
+        show_envvar=True,
+        help="Its private key, in PEM.",
+    ),
+    click.option("--timeout", type=SPAN, default="10s", help="How long to wait for an answer."),
+)
+
+
+def with_client(command: Callable[..., Coroutine[Any, Any, int | None]]) -> Callable[..., int | None]:
+    """Make a click callback of an async function whose first argument is a client; adds the options to reach it.
+
+    The client does not try again by itself: a person wants to hear at once that nothing answers.
+    """
+
+    @functools.wraps(command)
+    def callback(
+        *,
+        target: str,
+        tls_ca: BinaryIO | None,
+        tls_cert: BinaryIO | None,
+        tls_key: BinaryIO | None,
+        timeout: timedelta,
+        **arguments: Any,
+    ) -> int | None:
+        credentials = _credentials(tls_ca, tls_cert, tls_key)
+
+        async def run() -> int | None:
+            async with JobStatusClient(target, credentials=credentials, timeout=timeout, retry=False) as client:
+                return await command(client, **arguments)
+
+        return asyncio.run(run())
+
+    for option in reversed(_options):
+        callback = option(callback)
+    return callback
+
+
+def _credentials(
+    ca: BinaryIO | None, certificate: BinaryIO | None, key: BinaryIO | None
+) -> grpc.ChannelCredentials | None:
+    if (certificate is None) != (key is None):
+        raise click.UsageError("--tls-cert and --tls-key go together")
+    if ca is None and certificate is None:
+        return None
+    return grpc.ssl_channel_credentials(*(None if file is None else file.read() for file in (ca, key, certificate)))

@@ -1,0 +1,267 @@
+"""`jobstatus jobs`: what a worker, or the gateway in front of it, would do, from a shell."""
+
+import sys
+from collections.abc import AsyncIterator, Sequence
+from datetime import datetime, timedelta
+from typing import BinaryIO, Final
+
+import click
+
+from jobstatus.cli.connect import with_client
+from jobstatus.cli.errors import EPILOG, CommandError, ExitCode
+from jobstatus.cli.output import emit, emit_job, emit_job_fields, emit_jobs, emit_json, emit_line, job_json, note
+from jobstatus.cli.params import REQUEST_TYPE, SPAN, TIME, GroupInOrder, json_option
+from jobstatus.client import ErrorField, Job, JobError, JobFilter, JobState, JobStatusClient, RequestType
+
+_attempt: Final = click.option(
+    "--attempt",
+    type=click.IntRange(min=0),
+    default=0,
+    help="The attempt that `start` answered; needed while the job has a lease.",
+)
+
+
+@click.group(name="jobs", cls=GroupInOrder, epilog=EPILOG)
+def command() -> None:
+    """Write and read jobs over gRPC, as a worker would.
+
+    \b
+    Example, the life of a job:
+      jobstatus jobs create transcription --job-id demo --virtual-key-id team-a
+      jobstatus jobs start demo --worker-id shell --lease 5m
+      jobstatus jobs heartbeat demo --attempt 1 --progress 0.4 --message decoding
+      echo '{"text": "hello"}' | jobstatus jobs complete demo --attempt 1
+      jobstatus jobs get demo --result
+    """
+
+
+@command.command(epilog=EPILOG)
+@click.argument("request_type", type=REQUEST_TYPE, metavar="REQUEST_TYPE")
+@click.option("--job-id", help="The id of the new job; made up if not given.")
+@click.option("--virtual-key-id", help="The virtual key whose holders may poll it; without one, admins only.")
+@click.option("--result-ttl", type=SPAN, default="1h", help="How long the outcome can be read after the end.")
+@click.option("--provider", help="The provider that runs it.")
+@click.option("--model-requested", help="The model that was asked for.")
+@click.option("--max-attempts", type=int, default=1, help="How often a leased job may be started.")
+@json_option
+@with_client
+async def create(
+    client: JobStatusClient,
+    *,
+    request_type: str,
+    job_id: str | None,
+    virtual_key_id: str | None,
+    result_ttl: timedelta,
+    provider: str | None,
+    model_requested: str | None,
+    max_attempts: int,
+    as_json: bool,
+) -> None:
+    """Record a new job as pending, and print its id.
+
+    REQUEST_TYPE is transcription, speech, chat_completion, text_completion, responses, embedding, image_generation,
+    image_edit, image_variation, rerank or ocr.
+
+    \b
+    Example:
+      id=$(jobstatus jobs create transcription --virtual-key-id team-a)
+    """
+    job = await client.create_job(
+        request_type=RequestType(request_type),
+        job_id=job_id,
+        virtual_key_id=virtual_key_id,
+        result_ttl=result_ttl,
+        provider=provider,
+        model_requested=model_requested,
+        max_attempts=max_attempts,
+    )
+    if as_json:
+        emit_job(job, as_json=True)
+    else:
+        emit_line(job.job_id)
+
+
+@command.command(epilog=EPILOG)
+@click.argument("job_id")
+@click.option("--worker-id", required=True, help="Who starts it; each process should have an id of its own.")
+@click.option("--lease", type=SPAN, help="How long the claim holds without a heartbeat; without one, for no time.")
+@json_option
+@with_client
+async def start(
+    client: JobStatusClient, *, job_id: str, worker_id: str, lease: timedelta | None, as_json: bool
+) -> None:
+    """Claim a job: pending to processing, one attempt more."""
+    emit_job(await client.start_job(job_id, worker_id=worker_id, lease=lease), as_json=as_json)
+
+
+@command.command(epilog=EPILOG)
+@click.argument("job_id")
+@_attempt
+@click.option("--progress", type=float, help="How far the work is, from 0 to 1.")
+@click.option("--message", help="What the worker is doing.")
+@json_option
+@with_client
+async def heartbeat(
+    client: JobStatusClient, *, job_id: str, attempt: int, progress: float | None, message: str | None, as_json: bool
+) -> None:
+    """Renew the lease and report progress."""
+    job = await client.heartbeat_job(job_id, attempt=attempt, progress=progress, message=message)
+    emit_job(job, as_json=as_json)
+
+
+@command.command(epilog=EPILOG)
+@click.argument("job_id")
+@_attempt
+@click.option("--result", type=click.File("rb"), default="-", help="The file with the JSON; - is standard input.")
+@click.option("--status-code", type=int, default=200, help="The HTTP status code of the outcome.")
+@json_option
+@with_client
+async def complete(
+    client: JobStatusClient, *, job_id: str, attempt: int, result: BinaryIO, status_code: int, as_json: bool
+) -> None:
+    """End a job with its result: JSON, stored and served byte for byte.
+
+    \b
+    Example:
+      jobstatus jobs complete demo --attempt 1 --result transcript.json
+    """
+    if result.isatty():
+        note("Reading the result from standard input; Ctrl-D ends it.")
+    job = await client.complete_job(job_id, result.read(), attempt=attempt, status_code=status_code)
+    emit_job(job, as_json=as_json)
+
+
+@command.command(epilog=EPILOG)
+@click.argument("job_id")
+@_attempt
+@click.option("--message", required=True, help="What went wrong, for a person.")
+@click.option("--type", "error_type", help="A class of errors, such as invalid_request_error.")
+@click.option("--code", help="A stable code, such as audio_too_short.")
+@click.option("--status-code", type=int, default=500, help="The HTTP status code of the outcome.")
+@json_option
+@with_client
+async def fail(
+    client: JobStatusClient,
+    *,
+    job_id: str,
+    attempt: int,
+    message: str,
+    error_type: str | None,
+    code: str | None,
+    status_code: int,
+    as_json: bool,
+) -> None:
+    """End a job with an error.
+
+    \b
+    Example:
+      jobstatus jobs fail demo --attempt 1 --message "The audio is too short." --code audio_too_short --status-code 422
+    """
+    error = JobError(error=ErrorField(message=message, type=error_type, code=code))
+    emit_job(await client.fail_job(job_id, error, attempt=attempt, status_code=status_code), as_json=as_json)
+
+
+@command.command(epilog=EPILOG)
+@click.argument("job_id")
+@click.option("--result", "only_result", is_flag=True, help="Print only the result, byte for byte.")
+@json_option
+@with_client
+async def get(client: JobStatusClient, *, job_id: str, only_result: bool, as_json: bool) -> None:
+    """Show a job."""
+    job = await client.get_job(job_id)
+    if only_result:
+        emit(_result_of(job))
+    elif as_json:
+        emit_job(job, as_json=True)
+    else:
+        emit_job_fields(job)
+
+
+def _result_of(job: Job) -> bytes:
+    if job.result is None:
+        raise CommandError(f"job {job.job_id} has no result: it is {job.state}", ExitCode.REFUSED)
+    return job.result + (b"\n" if sys.stdout.isatty() else b"")
+
+
+@command.command(name="list", epilog=EPILOG)
+@click.option(
+    "--state", "states", type=click.Choice([state.value for state in JobState]), multiple=True, help="Any of these."
+)
+@click.option("--request-type", type=REQUEST_TYPE, help="Only this type.")
+@click.option("--virtual-key-id", help="Only this virtual key's.")
+@click.option(
+    "--created-after", type=TIME, help="Created at or after this: 2026-01-31T12:00:00Z, or 1h for an hour ago."
+)
+@click.option("--created-before", type=TIME, help="Created before this.")
+@click.option("--limit", type=click.IntRange(min=1), default=50, help="At most so many.")
+@json_option
+@with_client
+async def list_(
+    client: JobStatusClient,
+    *,
+    states: Sequence[str],
+    request_type: str | None,
+    virtual_key_id: str | None,
+    created_after: datetime | None,
+    created_before: datetime | None,
+    limit: int,
+    as_json: bool,
+) -> None:
+    """List jobs, newest first, without their results.
+
+    \b
+    Example, what went wrong during the last day:
+      jobstatus jobs list --state failed --created-after 1d
+    """
+    filters = JobFilter(states=[JobState(state) for state in states])
+    if request_type is not None:
+        filters["request_type"] = RequestType(request_type)
+    if virtual_key_id is not None:
+        filters["virtual_key_id"] = virtual_key_id
+    if created_after is not None:
+        filters["created_after"] = created_after
+    if created_before is not None:
+        filters["created_before"] = created_before
+    jobs = _first(client.list_jobs(page_size=min(limit, 1000), **filters), limit)
+    if as_json:
+        async for job in jobs:
+            emit(job_json(job) + b"\n")
+    else:
+        emit_jobs([job async for job in jobs])
+
+
+async def _first(jobs: AsyncIterator[Job], limit: int) -> AsyncIterator[Job]:
+    async for job in jobs:
+        yield job
+        limit -= 1
+        if not limit:
+            return
+
+
+@command.command(epilog=EPILOG)
+@click.argument("job_id")
+@json_option
+@with_client
+async def watch(client: JobStatusClient, *, job_id: str, as_json: bool) -> int:
+    """Follow a job until it ends, a line for each change.
+
+    A change that another follows at once may be skipped, the last never. A service that restarts is waited for.
+    """
+    async for job in client.watch_job(job_id, omit_result=not as_json):
+        emit_job(job, as_json=as_json)
+        if job.state is JobState.FAILED:
+            return ExitCode.REFUSED
+    return ExitCode.FINE
+
+
+@command.command(epilog=EPILOG)
+@click.argument("job_id")
+@json_option
+@with_client
+async def delete(client: JobStatusClient, *, job_id: str, as_json: bool) -> None:
+    """Remove a job for every reader, whatever its state."""
+    await client.delete_job(job_id)
+    if as_json:
+        emit_json({"job_id": job_id})
+    else:
+        emit_line(f"{job_id} deleted")

@@ -1,0 +1,119 @@
+"""`jobstatus poll`: from the command line to one job's polling, and from its last answer to the exit code."""
+
+import asyncio
+import json
+from datetime import timedelta
+from typing import Final
+from urllib.parse import quote
+
+import aiohttp
+import click
+from yarl import URL
+
+from jobstatus.cli.errors import EPILOG, CommandError, ExitCode
+from jobstatus.cli.output import emit, one_line, visible
+from jobstatus.cli.params import REQUEST_TYPE, SPAN
+from jobstatus.cli.poll_display import open_display
+from jobstatus.cli.polling import Answer, Poller
+from jobstatus.core.job import RequestType
+from jobstatus.rest.paths import PATHS
+
+_REQUEST_LIMIT: Final = aiohttp.ClientTimeout(total=30)
+
+
+@click.command(name="poll", epilog=EPILOG)
+@click.argument("job_id")
+@click.option(
+    "--token",
+    envvar="JOBSTATUS_TOKEN",
+    show_envvar=True,
+    required=True,
+    help="A JWT or an sk-bf- key. In the variable nobody sees it in the list of processes.",
+)
+@click.option("--request-type", type=REQUEST_TYPE, default="transcription", help="What kind of job it is.")
+@click.option(
+    "--url",
+    envvar="JOBSTATUS_URL",
+    show_envvar=True,
+    default="http://127.0.0.1:8080",
+    help="Where the service listens for REST.",
+)
+@click.option("--timeout", type=SPAN, help="How long to poll; until the job ends if not given.")
+@click.option("--json", "as_json", is_flag=True, help="Print the whole answer instead of the result.")
+def command(*, job_id: str, token: str, request_type: str, url: str, timeout: timedelta | None, as_json: bool) -> int:
+    """Poll a job over REST until it ends, and print its result.
+
+    How it goes is told on standard error, live on a terminal. A job that failed ends the command with 1.
+
+    \b
+    Example:
+      JOBSTATUS_TOKEN=$(jobstatus token virtual-key team-a) jobstatus poll demo > result.json
+    """
+    if not (token.isascii() and token.isprintable() and " " not in token):
+        raise CommandError("the token has characters that no credential has", ExitCode.CREDENTIAL)
+    address = _address(url, RequestType(request_type), job_id)
+    answer = asyncio.run(_poll(address, token, job_id, None if timeout is None else timeout.total_seconds()))
+    if as_json:
+        emit(one_line(answer.body) + b"\n")
+    if answer.document.get("status") != "completed":
+        raise CommandError(_failure(job_id, answer), ExitCode.REFUSED)
+    if not as_json:
+        emit(member(answer.body.decode(), "result").encode() + b"\n")
+    return ExitCode.FINE
+
+
+def _address(url: str, request_type: RequestType, job_id: str) -> URL:
+    try:
+        base = URL(url)
+    except ValueError:
+        base = URL()
+    if base.scheme not in ("http", "https") or not base.host:
+        raise click.BadParameter(f"{url!r} is not an http:// or https:// address", param_hint="--url")
+    return URL(url.rstrip("/") + PATHS[request_type] + quote(job_id, safe=""), encoded=True)
+
+
+async def _poll(address: URL, token: str, job_id: str, limit_seconds: float | None) -> Answer:
+    headers = {"Authorization": f"Bearer {token}", "Accept": "application/json"}
+    with open_display(job_id) as display:
+        try:
+            async with (
+                asyncio.timeout(limit_seconds),
+                aiohttp.ClientSession(headers=headers, timeout=_REQUEST_LIMIT) as session,
+            ):
+                return await Poller(session, address, display).poll_until_end()
+        except TimeoutError:
+            state = f"it is {display.status}" if display.status else "nothing is known of it"
+            raise CommandError(f"time ran out before job {job_id} ended: {state}", ExitCode.UNAVAILABLE) from None
+
+
+def _failure(job_id: str, answer: Answer) -> str:
+    error = answer.document.get("error")
+    inner = error.get("error") if isinstance(error, dict) else None
+    fields = inner if isinstance(inner, dict) else {}
+    kind = "/".join(str(fields[name]) for name in ("type", "code") if name in fields)
+    text = visible(f"job {job_id} failed: {fields.get('message', '')}").rstrip(".")
+    return f"{text} ({visible(kind)})" if kind else text
+
+
+def member(text: str, name: str) -> str:
+    """The text of one member of a JSON object, exactly as it stands there; "null" when there is none.
+
+    Reading and writing it anew would change numbers that a float cannot hold.
+    """
+    decoder = json.JSONDecoder()
+    at = _skip(text, text.index("{") + 1)
+    while text[at] != "}":
+        key, at = decoder.raw_decode(text, at)
+        start = _skip(text, at)
+        _, at = decoder.raw_decode(text, start)
+        if key == name:
+            return text[start:at]
+        at = _skip(text, at)
+    return "null"
+
+
+def _skip(text: str, at: int) -> int:
+    """Past white space and what stands between the parts of an object."""
+    while text[at] in " \t\r\n,:":
+        at += 1
+    return at

@@ -1,0 +1,119 @@
+"""One gRPC channel, and how a call upon it is made: with a deadline, and again when that may help.
+
+Every write of the contract is idempotent, so every call may be repeated. It must not know what the messages mean.
+"""
+
+import asyncio
+import random
+from collections.abc import AsyncGenerator, Iterator
+from types import TracebackType
+from typing import Final, Self, TypeVar
+
+import grpc
+
+from jobstatus.client import errors
+from jobstatus.v1.job_status_pb2_grpc import JobStatusStub
+from jobstatus.v1.virtual_keys_pb2_grpc import VirtualKeysStub
+
+Request = TypeVar("Request")
+Response = TypeVar("Response")
+
+FIRST_PAUSE_SECONDS: Final = 0.1
+LONGEST_PAUSE_SECONDS: Final = 2.0
+FIRST_TRY_PART: Final = 3
+"""The first try gets this part of the time, in case it meets a server that hangs; each further one twice as much, in
+case the message is large and the line slow."""
+
+OPTIONS: Final = (
+    ("grpc.keepalive_time_ms", 30_000),  # the service takes offence at less than 20 s
+    ("grpc.keepalive_timeout_ms", 10_000),
+    ("grpc.http2.max_pings_without_data", 0),  # a watch may be silent for hours
+    ("grpc.initial_reconnect_backoff_ms", 100),  # gRPC's own start at 1 s and grow to 2 minutes:
+    ("grpc.max_reconnect_backoff_ms", 2_000),  # a worker would miss its lease after a restart of the service
+    ("grpc.min_reconnect_backoff_ms", 5_000),  # in truth the time limit of one attempt to connect
+    ("grpc.max_send_message_length", -1),  # the service says how large a result may be
+    ("grpc.max_receive_message_length", -1),
+)
+
+LOOPBACK: Final = ("127.", "localhost:", "[::1]:", "unix:")
+"""Targets that gRPC would send through the environment's http_proxy, where nobody wants them."""
+
+
+def pauses() -> Iterator[float]:
+    """Seconds to wait before each further try: doubling, bounded, with jitter so that clients do not march in step."""
+    pause = FIRST_PAUSE_SECONDS
+    while True:
+        yield pause * random.uniform(0.5, 1)  # noqa: S311 (no secret)
+        pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
+
+
+class Connection:
+    """A channel to one service, open while its context is entered."""
+
+    def __init__(
+        self, target: str, *, credentials: grpc.ChannelCredentials | None, timeout_seconds: float, retry: bool
+    ) -> None:
+        self._target = target
+        self._credentials = credentials
+        self._channel: grpc.aio.Channel | None = None
+        self.timeout_seconds = timeout_seconds
+        self.retry = retry
+
+    async def __aenter__(self) -> Self:
+        # Not before: a channel belongs to the loop that runs when it is made.
+        is_here = self._target.startswith(LOOPBACK)
+        options = (*OPTIONS, ("grpc.enable_http_proxy", 0)) if is_here else OPTIONS
+        if self._credentials is None:
+            self._channel = grpc.aio.insecure_channel(self._target, options=options)
+        else:
+            self._channel = grpc.aio.secure_channel(self._target, self._credentials, options=options)
+        self.jobs = JobStatusStub(self._channel)
+        self.virtual_keys = VirtualKeysStub(self._channel)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if self._channel is not None:
+            await self._channel.close()
+
+    async def call(
+        self,
+        method: grpc.aio.UnaryUnaryMultiCallable[Request, Response],
+        request: Request,
+        *,
+        limit_seconds: float | None = None,
+    ) -> Response:
+        """The answer, asked for again while that may help and the limit (the client's timeout) has not passed.
+
+        Raises the leaf that the last failure stands for, gRPC's own error as its cause.
+        """
+        now = asyncio.get_running_loop().time
+        limit_seconds = self.timeout_seconds if limit_seconds is None else limit_seconds
+        ends_at = now() + limit_seconds
+        try_seconds = min(limit_seconds / FIRST_TRY_PART, self.timeout_seconds) if self.retry else limit_seconds
+        for pause in pauses():
+            try:
+                return await method(request, timeout=try_seconds)
+            except grpc.aio.AioRpcError as error:
+                failure = errors.from_call(error, self._target)
+                is_final = not self.retry or not isinstance(failure, errors.TRANSIENT) or now() + pause >= ends_at
+                if is_final:
+                    raise failure from error
+            await asyncio.sleep(pause)
+            try_seconds = min(2 * try_seconds, ends_at - now())
+        raise AssertionError("pauses never end")
+
+    async def stream(
+        self, method: grpc.aio.UnaryStreamMultiCallable[Request, Response], request: Request
+    ) -> AsyncGenerator[Response, None]:
+        """The answers of one stream, without a deadline; raises as `call` does, a stream that just ends included."""
+        answers = method(request)
+        try:
+            async for answer in answers:
+                yield answer
+        except grpc.aio.AioRpcError as error:
+            raise errors.from_call(error, self._target) from error
+        finally:
+            answers.cancel()
+        raise errors.ServiceUnreachable("The service ended the stream.")

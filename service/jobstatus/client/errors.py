@@ -1,0 +1,92 @@
+"""What a gRPC status means to a caller: the same leaves that the service raised, plus two that only a client can see.
+
+The service's ErrorInfo decides where there is one. A status without it was made on the way (a proxy, a closed socket, a
+limit of gRPC's own) and is translated by one table.
+"""
+
+import re
+from collections.abc import Mapping
+from typing import Any, Final, cast
+
+import grpc
+from google.rpc.error_details_pb2 import ErrorInfo
+from grpc_status import rpc_status
+
+from jobstatus.core import errors as core
+from jobstatus.core.errors import JobStatusError
+from jobstatus.rpc.errors import CODES, DOMAIN
+from jobstatus.v1.job_status_pb2 import OperationError
+
+
+class ServiceUnreachable(JobStatusError):
+    """The service does not answer."""
+
+    reason = "SERVICE_UNREACHABLE"
+
+
+class ServiceFailed(JobStatusError):
+    """The service failed, and says no more than that."""
+
+    reason = "INTERNAL"
+
+
+TRANSIENT: Final = (ServiceUnreachable, core.StoreUnavailable, core.ShuttingDown, core.Overloaded)
+"""What may go well when the same message is sent again a little later."""
+
+LOST: Final = (core.LeaseLost, core.JobTerminal, core.JobNotFound)
+"""What says to a worker that the job is no longer its own."""
+
+_LEAVES: Final = {leaf.reason: leaf for leaf in CODES}
+
+_WITHOUT_INFO: Final[dict[grpc.StatusCode, type[JobStatusError]]] = {
+    grpc.StatusCode.UNAVAILABLE: ServiceUnreachable,
+    grpc.StatusCode.DEADLINE_EXCEEDED: ServiceUnreachable,
+    grpc.StatusCode.UNAUTHENTICATED: core.ClientNotIdentified,
+    grpc.StatusCode.PERMISSION_DENIED: core.ClientNotAllowed,
+    grpc.StatusCode.RESOURCE_EXHAUSTED: core.Overloaded,
+}
+
+
+def from_call(error: grpc.aio.AioRpcError, target: str) -> JobStatusError:
+    """The leaf that a failed call to this target stands for."""
+    info = _error_info(error)
+    details = error.details() or ""
+    if info is not None:
+        return _rebuilt(info.reason, details, info.metadata)
+    if error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED and "larger than max" in details:
+        return core.ResultTooLarge("The message is larger than the service accepts.")
+    leaf = _WITHOUT_INFO.get(error.code(), ServiceFailed)
+    return leaf(f"{str(leaf.__doc__).rstrip('.')} ({target}: {_last_error(details)}).")
+
+
+def from_operation(error: OperationError) -> JobStatusError:
+    """The leaf that a refused operation of a batch stands for."""
+    return _rebuilt(error.reason, error.message, error.metadata)
+
+
+def _error_info(error: grpc.aio.AioRpcError) -> ErrorInfo | None:
+    try:
+        status = rpc_status.from_call(cast("Any", error))  # asks only for what both kinds of call have
+    except ValueError:  # a status that contradicts itself: not ours
+        return None
+    info = ErrorInfo()
+    for detail in status.details if status is not None else ():
+        if detail.Unpack(info) and info.domain == DOMAIN:
+            return info
+    return None
+
+
+def _rebuilt(reason: str, message: str, metadata: Mapping[str, str]) -> JobStatusError:
+    """A leaf as it was on the other side; its own constructor would build the message anew."""
+    leaf = _LEAVES.get(reason)
+    if leaf is None:
+        return ServiceFailed(message)
+    error = leaf.__new__(leaf)
+    JobStatusError.__init__(error, message)
+    error.metadata = dict(metadata)
+    return error
+
+
+def _last_error(details: str) -> str:
+    """gRPC's own text without the layers that it wraps around a failed connection."""
+    return re.sub(r"^[A-Z_]+: ", "", details.rpartition("last error: ")[2]).rstrip(".")

@@ -1,0 +1,110 @@
+"""The heartbeats of one attempt: often enough to keep the lease, soon after there is news, never in a flood."""
+
+import asyncio
+import logging
+import random
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from typing import Final, Protocol
+
+from jobstatus.client.errors import LOST
+from jobstatus.core.commands import HeartbeatJob
+from jobstatus.core.errors import InvalidField, JobStatusError
+
+BEATS_PER_LEASE: Final = 3
+SHORTEST_GAP_SECONDS: Final = 0.25
+LONGEST_GAP_AFTER_FAILURE_SECONDS: Final = 1.0
+SHORTEST_LIMIT_SECONDS: Final = 1.0
+
+_logger = logging.getLogger(__name__)
+
+
+class Send(Protocol):
+    """Sends one heartbeat, trying for at most so many seconds."""
+
+    def __call__(self, command: HeartbeatJob, *, limit_seconds: float) -> Awaitable[object]: ...
+
+
+class Heartbeat:
+    """Beats until it is cancelled or the lease is lost, which it tells `on_lost`, once.
+
+    The lease counts as lost when the service says so, or when it has confirmed no heartbeat for a whole lease.
+    Must be made, and `run`, on the loop; only `report` may come from another thread.
+    """
+
+    def __init__(
+        self,
+        send: Send,
+        *,
+        job_id: str,
+        attempt: int,
+        lease_seconds: float,
+        on_lost: Callable[[Exception], None],
+    ) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._send = send
+        self._lease_seconds = lease_seconds
+        self._on_lost = on_lost
+        self._news = asyncio.Event()
+        self._latest = HeartbeatJob(job_id=job_id, attempt=attempt)
+        self._sent_at = self._loop.time()
+        self._lease_ends_at = self._sent_at + lease_seconds
+
+    def report(self, progress: float | None, message: str | None) -> None:
+        """Have the next heartbeat carry this; what is None stays as it was. Raises InvalidField."""
+        latest = self._latest
+        if message is not None and not _is_unicode(message):
+            raise InvalidField("message", "must not have lone surrogates")
+        self._latest = HeartbeatJob(
+            job_id=latest.job_id,
+            attempt=latest.attempt,
+            progress=latest.progress if progress is None else progress,
+            message=latest.message if message is None else message,
+        )
+        with suppress(RuntimeError):  # a thread may outlive the loop
+            self._loop.call_soon_threadsafe(self._news.set)
+
+    async def run(self) -> None:
+        gap_seconds = self._usual_gap_seconds()
+        try:
+            while True:
+                await self._pause(gap_seconds)
+                gap_seconds = await self._beat()
+        except Exception as error:  # noqa: BLE001 (without heartbeats the lease is lost, whatever ended them)
+            self._on_lost(error)
+
+    def _usual_gap_seconds(self) -> float:
+        return self._lease_seconds / BEATS_PER_LEASE * random.uniform(0.8, 1)  # noqa: S311 (no secret)
+
+    async def _pause(self, gap_seconds: float) -> None:
+        """Wait until the gap has passed or there is news, but at least the shortest gap."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout_at(self._sent_at + gap_seconds):
+                await self._news.wait()
+        await asyncio.sleep(self._sent_at + SHORTEST_GAP_SECONDS - self._loop.time())
+        self._news.clear()
+
+    async def _beat(self) -> float:
+        """Send what is latest; how long to wait for the next one."""
+        self._sent_at = self._loop.time()
+        limit_seconds = max(self._lease_ends_at - self._sent_at, SHORTEST_LIMIT_SECONDS)
+        try:
+            await self._send(self._latest, limit_seconds=limit_seconds)
+        except LOST:
+            raise
+        except JobStatusError as error:
+            if self._loop.time() >= self._lease_ends_at:
+                raise
+            _logger.warning("job %s: no heartbeat: %s", self._latest.job_id, error)
+            return min(self._usual_gap_seconds(), LONGEST_GAP_AFTER_FAILURE_SECONDS)
+        self._lease_ends_at = self._loop.time() + self._lease_seconds
+        return self._usual_gap_seconds()
+
+
+def _is_unicode(text: str) -> bool:
+    """Whether it can be sent: text of a file's name, say, may hold what is no character."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
