@@ -4,6 +4,7 @@ import asyncio
 import logging
 import os
 import resource
+import shutil
 import signal
 import sys
 from typing import Final
@@ -31,10 +32,10 @@ _log = logging.getLogger(__name__)
 _DEVELOPMENT = """
 JobStatus is up, for development: anybody on this machine may write, tokens come from a local issuer.
 
-  jobstatus jobs create transcription --virtual-key-id vk-1 --job-id job-1 --grpc {grpc}
-  TOKEN=$(jobstatus token virtual-key vk-1)
+  {jobstatus} jobs create transcription --virtual-key-id vk-1 --job-id job-1 --grpc {grpc}
+  TOKEN=$({jobstatus} token virtual-key vk-1)
   curl -i -H "Authorization: Bearer $TOKEN" http://{http}/v1/async/audio/transcriptions/job-1
-  echo '{{"text": "hello"}}' | jobstatus jobs complete job-1 --grpc {grpc}
+  echo '{{"text": "hello"}}' | {jobstatus} jobs complete job-1 --grpc {grpc}
 
 Health and metrics: http://{admin}/readyz  http://{admin}/metrics. Ctrl-C stops.
 """
@@ -68,7 +69,8 @@ async def _serve_until_signal(settings: Settings, issuers: tuple[IssuerSettings,
     async with serving(settings, issuers, with_reflection=dev or settings.grpc_reflection) as listening:
         _log.info("serving", extra=_facts(settings, issuers, listening))
         if dev:
-            print(_DEVELOPMENT.format(**_addresses(listening)), file=sys.stderr)  # noqa: T201  # for a person to paste
+            command = "jobstatus" if shutil.which("jobstatus") else sys.argv[0]
+            print(_DEVELOPMENT.format(jobstatus=command, **_addresses(listening)), file=sys.stderr)  # noqa: T201  # to paste
         await stop.wait()
         _log.info("stopping")
     _log.info("stopped")

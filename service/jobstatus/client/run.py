@@ -148,6 +148,7 @@ class JobRun:
             else:
                 await self._leave_settled()
         finally:
+            self._beating.cancel()
             await asyncio.wait((self._beating,))
 
     def _leave_lost(self, error: BaseException | None, cause: Exception) -> None:
