@@ -26,16 +26,15 @@ import jwt
 import psutil
 import uvloop
 from aiohttp import web
-from rich.console import Console
-from rich.progress import track
-from rich.table import Table
-
 from jobstatus.core.answer import RESULT_TAIL, render
 from jobstatus.core.commands import CompleteJob, CreateJob
 from jobstatus.core.job import Job, RequestType
 from jobstatus.core.rules import Policy, decide
 from jobstatus.core.store import Change
 from jobstatus.stores import open_store
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
 
 PATH = "/v1/async/audio/transcriptions/"
 RESULT = b'{"text":"' + b"x" * 1003 + b'"}'
@@ -77,7 +76,7 @@ async def seed(url: str, jobs: int, keys: int) -> None:
             await store.commit([Change(job_id=job.job_id, replaces=0, job=job, answer=render(job)) for job in made])
 
 
-def bare_server(jobs: int, keys: int) -> None:
+def bare_server(keys: int) -> None:
     """Serve two fixed answers on the same route, and print the port."""
     now_ms = time.time_ns() // 1_000_000
     pending, completed = (make_job(number, keys, now_ms)[1] for number in (0, 1))
@@ -160,11 +159,9 @@ def make_requests(count: int, jobs: int, keys: int) -> list[bytes]:
         jwt.encode({"iss": "bench", "aud": "bench", "exp": until, "virtual_key_id": f"vk-{key}"}, SECRET)
         for key in range(keys)
     ]
+    lines = "GET {path}job-{number} HTTP/1.1\r\nHost: bench\r\nAuthorization: Bearer {token}\r\n\r\n"
     numbers = random.Random(1).choices(range(jobs), k=count)
-    return [
-        f"GET {PATH}job-{number} HTTP/1.1\r\nHost: bench\r\nAuthorization: Bearer {tokens[number % keys]}\r\n\r\n".encode()
-        for number in numbers
-    ]
+    return [lines.format(path=PATH, number=number, token=tokens[number % keys]).encode() for number in numbers]
 
 
 @asynccontextmanager
@@ -188,9 +185,9 @@ async def jobstatus_server(folder: Path, store: str) -> AsyncIterator[Target]:
 
 
 @asynccontextmanager
-async def bare_process(jobs: int, keys: int) -> AsyncIterator[Target]:
+async def bare_process(keys: int) -> AsyncIterator[Target]:
     """The reference in a process of its own."""
-    command = (sys.executable, __file__, "--bare", "--jobs", str(jobs), "--keys", str(keys))
+    command = (sys.executable, __file__, "--bare", "--keys", str(keys))
     child = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE)
     try:
         assert child.stdout is not None
@@ -208,7 +205,7 @@ async def measure(options: argparse.Namespace) -> dict[str, list[float]]:
     with tempfile.TemporaryDirectory() as name:
         store = f"sqlite:///{name}/jobs.db"
         await seed(store, options.jobs, options.keys)
-        async with jobstatus_server(Path(name), store) as ours, bare_process(options.jobs, options.keys) as bare:
+        async with jobstatus_server(Path(name), store) as ours, bare_process(options.keys) as bare:
             for number in track(range(options.rounds + 1), "polling", transient=True):
                 for target in (ours, bare):
                     figure = await load(target, requests, options.connections)
@@ -225,7 +222,9 @@ def report(figures: dict[str, list[float]]) -> None:
     console.print(table)
     ours, bare = figures.values()
     ratios = [one / other for one, other in zip(ours, bare, strict=True)]
-    console.print(f"ratio, round by round: median {statistics.median(ratios):.2f}, {min(ratios):.2f} to {max(ratios):.2f}")
+    console.print(
+        f"ratio, round by round: median {statistics.median(ratios):.2f}, {min(ratios):.2f} to {max(ratios):.2f}"
+    )
 
 
 def main() -> None:
@@ -238,7 +237,7 @@ def main() -> None:
     parser.add_argument("--bare", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.bare:
-        bare_server(options.jobs, options.keys)
+        bare_server(options.keys)
     else:
         report(asyncio.Runner(loop_factory=uvloop.new_event_loop).run(measure(options)))
 

@@ -51,24 +51,26 @@ class Metrics:
 
     def __init__(self) -> None:
         self._registry = CollectorRegistry()
-        given = {"registry": self._registry}
+        registry = self._registry
         self._requests = Requests()
         self._registry.register(self._requests)
         self._refusals = Counter(
-            "jobstatus_credentials_refused", "Credentials refused, by reason.", ("reason",), **given
+            "jobstatus_credentials_refused", "Credentials refused, by reason.", ("reason",), registry=registry
         )
-        self._rpcs = Counter("jobstatus_rpcs", "RPCs answered.", ("method", "code"), **given)
+        self._rpcs = Counter("jobstatus_rpcs", "RPCs answered.", ("method", "code"), registry=registry)
         self._rpc_seconds = Histogram(
-            "jobstatus_rpc_seconds", "Time to answer an RPC.", ("method",), buckets=_SECONDS, **given
+            "jobstatus_rpc_seconds", "Time to answer an RPC.", ("method",), buckets=_SECONDS, registry=registry
         )
-        self._jobs = Gauge("jobstatus_jobs", "Jobs in the store, by state.", ("state",), **given)
-        self._batch = Histogram("jobstatus_batch_commands", "Writes in one commit.", buckets=_BATCH, **given)
-        self._races = Counter("jobstatus_races_lost", "Writes decided anew since their job had changed.", **given)
+        self._jobs = Gauge("jobstatus_jobs", "Jobs in the store, by state.", ("state",), registry=registry)
+        self._batch = Histogram("jobstatus_batch_commands", "Writes in one commit.", buckets=_BATCH, registry=registry)
+        self._races = Counter(
+            "jobstatus_races_lost", "Writes decided anew since their job had changed.", registry=registry
+        )
         self._swept = Counter(
-            "jobstatus_sweeps", "Jobs settled or purged by sweeps, and sweeps failed.", ("what",), **given
+            "jobstatus_sweeps", "Jobs settled or purged by sweeps, and sweeps failed.", ("what",), registry=registry
         )
         self._store_seconds = Histogram(
-            "jobstatus_store_seconds", "Time the store took.", ("operation",), buckets=_SECONDS, **given
+            "jobstatus_store_seconds", "Time the store took.", ("operation",), buckets=_SECONDS, registry=registry
         )
 
     def request_answered(self, route: str, code: int, seconds: float) -> None:

@@ -147,9 +147,14 @@ class Settings(BaseSettings):
 
     @classmethod
     def settings_customise_sources(  # pydantic-settings' hook: which sources, the strongest first
-        cls, settings_cls: type[BaseSettings], **sources: PydanticBaseSettingsSource
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        given = (sources["init_settings"], sources["env_settings"])
+        given = (init_settings, env_settings)
         path = os.environ.get(f"{PREFIX}CONFIG")
         return (*given, TomlConfigSettingsSource(settings_cls, Path(path))) if path else given
 

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 from harness.stores import STORES
-
 from jobstatus.core.store import Store
 
 

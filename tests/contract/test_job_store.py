@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 from harness.stores import change, deletion, job
-
 from jobstatus.core.job import ErrorExtraFields, ErrorField, JobError, JobState, RequestType
 from jobstatus.core.store import SMALL_RESULT_BYTES, Listing, Store
 
@@ -103,7 +102,9 @@ async def test_an_answer_of_a_job_without_result_says_so(store: Store) -> None:
         (job(version=2), deletion("job-1", replaces=1)),
     ],
 )
-async def test_a_change_of_another_version_is_lost_and_changes_nothing(store: Store, stored: Any, attempted: Any) -> None:
+async def test_a_change_of_another_version_is_lost_and_changes_nothing(
+    store: Store, stored: Any, attempted: Any
+) -> None:
     """A change that replaces a version other than the stored one is named as lost; the job stays as it was."""
     if stored is not None:
         await store.commit([change(stored)])

@@ -3,7 +3,6 @@
 from dataclasses import replace
 
 import pytest
-
 from jobstatus.core.errors import InvalidField
 from jobstatus.core.store import Store
 from jobstatus.core.virtual_keys import VirtualKey, hash_key

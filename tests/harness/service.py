@@ -1,4 +1,4 @@
-"""The real service: in this process (fast, for integration tests), or as the installed command (for acceptance tests)."""
+"""The real service: in this process (fast, for integration tests), or as the installed command."""
 
 import asyncio
 import json
@@ -12,13 +12,14 @@ from pathlib import Path
 from typing import Any, Self
 
 import grpc
-from harness.http import Answer, request
-from harness.tokens import AUDIENCE, ISSUER, SECRET
-
 from jobstatus.app import serving
 from jobstatus.settings import IssuerSettings, Settings
 from jobstatus.v1.job_status_pb2_grpc import JobStatusStub
 from jobstatus.v1.virtual_keys_pb2_grpc import VirtualKeysStub
+from pydantic import SecretStr
+
+from harness.http import Answer, request
+from harness.tokens import AUDIENCE, ISSUER, SECRET
 
 COMMAND = str(Path(sys.executable).with_name("jobstatus"))
 START_SECONDS = 20.0
@@ -54,8 +55,14 @@ async def stubs(http_port: int, grpc_port: int, admin_port: int) -> AsyncIterato
 @asynccontextmanager
 async def service_here(store: str = "memory://", **settings: Any) -> AsyncIterator[Service]:
     """The service inside this process and loop, on free ports, with the tests' issuer unless others are given."""
-    issuer = IssuerSettings(issuer=ISSUER, audience=AUDIENCE, algorithm="HS256", secret=SECRET)
-    values = {"http": "127.0.0.1:0", "grpc": "127.0.0.1:0", "admin": "127.0.0.1:0", "store": store, "issuers": (issuer,)}
+    issuer = IssuerSettings(issuer=ISSUER, audience=AUDIENCE, algorithm="HS256", secret=SecretStr(SECRET))
+    values = {
+        "http": "127.0.0.1:0",
+        "grpc": "127.0.0.1:0",
+        "admin": "127.0.0.1:0",
+        "store": store,
+        "issuers": (issuer,),
+    }
     chosen = Settings(**(values | settings))
     async with (
         serving(chosen, chosen.accepted_issuers(), with_reflection=True) as listening,

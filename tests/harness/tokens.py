@@ -10,7 +10,9 @@ AUDIENCE: Final = "jobstatus"
 SECRET: Final = "a secret of the tests with more than thirty-two bytes"
 
 
-def token(secret: str | bytes = SECRET, algorithm: str = "HS256", headers: dict[str, Any] | None = None, **claims: Any) -> str:
+def token(
+    secret: str | bytes = SECRET, algorithm: str = "HS256", headers: dict[str, Any] | None = None, **claims: Any
+) -> str:
     """A token that is valid for an hour unless the claims say otherwise; a claim of None is left out."""
     everything = {"iss": ISSUER, "aud": AUDIENCE, "exp": int(time.time()) + 3600, **claims}
     kept = {name: value for name, value in everything.items() if value is not None}

@@ -1,7 +1,6 @@
 """Which results are JSON."""
 
 import pytest
-
 from jobstatus.core.errors import ResultNotJson, ResultTooLarge
 from jobstatus.core.json_text import check_result
 

@@ -3,7 +3,6 @@
 from dataclasses import replace
 
 import pytest
-
 from jobstatus.core.commands import (
     Command,
     CompleteJob,
@@ -19,7 +18,9 @@ from jobstatus.core.job import ErrorExtraFields, ErrorField, Job, JobError, JobS
 from jobstatus.core.rules import Policy, decide, due_at
 
 POLICY = Policy(pending_timeout_ms=1000, processing_timeout_ms=10_000)
-CREATE = CreateJob(job_id="j", request_type=RequestType.TRANSCRIPTION, max_attempts=2, provider="p", model_requested="m")
+CREATE = CreateJob(
+    job_id="j", request_type=RequestType.TRANSCRIPTION, max_attempts=2, provider="p", model_requested="m"
+)
 ERROR = JobError(error=ErrorField(message="boom"))
 
 

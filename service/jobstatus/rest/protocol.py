@@ -17,6 +17,9 @@ from jobstatus.rest.answers import INTERNAL, Problem, problem_answer, request_id
 BAD_REQUEST: Final = Problem(400, "invalid_request_error", "malformed_request", "The request is not valid HTTP")
 
 
+NO_ACCESS_LOG: Final[dict[str, Any]] = {"access_log": None}  # aiohttp takes None and is not typed so
+
+
 class EdgeProtocol(RequestHandler):
     """aiohttp's connection with answers of our shape where no handler is asked."""
 
@@ -44,11 +47,9 @@ class _Surplus(asyncio.Protocol):
         transport.close()
 
 
-def protocol_factory(
-    server: web.Server, *, max_connections: int, keepalive_seconds: float, **options: Any
-) -> asyncio.Protocol:
+def protocol_factory(server: web.Server, *, max_connections: int, keepalive_seconds: float) -> asyncio.Protocol:
     """A protocol for a new connection to a server of aiohttp's."""
     if len(server.connections) >= max_connections:
         return _Surplus()
     loop = asyncio.get_running_loop()
-    return EdgeProtocol(server, loop=loop, keepalive_timeout=keepalive_seconds, access_log=None, **options)
+    return EdgeProtocol(server, loop=loop, keepalive_timeout=keepalive_seconds, **NO_ACCESS_LOG)
