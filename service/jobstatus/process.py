@@ -50,7 +50,6 @@ def run(*, dev: bool) -> int:
             issuers = (*issuers, development_issuer(settings))
         check_servable(settings, issuers)
         logs.configure(level=settings.log_level, log_format=settings.log_format)
-        os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # gRPC's own lines on standard error are no log of ours
         for name, meant in unknown_variables(os.environ).items():
             _log.warning("the variable %s is not known%s", name, f"; did you mean {meant}?" if meant else "")
         _raise_file_limit()

@@ -28,11 +28,8 @@ class UnverifiedToken:
 
 def read_token(token: str) -> UnverifiedToken:
     """Take a token apart; raises InvalidCredential unless it is a plain JWT in one canonical spelling."""
-    segments = token.split(".")
-    if len(segments) != 3:
-        raise InvalidCredential(Reason.MALFORMED)
     try:
-        header_bytes, claims_bytes, _ = map(_decode_base64url, segments)
+        header_bytes, claims_bytes, _ = map(_decode_base64url, token.split("."))  # ValueError unless there are three
         unverified = UnverifiedToken(parse_object(header_bytes), parse_object(claims_bytes))
     except ValueError:
         raise InvalidCredential(Reason.MALFORMED) from None

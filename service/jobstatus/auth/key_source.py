@@ -64,7 +64,7 @@ class KeySource:
         except KeyRefused as refused:
             raise KeyConfigError(self.config.issuer, str(refused)) from None
         except OSError as error:
-            problem = f"the key file {path} cannot be read ({error.strerror or type(error).__name__})"
+            problem = f"the key file {path} cannot be read ({error.strerror})"
             raise KeyConfigError(self.config.issuer, problem) from None
 
     def _parse(self, data: bytes) -> KeySet:

@@ -33,8 +33,7 @@ class _Commands(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002 (the same)
         if cmd_name not in _COMMANDS:
             return None
-        if cmd_name != "serve":
-            os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # read on import: errors are ours to say, in a sentence
+        os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # read on import: errors are ours to say, in a sentence
         command = import_module(f"jobstatus.cli.{_COMMANDS[cmd_name][0]}").command
         assert isinstance(command, click.Command)  # noqa: S101 (for the type checker)
         return command

@@ -4,7 +4,6 @@ Commands check their bounds on construction, so most mistakes show without a rou
 """
 
 import json
-from asyncio import CancelledError
 from typing import Final
 
 from jobstatus.core.commands import CompleteJob, CreateJob, FailJob, HeartbeatJob, StartJob
@@ -100,7 +99,12 @@ def job_error(error: JobError | str) -> JobError:
 
 
 def job_error_from(error: BaseException) -> JobError:
-    """What is said of a job whose worker raised this: its class as the code, its text, bounded, as the message."""
-    text = "The worker was stopped." if isinstance(error, CancelledError) else str(error) or "The worker failed."
+    """What is said of a job whose worker raised this: its class as the code, its text, bounded, as the message.
+
+    A worker that is being stopped has a code of its own.
+    """
+    if not isinstance(error, Exception):
+        return JobError(error=ErrorField(type=WORKER_ERROR, code="worker_stopped", message="The worker was stopped."))
+    text = str(error) or "The worker failed."
     storable = text[:MAX_REASON_CHARS].replace("\0", "").encode(errors="replace").decode()
     return JobError(error=ErrorField(type=WORKER_ERROR, code=type(error).__name__, message=storable))
