@@ -1,0 +1,100 @@
+"""The credential headers, as they arrive from strangers."""
+
+from typing import TypeAlias
+
+import pytest
+from jobstatus.auth.credential import read_credential
+from jobstatus.auth.errors import CredentialError, InvalidCredential, MissingCredential, Reason
+
+Headers: TypeAlias = tuple[list[str], list[str]]
+
+
+@pytest.mark.parametrize("scheme", ["Bearer", "bearer", "BEARER", "bEaReR"])
+def test_scheme_is_case_insensitive(scheme: str) -> None:
+    """The scheme counts in any case, the credential comes out as it went in."""
+    assert read_credential([f"{scheme} aBc.d-_f"], []) == "aBc.d-_f"
+
+
+def test_virtual_key_header_takes_a_virtual_key() -> None:
+    """A key in x-bf-vk needs no scheme."""
+    assert read_credential([], ["sk-bf-abc"]) == "sk-bf-abc"
+
+
+@pytest.mark.parametrize(
+    ("authorization", "virtual_key"),
+    [
+        ([], []),
+        ([""], []),
+        ([" "], []),
+        (["Bearer"], []),
+        (["bearer"], []),
+        (["Bearer "], []),
+        (["Bearer      "], []),
+        (["Basic dXNlcjpwYXNzd29yZA=="], []),
+        (["Negotiate abc"], []),
+        (["sk-bf-abc"], []),
+        (["Bearersk-bf-abc"], []),
+        ([], [""]),
+        ([], ["   "]),
+    ],
+)
+def test_nothing_usable_is_missing(authorization: list[str], virtual_key: list[str]) -> None:
+    """No credential, an empty one and another scheme's are all nothing sent, not something bad sent."""
+    with pytest.raises(MissingCredential):
+        read_credential(authorization, virtual_key)
+
+
+@pytest.mark.parametrize(
+    ("authorization", "virtual_key", "reason"),
+    [
+        (["Bearer abc"], ["sk-bf-abc"], Reason.SEVERAL_CREDENTIALS),
+        (["Bearer abc", "Bearer abc"], [], Reason.SEVERAL_CREDENTIALS),
+        ([], ["sk-bf-abc", "sk-bf-abc"], Reason.SEVERAL_CREDENTIALS),
+        (["Basic abc"], ["sk-bf-abc"], Reason.SEVERAL_CREDENTIALS),
+        (["", ""], [], Reason.SEVERAL_CREDENTIALS),
+        (["Bearer a b"], [], Reason.INNER_SPACE),
+        (["Bearer  a"], [], Reason.INNER_SPACE),
+        (["Bearer a "], [], Reason.INNER_SPACE),
+        ([], ["sk-bf-a b"], Reason.INNER_SPACE),
+        ([], ["SK-BF-abc"], Reason.NOT_A_VIRTUAL_KEY),
+        ([], ["abc"], Reason.NOT_A_VIRTUAL_KEY),
+        ([], [" sk-bf-abc"], Reason.NOT_A_VIRTUAL_KEY),
+        ([], ["Bearer sk-bf-abc"], Reason.NOT_A_VIRTUAL_KEY),
+    ],
+)
+def test_bad_form_is_invalid(authorization: list[str], virtual_key: list[str], reason: Reason) -> None:
+    """Two credentials, spaces inside one, and something else in the place of a virtual key are refused."""
+    with pytest.raises(InvalidCredential) as refused:
+        read_credential(authorization, virtual_key)
+    assert refused.value.reason == reason
+
+
+@pytest.mark.parametrize("text", ["\udc80", "\u00e9", "\u0131", "\U0001f511"])
+def test_other_than_ascii_is_invalid(text: str) -> None:
+    """Raw bytes above 0x7F, which arrive as lone surrogates, are refused before anything encodes or compares them."""
+    requests: list[Headers] = [([f"Bearer abc{text}"], []), ([f"Bearer sk-bf-{text}"], []), ([], [f"sk-bf-{text}"])]
+    for headers in requests:
+        with pytest.raises(InvalidCredential) as refused:
+            read_credential(*headers)
+        assert refused.value.reason == Reason.NOT_ASCII
+
+
+@pytest.mark.parametrize("extra", [1, 1024 * 1024])
+def test_length_is_bounded(extra: int) -> None:
+    """A credential of exactly 8 KiB is read, a longer one is not looked at."""
+    longest = "sk-bf-".ljust(8192, "x")
+    assert read_credential([f"Bearer {longest}"], []) == read_credential([], [longest]) == longest
+    longer = longest + "x" * extra
+    requests: list[Headers] = [([f"Bearer {longer}"], []), ([], [longer])]
+    for headers in requests:
+        with pytest.raises(InvalidCredential) as refused:
+            read_credential(*headers)
+        assert refused.value.reason == Reason.TOO_LONG
+
+
+def test_refusals_hold_no_credential() -> None:
+    """What is refused is nowhere in the error: not in its text, its arguments or its attributes."""
+    for authorization in ["Basic c2VjcmV0"], ["Bearer c2VjcmV0 "], ["Bearer c2VjcmV0", "x"], ["Bearer c2VjcmV0\udc80"]:
+        with pytest.raises(CredentialError) as refused:
+            read_credential(authorization, [])
+        assert "c2VjcmV0" not in f"{refused.value!r} {refused.value} {refused.value.args} {vars(refused.value)}"
