@@ -16,7 +16,8 @@ from jobstatus.stores.rows import COLUMNS
 APPLICATION_ID: Final = 0x4A6F6253  # "JobS"
 BUSY_TIMEOUT_MS: Final = 3000
 READER_BUSY_TIMEOUT_MS: Final = 100  # point reads run on the event loop; in WAL mode they wait for recovery only
-CACHE_KIB: Final = 32 * 1024
+CACHE_KIB: Final = 16 * 1024
+READER_CACHE_KIB: Final = 64 * 1024
 CHECKED_BYTES: Final = 256 * 1024 * 1024
 """Files up to this size are checked from end to end at the start; larger ones would hold it up for seconds."""
 
@@ -97,11 +98,11 @@ def open_writer(path: Path, *, create: bool) -> apsw.Connection:
     return _opened(path, lambda: _open_writer(path, create=create))
 
 
-def open_reader(path: Path) -> apsw.Connection:
+def open_reader(path: Path, cache_kib: int = CACHE_KIB) -> apsw.Connection:
     """A connection that cannot write, upon a file that a writer has open."""
     connection = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READONLY)
     connection.set_busy_timeout(READER_BUSY_TIMEOUT_MS)
-    _configure(connection)
+    _configure(connection, cache_kib)
     return connection
 
 
@@ -130,7 +131,7 @@ def _open_writer(path: Path, *, create: bool) -> apsw.Connection:
         _refuse_strangers(connection, path)
         if create and path.stat().st_size <= CHECKED_BYTES:
             _check_whole(connection, path)
-        _configure(connection)
+        _configure(connection, CACHE_KIB)
         _migrate(connection)
         if not create:
             connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
@@ -161,13 +162,13 @@ def _check_whole(connection: apsw.Connection, path: Path) -> None:
         raise StoreConfigError(f"{path} is {_DAMAGED} ({' '.join(str(found).split())})")
 
 
-def _configure(connection: apsw.Connection) -> None:
+def _configure(connection: apsw.Connection, cache_kib: int) -> None:
     """Settings that belong to a connection, not to the file; the two that durability rests on are read back."""
     readonly = connection.readonly("main")
     if not readonly:
         _pragma(connection, "journal_mode", "WAL")
         _pragma(connection, "synchronous", "FULL")
-    _pragma(connection, "cache_size", -CACHE_KIB)
+    _pragma(connection, "cache_size", -cache_kib)
     mode, synchronous = _pragma(connection, "journal_mode"), _pragma(connection, "synchronous")
     if mode != "wal" or synchronous != 2:  # FULL
         raise StoreConfigError(f"the file system cannot keep a durable write-ahead log (journal_mode {mode})")

@@ -24,6 +24,7 @@ from jobstatus.core.virtual_keys import VirtualKey
 from jobstatus.stores import StoreConfigError
 from jobstatus.stores.rows import COLUMNS, job_of, row_of
 from jobstatus.stores.sqlite import schema
+from jobstatus.stores.sqlite.reader import PointReader
 
 T = TypeVar("T")
 
@@ -62,9 +63,10 @@ class SQLiteJobStore:
     def __init__(self, path: str) -> None:
         self._path = Path(path).absolute()
         self._writer: apsw.Connection | None = None
-        self._reader: apsw.Cursor | None = None
+        self._reader: PointReader | None = None
         self._scanner: apsw.Connection | None = None
         self._inode = 0
+        self._writes = 0
         self._write_thread = ThreadPoolExecutor(1, "sqlite-writer")
         self._scan_thread = ThreadPoolExecutor(1, "sqlite-scanner")
 
@@ -171,9 +173,8 @@ class SQLiteJobStore:
         """The rows that the statement finds for each set of values."""
         try:
             if self._reader is None:
-                self._reader = schema.open_reader(self._path).cursor()
-            execute = self._reader.execute  # one cursor for all: each read is fetched to its end before the next
-            return [execute(statement, values).fetchall() for values in each]
+                self._reader = PointReader(self._path)
+            return self._reader.fetch(statement, each, keep=not self._writes)
         except _FAULTS as error:
             if not isinstance(error, _HARMLESS):
                 self._close_reader()
@@ -181,7 +182,7 @@ class SQLiteJobStore:
 
     def _close_reader(self) -> None:
         if self._reader is not None:
-            _close(self._reader.connection)
+            self._reader.close()
             self._reader = None
 
     async def _scan(self, read: Callable[[apsw.Connection], T]) -> T:
@@ -202,9 +203,13 @@ class SQLiteJobStore:
     async def _write(self, work: Callable[[apsw.Connection], T]) -> T:
         """Do the work in a transaction on the writer's thread; return when it is committed and synced."""
         inode = self._inode
+        self._writes += 1
         try:
+            if self._reader is not None:
+                self._reader.release()
             return await self._in(self._write_thread, lambda: self._transact(work))
         finally:
+            self._writes -= 1
             if self._inode != inode:  # another file stands there now: do not go on reading the old one
                 self._close_reader()
 

@@ -1,0 +1,62 @@
+"""Point reads on the event loop's thread, without a system call while nothing changes.
+
+A read transaction of SQLite's takes and gives back a file lock, which costs as much as the read itself. So one
+transaction is kept open from read to read, for as long as the database is as it was when it began. Whether it is can be
+seen in the first bytes of the wal-index (the `-shm` file, which all connections map): its header is written anew at
+every commit of every process (https://www.sqlite.org/walformat.html, section 2.1). A read therefore still sees each
+commit that was acknowledged before it, whoever made it.
+
+A transaction that is open keeps the log from starting over. So it is not kept while this process writes, and in no
+process once the log has grown.
+"""
+
+import mmap
+import struct
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from jobstatus.stores.sqlite import schema
+
+_HEADER_BYTES: Final = 48
+_FRAMES: Final = struct.Struct("=16xI")  # mxFrame of the header: how many frames the log has
+MAX_KEPT_FRAMES: Final = 1000
+
+
+class PointReader:
+    """A read-only connection for statements that find a row or a few. Raises what apsw and the opening raise."""
+
+    def __init__(self, path: Path) -> None:
+        self._connection = schema.open_reader(path, schema.READER_CACHE_KIB)
+        try:
+            self._cursor = self._connection.cursor()
+            self._cursor.execute("SELECT count(*) FROM counters").fetchall()  # from here on the wal-index exists
+            with Path(f"{path}-shm").open("rb") as file:
+                self._index = mmap.mmap(file.fileno(), _HEADER_BYTES, access=mmap.ACCESS_READ)
+        except BaseException:
+            self._connection.close()
+            raise
+        self._kept = b""
+
+    def fetch(self, statement: str, each: Iterable[Sequence[Any]], *, keep: bool) -> list[list[Any]]:
+        """The rows that the statement finds for each set of values; `keep` allows the transaction to stay open."""
+        header = self._index[:_HEADER_BYTES]
+        if header != self._kept:
+            self.release()
+            if keep and _FRAMES.unpack_from(header)[0] <= MAX_KEPT_FRAMES:
+                # The snapshot is taken after the header was read: a commit in between is found at the next read.
+                self._cursor.execute("BEGIN; SELECT count(*) FROM counters").fetchall()
+                self._kept = header
+        execute = self._cursor.execute
+        return [execute(statement, values).fetchall() for values in each]
+
+    def release(self) -> None:
+        """End the transaction that was kept, so that the log may start over."""
+        if self._kept:
+            self._kept = b""
+            self._cursor.execute("COMMIT").fetchall()
+
+    def close(self) -> None:
+        """Close whatever state it is in."""
+        self._index.close()
+        self._connection.close(True)

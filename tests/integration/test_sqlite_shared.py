@@ -1,0 +1,50 @@
+"""Several connections upon one file: nobody reads what is older than what was acknowledged, and the log stays small."""
+
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+import pytest
+from harness.stores import change, job
+from jobstatus.core.store import Store
+from jobstatus.stores import open_store
+from jobstatus.stores.sqlite import reader
+
+
+async def open_stores(stack: AsyncExitStack, folder: Path, count: int) -> list[Store]:
+    url = f"sqlite:///{folder / 'jobs.db'}"
+    return [await stack.enter_async_context(open_store(url)) for _ in range(count)]
+
+
+async def version(store: Store) -> int:
+    (stored,) = await store.read_jobs(["job-1"], with_results=False)
+    return stored.version if stored else 0
+
+
+@pytest.mark.parametrize("kept_frames", [reader.MAX_KEPT_FRAMES, 0])
+async def test_a_commit_is_seen_at_once_by_every_other_store(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kept_frames: int
+) -> None:
+    """Whichever store commits, all read the new version right after, whether or not they keep a transaction open."""
+    monkeypatch.setattr(reader, "MAX_KEPT_FRAMES", kept_frames)
+    async with AsyncExitStack() as stack:
+        stores = await open_stores(stack, tmp_path, 3)
+        for number in range(60):
+            writer = stores[number % 3]
+            assert [await version(store) for store in stores] == [number] * 3
+            assert await writer.commit([change(job(version=number + 1), replaces=number)]) == set()
+            assert [await version(store) for store in stores] == [number + 1] * 3
+
+
+async def test_the_log_stays_small_under_reads_and_writes(tmp_path: Path) -> None:
+    """Readers that are never idle do not keep the log from starting over."""
+    async with AsyncExitStack() as stack:
+        stores = await open_stores(stack, tmp_path, 2)
+        body = "x" * 200
+        for number in range(3000):
+            fresh = [change(job(f"job-{number}-{part}", message=body)) for part in range(3)]
+            await stores[0].commit(fresh)
+            assert await stores[1].read_answers(["job-1"]) == [None]
+            assert await stores[0].read_answers(["job-1"]) == [None]
+        # Closed by the last one, the log is gone; what counts is how large it had become.
+        log = tmp_path / "jobs.db-wal"
+        assert log.stat().st_size < 32 * 1024 * 1024
