@@ -305,7 +305,7 @@ class LifeOfAJob(RuleBasedStateMachine):
 
 @pytest.mark.parametrize("kind", STORES)
 def test_every_history_is_one_that_the_rules_allow(kind: str) -> None:
-    """Whatever is asked in whatever order, with restarts and steps of the clock between, every store is as the model."""
+    """Whatever is asked in whatever order, with restarts and moved clocks between, every store is as the model."""
     machine = type(f"LifeOfAJobOn{kind.title()}", (LifeOfAJob,), {"kind": kind})
     examples = {"memory": 150, "sqlite": 40}[kind]
     run_state_machine_as_test(
