@@ -61,7 +61,7 @@ class Edge:
         """Everything that the public port serves."""
         app = web.Application()
         for request_type, path in PATHS.items():
-            app.router.add_route("*", path + "{job_id:.*}", self._poll(request_type))
+            app.router.add_route("*", path + "{job_id:(?s:.*)}", self._poll(request_type))
         app.router.add_route("*", "/openapi.json", self._fixed("openapi", _openapi()))
         app.router.register_resource(Elsewhere(self._fixed("other", _nothing_here)))
         return app

@@ -65,7 +65,7 @@ class SQLiteJobStore:
         self._writer: apsw.Connection | None = None
         self._reader: PointReader | None = None
         self._scanner: apsw.Connection | None = None
-        self._inode = 0
+        self._inode = self._scanned_inode = 0
         self._writes = 0
         self._write_thread = ThreadPoolExecutor(1, "sqlite-writer")
         self._scan_thread = ThreadPoolExecutor(1, "sqlite-scanner")
@@ -180,6 +180,14 @@ class SQLiteJobStore:
                 self._close_reader()
             raise StoreUnavailable from error
 
+    def _release_reader(self) -> None:
+        """Let go of the log before a write; a reader that cannot is opened anew when it is needed."""
+        try:
+            if self._reader is not None:
+                self._reader.release()
+        except apsw.Error:
+            self._close_reader()
+
     def _close_reader(self) -> None:
         if self._reader is not None:
             self._reader.close()
@@ -190,7 +198,9 @@ class SQLiteJobStore:
 
         def scan() -> T:
             try:
-                if self._scanner is None:
+                if self._scanner is None or self._scanned_inode != self._inode:
+                    _close(self._scanner)
+                    self._scanned_inode = self._inode
                     self._scanner = schema.open_reader(self._path)
                 return read(self._scanner)
             except _FAULTS as error:
@@ -205,8 +215,7 @@ class SQLiteJobStore:
         inode = self._inode
         self._writes += 1
         try:
-            if self._reader is not None:
-                self._reader.release()
+            self._release_reader()
             return await self._in(self._write_thread, lambda: self._transact(work))
         finally:
             self._writes -= 1
