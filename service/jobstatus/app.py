@@ -3,11 +3,11 @@
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Final, NoReturn
+from typing import Any, Final, NoReturn
 
 from jobstatus.auth.authenticator import Authenticator
 from jobstatus.auth.issuers import TokenVerifier
@@ -87,10 +87,10 @@ async def serving(
         )
         await _start_tasks(
             stack,
-            sweeper.run(settings.sweep_interval_seconds),
-            _every(1.0, "refreshing credentials", authenticator.refresh),
-            _every(2.0, "reporting health", partial(_report_health, readiness, rpc)),
-            _every(15.0, "counting jobs", partial(_count_jobs, store, metrics)),
+            _every(settings.sweep_interval_seconds, "sweep", sweeper.sweep, metrics),
+            _every(1.0, "refresh_credentials", authenticator.refresh, metrics),
+            _every(2.0, "report_health", partial(_report_health, readiness, rpc), metrics),
+            _every(15.0, "count_jobs", partial(_count_jobs, store, metrics), metrics),
         )
         try:
             yield listening
@@ -129,24 +129,24 @@ def _tls(settings: Settings) -> Tls | None:
     return Tls(certificate=certificate, key=key, client_ca=client_ca, allowed_clients=allowed)
 
 
-async def _start_tasks(stack: AsyncExitStack, *endless: Awaitable[NoReturn]) -> None:
-    """Run them in the background until the stack unwinds; one that fails ends the service, loudly."""
+async def _start_tasks(stack: AsyncExitStack, *endless: Coroutine[Any, Any, NoReturn]) -> None:
+    """Run them in the background until the stack unwinds."""
     group = await stack.enter_async_context(asyncio.TaskGroup())
-    tasks = [group.create_task(_awaited(work)) for work in endless]
+    tasks = [group.create_task(work) for work in endless]
     stack.callback(lambda: [task.cancel() for task in tasks])
 
 
-async def _awaited(work: Awaitable[NoReturn]) -> None:
-    await work
-
-
-async def _every(seconds: float, what: str, work: Callable[[], Awaitable[None]]) -> NoReturn:
-    """Do it for ever; what the store refuses is logged and tried again."""
+async def _every(seconds: float, chore: str, work: Callable[[], Awaitable[None]], metrics: Metrics) -> NoReturn:
+    """Do it for ever; a failure is logged, counted and tried again."""
     while True:
         try:
             await work()
         except JobStatusError as error:
-            _log.warning("%s failed: %s", what, error.message, extra={"reason": error.reason})
+            metrics.chore_failed(chore)
+            _log.warning("%s failed: %s", chore, error.message, extra={"reason": error.reason})
+        except Exception:  # noqa: BLE001  # one chore must not end the service
+            metrics.chore_failed(chore)
+            _log.exception("%s failed for a reason that is a fault of this program", chore)
         await asyncio.sleep(seconds)
 
 

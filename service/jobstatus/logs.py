@@ -21,7 +21,7 @@ def configure(*, level: str, log_format: str) -> None:
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
     last: list[Any] = (
-        [structlog.dev.ConsoleRenderer()]
+        [structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)]  # no values of variables
         if pretty
         else [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
     )

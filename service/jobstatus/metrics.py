@@ -66,8 +66,12 @@ class Metrics:
         self._races = Counter(
             "jobstatus_races_lost", "Writes decided anew since their job had changed.", registry=registry
         )
-        self._swept = Counter(
-            "jobstatus_sweeps", "Jobs settled or purged by sweeps, and sweeps failed.", ("what",), registry=registry
+        self._swept = Counter("jobstatus_swept_jobs", "Jobs settled or purged by sweeps.", ("what",), registry=registry)
+        self._chores_failed = Counter(
+            "jobstatus_chores_failed",
+            "Background chores that failed, to be tried again.",
+            ("chore",),
+            registry=registry,
         )
         self._store_seconds = Histogram(
             "jobstatus_store_seconds", "Time the store took.", ("operation",), buckets=_SECONDS, registry=registry
@@ -99,6 +103,10 @@ class Metrics:
 
     def swept(self, what: str, jobs: int) -> None:
         self._swept.labels(what).inc(jobs)
+
+    def chore_failed(self, chore: str) -> None:
+        """Something done in the background (sweep, refresh_credentials, …) failed; it is tried again."""
+        self._chores_failed.labels(chore).inc()
 
     def store_answered(self, operation: str, seconds: float) -> None:
         self._store_seconds.labels(operation).observe(seconds)

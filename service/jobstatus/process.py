@@ -26,6 +26,7 @@ from jobstatus.settings import (
 from jobstatus.stores import StoreConfigError
 
 WRONG_SETTINGS: Final = 2
+RESERVED_FILES: Final = 200
 
 _log = logging.getLogger(__name__)
 
@@ -52,7 +53,7 @@ def run(*, dev: bool) -> int:
         logs.configure(level=settings.log_level, log_format=settings.log_format)
         for name, meant in unknown_variables(os.environ).items():
             _log.warning("the variable %s is not known%s", name, f"; did you mean {meant}?" if meant else "")
-        _raise_file_limit()
+        settings = _fit_to_file_limit(settings)
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(_serve_until_signal(settings, issuers, dev=dev))
     except (SettingsError, KeyConfigError, StoreConfigError, OSError) as error:
@@ -93,7 +94,12 @@ def _facts(settings: Settings, issuers: tuple[IssuerSettings, ...], listening: L
     return {"version": __version__, "store": store, "issuers": names, **_addresses(listening)}
 
 
-def _raise_file_limit() -> None:
-    """Allow as many connections as this user may have; each takes a file descriptor."""
+def _fit_to_file_limit(settings: Settings) -> Settings:
+    """Allow as many connections as this user may have files, and keep some of those for workers and the store."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    possible = max(1, hard - RESERVED_FILES)
+    if settings.max_connections <= possible:
+        return settings
+    _log.warning("at most %s REST connections: this user may have %s open files", possible, hard)
+    return settings.model_copy(update={"max_connections": possible})

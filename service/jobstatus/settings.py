@@ -139,7 +139,7 @@ class Settings(BaseSettings):
     processing_timeout_seconds: Seconds = _DAY
     sweep_interval_seconds: float = Field(default=1, ge=0.05, le=60)
     retry_after_seconds: int = Field(default=2, ge=1, le=30)
-    max_connections: int = Field(default=20_000, ge=1)
+    max_connections: int = Field(default=10_000, ge=1)
     max_watchers: int = Field(default=10_000, ge=1)
     stop_delay_seconds: float = Field(default=0, ge=0, le=300)
     log_level: Literal["debug", "info", "warning", "error"] = "info"
@@ -204,6 +204,8 @@ def check_servable(settings: Settings, issuers: tuple[IssuerSettings, ...]) -> N
     tls = (settings.grpc_tls_cert, settings.grpc_tls_key, settings.grpc_tls_client_ca)
     if any(tls) and not all(tls):
         raise SettingsError(f"{PREFIX}GRPC_TLS_CERT, _TLS_KEY and _TLS_CLIENT_CA belong together: set all three")
+    if settings.grpc_allowed_clients and not all(tls):
+        raise SettingsError(f"{PREFIX}GRPC_ALLOWED_CLIENTS needs {PREFIX}GRPC_TLS_CERT, _TLS_KEY and _TLS_CLIENT_CA")
     if not settings.grpc.is_loopback and not all(tls) and not settings.grpc_insecure:
         raise SettingsError(
             f"{PREFIX}GRPC={settings.grpc} can be reached from other machines: set {PREFIX}GRPC_TLS_CERT, _TLS_KEY and"

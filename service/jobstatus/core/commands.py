@@ -3,7 +3,6 @@
 Each raises InvalidField with the name that the field has in the gRPC contract.
 """
 
-import math
 from dataclasses import dataclass
 from typing import Final
 
@@ -29,15 +28,21 @@ def check_id(field: str, value: str) -> None:
         raise InvalidField(field, "must match [A-Za-z0-9_-]{1,128}")
 
 
-def check_range(field: str, value: float, low: float, high: float, unit: str = "") -> None:
+def check_range(field: str, value: float, low: int, high: int, unit: str = "") -> None:
     """Raise InvalidField unless low <= value <= high (which NaN is not)."""
     if not low <= value <= high:
-        raise InvalidField(field, f"must be from {low:g} to {high:g}{unit}")
+        raise InvalidField(field, f"must be from {low} to {high}{unit}")
+
+
+def check_attempt(value: int) -> None:
+    """Raise InvalidField for a number that no attempt can have; 0 stands for none."""
+    if value < 0:
+        raise InvalidField("attempt", "must not be negative")
 
 
 def check_span(field: str, value_ms: int, high_ms: int) -> None:
     """Raise InvalidField unless the span is at least a second and at most `high_ms`."""
-    check_range(field, value_ms / SECOND_MS, 1, high_ms / SECOND_MS, " seconds")
+    check_range(field, value_ms / SECOND_MS, 1, high_ms // SECOND_MS, " seconds")
 
 
 def check_text(field: str, value: str | None, high: int) -> None:
@@ -116,7 +121,7 @@ class HeartbeatJob:
 
     def __post_init__(self) -> None:
         check_id("job_id", self.job_id)
-        check_range("attempt", self.attempt, 0, math.inf)
+        check_attempt(self.attempt)
         if self.progress is not None:
             check_range("progress", self.progress, 0, 1)
         check_text("message", self.message, MAX_MESSAGE_CHARS)
@@ -133,7 +138,7 @@ class CompleteJob:
 
     def __post_init__(self) -> None:
         check_id("job_id", self.job_id)
-        check_range("attempt", self.attempt, 0, math.inf)
+        check_attempt(self.attempt)
         check_status_code("status_code", self.status_code)
 
 
@@ -146,7 +151,7 @@ class FailJob:
 
     def __post_init__(self) -> None:
         check_id("job_id", self.job_id)
-        check_range("attempt", self.attempt, 0, math.inf)
+        check_attempt(self.attempt)
         check_status_code("status_code", self.status_code)
         check_error(self.error)
 

@@ -2,6 +2,9 @@
 
 Stricter than `json.loads`, which guesses encodings, takes NaN, keeps the last of duplicate keys and refuses long
 integers. The bytes are only looked at: they are stored and served as they came.
+
+The hooks are Python functions even where a built-in would do: it is in them that a thread which checks a large result
+lets the event loop's thread run.
 """
 
 import json
@@ -23,12 +26,16 @@ def _float(text: str) -> float:
     return number
 
 
+def _int(_: str) -> int:
+    return 0
+
+
 def _constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is not JSON")
 
 
 _DECODER: Final = json.JSONDecoder(
-    object_pairs_hook=_object, parse_float=_float, parse_int=len, parse_constant=_constant
+    object_pairs_hook=_object, parse_float=_float, parse_int=_int, parse_constant=_constant
 )
 
 

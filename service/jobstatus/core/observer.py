@@ -16,7 +16,7 @@ class Observer(Protocol):
         ...
 
     def swept(self, what: str, jobs: int) -> None:
-        """A sweep `settled` or `purged` this many jobs, or `failed` (then 1)."""
+        """A sweep `settled` or `purged` this many jobs."""
         ...
 
     def store_answered(self, operation: str, seconds: float) -> None:

@@ -4,10 +4,8 @@ Reads judge expiry by themselves, and every write settles what is overdue of its
 delays only what nobody touches, and two sweepers harm nobody.
 """
 
-import asyncio
-import logging
 from collections.abc import Callable
-from typing import Final, NoReturn
+from typing import Final
 
 from jobstatus.core.commands import SettleJob
 from jobstatus.core.errors import JobNotFound, JobStatusError
@@ -19,8 +17,6 @@ BATCH: Final = 500
 MAX_BATCHES: Final = 20
 """A sweep stops after so many batches, so that a flood of work is spread over several."""
 
-_log = logging.getLogger(__name__)
-
 
 class Sweeper:
     """Settles what is due and purges what is expired."""
@@ -30,16 +26,6 @@ class Sweeper:
         self._store = store
         self._clock = clock
         self._observer = observer
-
-    async def run(self, interval_seconds: float) -> NoReturn:
-        """Sweep for ever. A sweep that fails is logged and counted; the next one tries again."""
-        while True:
-            try:
-                await self.sweep()
-            except JobStatusError as error:
-                self._observer.swept("failed", 1)
-                _log.warning("a sweep failed: %s", error.message, extra={"reason": error.reason})
-            await asyncio.sleep(interval_seconds)
 
     async def sweep(self) -> None:
         """Settle and purge what is due now, in batches. Raises what the store raises."""

@@ -15,7 +15,7 @@ from jobstatus.core.errors import JobNotFound, JobStatusError
 from jobstatus.core.job import Job, RequestType, is_valid_id
 from jobstatus.core.observer import Observer, timed
 from jobstatus.core.rules import Policy
-from jobstatus.core.store import JobStore, Listing
+from jobstatus.core.store import Answer, JobStore, Listing
 from jobstatus.core.watch import Watchers
 from jobstatus.core.writer import Outcome, Writer
 
@@ -80,9 +80,21 @@ class JobTracker:
         if answer.result_size is None:
             body = answer.body
         else:
-            result = (await self.get(job_id)).result if answer.result is None else answer.result
-            body = b"".join((answer.body, result or b"", RESULT_TAIL))
+            result = await self._large_result(job_id, answer) if answer.result is None else answer.result
+            body = b"".join((answer.body, result, RESULT_TAIL))
         return Poll(answer.expires_at_ms is not None, answer.created_at_ms, body)
+
+    async def _large_result(self, job_id: str, answer: Answer) -> bytes:
+        """The result that did not come along; JobNotFound when the job has gone, or become another one, meanwhile."""
+        job = await self.get(job_id)
+        is_same = (job.virtual_key_id, job.created_at_ms) == (answer.virtual_key_id, answer.created_at_ms)
+        if job.result is None or not is_same:
+            raise JobNotFound
+        return job.result
+
+    async def result_bytes(self, job_ids: Sequence[str]) -> int:
+        """How large the results of these jobs are together."""
+        return sum(answer.result_size or 0 for answer in await self._store.read_answers(job_ids) if answer is not None)
 
     async def get(self, job_id: str, *, with_result: bool = True) -> Job:
         """One job. Raises JobNotFound when it is unknown or expired."""

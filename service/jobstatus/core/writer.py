@@ -18,7 +18,7 @@ from jobstatus.core import rules
 from jobstatus.core.answer import render
 from jobstatus.core.commands import MAX_BATCH, Command, CompleteJob
 from jobstatus.core.errors import JobNotFound, JobStatusError, Overloaded, ShuttingDown, StoreFull, StoreUnavailable
-from jobstatus.core.job import Job
+from jobstatus.core.job import Job, JobState
 from jobstatus.core.observer import Observer, timed
 from jobstatus.core.store import Change, JobStore
 
@@ -161,7 +161,7 @@ class Writer:
         outcomes: list[Outcome] = []
         try:
             with timed(self._observer, "read_jobs"):
-                stored = dict(zip(job_ids, await self._store.read_jobs(job_ids, with_results=True), strict=True))
+                stored = await self._read(job_ids, items)
             outcomes, following = _decide(items, stored, now_ms, policy)
             changes = [
                 _change(job_id, stored[job_id], job) for job_id, job in following.items() if job is not stored[job_id]
@@ -178,6 +178,7 @@ class Writer:
                 items,
                 [error if item[2].job_id in changed else outcome for item, outcome in zip(items, failed, strict=True)],
             )
+            self._on_commit(changed)  # it may have happened all the same
             return ()
         self._policy, self._deaf = policy, False
         self._observer.batch_written(len(items))
@@ -186,6 +187,20 @@ class Writer:
         if changes:
             self._on_commit([change.job_id for change in changes if change.job_id not in lost])
         return lost
+
+    async def _read(self, job_ids: list[str], items: list[_Item]) -> dict[str, Job | None]:
+        """The stored jobs; a result only where a command repeats it to the length, so that a read stays small."""
+        stored = dict(zip(job_ids, await self._store.read_jobs(job_ids, with_results=False), strict=True))
+        sizes: dict[str, set[int | None]] = {}
+        for _, _, command in items:
+            job = stored[command.job_id]
+            if isinstance(command, CompleteJob) and job is not None and job.state is JobState.COMPLETED:
+                sizes.setdefault(command.job_id, set()).add(len(command.result))
+        if sizes:
+            answers = zip(sizes, await self._store.read_answers(list(sizes)), strict=True)
+            same = [job_id for job_id, answer in answers if answer is not None and answer.result_size in sizes[job_id]]
+            stored |= zip(same, await self._store.read_jobs(same, with_results=True), strict=True)
+        return stored
 
 
 def _items(submission: _Submission) -> list[_Item]:

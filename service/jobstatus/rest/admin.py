@@ -1,5 +1,6 @@
 """The admin port: /healthz, /readyz and /metrics, for the machines that run the service. Never public."""
 
+import asyncio
 import logging
 import time
 from collections.abc import Callable
@@ -22,6 +23,7 @@ class Readiness:
         self._store = store
         self._monotonic = monotonic
         self._answer: tuple[float, str] | None = None
+        self._probing = asyncio.Lock()
         self._stopping = False
 
     def stop(self) -> None:
@@ -32,9 +34,11 @@ class Readiness:
         """Why the service is not ready; empty when it is. The store is asked once a second at most."""
         if self._stopping:
             return "stopping"
-        if self._answer is None or self._monotonic() - self._answer[0] >= PROBE_EVERY_SECONDS:
-            self._answer = (self._monotonic(), await self._probe())
-        return self._answer[1]
+        async with self._probing:
+            if self._answer is None or self._monotonic() - self._answer[0] >= PROBE_EVERY_SECONDS:
+                problem = await self._probe()
+                self._answer = (self._monotonic(), problem)
+            return self._answer[1]
 
     async def _probe(self) -> str:
         try:

@@ -49,7 +49,7 @@ METHOD_NOT_ALLOWED: Final = Problem(405, "method_not_allowed", "method_not_allow
 STORE_UNAVAILABLE: Final = Problem(503, "unavailable", "store_unavailable", "Temporarily unavailable, try again later")
 INTERNAL: Final = Problem(500, "internal_error", "internal_error", "Internal error")
 
-PROBLEMS: Final[dict[type[errors.JobStatusError], Problem]] = {
+PROBLEMS: Final[dict[type[Exception], Problem]] = {
     errors.JobNotFound: JOB_NOT_FOUND,
     errors.StoreUnavailable: STORE_UNAVAILABLE,
     errors.StoreFull: STORE_UNAVAILABLE,

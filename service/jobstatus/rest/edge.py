@@ -14,7 +14,6 @@ from aiohttp import web
 
 from jobstatus.auth.errors import CredentialError, MissingCredential
 from jobstatus.core.access import Principal
-from jobstatus.core.errors import JobStatusError
 from jobstatus.core.job import RequestType
 from jobstatus.core.tracker import Poll
 from jobstatus.metrics import Metrics
@@ -60,10 +59,11 @@ class Edge:
     def application(self) -> web.Application:
         """Everything that the public port serves."""
         app = web.Application()
-        for request_type, path in PATHS.items():
-            app.router.add_route("*", path + "{job_id:(?s:.*)}", self._poll(request_type))
-        app.router.add_route("*", "/openapi.json", self._fixed("openapi", _openapi()))
-        app.router.register_resource(Elsewhere(self._fixed("other", _nothing_here)))
+        handlers = {path + "{job_id:(?s:.*)}": self._poll(request_type) for request_type, path in PATHS.items()}
+        handlers["/openapi.json"] = self._fixed("openapi", _openapi())
+        handlers["/{path:(?s:.*)}"] = self._fixed("other", _nothing_here)
+        for path, handler in handlers.items():
+            app.router.add_route("*", path, handler, expect_handler=_ignore_expectation)
         return app
 
     def _poll(self, request_type: RequestType) -> Handler:
@@ -106,11 +106,7 @@ class Edge:
             return answers.problem_answer(
                 answers.MISSING_CREDENTIALS if missing else answers.INVALID_CREDENTIALS, request_id
             )
-        problem = (
-            answers.PROBLEMS.get(type(error), answers.INTERNAL)
-            if isinstance(error, JobStatusError)
-            else answers.INTERNAL
-        )
+        problem = answers.PROBLEMS.get(type(error), answers.INTERNAL)
         if problem is answers.STORE_UNAVAILABLE:
             cause = type(error.__cause__).__name__
             _log.warning("a poll could not be answered", extra={"request_id": request_id, "cause": cause})
@@ -130,18 +126,8 @@ class Edge:
         return serve
 
 
-class Elsewhere(web.PlainResource):
-    """Matches every request that nothing else does, also one whose target is no path (`OPTIONS *`).
-
-    Without it aiohttp would answer those by itself, in plain text and with its version.
-    """
-
-    def __init__(self, handler: Handler) -> None:
-        super().__init__("/")
-        self._route = self.add_route("*", handler)
-
-    async def resolve(self, request: web.Request) -> tuple[web.UrlMappingMatchInfo, set[str]]:  # noqa: ARG002  # it takes all
-        return web.UrlMappingMatchInfo({}, self._route), set()
+async def _ignore_expectation(_: web.Request) -> None:
+    """No body is ever read, so nobody is told to send one (RFC 9110, section 10.1.1); and none is worth a 417."""
 
 
 OPENAPI: Final = "openapi.json"

@@ -3,16 +3,20 @@
 import asyncio
 import uuid
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Any, Final, TypeVar
+
+from google.protobuf.message import Message
 
 from jobstatus.core import commands as core
-from jobstatus.core.errors import InvalidField
+from jobstatus.core.errors import InvalidField, JobStatusError
 from jobstatus.core.json_text import check_result
 from jobstatus.rpc.messages import error_from_message, ms_from_duration, optional, request_type_of
 from jobstatus.v1 import job_status_pb2 as pb
 
-_LARGE_RESULT_BYTES: Final = 64 * 1024
-"""From this size on a result is checked on a thread, so that polls are answered meanwhile."""
+M = TypeVar("M", bound=Message)
+T = TypeVar("T")
+
+LARGE_MESSAGE_BYTES: Final = 64 * 1024
 
 _GIVEN: Final = {"attempt", "status_code", "max_attempts", "virtual_key_id", "provider", "model_requested"}
 
@@ -61,28 +65,36 @@ class CommandReader:
 
     def __init__(self, max_result_bytes: int) -> None:
         self._max_result_bytes = max_result_bytes
-        self._plain: Final[dict[str, Callable[[Any], core.Command]]] = {
+        self._readers: Final[dict[str, Callable[[Any], core.Command]]] = {
             "create_job": create_job,
             "start_job": start_job,
             "heartbeat_job": heartbeat_job,
+            "complete_job": self.complete_job,
             "fail_job": fail_job,
         }
 
-    async def complete_job(self, message: pb.CompleteJobRequest) -> core.CompleteJob:
+    def complete_job(self, message: pb.CompleteJobRequest) -> core.CompleteJob:
         """Raises InvalidField, ResultTooLarge or ResultNotJson."""
-        result = message.result
-        command = core.CompleteJob(job_id=message.job_id, result=result, **_given(message))
-        if _LARGE_RESULT_BYTES < len(result) <= self._max_result_bytes:
-            await asyncio.to_thread(check_result, result, self._max_result_bytes)
-        else:
-            check_result(result, self._max_result_bytes)
+        command = core.CompleteJob(job_id=message.job_id, result=message.result, **_given(message))
+        check_result(command.result, self._max_result_bytes)
         return command
 
-    async def operation(self, message: pb.Operation) -> core.Command:
-        """One of a batch. Raises what the single call would say."""
+    def operations(self, message: pb.BatchWriteRequest) -> list[core.Command | JobStatusError]:
+        """The commands of a batch; where one cannot be, what the single call would raise."""
+        return [self._operation(operation) for operation in message.operation]
+
+    def _operation(self, message: pb.Operation) -> core.Command | JobStatusError:
         name = message.WhichOneof("operation")
         if name is None:
-            raise InvalidField("operation", "must be one of the five writes")
-        if name == "complete_job":
-            return await self.complete_job(message.complete_job)
-        return self._plain[name](getattr(message, name))
+            return InvalidField("operation", "must be one of the five writes")
+        try:
+            return self._readers[name](getattr(message, name))
+        except JobStatusError as error:
+            return error
+
+
+async def read(reader: Callable[[M], T], message: M) -> T:
+    """What the reader makes of the message; on a thread when that takes long, so that polls are answered meanwhile."""
+    if message.ByteSize() > LARGE_MESSAGE_BYTES:
+        return await asyncio.to_thread(reader, message)
+    return reader(message)

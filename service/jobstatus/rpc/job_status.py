@@ -11,7 +11,7 @@ from typing import Final
 from jobstatus.core import commands as core
 from jobstatus.core.commands import MAX_BATCH, check_id
 from jobstatus.core.errors import InvalidField, JobStatusError
-from jobstatus.core.job import Job
+from jobstatus.core.job import Job, is_valid_id
 from jobstatus.core.store import Listing
 from jobstatus.core.tracker import JobTracker
 from jobstatus.rpc import commands
@@ -23,7 +23,6 @@ DEFAULT_PAGE_SIZE: Final = 50
 MAX_PAGE_SIZE: Final = 1000
 MAX_ANSWER_BYTES: Final = 32 * 1024 * 1024
 """How many bytes of results BatchGetJobs answers at most; memory for one call is bounded by it."""
-_CHUNK: Final = 16
 
 
 class JobStatusServicer:
@@ -43,7 +42,7 @@ class JobStatusServicer:
         return pb.HeartbeatJobResponse(job=await self._apply(commands.heartbeat_job(request)))
 
     async def CompleteJob(self, request: pb.CompleteJobRequest) -> pb.CompleteJobResponse:
-        return pb.CompleteJobResponse(job=await self._apply(await self._read.complete_job(request)))
+        return pb.CompleteJobResponse(job=await self._apply(await commands.read(self._read.complete_job, request)))
 
     async def FailJob(self, request: pb.FailJobRequest) -> pb.FailJobResponse:
         return pb.FailJobResponse(job=await self._apply(commands.fail_job(request)))
@@ -54,15 +53,10 @@ class JobStatusServicer:
 
     async def BatchWrite(self, request: pb.BatchWriteRequest) -> pb.BatchWriteResponse:
         check_count("operation", len(request.operation))
-        outcomes: list[core.Command | JobStatusError] = []
-        for operation in request.operation:
-            try:
-                outcomes.append(await self._read.operation(operation))
-            except JobStatusError as error:
-                outcomes.append(error)
-        decided = iter(await self._tracker.write([item for item in outcomes if not isinstance(item, JobStatusError)]))
+        read = await commands.read(self._read.operations, request)
+        decided = iter(await self._tracker.write([item for item in read if not isinstance(item, JobStatusError)]))
         return pb.BatchWriteResponse(
-            result=[_result(item if isinstance(item, JobStatusError) else next(decided)) for item in outcomes]
+            result=[_result(item if isinstance(item, JobStatusError) else next(decided)) for item in read]
         )
 
     async def GetJob(self, request: pb.GetJobRequest) -> pb.GetJobResponse:
@@ -74,16 +68,10 @@ class JobStatusServicer:
         check_count("job_ids", len(request.job_ids))
         for job_id in request.job_ids:
             check_id("job_ids", job_id)
-        found: list[Job] = []
-        size = 0
-        for first in range(0, len(request.job_ids), _CHUNK):
-            job_ids = request.job_ids[first : first + _CHUNK]
-            jobs = await self._tracker.get_many(job_ids, with_results=not request.omit_result)
-            found += [job for job in jobs if job is not None]
-            size += sum(len(job.result or b"") for job in jobs if job is not None)
-            if size > MAX_ANSWER_BYTES:
-                raise InvalidField("job_ids", f"their results exceed {MAX_ANSWER_BYTES} bytes: ask for fewer")
-        return pb.BatchGetJobsResponse(jobs=[job_to_message(job) for job in found])
+        if not request.omit_result and await self._tracker.result_bytes(request.job_ids) > MAX_ANSWER_BYTES:
+            raise InvalidField("job_ids", f"their results exceed {MAX_ANSWER_BYTES} bytes: ask for fewer")
+        jobs = await self._tracker.get_many(request.job_ids, with_results=not request.omit_result)
+        return pb.BatchGetJobsResponse(jobs=[job_to_message(job) for job in jobs if job is not None])
 
     async def ListJobs(self, request: pb.ListJobsRequest) -> pb.ListJobsResponse:
         limit = page_size(request.page_size)
@@ -155,7 +143,7 @@ def _read_token(token: str, digest: str) -> tuple[int, str]:
     """Where the page before ended. Raises InvalidField for a token that is not ours or belongs to other filters."""
     try:
         created_at_ms, job_id, made_for = json.loads(base64.b64decode(token.encode(), altchars=b"-_", validate=True))
-        fits = type(created_at_ms) is int and abs(created_at_ms) < 1 << 62 and isinstance(job_id, str)
+        fits = type(created_at_ms) is int and 0 <= created_at_ms < 1 << 62 and is_valid_id(job_id)
     except (ValueError, TypeError, binascii.Error, RecursionError):
         fits = False
     if not fits or made_for != digest:

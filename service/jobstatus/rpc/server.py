@@ -3,6 +3,7 @@
 On a loopback address it takes anybody; elsewhere it wants TLS with client certificates, or to be told that it need not.
 """
 
+import ssl
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,13 +46,20 @@ class Tls:
     allowed_clients: frozenset[str]
 
     def credentials(self) -> grpc.ServerCredentials:
-        """Raises OSError when a file cannot be read."""
+        """Raises OSError when a file cannot be read or is not what it should be."""
+        try:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            context.load_cert_chain(self.certificate, self.key)
+            context.load_verify_locations(self.client_ca)
+        except ssl.SSLError as error:
+            names = f"{self.certificate}, {self.key} or {self.client_ca}"
+            raise OSError(f"the TLS files for gRPC cannot be used ({names}): {error.reason or error}") from error
         pair = (self.key.read_bytes(), self.certificate.read_bytes())
         return grpc.ssl_server_credentials([pair], self.client_ca.read_bytes(), require_client_auth=True)
 
     def identify(self, context: Context) -> None:
         """Raise ClientNotIdentified or ClientNotAllowed unless the peer's certificate has an allowed name."""
-        names = {name.decode("utf-8", "replace") for name in context.peer_identities() or ()}
+        names = {name.decode("utf-8", "replace") for name in context.peer_identities() or () if name}
         if not names:
             raise ClientNotIdentified
         if self.allowed_clients and not names & self.allowed_clients:
@@ -99,7 +107,9 @@ class RpcServer:
             else:
                 port = self._server.add_secure_port(address, self._tls.credentials())
         except RuntimeError as error:
-            raise OSError(f"cannot listen on {address} for gRPC: is it in use?") from error
+            raise OSError(
+                f"cannot listen on {address} for gRPC: is it in use, or no address of this machine?"
+            ) from error
         await self._server.start()
         return port
 

@@ -167,7 +167,7 @@ class Job(_message.Message):
     state: Global___JobState.ValueType
     """Where it is in its life."""
     version: _builtins.int
-    """Grows with every change of this job; starts at 1."""
+    """Grows with every change of the job of this id."""
     virtual_key_id: _builtins.str
     """The virtual key whose holders may poll the job; absent: admins only, unless the service is set otherwise."""
     provider: _builtins.str
@@ -685,7 +685,7 @@ class CompleteJobRequest(_message.Message):
     """The attempt that StartJob answered; may be absent or 0 only while the job has no lease."""
     result: _builtins.bytes
     """Valid JSON in UTF-8 without duplicate keys, served byte for byte; at most the service's max_result_bytes (16 MiB
-    unless set otherwise).
+    unless set otherwise). gRPC itself refuses messages that exceed that by more than 4 MiB.
     """
     status_code: _builtins.int
     """The operation's own HTTP status code: 100 to 599, default 200."""

@@ -156,7 +156,8 @@ class JobStatusServicer:
         """Applies up to 1000 writes, each on its own, in order, in one durable commit.
 
         OK says that each operation was decided, not that each succeeded: look at every result. The whole call fails with
-        INVALID_FIELD only when it has no operation or more than 1000.
+        INVALID_FIELD only when it has no operation or more than 1000. All results in it together must fit one message: the
+        service's max_result_bytes (16 MiB unless set otherwise) and 4 MiB more.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -74,7 +74,8 @@ class JobStatusStub:
     """Applies up to 1000 writes, each on its own, in order, in one durable commit.
 
     OK says that each operation was decided, not that each succeeded: look at every result. The whole call fails with
-    INVALID_FIELD only when it has no operation or more than 1000.
+    INVALID_FIELD only when it has no operation or more than 1000. All results in it together must fit one message: the
+    service's max_result_bytes (16 MiB unless set otherwise) and 4 MiB more.
     """
     GetJob: _aio.UnaryUnaryMultiCallable[_job_status_pb2.GetJobRequest, _job_status_pb2.GetJobResponse]
     """Reads one job. Answers JOB_NOT_FOUND for a job that is unknown, deleted or expired."""
@@ -167,7 +168,8 @@ class JobStatusServicer(metaclass=_abc_1.ABCMeta):
         """Applies up to 1000 writes, each on its own, in order, in one durable commit.
 
         OK says that each operation was decided, not that each succeeded: look at every result. The whole call fails with
-        INVALID_FIELD only when it has no operation or more than 1000.
+        INVALID_FIELD only when it has no operation or more than 1000. All results in it together must fit one message: the
+        service's max_result_bytes (16 MiB unless set otherwise) and 4 MiB more.
         """
 
     @_abc_1.abstractmethod

@@ -11,6 +11,7 @@ process once the log has grown.
 """
 
 import mmap
+import os
 import struct
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -31,8 +32,7 @@ class PointReader:
         try:
             self._cursor = self._connection.cursor()
             self._cursor.execute("SELECT count(*) FROM counters").fetchall()  # from here on the wal-index exists
-            with Path(f"{path}-shm").open("rb") as file:
-                self._index = mmap.mmap(file.fileno(), _HEADER_BYTES, access=mmap.ACCESS_READ)
+            self._index = _wal_index(path.with_name(f"{path.name}-shm"))
         except BaseException:
             self._connection.close()
             raise
@@ -58,5 +58,27 @@ class PointReader:
 
     def close(self) -> None:
         """Close whatever state it is in."""
-        self._index.close()
         self._connection.close(True)
+
+
+def _wal_index(path: Path) -> mmap.mmap:
+    """The mapped header of a wal-index, one for each file that this process has ever looked at and that still exists.
+
+    It is never closed while the file has a name: when a process closes any descriptor of a file, POSIX takes from it
+    all the locks that it holds there, SQLite's among them (https://www.sqlite.org/howtocorrupt.html, section 2.2).
+    SQLite deletes the file when nobody has the database open any more; then it may go.
+    """
+    for key, (descriptor, _) in list(_MAPPED.items()):
+        if os.fstat(descriptor).st_nlink == 0:
+            _MAPPED.pop(key)[1].close()
+            os.close(descriptor)
+    found = _MAPPED.get(schema.identity(path))
+    if found is None:
+        descriptor = os.open(path, os.O_RDONLY)
+        found = (descriptor, mmap.mmap(descriptor, _HEADER_BYTES, access=mmap.ACCESS_READ))
+        status = os.fstat(descriptor)
+        _MAPPED[status.st_dev, status.st_ino] = found
+    return found[1]
+
+
+_MAPPED: Final[dict[tuple[int, int], tuple[int, mmap.mmap]]] = {}

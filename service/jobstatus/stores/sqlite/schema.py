@@ -5,6 +5,7 @@ A file that is not ours, is damaged, or was written by a newer version is never 
 
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
@@ -92,8 +93,8 @@ def open_writer(path: Path, *, create: bool) -> apsw.Connection:
     """The connection that writes; the file is made (for its owner only) and migrated where need be.
 
     Raises StoreConfigError with one sentence for a file that must not or cannot be used. With `create` False, as after
-    a fault, a file that has gone is an error too, the whole file is not checked again, and what the log holds is moved
-    into the file before anything is written behind it.
+    a fault, a file that has gone is an error too, and the whole file is not checked again. Either way, what the log
+    holds is moved into the file before anything is written behind it.
     """
     return _opened(path, lambda: _open_writer(path, create=create))
 
@@ -104,6 +105,12 @@ def open_reader(path: Path, cache_kib: int = CACHE_KIB) -> apsw.Connection:
     connection.set_busy_timeout(READER_BUSY_TIMEOUT_MS)
     _configure(connection, cache_kib)
     return connection
+
+
+def identity(path: Path) -> tuple[int, int]:
+    """Which file stands at the path; differs when another was put in its place. Raises OSError when there is none."""
+    status = path.stat()
+    return status.st_dev, status.st_ino
 
 
 def _opened(path: Path, opening: Callable[[], apsw.Connection]) -> apsw.Connection:
@@ -124,7 +131,8 @@ def _opened(path: Path, opening: Callable[[], apsw.Connection]) -> apsw.Connecti
 def _open_writer(path: Path, *, create: bool) -> apsw.Connection:
     if create:
         path.parent.mkdir(parents=True, exist_ok=True)
-        os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
+        with suppress(FileExistsError):  # an existing file is not opened here: closing it would give up SQLite's locks
+            os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
     connection = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READWRITE)
     try:
         connection.set_busy_timeout(BUSY_TIMEOUT_MS)
@@ -133,8 +141,7 @@ def _open_writer(path: Path, *, create: bool) -> apsw.Connection:
             _check_whole(connection, path)
         _configure(connection, CACHE_KIB)
         _migrate(connection)
-        if not create:
-            connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
+        _move_log(connection, is_alone=not create)
     except BaseException:
         connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)  # what is refused keeps its log where it is
         connection.close()
@@ -172,6 +179,18 @@ def _configure(connection: apsw.Connection, cache_kib: int) -> None:
     mode, synchronous = _pragma(connection, "journal_mode"), _pragma(connection, "synchronous")
     if mode != "wal" or synchronous != 2:  # FULL
         raise StoreConfigError(f"the file system cannot keep a durable write-ahead log (journal_mode {mode})")
+
+
+def _move_log(connection: apsw.Connection, *, is_alone: bool) -> None:
+    """Move what the log holds into the file: a sync of the log may have failed, and then it is not to be trusted.
+
+    At a start another process may be at work with the log; then it is that one's to see to.
+    """
+    try:
+        connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
+    except apsw.BusyError:
+        if is_alone:
+            raise
 
 
 def _migrate(connection: apsw.Connection) -> None:

@@ -10,6 +10,7 @@ what it could not write.
 """
 
 import asyncio
+import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -65,7 +66,7 @@ class SQLiteJobStore:
         self._writer: apsw.Connection | None = None
         self._reader: PointReader | None = None
         self._scanner: apsw.Connection | None = None
-        self._inode = self._scanned_inode = 0
+        self._file: tuple[int, int] | None = None
         self._writes = 0
         self._write_thread = ThreadPoolExecutor(1, "sqlite-writer")
         self._scan_thread = ThreadPoolExecutor(1, "sqlite-scanner")
@@ -162,7 +163,7 @@ class SQLiteJobStore:
     def _open(self, *, create: bool) -> apsw.Connection:
         """Open the writer, on its thread."""
         self._writer = schema.open_writer(self._path, create=create)
-        self._inode = self._path.stat().st_ino
+        self._file = self._file or schema.identity(self._path)
         return self._writer
 
     def _read(self, statement: str, values: Sequence[Any]) -> list[Any]:
@@ -176,8 +177,7 @@ class SQLiteJobStore:
                 self._reader = PointReader(self._path)
             return self._reader.fetch(statement, each, keep=not self._writes)
         except _FAULTS as error:
-            if not isinstance(error, _HARMLESS):
-                self._close_reader()
+            self._close_reader()
             raise StoreUnavailable from error
 
     def _release_reader(self) -> None:
@@ -198,9 +198,7 @@ class SQLiteJobStore:
 
         def scan() -> T:
             try:
-                if self._scanner is None or self._scanned_inode != self._inode:
-                    _close(self._scanner)
-                    self._scanned_inode = self._inode
+                if self._scanner is None:
                     self._scanner = schema.open_reader(self._path)
                 return read(self._scanner)
             except _FAULTS as error:
@@ -212,19 +210,19 @@ class SQLiteJobStore:
 
     async def _write(self, work: Callable[[apsw.Connection], T]) -> T:
         """Do the work in a transaction on the writer's thread; return when it is committed and synced."""
-        inode = self._inode
+        ends_at = time.monotonic() + schema.BUSY_TIMEOUT_MS / 1000
         self._writes += 1
         try:
             self._release_reader()
-            return await self._in(self._write_thread, lambda: self._transact(work))
+            return await self._in(self._write_thread, lambda: self._transact(work, ends_at))
         finally:
             self._writes -= 1
-            if self._inode != inode:  # another file stands there now: do not go on reading the old one
-                self._close_reader()
 
-    def _transact(self, work: Callable[[apsw.Connection], T]) -> T:
+    def _transact(self, work: Callable[[apsw.Connection], T], ends_at: float) -> T:
+        """What waited behind others for the thread waits the less for a lock."""
         try:
             connection = self._writing()
+            connection.set_busy_timeout(max(0, int((ends_at - time.monotonic()) * 1000)))
             connection.execute("BEGIN IMMEDIATE")
             try:
                 outcome = work(connection)
@@ -241,10 +239,13 @@ class SQLiteJobStore:
         return outcome
 
     def _writing(self) -> apsw.Connection:
-        """The writer's connection, opened anew after a fault, and when the file was moved away from under it."""
-        if self._writer is not None and self._path.stat().st_ino != self._inode:
-            _close(self._writer)
-            self._writer = None
+        """The writer's connection, opened anew after a fault.
+
+        Raises StoreConfigError while another file stands at the path: what is written to the one that was moved away
+        would be lost, and the log beside it belongs to that one and would ruin the other.
+        """
+        if schema.identity(self._path) != self._file:
+            raise StoreConfigError(f"{self._path} was replaced while it was in use")
         return self._writer or self._open(create=False)
 
     async def _in(self, thread: ThreadPoolExecutor, work: Callable[[], T]) -> T:
