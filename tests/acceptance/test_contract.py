@@ -1,0 +1,169 @@
+"""The contract from outside: the installed command, jobs written over gRPC, answers judged by its own description."""
+
+import asyncio
+import json
+import sys
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+from harness.http import Answer, request
+from harness.jobs import ENDED, KINDS, complete, create, fail, job_error, job_in, number_of
+from harness.service import Process, Service
+from harness.tokens import admin_token, bearer, virtual_key_token
+from harness.waiting import until
+from jobstatus.core.job import JobState, RequestType
+from jobstatus.v1 import job_status_pb2 as pb
+from jsonschema import Draft202012Validator, ValidationError
+
+OWNER: Final = bearer(virtual_key_token("vk-1"))
+STRANGER: Final = bearer(virtual_key_token("vk-2"))
+SCHEMATHESIS: Final = str(Path(sys.executable).with_name("st"))
+SCHEMATHESIS_SECONDS: Final = 240
+EXAMPLES: Final = 25
+
+
+@pytest.fixture
+async def service(tmp_path: Path) -> AsyncIterator[Service]:
+    """The installed command, serving from a file, with a job of vk-1's for each request type and state."""
+    async with Process(tmp_path) as process, process.connected() as running:
+        for request_type in RequestType:
+            for state in JobState:
+                await job_in(running, state, id_of(request_type, state), request_type=number_of(request_type))
+        yield running
+
+
+def id_of(request_type: RequestType, state: JobState) -> str:
+    return f"{request_type.value}-{state.value}"
+
+
+async def judge_of(service: Service, schema: str) -> Draft202012Validator:
+    """Judges by a schema of the description that the service hands out, formats included."""
+    document = (await request(service.http_port, "/openapi.json")).json
+    reference = {"$ref": f"#/components/schemas/{schema}", "components": document["components"]}
+    Draft202012Validator.check_schema(reference)
+    return Draft202012Validator(reference, format_checker=Draft202012Validator.FORMAT_CHECKER)
+
+
+async def test_every_job_is_answered_as_described(service: Service) -> None:
+    """For each type and state the owner and an admin get the contract's status and a body that the schema accepts."""
+    judge = await judge_of(service, "AsyncJobResponse")
+    for request_type in RequestType:
+        for state in JobState:
+            for header in (OWNER, bearer(admin_token())):
+                answer = await service.poll(id_of(request_type, state), header, kind=KINDS[request_type])
+                judge.validate(answer.json)
+                assert answer.json["status"] == state.value
+                assert answer.status == (200 if state in ENDED else 202)
+                assert ("retry-after" in answer.headers) == (state not in ENDED)
+
+
+async def test_odd_jobs_are_answered_as_described(service: Service) -> None:
+    """Results of every JSON type and the fullest and the barest error make bodies that the schema accepts."""
+    judge = await judge_of(service, "AsyncJobResponse")
+    for number, result in enumerate((b"null", b"0", b'"text"', b"true", b"[]", b'{"error":null,"status":"pending"}')):
+        await create(service, f"result-{number}")
+        await complete(service, f"result-{number}", result, status_code=100 + number)
+        answer = await service.poll(f"result-{number}", OWNER)
+        judge.validate(answer.json)
+        assert answer.json["result"] == json.loads(result)
+    inner = pb.ErrorField(type="t", code="c", message="m", param="p", event_id="e")
+    full = pb.JobError(event_id="e", type="t", is_bifrost_error=True, status_code=599, error=inner)
+    for number, error in enumerate((full, job_error(""))):
+        await create(service, f"error-{number}")
+        await fail(service, f"error-{number}", error)
+        judge.validate((await service.poll(f"error-{number}", OWNER)).json)
+
+
+async def test_description_refuses_what_the_contract_does_not_allow(service: Service) -> None:
+    """The schema that the other tests judge by is no formality: bodies with one thing wrong are refused."""
+    judge = await judge_of(service, "AsyncJobResponse")
+    good = (await service.poll(id_of(RequestType.OCR, JobState.FAILED), OWNER, kind="ocr")).json
+    changes: tuple[dict[str, Any], ...] = (
+        {"progress": 0.5},
+        {"status": "done"},
+        {"error": None},
+        {"expires_at": None},
+        {"created_at": "2026-02-30T00:00:00.000Z"},
+        {"created_at": "yesterday"},
+        {"completed_at": "2026-01-01T00:00:00Z"},
+        {"status_code": "500"},
+        {"result": {}},
+        {"error": {**good["error"], "secret": 1}},
+    )
+    for change in changes:
+        with pytest.raises(ValidationError):
+            judge.validate({**good, **change})
+
+
+async def test_every_refusal_is_as_described(service: Service) -> None:
+    """What is not answered with a job is a BifrostError by the schema, of the status that belongs to the cause."""
+    judge = await judge_of(service, "BifrostError")
+    done = id_of(RequestType.TRANSCRIPTION, JobState.COMPLETED)
+    answers: list[tuple[int, Answer]] = [
+        (401, await service.poll(done)),
+        (401, await service.poll(done, bearer("x"))),
+        (404, await service.poll(done, STRANGER)),
+        (404, await service.poll("unknown", OWNER)),
+        (404, await service.poll("no.id", OWNER)),
+        (404, await service.poll(done, OWNER, kind="ocr")),
+        (404, await request(service.http_port, "/nowhere")),
+        (405, await service.poll(done, OWNER, method="DELETE")),
+        (400, await request(service.http_port, "/ space", OWNER)),
+    ]
+    for status, answer in answers:
+        judge.validate(answer.json)
+        assert (answer.status, answer.json["status_code"], answer.json["is_bifrost_error"]) == (status, status, False)
+        assert answer.json["event_id"] == answer.headers["x-request-id"]
+
+
+async def test_jobs_expire_in_time(service: Service) -> None:
+    """An ended job is not found soon after its expires_at, and never before."""
+    await create(service, "short", result_ttl={"seconds": 1})
+    expires_at = (await complete(service, "short")).expires_at.ToMilliseconds()
+
+    async def is_gone() -> bool:
+        return (await service.poll("short", OWNER)).status == 404
+
+    await until(is_gone)
+    assert time.time_ns() // 1_000_000 >= expires_at
+
+
+async def test_schemathesis_finds_nothing(service: Service, tmp_path: Path) -> None:
+    """Generated requests, good and bad, upon jobs in all states are answered as the description says, by all checks."""
+    url = f"http://127.0.0.1:{service.http_port}/openapi.json"
+    config = tmp_path / "schemathesis.toml"
+    config.write_text(schemathesis_settings())
+    options = ["--header", OWNER, "--seed", "1", "--max-examples", str(EXAMPLES), "--checks", "all"]
+    child = await asyncio.create_subprocess_exec(
+        *(SCHEMATHESIS, "--config-file", str(config), "run", url, *options),
+        cwd=tmp_path,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+    )
+    try:
+        async with asyncio.timeout(SCHEMATHESIS_SECONDS):
+            output, _ = await child.communicate()
+    finally:
+        if child.returncode is None:
+            child.kill()
+            await child.wait()
+    assert child.returncode == 0, output.decode()
+    metrics = (await request(service.admin_port, "/metrics")).body.decode()
+    for request_type in RequestType:
+        counted = [line for line in metrics.splitlines() if f'route="{request_type.value}"' in line]
+        for code in (200, 202, 401, 404, 405):
+            assert any(f'code="{code}"' in line for line in counted), (request_type, code)
+
+
+def schemathesis_settings() -> str:
+    """Which ids to ask for beside made-up ones; a warning, such as that only 404s were seen, fails the run."""
+    lines = ["[warnings]", "fail-on = true"]
+    for request_type, kind in KINDS.items():
+        ids = json.dumps([id_of(request_type, state) for state in JobState])
+        binding = f'{{ dictionary = "{request_type.value}", probability = 0.7 }}'
+        lines += [f"[dictionaries.{request_type.value}]", f"values = {ids}", "[[operations]]"]
+        lines += [f'include-path = "/v1/async/{kind}/{{job_id}}"', f"parameters = {{ job_id = {binding} }}"]
+    return "\n".join(lines)

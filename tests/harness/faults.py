@@ -1,0 +1,76 @@
+"""What tests put in the place of a part of the world: a clock that moves when it is told to, a store that fails."""
+
+import time
+from collections import defaultdict
+from collections.abc import Callable
+from typing import Any, Self
+
+import pytest
+from jobstatus.stores import open_store
+
+
+class Clock:
+    """Stands in for the module `time` where the service is built: every clock of the service stands still in it."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """For every service that is built from now on."""
+        self._ns = time.time_ns()
+        monkeypatch.setattr("jobstatus.app.time", self)
+
+    def move(self, *, seconds: float = 0, ms: int = 0) -> None:
+        """Let so much time pass."""
+        self._ns += int(seconds * 1_000_000_000) + ms * 1_000_000
+
+    @property
+    def ms(self) -> int:
+        """Milliseconds since the epoch."""
+        return self._ns // 1_000_000
+
+    def time_ns(self) -> int:
+        return self._ns
+
+    def time(self) -> float:
+        return self._ns / 1_000_000_000
+
+    def monotonic(self) -> float:
+        return self._ns / 1_000_000_000
+
+
+class MeddledStore:
+    """The store of the URL, which notes what it is asked and fails where a test wants it to."""
+
+    def __init__(self, url: str) -> None:
+        self.real: Any = open_store(url)
+        self.calls: list[tuple[str, Any]] = []
+        self.failures: defaultdict[str, Exception | None] = defaultdict(lambda: None)
+
+    def fail_all(self, failure: Exception | None) -> None:
+        """Every operation fails like this from now on; None: none does."""
+        self.failures = defaultdict(lambda: failure)
+
+    def calls_of(self, *names: str) -> list[tuple[str, Any]]:
+        """What these operations were asked, in order."""
+        return [call for call in self.calls if call[0] in names]
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        async def operation(*arguments: Any, **options: Any) -> Any:
+            self.calls.append((name, arguments[0] if arguments else None))
+            if (failure := self.failures[name]) is not None:
+                raise failure
+            return await getattr(self.real, name)(*arguments, **options)
+
+        return operation
+
+    async def __aenter__(self) -> Self:
+        await self.real.__aenter__()
+        return self
+
+    async def __aexit__(self, *exception: object) -> None:
+        await self.real.__aexit__(*exception)
+
+
+def meddle(monkeypatch: pytest.MonkeyPatch, url: str = "memory://") -> MeddledStore:
+    """The store that the next service will have, whatever its settings say."""
+    store = MeddledStore(url)
+    monkeypatch.setattr("jobstatus.app.open_store", lambda _: store)
+    return store

@@ -1,0 +1,459 @@
+"""The writer turns concurrent calls into batches, and yet each call fares as if it had been alone."""
+
+import asyncio
+import random
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from harness.stores import IgnoringObserver
+from harness.tracking import Clock, completion, creation, tracker_on
+from harness.waiting import LIMIT_SECONDS, until
+from jobstatus.core import writer
+from jobstatus.core.commands import FailJob, HeartbeatJob, StartJob
+from jobstatus.core.errors import (
+    JobNotFound,
+    JobStatusError,
+    JobTerminal,
+    LeaseHeld,
+    Overloaded,
+    ShuttingDown,
+    StoreFull,
+    StoreUnavailable,
+)
+from jobstatus.core.job import ErrorField, Job, JobError, JobState
+from jobstatus.core.rules import Policy
+from jobstatus.core.store import Change, Store
+from jobstatus.core.sweeper import Sweeper
+from jobstatus.core.tracker import JobTracker
+from jobstatus.stores.memory import MemoryJobStore
+from jobstatus.stores.sqlite import SQLiteJobStore
+
+LEASE_SECONDS = 10
+
+
+class _Gated:
+    """Commits wait at a gate while it is shut, then fail as told, one by one; `begun` lists the job ids of each."""
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self.gate = asyncio.Event()
+        self.gate.set()
+        self.begun: list[list[str]] = []
+        self.failures: list[Exception | None] = []
+
+    async def commit(self, changes: Sequence[Change]) -> set[str]:
+        self.begun.append([change.job_id for change in changes])
+        await self.gate.wait()
+        failure = self.failures.pop(0) if self.failures else None
+        if failure is not None:
+            raise failure
+        lost: set[str] = await super().commit(changes)  # type: ignore[misc]  # a mixin before a store
+        return lost
+
+
+class GatedMemoryStore(_Gated, MemoryJobStore):
+    pass
+
+
+class GatedSQLiteStore(_Gated, SQLiteJobStore):
+    pass
+
+
+GatedStore = GatedMemoryStore | GatedSQLiteStore
+STORES: dict[str, Callable[[Path], GatedStore]] = {
+    "memory": lambda _: GatedMemoryStore(),
+    "sqlite": lambda folder: GatedSQLiteStore(str(folder / "jobs.db")),
+}
+
+
+@pytest.fixture(params=STORES)
+async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[GatedStore]:
+    """A real store with a gate in front of its commits."""
+    gated = STORES[request.param](tmp_path)
+    async with gated:
+        yield gated
+
+
+@asynccontextmanager
+async def held(store: GatedStore, tracker: JobTracker) -> AsyncIterator[None]:
+    """While a first commit is under way and does not end: what is written meanwhile waits for the next."""
+    store.gate.clear()
+    first = asyncio.ensure_future(tracker.apply(creation(f"first-{len(store.begun)}")))
+    already = len(store.begun)
+    await until(lambda: len(store.begun) > already)
+    yield
+    store.gate.set()
+    (job,) = await answers(first)
+    assert job.version == 1
+
+
+async def answers(*calls: Awaitable[Any], return_exceptions: bool = False) -> list[Any]:
+    """What the calls answer, which they have to do in time."""
+    async with asyncio.timeout(LIMIT_SECONDS):
+        return await asyncio.gather(*calls, return_exceptions=return_exceptions)
+
+
+async def turns(count: int) -> None:
+    """Let everything else run this many turns of the loop."""
+    for _ in range(count):
+        await asyncio.sleep(0)
+
+
+def failing(job_id: str, message: str = "no") -> FailJob:
+    return FailJob(job_id=job_id, error=JobError(error=ErrorField(message=message)))
+
+
+async def stored(store: Store, *job_ids: str) -> list[JobState | None]:
+    return [job and job.state for job in await store.read_jobs(job_ids, with_results=False)]
+
+
+# --- batches ---
+
+
+async def test_what_arrives_during_a_commit_is_the_next_one(store: GatedStore) -> None:
+    """However many calls come while a commit is under way, one more commit serves them all."""
+    tracker = tracker_on(store)
+    async with held(store, tracker):
+        calls = [asyncio.ensure_future(tracker.apply(creation(f"job-{number}"))) for number in range(100)]
+        await turns(1)
+    assert [job.job_id for job in await answers(*calls)] == [f"job-{number}" for number in range(100)]
+    assert [len(commit) for commit in store.begun] == [1, 100]
+
+
+async def test_a_batch_is_bounded(store: GatedStore) -> None:
+    """No commit takes more commands than a batch may have, and each call stays in one piece."""
+    tracker = tracker_on(store)
+    async with held(store, tracker):
+        calls = [
+            asyncio.ensure_future(tracker.write([creation(f"job-{call}-{number}") for number in range(300)]))
+            for call in range(8)
+        ]
+        await turns(1)
+    assert all(isinstance(outcome, Job) for outcomes in await answers(*calls) for outcome in outcomes)
+    assert [len(commit) for commit in store.begun] == [1, 900, 900, 600]
+
+
+async def test_commands_of_one_job_are_decided_in_the_order_they_came(store: GatedStore) -> None:
+    """In one batch a later command sees what the earlier ones made of the job; one commit writes what came of it."""
+    tracker = tracker_on(store)
+    async with held(store, tracker):
+        calls = [
+            asyncio.ensure_future(tracker.write([command]))
+            for command in (creation("job-a"), completion("job-a"), failing("job-a"), completion("job-a"))
+        ]
+        await turns(1)
+    (created,), (completed,), (refused,), (repeated,) = await answers(*calls)
+    assert isinstance(created, Job)
+    assert created.state is JobState.PENDING
+    assert isinstance(completed, Job)
+    assert isinstance(refused, JobTerminal)
+    assert repeated == completed
+    assert store.begun[1:] == [["job-a"]]
+
+
+# --- callers that go away ---
+
+
+async def test_a_call_cancelled_before_its_batch_does_nothing(store: GatedStore) -> None:
+    """It is taken out of the queue; those beside it are written."""
+    tracker = tracker_on(store)
+    async with held(store, tracker):
+        calls = [asyncio.ensure_future(tracker.apply(creation(f"job-{number}"))) for number in range(3)]
+        await turns(1)
+        calls[1].cancel()
+        await turns(1)
+    assert [type(outcome) for outcome in await answers(*calls, return_exceptions=True)] == [
+        Job,
+        asyncio.CancelledError,
+        Job,
+    ]
+    assert store.begun[1:] == [["job-0", "job-2"]]
+    assert await stored(store, "job-0", "job-1", "job-2") == [JobState.PENDING, None, JobState.PENDING]
+
+
+async def test_a_commit_that_has_begun_is_finished(store: GatedStore) -> None:
+    """Even when every caller of the batch is cancelled while it is under way."""
+    tracker = tracker_on(store)
+    store.gate.clear()
+    calls = [asyncio.ensure_future(tracker.apply(creation(f"job-{number}"))) for number in range(3)]
+    await until(lambda: store.begun == [["job-0", "job-1", "job-2"]])
+    for call in calls:
+        call.cancel()
+    outcomes = await answers(*calls, return_exceptions=True)
+    assert all(isinstance(outcome, asyncio.CancelledError) for outcome in outcomes)
+    store.gate.set()
+    await tracker.close()
+    assert await stored(store, "job-0", "job-1", "job-2") == [JobState.PENDING] * 3
+
+
+@pytest.mark.parametrize("seed", range(5))
+async def test_cancelled_calls_never_harm_others(store: GatedStore, seed: int) -> None:
+    """Whenever calls are cancelled, all others are written and answered, and of the cancelled none is half done."""
+    chance, tracker = random.Random(seed), tracker_on(store)
+    for turn in range(30):
+        names = [f"job-{turn}-{number}" for number in range(6)]
+        calls = [
+            asyncio.ensure_future(tracker.write([creation(name), completion(name), creation(f"{name}-too")]))
+            for name in names
+        ]
+        await turns(chance.randrange(6) if turn % 2 else turn)
+        victims = set(chance.sample(range(len(calls)), 3))
+        for victim in victims:
+            calls[victim].cancel()
+        outcomes = await answers(*calls, return_exceptions=True)
+        await answers(tracker.write([creation("the-next")]))  # comes back after the batch of the cancelled ones
+        for number, (name, outcome) in enumerate(zip(names, outcomes, strict=True)):
+            found = await stored(store, name, f"{name}-too")
+            whole = [JobState.COMPLETED, JobState.PENDING]
+            if number in victims and isinstance(outcome, asyncio.CancelledError):
+                assert found in (whole, [None, None])
+            else:
+                assert isinstance(outcome, list)
+                assert [type(one) for one in outcome] == [Job, Job, Job]
+                assert found == whole
+    await tracker.close()
+
+
+# --- a commit that fails ---
+
+
+@pytest.mark.parametrize("failure", [StoreUnavailable(), StoreFull()])
+async def test_a_failed_commit_is_told_to_its_writers_alone(store: GatedStore, failure: JobStatusError) -> None:
+    """Whoever wanted a change is told; what is refused or changes nothing has its own outcome; the next batch is well."""
+    tracker = tracker_on(store)
+    old = await tracker.apply(creation("old"))
+    ended = await tracker.apply(completion("old"))
+    async with held(store, tracker):
+        store.failures = [None, failure]  # of the commit that is under way, and of the next
+        calls = [
+            asyncio.ensure_future(tracker.write(commands))
+            for commands in (
+                [creation("new-a"), creation("new-b"), creation("new-a")],
+                [completion("new-a"), failing("new-a")],  # judged by what was not written
+                [completion("nobody"), failing("old")],
+                [completion("old"), creation("old")],
+            )
+        ]
+        await turns(1)
+    writing, ending, refused, repeating = await answers(*calls)
+    assert writing == [failure] * 3
+    assert ending == [failure] * 2
+    assert [type(outcome) for outcome in refused] == [JobNotFound, JobTerminal]
+    assert repeating == [ended, ended]
+    assert old.version < ended.version
+    assert await stored(store, "new-a", "new-b") == [None, None]
+    assert (await tracker.apply(creation("new-a"))).version == 1
+
+
+async def test_a_fault_of_a_store_is_told_and_the_writer_goes_on(
+    store: GatedStore, caplog: pytest.LogCaptureFixture
+) -> None:
+    """An error that no store should raise reaches its callers and the log, and the next write is served."""
+    tracker = tracker_on(store)
+    store.failures = [RuntimeError("a fault of the store")] * 2
+    for number in range(2):
+        with pytest.raises(RuntimeError, match="a fault of the store"):
+            await tracker.apply(creation(f"job-{number}"))
+    assert len(caplog.records) == 2
+    assert (await tracker.apply(creation("job-0"))).version == 1
+
+
+# --- too much, and the end ---
+
+
+@pytest.mark.parametrize(("limit", "value"), [("MAX_WAITING_COMMANDS", 6), ("MAX_WAITING_BYTES", 6000)])
+async def test_more_than_may_wait_is_refused_at_once(
+    store: GatedStore, monkeypatch: pytest.MonkeyPatch, limit: str, value: int
+) -> None:
+    """A call beyond the bound is Overloaded before anything was done; those that wait are served, then new ones too."""
+    monkeypatch.setattr(writer, limit, value)
+    tracker = tracker_on(store)
+    async with held(store, tracker):
+        calls = [
+            asyncio.ensure_future(tracker.write([creation(f"job-{number}"), completion(f"job-{number}", 1900)]))
+            for number in range(3)
+        ]
+        await turns(1)
+        with pytest.raises(Overloaded):
+            await tracker.write([completion("job-0", 1900)])
+    assert all(isinstance(outcome, Job) for outcomes in await answers(*calls) for outcome in outcomes)
+    assert [type(outcome) for outcome in await tracker.write([creation("job-x"), completion("job-x", 1900)])] == [Job] * 2
+
+
+async def test_what_was_cancelled_does_not_count_for_ever(store: GatedStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Calls that were cancelled while they waited take no room once their turn has come."""
+    monkeypatch.setattr(writer, "MAX_WAITING_COMMANDS", 3)
+    tracker = tracker_on(store)
+    for turn in range(3):
+        async with held(store, tracker):
+            calls = [asyncio.ensure_future(tracker.apply(creation(f"job-{turn}-{number}"))) for number in range(3)]
+            await turns(1)
+            for call in calls:
+                call.cancel()
+            await answers(*calls, return_exceptions=True)
+    assert (await tracker.apply(creation("job-a"))).version == 1
+
+
+async def test_closing_answers_what_was_admitted_and_refuses_the_rest(store: GatedStore) -> None:
+    """close() returns after the last answer; whoever comes meanwhile or later is told ShuttingDown."""
+    tracker = tracker_on(store)
+    async with held(store, tracker):
+        admitted = asyncio.ensure_future(tracker.apply(creation("job-a")))
+        await turns(1)
+        impatient, closing = asyncio.ensure_future(tracker.close()), asyncio.ensure_future(tracker.close())
+        await turns(3)
+        with pytest.raises(ShuttingDown):
+            await tracker.apply(creation("job-b"))
+        impatient.cancel()
+        await turns(3)
+        assert not closing.done()
+        assert not admitted.done()
+    await answers(closing)
+    assert admitted.done()
+    assert (await admitted).version == 1
+    with pytest.raises(ShuttingDown):
+        await tracker.apply(creation("job-b"))
+    assert await stored(store, "job-a", "job-b") == [JobState.PENDING, None]
+
+
+# --- races against another process ---
+
+
+class Races(IgnoringObserver):
+    """Counts the commands that were decided anew."""
+
+    def __init__(self) -> None:
+        self.lost = 0
+
+    def races_lost(self, commands: int) -> None:
+        self.lost += commands
+
+
+async def test_a_lost_race_is_decided_anew(tmp_path: Path) -> None:
+    """A command whose job another process changed meanwhile is judged by what that one made of it; the rest stands."""
+    async with GatedSQLiteStore(str(tmp_path / "jobs.db")) as store, SQLiteJobStore(str(tmp_path / "jobs.db")) as other:
+        races, clock = Races(), Clock()
+        here, there = JobTracker(store, clock=clock, policy=Policy(), observer=races), tracker_on(other, clock)
+        await here.write([creation("contended"), creation("quiet")])
+        store.gate.clear()
+        call = asyncio.ensure_future(here.write([completion("contended"), completion("quiet"), failing("contended")]))
+        await until(lambda: len(store.begun) == 2)
+        winner = await there.apply(failing("contended"))
+        store.gate.set()
+        ((refused, completed, repeated),) = await answers(call)
+        assert isinstance(refused, JobTerminal)
+        assert isinstance(completed, Job)
+        assert completed.state is JobState.COMPLETED
+        assert repeated == winner
+        assert races.lost == 2
+        assert await store.read_jobs(["contended", "quiet"], with_results=True) == [winner, completed]
+
+
+async def test_two_processes_that_race_agree_on_every_outcome(tmp_path: Path) -> None:
+    """Of all that try to end a job differently, on either side, one kind wins, and every reader sees that one."""
+    async with SQLiteJobStore(str(tmp_path / "jobs.db")) as one, SQLiteJobStore(str(tmp_path / "jobs.db")) as two:
+        sides = tracker_on(one), tracker_on(two)
+        names = [f"job-{number}" for number in range(100)]
+        await sides[0].write([creation(name) for name in names])
+
+        async def race(name: str, number: int) -> Job | JobStatusError:
+            (outcome,) = await sides[number % 2].write([failing(name, f"{number}") if number % 3 else completion(name)])
+            return outcome
+
+        chance = random.Random(3)
+        racers = [(name, number) for name in names for number in range(6)]
+        chance.shuffle(racers)
+        outcomes = await answers(*(race(*racer) for racer in racers))
+        for name in names:
+            told = [outcome for (raced, _), outcome in zip(racers, outcomes, strict=True) if raced == name]
+            won = [outcome for outcome in told if isinstance(outcome, Job)]
+            assert won
+            assert all(isinstance(outcome, JobTerminal) for outcome in told if not isinstance(outcome, Job))
+            for store in (one, two):
+                assert await store.read_jobs([name], with_results=True) == [won[0]]
+            assert set(won) == {won[0]}
+
+
+class AlwaysBeaten(MemoryJobStore):
+    """A store in which somebody else is always faster."""
+
+    async def commit(self, changes: Sequence[Change]) -> set[str]:
+        return {change.job_id for change in changes}
+
+
+async def test_a_race_that_is_lost_for_ever_ends() -> None:
+    """After a bounded number of lost races a call is told Overloaded, and nothing has happened."""
+    async with AlwaysBeaten() as store:
+        races = Races()
+        tracker = JobTracker(store, clock=Clock(), policy=Policy(), observer=races)
+        with pytest.raises(Overloaded):
+            await tracker.apply(creation("job-a"))
+        assert races.lost == writer.MAX_RACES
+        assert await stored(store, "job-a") == [None]
+
+
+# --- leases that nobody could renew ---
+
+
+async def leased(store: GatedStore, tracker: JobTracker) -> Job:
+    """A job that a worker has just started."""
+    await tracker.apply(creation("job-a"))
+    return await tracker.apply(StartJob(job_id="job-a", worker_id="w", lease_ms=LEASE_SECONDS * 1000))
+
+
+async def state_after_a_sweep(store: GatedStore, tracker: JobTracker, clock: Clock) -> JobState | None:
+    await Sweeper(tracker, store, clock=clock, observer=IgnoringObserver()).sweep()
+    (state,) = await stored(store, "job-a")
+    return state
+
+
+async def assert_lease_runs_in_full(store: GatedStore, tracker: JobTracker, clock: Clock) -> None:
+    """From now on the worker has all of its lease to be heard, renews it by that, and is lost when it stays silent."""
+    assert await state_after_a_sweep(store, tracker, clock) is JobState.PROCESSING
+    clock.move(LEASE_SECONDS - 1)
+    assert await state_after_a_sweep(store, tracker, clock) is JobState.PROCESSING
+    await tracker.apply(HeartbeatJob(job_id="job-a", attempt=1))
+    clock.move(LEASE_SECONDS - 1)
+    assert await state_after_a_sweep(store, tracker, clock) is JobState.PROCESSING
+    clock.move(1)
+    assert await state_after_a_sweep(store, tracker, clock) is JobState.FAILED
+
+
+async def test_a_lease_runs_once_more_in_full_after_a_restart(store: GatedStore) -> None:
+    """A worker that could not reach the service while it was down is not lost for that."""
+    clock = Clock()
+    before = tracker_on(store, clock)
+    await leased(store, before)
+    await before.close()
+    clock.move(60)
+    await assert_lease_runs_in_full(store, tracker_on(store, clock), clock)
+
+
+async def test_a_lease_runs_once_more_in_full_after_an_outage_of_the_store(store: GatedStore) -> None:
+    """A worker whose heartbeats the store did not take is not lost for that."""
+    clock = Clock()
+    tracker = tracker_on(store, clock)
+    await leased(store, tracker)
+    store.failures = [StoreUnavailable()] * 5
+    for _ in range(5):
+        clock.move(LEASE_SECONDS - 1)
+        with pytest.raises(StoreUnavailable):
+            await tracker.apply(HeartbeatJob(job_id="job-a", attempt=1))
+    await assert_lease_runs_in_full(store, tracker, clock)
+
+
+async def test_another_attempt_waits_for_a_lease_that_nobody_could_renew(store: GatedStore) -> None:
+    """After a restart a job is not given to a second worker while the first may still be heard."""
+    clock = Clock()
+    before = tracker_on(store, clock)
+    await before.apply(creation("job-a", max_attempts=2))
+    await before.apply(StartJob(job_id="job-a", worker_id="w", lease_ms=LEASE_SECONDS * 1000))
+    clock.move(60)
+    after = tracker_on(store, clock)
+    (refused,) = await after.write([StartJob(job_id="job-a", worker_id="x", lease_ms=1000)])
+    assert isinstance(refused, LeaseHeld)
+    clock.move(LEASE_SECONDS)
+    assert (await after.apply(StartJob(job_id="job-a", worker_id="x", lease_ms=1000))).attempt == 2
