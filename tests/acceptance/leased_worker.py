@@ -2,8 +2,8 @@
 
     python leased_worker.py ADDRESS JOB_ID LEASE_SECONDS HEARTBEAT_SECONDS
 
-Prints a line for each thing that happens: what it did, and OK or why it was refused. Whatever is written to its standard
-input becomes the result.
+Prints a line for each thing that happens: what it did, and OK or why it was refused. Whatever is written to its
+standard input becomes the result.
 """
 
 import asyncio
@@ -24,7 +24,7 @@ async def tell(what: str, call: Awaitable[Any]) -> Any:
     try:
         answer = await call
     except grpc.aio.AioRpcError as error:
-        status, info = rpc_status.from_call(error), ErrorInfo()
+        status, info = rpc_status.from_call(error), ErrorInfo()  # type: ignore[arg-type]  # it has all that is asked of a Call
         if status is not None:
             status.details[0].Unpack(info)
         print(what, error.code().name, info.reason, flush=True)

@@ -1,4 +1,4 @@
-"""The service is killed under load, and nothing that it had said turns out untrue; and the judge would notice if it did."""
+"""The service is killed under load and keeps its word, and whoever judges that would notice if it did not."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +13,7 @@ OPTIONS = Options(writers=40, jobs=400, kills=3, seed=20, limit_seconds=180)
 
 async def test_a_service_that_is_killed_keeps_its_word(tmp_path: Path) -> None:
     """Killed three times under load: one outcome each, all that was acknowledged, nothing by halves, nothing undone."""
-    report = await Torture(OPTIONS, tmp_path, lambda ended, kills: None).run()
+    report = await Torture(OPTIONS, tmp_path).run()
     Console().print(table_of(report))
     assert report.violations == []
     assert report.kills >= OPTIONS.kills
@@ -36,9 +36,7 @@ class Story:
     def call(self, kind: str, rank: int = GONE, wanted: str = "") -> Call:
         return self.history.begin(kind, "job", rank, wanted)
 
-    def tell(
-        self, kind: str, seen: Seen | None, rank: int = GONE, wanted: str = "", ending: Ending = "ok"
-    ) -> "Story":
+    def tell(self, kind: str, seen: Seen | None, rank: int = GONE, wanted: str = "", ending: Ending = "ok") -> "Story":
         self.history.end(self.call(kind, rank, wanted), ending, seen)
         return self
 
@@ -98,9 +96,9 @@ LIES: dict[str, tuple[Story, str]] = {
         "2 outcomes",
     ),
     "one version shows two jobs": (
-        honest_start().tell("get", Seen(rank=PENDING, version=1, snapshot="x")).tell(
-            "get", Seen(rank=PENDING, version=1, snapshot="y")
-        ),
+        honest_start()
+        .tell("get", Seen(rank=PENDING, version=1, snapshot="x"))
+        .tell("get", Seen(rank=PENDING, version=1, snapshot="y")),
         "two jobs of version 1",
     ),
     "an acknowledged end is lost": (
@@ -115,9 +113,9 @@ LIES: dict[str, tuple[Story, str]] = {
     "a start that nobody made": (honest_start().tell("get", Seen(rank=PROCESSING, version=2)), "from nowhere"),
     "an end that never comes": (honest_start(), "never seen to have ended"),
     "a refusal that comes too early": (
-        honest_start().tell("fail", Seen(rank=ENDED), ENDED, "failed b", "refused").tell(
-            "get", Seen(rank=PENDING, version=1)
-        ),
+        honest_start()
+        .tell("fail", Seen(rank=ENDED), ENDED, "failed b", "refused")
+        .tell("get", Seen(rank=PENDING, version=1)),
         "went back",
     ),
 }

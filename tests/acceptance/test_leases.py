@@ -1,4 +1,4 @@
-"""A worker that dies, or seems to: the client sees a failure, never a job that hangs, and a late end changes nothing."""
+"""A worker that dies, or seems to: the client sees a failure, no job hangs, and a late end changes nothing."""
 
 import asyncio
 import signal

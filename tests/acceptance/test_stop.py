@@ -1,4 +1,4 @@
-"""How the service ends: gracefully when it is told to, at once when it is told twice, in one sentence when it cannot start."""
+"""How the service ends: gracefully when it is told to, at once when told twice, in a sentence when it cannot start."""
 
 import asyncio
 import signal
@@ -98,7 +98,7 @@ async def watch(service: Service, seen: Seen, watching: list[pb.Job]) -> None:
     """Watch a job that does not end."""
     try:
         async for message in service.jobs.WatchJob(pb.WatchJobRequest(job_id="polled")):
-            watching.append(message.job)
+            watching.append(message.job)  # noqa: PERF401  # others count them meanwhile
     except grpc.aio.AioRpcError as error:
         seen.watches.append(refusal_of(error))
 
@@ -148,7 +148,7 @@ async def test_whoever_writes_during_a_stop_is_told_to_try_again(tmp_path: Path)
 
 async def read_all(service: Service, job_ids: list[str]) -> dict[str, bytes]:
     """The results of these jobs."""
-    results = {}
+    results: dict[str, bytes] = {}
     for first in range(0, len(job_ids), 1000):
         answer = await service.jobs.BatchGetJobs(pb.BatchGetJobsRequest(job_ids=job_ids[first : first + 1000]))
         results |= {job.job_id: job.result for job in answer.jobs}
@@ -207,7 +207,7 @@ async def test_a_second_signal_ends_at_once(tmp_path: Path, first: signal.Signal
 
 
 async def refused_start(process: Process) -> str:
-    """The one sentence with which `jobstatus serve` ends, with exit code 2 and nothing else that a person has to read."""
+    """The one sentence with which `jobstatus serve` ends, with exit code 2 and nothing else for a person to read."""
     child = await asyncio.create_subprocess_exec(
         COMMAND,
         "serve",

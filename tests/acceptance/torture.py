@@ -187,7 +187,9 @@ class Torture:
 def table_of(report: Report) -> Table:
     """The report for a person."""
     options, counts = report.options, report.history.count()
-    table = Table(title=f"{options.jobs} jobs, {options.writers} writers, {options.pollers} pollers, seed {options.seed}")
+    table = Table(
+        title=f"{options.jobs} jobs, {options.writers} writers, {options.pollers} pollers, seed {options.seed}"
+    )
     for name in ("call", "ok", "refused", "unknown"):
         table.add_column(name, justify="left" if name == "call" else "right")
     for kind in dict.fromkeys(kind for kind, _ in counts):
@@ -219,7 +221,10 @@ def main() -> int:
     options = Options(writers=given.writers, jobs=given.jobs, kills=given.kills, seed=seed)
     console = Console()
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with tempfile.TemporaryDirectory(prefix="jobstatus-torture-") as folder, Progress(*columns, console=console) as bars:
+    with (
+        tempfile.TemporaryDirectory(prefix="jobstatus-torture-") as folder,
+        Progress(*columns, console=console) as bars,
+    ):
         jobs = bars.add_task("jobs ended", total=options.jobs)
         kills = bars.add_task("kills", total=options.kills)
 

@@ -129,9 +129,7 @@ class Load:
         job_id = self._chance.choice(self.created[-2000:])
         call = self._history.begin("poll", job_id)
         try:
-            answer = await request(
-                self._http_port, f"/v1/async/audio/transcriptions/{job_id}", self._authorization
-            )
+            answer = await request(self._http_port, f"/v1/async/audio/transcriptions/{job_id}", self._authorization)
         except (OSError, AssertionError, TimeoutError):  # nobody there, or half an answer: the service was killed
             self._history.end(call, "unknown")
             await asyncio.sleep(0.05)  # until it is back, which nothing announces
@@ -218,9 +216,7 @@ class Load:
     async def _create_together(self, job_ids: list[str]) -> None:
         """Create jobs in one batch; after a crash, before it is repeated, either all of them are there or none."""
         batch = pb.BatchWriteRequest(
-            operation=[
-                pb.Operation(create_job=creation(job_id, result_ttl={"seconds": 86400})) for job_id in job_ids
-            ]
+            operation=[pb.Operation(create_job=creation(job_id, result_ttl={"seconds": 86400})) for job_id in job_ids]
         )
         for _ in range(TRIES):
             calls = [self._history.begin("create", job_id, PENDING) for job_id in job_ids]

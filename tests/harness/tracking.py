@@ -8,7 +8,7 @@ from typing import Any, Final
 import apsw
 from jobstatus.core.commands import Command, CompleteJob, CreateJob
 from jobstatus.core.errors import JobStatusError, StoreFull, StoreUnavailable
-from jobstatus.core.job import Job, JobState, RequestType
+from jobstatus.core.job import Job, RequestType
 from jobstatus.core.rules import Policy
 from jobstatus.core.store import JobStore
 from jobstatus.core.tracker import JobTracker
@@ -106,5 +106,3 @@ def integrity(path: Path) -> str:
         return str(connection.execute("PRAGMA integrity_check").get)
     finally:
         connection.close()
-
-

@@ -280,7 +280,9 @@ async def test_more_than_may_wait_is_refused_at_once(
         with pytest.raises(Overloaded):
             await tracker.write([completion("job-0", 1900)])
     assert all(isinstance(outcome, Job) for outcomes in await answers(*calls) for outcome in outcomes)
-    assert [type(outcome) for outcome in await tracker.write([creation("job-x"), completion("job-x", 1900)])] == [Job] * 2
+    assert [type(outcome) for outcome in await tracker.write([creation("job-x"), completion("job-x", 1900)])] == [
+        Job
+    ] * 2
 
 
 async def test_what_was_cancelled_does_not_count_for_ever(store: GatedStore, monkeypatch: pytest.MonkeyPatch) -> None:

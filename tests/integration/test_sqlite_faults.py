@@ -115,6 +115,7 @@ async def test_a_commit_whose_sync_fails_is_not_acknowledged(tmp_path: Path, dis
     """A failed sync is StoreUnavailable for that commit alone; no power cut afterwards takes an acknowledged one."""
     ledger = Ledger()
     async with opened(tmp_path / "jobs.db") as (store, tracker):
+        await tracker.apply(creation("first"))  # the first commit upon an empty log syncs its header as well
         disk.fail("sync", nth, file="-wal")
         told = [await ledger.write(tracker, number) for number in range(nth)]
         assert [type(error) for error in told] == [type(None)] * (nth - 1) + [StoreUnavailable]
