@@ -28,6 +28,8 @@ from jobstatus.stores import open_store
 
 GRACE_SECONDS: Final = 3.0
 """How long calls under way may take when the service stops."""
+REFUSING_SECONDS: Final = 0.2
+"""How long calls are still picked up, to be told why they are refused; gRPC cancels those that wait when it stops."""
 
 _log = logging.getLogger(__name__)
 
@@ -98,7 +100,8 @@ async def serving(
             readiness.stop()
             await rpc.say_stopping()
             await asyncio.sleep(settings.stop_delay_seconds)
-            tracker.stop_watching()
+            tracker.refuse()
+            await asyncio.sleep(REFUSING_SECONDS)
             await asyncio.gather(rpc.stop(GRACE_SECONDS), public.stop())
 
 

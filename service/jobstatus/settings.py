@@ -8,6 +8,7 @@ import difflib
 import ipaddress
 import os
 import secrets
+import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, NamedTuple
@@ -188,7 +189,9 @@ def load_settings() -> Settings:
         return Settings()
     except ValidationError as error:
         raise SettingsError(_sentence(error, PREFIX)) from None
-    except ValueError as error:  # TOML that does not parse; a variable that should be JSON and is not
+    except tomllib.TOMLDecodeError as error:
+        raise SettingsError(f"{PREFIX}CONFIG={path} is not valid TOML: {error}") from None
+    except ValueError as error:  # a variable that should be JSON and is not
         raise SettingsError(f"the settings cannot be read: {error}") from None
 
 

@@ -4,8 +4,8 @@
 
 The clients create jobs, start them, send heartbeats, and race each other for how each job ends; others poll and watch.
 The service (the installed command, on SQLite) gets SIGKILL at random moments, sometimes while it is starting. Calls
-without an answer are repeated. What every client did and saw makes one history, which `harness.history` judges; a copy of
-the file is checked after each kill. Exits with 0 when nothing was wrong, else with 1.
+without an answer are repeated. What every client did and saw makes one history, which `harness.history` judges; a copy
+of the file is checked after each kill. Exits with 0 when nothing was wrong, else with 1.
 
 A killed process loses nothing that it had given to the kernel: this proves that changes are atomic, final, and seen by
 everybody from the moment they are acknowledged. That they survive a power cut is for the tests of the SQLite store.
@@ -34,6 +34,7 @@ from harness.history import History
 from harness.load import Load, until_cancelled
 from harness.service import Process
 from harness.tracking import integrity
+from harness.waiting import until
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
@@ -73,11 +74,11 @@ class Report:
 class Torture:
     """One run: the load, the kills, the judgement."""
 
-    def __init__(self, options: Options, folder: Path, on_progress: Callable[[int, int], None]) -> None:
+    def __init__(self, options: Options, folder: Path, on_progress: Callable[[int, int], None] | None = None) -> None:
         """`folder` gets the service's files; `on_progress` is told how many jobs have ended and how many kills were."""
         self._options = options
         self._folder = folder
-        self._on_progress = on_progress
+        self._on_progress = on_progress or (lambda *_: None)
         self._chance = random.Random(options.seed)
         self._process = Process(folder)
         self._report = Report(options=options, history=History())
@@ -141,8 +142,7 @@ class Torture:
         """Spread over the whole load, each at a random moment."""
         for number in range(self._options.kills):
             moment = (number + self._chance.random()) * self._options.jobs / self._options.kills
-            while load.ended < moment:
-                await asyncio.sleep(0.01)
+            await until(lambda: load.ended >= moment, self._options.limit_seconds)  # noqa: B023  # awaited at once
             await asyncio.sleep(self._chance.random() * 0.1)
             await self._kill()
             if self._chance.random() < 0.3:
@@ -187,9 +187,8 @@ class Torture:
 def table_of(report: Report) -> Table:
     """The report for a person."""
     options, counts = report.options, report.history.count()
-    table = Table(
-        title=f"{options.jobs} jobs, {options.writers} writers, {options.pollers} pollers, seed {options.seed}"
-    )
+    clients = f"{options.writers} writers, {options.pollers} pollers"
+    table = Table(title=f"{options.jobs} jobs, {clients}, seed {options.seed}")
     for name in ("call", "ok", "refused", "unknown"):
         table.add_column(name, justify="left" if name == "call" else "right")
     for kind in dict.fromkeys(kind for kind, _ in counts):
@@ -222,7 +221,7 @@ def main() -> int:
     console = Console()
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with (
-        tempfile.TemporaryDirectory(prefix="jobstatus-torture-") as folder,
+        tempfile.TemporaryDirectory(prefix="torture-") as folder,
         Progress(*columns, console=console) as bars,
     ):
         jobs = bars.add_task("jobs ended", total=options.jobs)

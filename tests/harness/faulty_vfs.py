@@ -1,9 +1,9 @@
 """A disk under SQLite that fails where a test wants it to, runs full, and loses power.
 
-While `faulty_disk` is entered, every file that SQLite opens in this process goes through it: a few functions of SQLite's
-own VFS are replaced in place, so that neither the store under test nor its driver knows. (apsw's VFS classes would not
-do: an error that one of them returns stays pending in Python and comes out of a later call for which SQLite says OK,
-such as a commit whose checkpoint failed afterwards.)
+While `faulty_disk` is entered, every file that SQLite opens in this process goes through it: a few functions of
+SQLite's own VFS are replaced in place, so that neither the store under test nor its driver knows. (apsw's VFS classes
+would not do: an error that one of them returns stays pending in Python and comes out of a later call for which SQLite
+says OK, such as a commit whose checkpoint failed afterwards.)
 
 The files are real; what is modelled is which of their bytes would be left after a power cut. Only a sync puts bytes on
 the disk. A sync that fails does what Linux does: the bytes can still be read, but no later sync writes them. Shared
@@ -115,7 +115,7 @@ class Disk:
         """
         for path in folder.iterdir():
             synced, content = on_disk.get(path.name, b""), path.read_bytes()
-            start = len(os.path.commonprefix([synced, content]))
+            start = len(os.path.commonprefix([synced, content]))  # noqa: RUF071  # of bytes, not of paths
             unsynced = [_Write(start, content[start:])] if content[start:] and not rest_is_lost else []
             self._files[path] = _File(bytearray(synced), unsynced)
 

@@ -1,8 +1,8 @@
 """What many clients did and saw at the same time, and whether one honest service can have answered so.
 
-The manner is Jepsen's, small enough to read. Every call is noted with the moments at which it was made and answered, and
-ends in one of three ways: `ok`, `refused` (it certainly did not happen) or `unknown` (a timeout, a lost connection: it
-happened wholly or not at all). Jobs are independent of each other, so each is judged by its own calls.
+The manner is Jepsen's, small enough to read. Every call is noted with the moments at which it was made and answered,
+and ends in one of three ways: `ok`, `refused` (it certainly did not happen) or `unknown` (a timeout, a lost connection:
+it happened wholly or not at all). Jobs are independent of each other, so each is judged by its own calls.
 """
 
 import hashlib

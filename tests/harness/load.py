@@ -211,6 +211,9 @@ class Load:
             self._history.faults.append(f"{call.job_id}: {call.kind} was answered {refusal.code.name} {refusal.reason}")
         return True
 
+    def _all_answered(self, calls: Iterable[Call], error: grpc.aio.AioRpcError) -> bool:
+        return all([self._answered(call, error) for call in calls])  # noqa: C419  # each is to be noted
+
     # --- several jobs ---
 
     async def _create_together(self, job_ids: list[str]) -> None:
@@ -223,7 +226,7 @@ class Load:
             try:
                 answer = await next(self._stubs).BatchWrite(batch, timeout=self._patience(), wait_for_ready=True)
             except grpc.aio.AioRpcError as error:
-                if any([self._answered(call, error) for call in calls]):
+                if self._all_answered(calls, error):
                     return
                 if error.code() is grpc.StatusCode.UNAVAILABLE:
                     found = await self._read_together("look", job_ids)
@@ -244,7 +247,7 @@ class Load:
                     pb.BatchGetJobsRequest(job_ids=job_ids), timeout=PATIENCE_SECONDS, wait_for_ready=True
                 )
             except grpc.aio.AioRpcError as error:
-                if any([self._answered(call, error) for call in calls]):
+                if self._all_answered(calls, error):
                     return 0
                 continue
             found = {job.job_id: job for job in answer.jobs}

@@ -88,7 +88,7 @@ class Process:
             "JWT_SECRET": SECRET,
             **environment,
         }
-        inherited = {name: value for name, value in os.environ.items() if not name.startswith("JOBSTATUS_")}
+        inherited = {name: value for name, value in os.environ.items() if not name.startswith(("JOBSTATUS_", "GRPC_"))}
         self.environment = inherited | {f"JOBSTATUS_{name}": value for name, value in given.items()}
         self.folder = folder
         self.log_path = folder / "serve.log"

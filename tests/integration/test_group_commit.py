@@ -12,7 +12,7 @@ from harness.stores import IgnoringObserver
 from harness.tracking import Clock, completion, creation, tracker_on
 from harness.waiting import LIMIT_SECONDS, until
 from jobstatus.core import writer
-from jobstatus.core.commands import FailJob, HeartbeatJob, StartJob
+from jobstatus.core.commands import Command, FailJob, HeartbeatJob, StartJob
 from jobstatus.core.errors import (
     JobNotFound,
     JobStatusError,
@@ -107,7 +107,7 @@ def failing(job_id: str, message: str = "no") -> FailJob:
 
 
 async def stored(store: Store, *job_ids: str) -> list[JobState | None]:
-    return [job and job.state for job in await store.read_jobs(job_ids, with_results=False)]
+    return [None if job is None else job.state for job in await store.read_jobs(job_ids, with_results=False)]
 
 
 # --- batches ---
@@ -222,21 +222,19 @@ async def test_cancelled_calls_never_harm_others(store: GatedStore, seed: int) -
 
 @pytest.mark.parametrize("failure", [StoreUnavailable(), StoreFull()])
 async def test_a_failed_commit_is_told_to_its_writers_alone(store: GatedStore, failure: JobStatusError) -> None:
-    """Whoever wanted a change is told; what is refused or changes nothing has its own outcome; the next batch is well."""
+    """Whoever wanted a change is told; what is refused or changes nothing fares as ever; the next batch is well."""
     tracker = tracker_on(store)
     old = await tracker.apply(creation("old"))
     ended = await tracker.apply(completion("old"))
     async with held(store, tracker):
         store.failures = [None, failure]  # of the commit that is under way, and of the next
-        calls = [
-            asyncio.ensure_future(tracker.write(commands))
-            for commands in (
-                [creation("new-a"), creation("new-b"), creation("new-a")],
-                [completion("new-a"), failing("new-a")],  # judged by what was not written
-                [completion("nobody"), failing("old")],
-                [completion("old"), creation("old")],
-            )
+        submissions: list[list[Command]] = [
+            [creation("new-a"), creation("new-b"), creation("new-a")],
+            [completion("new-a"), failing("new-a")],  # judged by what was not written
+            [completion("nobody"), failing("old")],
+            [completion("old"), creation("old")],
         ]
+        calls = [asyncio.ensure_future(tracker.write(commands)) for commands in submissions]
         await turns(1)
     writing, ending, refused, repeating = await answers(*calls)
     assert writing == [failure] * 3
@@ -280,9 +278,8 @@ async def test_more_than_may_wait_is_refused_at_once(
         with pytest.raises(Overloaded):
             await tracker.write([completion("job-0", 1900)])
     assert all(isinstance(outcome, Job) for outcomes in await answers(*calls) for outcome in outcomes)
-    assert [type(outcome) for outcome in await tracker.write([creation("job-x"), completion("job-x", 1900)])] == [
-        Job
-    ] * 2
+    outcomes = await tracker.write([creation("job-x"), completion("job-x", 1900)])
+    assert [type(outcome) for outcome in outcomes] == [Job, Job]
 
 
 async def test_what_was_cancelled_does_not_count_for_ever(store: GatedStore, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -400,7 +397,7 @@ async def test_a_race_that_is_lost_for_ever_ends() -> None:
 # --- leases that nobody could renew ---
 
 
-async def leased(store: GatedStore, tracker: JobTracker) -> Job:
+async def leased(tracker: JobTracker) -> Job:
     """A job that a worker has just started."""
     await tracker.apply(creation("job-a"))
     return await tracker.apply(StartJob(job_id="job-a", worker_id="w", lease_ms=LEASE_SECONDS * 1000))
@@ -428,7 +425,7 @@ async def test_a_lease_runs_once_more_in_full_after_a_restart(store: GatedStore)
     """A worker that could not reach the service while it was down is not lost for that."""
     clock = Clock()
     before = tracker_on(store, clock)
-    await leased(store, before)
+    await leased(before)
     await before.close()
     clock.move(60)
     await assert_lease_runs_in_full(store, tracker_on(store, clock), clock)
@@ -438,7 +435,7 @@ async def test_a_lease_runs_once_more_in_full_after_an_outage_of_the_store(store
     """A worker whose heartbeats the store did not take is not lost for that."""
     clock = Clock()
     tracker = tracker_on(store, clock)
-    await leased(store, tracker)
+    await leased(tracker)
     store.failures = [StoreUnavailable()] * 5
     for _ in range(5):
         clock.move(LEASE_SECONDS - 1)

@@ -1,4 +1,4 @@
-"""The SQLite store while its disk, its file or its neighbours fail: what was acknowledged stays, and it heals by itself."""
+"""The SQLite store while disk, file or neighbours fail: what was acknowledged stays, and the store heals by itself."""
 
 import asyncio
 import os
@@ -7,7 +7,7 @@ import shutil
 import stat
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, closing, contextmanager, suppress
+from contextlib import asynccontextmanager, closing, contextmanager
 from pathlib import Path
 
 import apsw
@@ -17,6 +17,18 @@ from harness.faulty_vfs import Disk, Operation, faulty_disk
 from harness.http import request
 from harness.jobs import complete, create
 from harness.service import Service, service_here
+from harness.sqlite_files import (
+    BATCHES,
+    damaged,
+    hooked,
+    opened,
+    own_file,
+    still_open,
+    strangers_file,
+    strangers_file_with_a_log,
+    tell_writers,
+    truncated,
+)
 from harness.stores import change, job
 from harness.tokens import admin_token, bearer
 from harness.tracking import Clock, Ledger, completion, creation, integrity, missing, torn, tracker_on
@@ -30,7 +42,6 @@ from jobstatus.stores.sqlite import SQLiteJobStore, schema
 
 UNAVAILABLE = Refusal(grpc.StatusCode.UNAVAILABLE, "STORE_UNAVAILABLE")
 FULL = 2
-BATCHES = 6
 CHECKPOINT_PAGES = 12
 """The log is moved into the file so early in these tests that every one of them goes through it several times."""
 
@@ -40,15 +51,6 @@ def disk() -> Iterator[Disk]:
     """A disk that fails when the test says so."""
     with faulty_disk() as faulty:
         yield faulty
-
-
-@asynccontextmanager
-async def opened(path: Path, clock: Clock | None = None) -> AsyncIterator[tuple[SQLiteJobStore, JobTracker]]:
-    """The store upon this file, and the core upon the store."""
-    async with SQLiteJobStore(str(path)) as store:
-        tracker = tracker_on(store, clock)
-        yield store, tracker
-        await tracker.close()
 
 
 @pytest.fixture
@@ -64,28 +66,6 @@ def early_checkpoints() -> Iterator[None]:
     """Every connection of the test moves the log into the file long before it would by itself."""
     with hooked(lambda connection: connection.wal_autocheckpoint(CHECKPOINT_PAGES)):
         yield
-
-
-@contextmanager
-def hooked(hook: Callable[[apsw.Connection], None]) -> Iterator[None]:
-    apsw.connection_hooks.append(hook)
-    try:
-        yield
-    finally:
-        apsw.connection_hooks.remove(hook)
-
-
-def tell_writers(connections: list[apsw.Connection], statement: str) -> None:
-    """Have every connection that can write execute this."""
-    told = [connection.execute(statement) for connection in still_open(connections) if not connection.readonly("main")]
-    assert told
-
-
-def still_open(connections: list[apsw.Connection]) -> Iterator[apsw.Connection]:
-    for connection in connections:
-        with suppress(apsw.ConnectionClosedError):
-            connection.db_filename("main")
-            yield connection
 
 
 def written(folder: Path, files: dict[str, bytes]) -> Path:
@@ -250,16 +230,16 @@ async def lost_by_power_cuts(folder: Path, connections: list[apsw.Connection], s
 
     def cut(_: Operation) -> None:
         if chance.random() < 0.15:
-            cuts.extend((ledger.copy(), disk.after_power_loss(how)) for how in (None, chance))
+            cuts.extend((ledger.copy(), faulty.after_power_loss(how)) for how in (None, chance))
 
-    with faulty_disk() as disk:
+    with faulty_disk() as faulty:
         async with opened(folder / "jobs.db") as (_, tracker):
             tell_writers(connections, f"PRAGMA synchronous={synchronous}")
-            disk.on_operation = cut
+            faulty.on_operation = cut
             for number in range(2 * BATCHES):
                 assert await ledger.write(tracker, number) is None
-                cuts.append((ledger.copy(), disk.after_power_loss()))
-            disk.on_operation = None
+                cuts.append((ledger.copy(), faulty.after_power_loss()))
+            faulty.on_operation = None
     assert len(cuts) > 50
     lost = [await lost_after(files, told, folder / f"cut-{number}") for number, (told, files) in enumerate(cuts)]
     return [job_id for job_ids in lost for job_id in job_ids]
@@ -286,14 +266,14 @@ async def test_what_a_restarted_service_shows_survives_a_power_cut(tmp_path: Pat
     def crash(_: Operation) -> None:
         folder = tmp_path / f"crash-{len(crashes)}"
         folder.mkdir()
-        crashes.append((folder, disk.remember(folder)))
+        crashes.append((folder, faulty.remember(folder)))
 
-    with faulty_disk() as disk:
+    with faulty_disk() as faulty:
         async with opened(tmp_path / "jobs.db") as (_, tracker):
-            disk.on_operation = crash
+            faulty.on_operation = crash
             for number in range(3):
                 assert await Ledger().write(tracker, number) is None
-            disk.on_operation = None
+            faulty.on_operation = None
     for number, (folder, on_disk) in enumerate(crashes):
         with faulty_disk() as disk:
             disk.adopt(folder, on_disk)
@@ -429,47 +409,6 @@ async def test_a_write_waits_for_a_lock_that_is_let_go_in_time(tmp_path: Path) -
 # --- files that are refused ---
 
 
-def own_file(path: Path, **pragmas: int) -> None:
-    """A file of ours with some pages, and nothing left in its log."""
-
-    async def fill() -> None:
-        async with opened(path) as (_, tracker):
-            for number in range(BATCHES):
-                await Ledger().write(tracker, number)
-
-    asyncio.run(fill())
-    with closing(apsw.Connection(str(path))) as connection:
-        for name, value in pragmas.items():
-            connection.execute(f"PRAGMA {name}={value}")
-
-
-def damaged(path: Path, start: int, content: bytes) -> None:
-    own_file(path)
-    with path.open("r+b") as file:
-        file.seek(start)
-        file.write(content)
-
-
-def truncated(path: Path) -> None:
-    own_file(path)
-    os.truncate(path, path.stat().st_size // 2)
-
-
-def strangers_file(path: Path) -> None:
-    with closing(apsw.Connection(str(path))) as connection:
-        connection.execute("CREATE TABLE customers (name)")
-
-
-def strangers_file_with_a_log(path: Path) -> None:
-    """As a program leaves it that was killed: half of what it knows is in the log."""
-    original = path.with_name("original.db")
-    with closing(apsw.Connection(str(original))) as connection:
-        assert connection.execute("PRAGMA journal_mode=WAL").get == "wal"
-        connection.execute("CREATE TABLE customers (name)")
-        for suffix in ("", "-wal"):
-            shutil.copy(f"{original}{suffix}", f"{path}{suffix}")
-
-
 REFUSED: dict[str, tuple[Callable[[Path], object], str]] = {
     "text": (lambda path: path.write_text("not a database"), "damaged or no SQLite file"),
     "junk": (lambda path: path.write_bytes(random.Random(1).randbytes(16384)), "damaged or no SQLite file"),
@@ -603,7 +542,7 @@ async def test_every_connection_is_durable(tmp_path: Path, disk: Disk, connectio
 
 
 LOCK_THAT_ALL_SHARE = 128
-"""The byte of the `-shm` file on which everybody who has it open keeps a shared lock (sqlite.org/walformat.html, 2.3)."""
+"""The byte of the `-shm` file on which everybody who has it open keeps a shared lock (os_unix.c, UNIX_SHM_DMS)."""
 
 OTHER_PROCESS = """
 import fcntl, sys
@@ -650,10 +589,14 @@ def open_umask() -> Iterator[None]:
         os.umask(before)
 
 
+def modes_in(folder: Path) -> dict[str, int]:
+    return {path.name: stat.S_IMODE(path.stat().st_mode) for path in folder.iterdir()}
+
+
 async def test_nobody_else_may_read_the_files(tmp_path: Path) -> None:
     """The file, its log and its shared memory are made for their owner alone, whatever the umask."""
     with open_umask():
         async with opened(tmp_path / "jobs.db") as (_, tracker):
             await tracker.apply(creation("job-a"))
-            modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in tmp_path.iterdir()}
+            modes = modes_in(tmp_path)
     assert modes == dict.fromkeys(("jobs.db", "jobs.db-wal", "jobs.db-shm"), 0o600)

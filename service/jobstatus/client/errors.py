@@ -41,6 +41,7 @@ _LEAVES: Final = {leaf.reason: leaf for leaf in CODES}
 _WITHOUT_INFO: Final[dict[grpc.StatusCode, type[JobStatusError]]] = {
     grpc.StatusCode.UNAVAILABLE: ServiceUnreachable,
     grpc.StatusCode.DEADLINE_EXCEEDED: ServiceUnreachable,
+    grpc.StatusCode.CANCELLED: ServiceUnreachable,  # by a server that stopped before it had picked the call up
     grpc.StatusCode.UNAUTHENTICATED: core.ClientNotIdentified,
     grpc.StatusCode.PERMISSION_DENIED: core.ClientNotAllowed,
     grpc.StatusCode.RESOURCE_EXHAUSTED: core.Overloaded,

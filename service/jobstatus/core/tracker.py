@@ -133,11 +133,12 @@ class JobTracker:
                 await changed.wait()
                 self._watchers.check_open()
 
-    def stop_watching(self) -> None:
-        """End every watch with ShuttingDown."""
+    def refuse(self) -> None:
+        """End every watch, and refuse new writes, with ShuttingDown."""
         self._watchers.close()
+        self._writer.refuse()
 
     async def close(self) -> None:
         """End the watches, refuse new writes, and return when those under way are answered."""
-        self.stop_watching()
+        self.refuse()
         await self._writer.close()

@@ -90,9 +90,13 @@ class Writer:
         await submission.future
         return [outcome for outcome in submission.outcomes if outcome is not None]
 
+    def refuse(self) -> None:
+        """Refuse what comes from now on, with ShuttingDown."""
+        self._closing = True
+
     async def close(self) -> None:
         """Refuse what comes from now on, and return when all that was admitted is answered."""
-        self._closing = True
+        self.refuse()
         while self._draining is not None:
             await asyncio.shield(self._draining)
 

@@ -5,8 +5,9 @@ The write side of JobStatus: what the gateway that accepts a job and the workers
 
 Identifiers of jobs, virtual keys and workers match [A-Za-z0-9_-]{1,128}. Times are UTC with milliseconds.
 
-Every write is idempotent: after UNAVAILABLE or DEADLINE_EXCEEDED send the same message again. OK is sent after the
-change is on stable storage; a write without an OK happened wholly or not at all.
+Every write is idempotent: after UNAVAILABLE, DEADLINE_EXCEEDED or a CANCELLED that was not your own (from a server
+that stopped before it had picked the call up) send the same message again. OK is sent after the change is on stable
+storage; a write without an OK happened wholly or not at all.
 
 Every error carries a google.rpc.ErrorInfo (domain "jobstatus.v1") whose reason is stable:
   INVALID_ARGUMENT     INVALID_FIELD (metadata "field"), RESULT_NOT_JSON, RESULT_TOO_LARGE
