@@ -1,5 +1,4 @@
 """Make service/jobstatus/rest/openapi.json from docs/openapi.yaml, or say with --check whether it is up to date."""
-# ruff: noqa: INP001
 
 import argparse
 import json
