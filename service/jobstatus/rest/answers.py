@@ -10,6 +10,7 @@ from multidict import CIMultiDict
 
 from jobstatus.core import errors
 from jobstatus.core.answer import to_json
+from jobstatus.rest.small_answer import MAX_BYTES, small_answer
 
 ALLOWED_METHODS: Final = ("GET", "HEAD")
 MAX_RETRY_AFTER_SECONDS: Final = 30
@@ -90,11 +91,13 @@ def retry_after_seconds(age_seconds: float, first_seconds: int) -> int:
     return min(MAX_RETRY_AFTER_SECONDS, max(first_seconds, int(age_seconds / _AGE_PER_SECOND)))
 
 
-def answer(status: int, body: bytes, request_id: str, retry_after: int | None = None) -> web.Response:
-    """An answer with a job's document or another JSON body."""
+def answer(status: int, body: bytes, request_id: str, retry_after: int | None = None) -> web.StreamResponse:
+    """A 200 or 202 with a job's document or another JSON body."""
     headers = _headers(request_id)
     if retry_after is not None:
         headers["Retry-After"] = str(retry_after)
+    if len(body) <= MAX_BYTES:
+        return small_answer(status, body, headers)
     return web.Response(status=status, body=body, headers=headers)
 
 

@@ -71,7 +71,7 @@ class Edge:
         route = request_type.value
         authenticate, find, count = self._authenticator.authenticate, self._tracker.poll, self._metrics.request_answered
 
-        async def poll(request: web.Request) -> web.Response:
+        async def poll(request: web.Request) -> web.StreamResponse:
             started = time.perf_counter()
             headers = request.headers
             request_id = answers.request_id_of(headers.get("X-Request-Id"))
@@ -90,7 +90,7 @@ class Edge:
 
         return poll
 
-    def _found(self, found: Poll, request_id: str) -> web.Response:
+    def _found(self, found: Poll, request_id: str) -> web.StreamResponse:
         if found.is_terminal:
             return answers.answer(200, found.body, request_id)
         age_seconds = (self._clock() - found.created_at_ms) / 1000
@@ -114,10 +114,10 @@ class Edge:
             _log.error("a poll met a fault of this program", extra={"request_id": request_id}, exc_info=error)
         return answers.problem_answer(problem, request_id)
 
-    def _fixed(self, route: str, respond: Callable[[web.Request, str], web.Response]) -> Handler:
+    def _fixed(self, route: str, respond: Callable[[web.Request, str], web.StreamResponse]) -> Handler:
         """A handler whose answer depends on nothing but the request."""
 
-        async def serve(request: web.Request) -> web.Response:
+        async def serve(request: web.Request) -> web.StreamResponse:
             started = time.perf_counter()
             response = respond(request, answers.request_id_of(request.headers.get("X-Request-Id")))
             self._metrics.request_answered(route, response.status, time.perf_counter() - started)
@@ -133,10 +133,10 @@ async def _ignore_expectation(_: web.Request) -> None:
 OPENAPI: Final = "openapi.json"
 
 
-def _openapi() -> Callable[[web.Request, str], web.Response]:
+def _openapi() -> Callable[[web.Request, str], web.StreamResponse]:
     document = importlib.resources.files("jobstatus.rest").joinpath(OPENAPI).read_bytes()
 
-    def openapi(request: web.Request, request_id: str) -> web.Response:
+    def openapi(request: web.Request, request_id: str) -> web.StreamResponse:
         if request.method not in answers.ALLOWED_METHODS:
             return answers.problem_answer(answers.METHOD_NOT_ALLOWED, request_id)
         return answers.answer(200, document, request_id)

@@ -14,11 +14,10 @@ from aiohttp import web
 from aiohttp.web_protocol import RequestHandler
 
 from jobstatus.rest.answers import INTERNAL, PATH_NOT_FOUND, STORE_UNAVAILABLE, Problem, problem_answer, request_id_of
+from jobstatus.rest.small_answer import MAX_BYTES
 
 BAD_REQUEST: Final = Problem(400, "invalid_request_error", "malformed_request", "The request is not valid HTTP")
 
-
-LARGE_ANSWER_BYTES: Final = 64 * 1024
 SEND_SECONDS: Final = 30.0
 """How long a large answer may take to be read; a client that is slower is cut off."""
 MAX_LARGE_BYTES: Final = 256 * 1024 * 1024
@@ -39,7 +38,7 @@ class EdgeProtocol(RequestHandler):
         if isinstance(resp, web.HTTPException) or request.version.major != 1:
             resp = _own_answer(request, resp)
         size = resp.content_length or 0
-        if size > LARGE_ANSWER_BYTES:
+        if size > MAX_BYTES:
             if EdgeProtocol.large_bytes + size <= MAX_LARGE_BYTES:
                 return self._finish_large(request, resp, start_time, size)
             resp = problem_answer(STORE_UNAVAILABLE, resp.headers["X-Request-Id"])
