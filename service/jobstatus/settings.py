@@ -253,6 +253,8 @@ def has_development_issuer(settings: Settings) -> bool:
 def _sentence(error: ValidationError, prefix: str) -> str:
     first = error.errors(include_input=False, include_url=False)[0]
     name, *inner = (str(part) for part in first["loc"]) if first["loc"] else ("settings",)
+    if first["type"] == "extra_forbidden":
+        return f"the settings have no {'.'.join((name, *inner))}: is it misspelt?"
     where = ".".join((prefix + name.upper(), *inner))
     problem = first["msg"].removeprefix("Value error, ")
     return f"{where} {problem[:1].lower()}{problem[1:]}"

@@ -145,6 +145,7 @@ class Torture:
             await until(lambda: load.ended >= moment, self._options.limit_seconds)  # noqa: B023  # awaited at once
             await asyncio.sleep(self._chance.random() * 0.1)
             await self._kill()
+            self._report.kills += 1
             if self._chance.random() < 0.3:
                 await self._kill_while_starting()
             began = time.monotonic()
@@ -159,7 +160,6 @@ class Torture:
             return
         self._process.send(signal.SIGKILL)
         await self._process.ended()
-        self._report.kills += 1
         await asyncio.to_thread(self._check_copy)
 
     async def _kill_while_starting(self) -> None:
@@ -195,8 +195,8 @@ def table_of(report: Report) -> Table:
         table.add_row(kind, *(f"{counts[kind, ending]:,}" for ending in ("ok", "refused", "unknown")))
     table.add_section()
     facts = {
-        "kills": f"{report.kills:,}",
-        "of them during the start": f"{report.kills_while_starting:,}",
+        "kills under load": f"{report.kills:,}",
+        "kills during a start": f"{report.kills_while_starting:,}",
         "longest start": f"{max(report.starts, default=0):.2f} s",
         "files checked": f"{report.files_checked:,}",
         "size of the file": f"{report.file_bytes / 2**20:.1f} MiB",

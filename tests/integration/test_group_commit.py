@@ -376,6 +376,20 @@ async def test_two_processes_that_race_agree_on_every_outcome(tmp_path: Path) ->
             assert set(won) == {won[0]}
 
 
+async def test_every_read_sees_what_another_process_has_written(tmp_path: Path) -> None:
+    """However often a job has been read here, and whether or not anything was written here since."""
+    path = str(tmp_path / "jobs.db")
+    async with SQLiteJobStore(path) as one, SQLiteJobStore(path) as two:
+        here, there = tracker_on(one), tracker_on(two)
+        await here.apply(creation("job-a"))
+        for number in range(20):
+            for _ in range(3):
+                await here.get("job-a")
+            started = await there.apply(StartJob(job_id="job-a", worker_id=f"w-{number}"))
+            assert await here.get("job-a") == started
+            assert await there.get("job-a") == started
+
+
 class AlwaysBeaten(MemoryJobStore):
     """A store in which somebody else is always faster."""
 

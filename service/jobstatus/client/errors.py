@@ -30,7 +30,7 @@ class ServiceFailed(JobStatusError):
     reason = "INTERNAL"
 
 
-TRANSIENT: Final = (ServiceUnreachable, core.StoreUnavailable, core.ShuttingDown, core.Overloaded)
+TRANSIENT: Final = (ServiceUnreachable, core.StoreUnavailable, core.StoreFull, core.ShuttingDown, core.Overloaded)
 """What may go well when the same message is sent again a little later."""
 
 LOST: Final = (core.LeaseLost, core.JobTerminal, core.JobNotFound)

@@ -93,11 +93,12 @@ def retry_after_seconds(age_seconds: float, first_seconds: int) -> int:
 
 def answer(status: int, body: bytes, request_id: str, retry_after: int | None = None) -> web.StreamResponse:
     """A 200 or 202 with a job's document or another JSON body."""
+    if len(body) <= MAX_BYTES:
+        retry = "" if retry_after is None else f"Retry-After: {retry_after}\r\n"
+        return small_answer(status, body, f"{_LINES_OF_EVERY_ANSWER}X-Request-Id: {request_id}\r\n{retry}")
     headers = _headers(request_id)
     if retry_after is not None:
         headers["Retry-After"] = str(retry_after)
-    if len(body) <= MAX_BYTES:
-        return small_answer(status, body, headers)
     return web.Response(status=status, body=body, headers=headers)
 
 
@@ -116,6 +117,7 @@ _EVERY_ANSWER: Final = CIMultiDict(
         "Server": "jobstatus",  # else aiohttp tells its version
     }
 )
+_LINES_OF_EVERY_ANSWER: Final = "".join(f"{name}: {value}\r\n" for name, value in _EVERY_ANSWER.items())
 
 
 def _headers(request_id: str) -> CIMultiDict[str]:

@@ -1,8 +1,8 @@
 """An answer to a poll that is written in one piece.
 
 aiohttp builds, serialises and writes the headers of a response in a dozen calls, which cost more than all else that a
-poll needs. Almost every poll is a GET over HTTP/1.1 on a connection that stays open: its answer is put together here. Any
-other request gets the same answer as an ordinary aiohttp response.
+poll needs. Almost every poll is a GET over HTTP/1.1 on a connection that stays open: its answer is put together here.
+Any other request gets the same answer as an ordinary aiohttp response.
 """
 
 import time
@@ -21,12 +21,12 @@ _MAX_UNREAD_BYTES: Final = 64 * 1024
 class SmallAnswer:
     """What aiohttp asks of a response that a handler has returned; see `small_answer`."""
 
-    __slots__ = ("_body", "_headers", "_response", "status")
+    __slots__ = ("_body", "_lines", "_response", "status")
 
-    def __init__(self, status: int, body: bytes, headers: CIMultiDict[str]) -> None:
+    def __init__(self, status: int, body: bytes, lines: str) -> None:
         self.status = status
         self._body = body
-        self._headers = headers
+        self._lines = lines
         self._response: web.Response | None = None
 
     @property
@@ -40,7 +40,9 @@ class SmallAnswer:
     async def prepare(self, request: web.BaseRequest) -> None:
         """Send the whole answer; wait while the client has too much to read already."""
         if request.version != HttpVersion11 or request.method != "GET" or not request.keep_alive:
-            self._response = web.Response(status=self.status, body=self._body, headers=self._headers)
+            pairs = (line.partition(": ") for line in self._lines.splitlines())
+            headers = CIMultiDict((name, value) for name, _, value in pairs)
+            self._response = web.Response(status=self.status, body=self._body, headers=headers)
             await self._response.prepare(request)
             return
         transport = request.transport
@@ -56,14 +58,13 @@ class SmallAnswer:
             await self._response.write_eof()
 
     def _head(self) -> bytes:
-        lines = "".join([f"{name}: {value}\r\n" for name, value in self._headers.items()])
-        length = len(self._body)
-        return f"{_STATUS_LINES[self.status]}{lines}Content-Length: {length}\r\nDate: {_date()}\r\n\r\n".encode("ascii")
+        status_line, length = _STATUS_LINES[self.status], len(self._body)
+        return f"{status_line}{self._lines}Content-Length: {length}\r\nDate: {_date()}\r\n\r\n".encode("ascii")
 
 
-def small_answer(status: int, body: bytes, headers: CIMultiDict[str]) -> web.StreamResponse:
-    """An answer of at most MAX_BYTES. Header values must be safe to send: ASCII without line breaks."""
-    return cast("web.StreamResponse", SmallAnswer(status, body, headers))
+def small_answer(status: int, body: bytes, lines: str) -> web.StreamResponse:
+    """A 200 or 202 of at most MAX_BYTES. `lines` are its header lines, each with its CRLF, in ASCII."""
+    return cast("web.StreamResponse", SmallAnswer(status, body, lines))
 
 
 _STATUS_LINES: Final = {status: f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\n" for status in (200, 202)}

@@ -124,6 +124,8 @@ def _opened(path: Path, opening: Callable[[], apsw.Connection]) -> apsw.Connecti
         raise StoreConfigError(f"cannot write {path}: check the rights of the file and its folder") from error
     except apsw.BusyError as error:
         raise StoreConfigError(f"{path} is locked by another program") from error
+    except apsw.FullError as error:
+        raise StoreConfigError(f"cannot write {path}: the disk is full") from error
     except apsw.Error as error:
         raise StoreConfigError(f"cannot open {path} ({type(error).__name__})") from error
 
