@@ -26,4 +26,4 @@ def open_store(url: str) -> Store:
         from jobstatus.stores.sqlite import SQLiteJobStore  # noqa: PLC0415
 
         return SQLiteJobStore(rest[1:])
-    raise StoreConfigError(f"the store URL must be one of {', '.join(SCHEMES)}")
+    raise StoreConfigError(f"the store URL (JOBSTATUS_STORE) must be one of {', '.join(SCHEMES)}")
