@@ -234,12 +234,8 @@ def development_issuer(settings: Settings) -> IssuerSettings:
     """The issuer of `--dev`; its random secret is kept in the state directory (mode 0600), and made if missing."""
     path = settings.state_dir / _DEVELOPMENT_KEY_FILE
     path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    except FileExistsError:
-        pass
-    else:
-        with os.fdopen(descriptor, "w") as file:
+    if not has_development_issuer(settings):
+        with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
             file.write(secrets.token_urlsafe(48))
     secret = SecretStr(path.read_text())
     return IssuerSettings(issuer=DEVELOPMENT_ISSUER, audience="jobstatus", algorithm="HS256", secret=secret)

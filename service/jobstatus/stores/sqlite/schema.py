@@ -4,7 +4,6 @@ A file that is not ours, is damaged, or was written by a newer version is never 
 """
 
 import os
-from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
@@ -96,7 +95,20 @@ def open_writer(path: Path, *, create: bool) -> apsw.Connection:
     a fault, a file that has gone is an error too, and the whole file is not checked again. Either way, what the log
     holds is moved into the file before anything is written behind it.
     """
-    return _opened(path, lambda: _open_writer(path, create=create))
+    try:
+        return _open_writer(path, create=create)
+    except OSError as error:
+        raise StoreConfigError(f"cannot use {path}: {error.strerror or error}") from error
+    except (apsw.NotADBError, apsw.CorruptError) as error:
+        raise StoreConfigError(f"{path} is {_DAMAGED}") from error
+    except (apsw.CantOpenError, apsw.ReadOnlyError, apsw.PermissionsError, apsw.AuthError) as error:
+        raise StoreConfigError(f"cannot write {path}: check the rights of the file and its folder") from error
+    except apsw.BusyError as error:
+        raise StoreConfigError(f"{path} is locked by another program") from error
+    except apsw.FullError as error:
+        raise StoreConfigError(f"cannot write {path}: the disk is full") from error
+    except apsw.Error as error:
+        raise StoreConfigError(f"cannot open {path} ({type(error).__name__})") from error
 
 
 def open_reader(path: Path, cache_kib: int = CACHE_KIB) -> apsw.Connection:
@@ -111,23 +123,6 @@ def identity(path: Path) -> tuple[int, int]:
     """Which file stands at the path; differs when another was put in its place. Raises OSError when there is none."""
     status = path.stat()
     return status.st_dev, status.st_ino
-
-
-def _opened(path: Path, opening: Callable[[], apsw.Connection]) -> apsw.Connection:
-    try:
-        return opening()
-    except OSError as error:
-        raise StoreConfigError(f"cannot use {path}: {error.strerror or error}") from error
-    except (apsw.NotADBError, apsw.CorruptError) as error:
-        raise StoreConfigError(f"{path} is {_DAMAGED}") from error
-    except (apsw.CantOpenError, apsw.ReadOnlyError, apsw.PermissionsError, apsw.AuthError) as error:
-        raise StoreConfigError(f"cannot write {path}: check the rights of the file and its folder") from error
-    except apsw.BusyError as error:
-        raise StoreConfigError(f"{path} is locked by another program") from error
-    except apsw.FullError as error:
-        raise StoreConfigError(f"cannot write {path}: the disk is full") from error
-    except apsw.Error as error:
-        raise StoreConfigError(f"cannot open {path} ({type(error).__name__})") from error
 
 
 def _open_writer(path: Path, *, create: bool) -> apsw.Connection:
