@@ -11,14 +11,18 @@ from typing import Any
 import structlog
 
 
-def configure(*, level: str, log_format: str) -> None:
-    """Send the log of this process and its libraries to standard error. `log_format`: auto, json or pretty."""
+def configure(*, level: str, log_format: str, worker: int | None = None) -> None:
+    """Send the log of this process and its libraries to standard error. `log_format`: auto, json or pretty.
+
+    `worker` is the number that each line carries where there are several.
+    """
     pretty = log_format == "pretty" or (log_format == "auto" and sys.stderr.isatty())
     shared: list[Any] = [
         structlog.stdlib.add_log_level,
         structlog.stdlib.add_logger_name,
         structlog.stdlib.ExtraAdder(),
         structlog.processors.TimeStamper(fmt="iso", utc=True),
+        *([] if worker is None else [lambda _logger, _name, line: {**line, "worker": worker}]),
     ]
     last: list[Any] = (
         [structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)]  # no values of variables

@@ -1,7 +1,7 @@
 """What the service counts, for Prometheus. The edges and the core report here; nobody reads it but /metrics."""
 
 from bisect import bisect_left
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import accumulate
 from typing import Final
 
@@ -14,35 +14,37 @@ from prometheus_client.utils import floatToGoString
 from jobstatus.core.job import JobState
 
 _SECONDS: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
+_CODES: Final = {code: str(code) for code in range(100, 600)}
 _BATCH: Final = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
 
 
-class Requests(Collector):
-    """Polls, counted without locks: only the event loop's thread does. prometheus-client's own histogram would cost a
-    poll several microseconds."""
+class Timings(Collector):
+    """A histogram of seconds, counted without locks: only the event loop's thread does. prometheus-client's own would
+    cost each poll and each RPC several microseconds."""
 
-    def __init__(self) -> None:
-        self._counts: dict[tuple[str, int], list[int]] = {}
-        self._seconds: dict[tuple[str, int], float] = {}
+    def __init__(self, name: str, documentation: str, labels: Sequence[str], registry: CollectorRegistry) -> None:
+        self._name = name
+        self._documentation = documentation
+        self._labels = labels
+        self._counts: dict[tuple[str, ...], list[int]] = {}
+        self._seconds: dict[tuple[str, ...], float] = {}
+        registry.register(self)
 
-    def observe(self, route: str, code: int, seconds: float) -> None:
-        key = (route, code)
-        counts = self._counts.get(key)
+    def observe(self, labels: tuple[str, ...], seconds: float) -> None:
+        counts = self._counts.get(labels)
         if counts is None:
-            counts = self._counts[key] = [0] * (len(_SECONDS) + 1)
-            self._seconds[key] = 0.0
+            counts = self._counts[labels] = [0] * (len(_SECONDS) + 1)
+            self._seconds[labels] = 0.0
         counts[bisect_left(_SECONDS, seconds)] += 1
-        self._seconds[key] += seconds
+        self._seconds[labels] += seconds
 
     def collect(self) -> Iterable[Metric]:
-        """One histogram; its count is the number of requests."""
-        family = HistogramMetricFamily(
-            "jobstatus_http_request_seconds", "REST requests, and the time to answer them.", labels=("route", "code")
-        )
+        """One family; its count is how often it was observed."""
+        family = HistogramMetricFamily(self._name, self._documentation, labels=self._labels)
         bounds = [*map(floatToGoString, _SECONDS), "+Inf"]
-        for (route, code), counts in self._counts.items():
+        for labels, counts in self._counts.items():
             buckets = list(zip(bounds, accumulate(counts), strict=True))
-            family.add_metric((route, str(code)), buckets, self._seconds[route, code])
+            family.add_metric(labels, buckets, self._seconds[labels])
         yield family
 
 
@@ -52,15 +54,14 @@ class Metrics:
     def __init__(self) -> None:
         self._registry = CollectorRegistry()
         registry = self._registry
-        self._requests = Requests()
-        self._registry.register(self._requests)
+        self._requests = Timings(
+            "jobstatus_http_request_seconds", "REST requests, and the time to answer them.", ("route", "code"), registry
+        )
         self._refusals = Counter(
             "jobstatus_credentials_refused", "Credentials refused, by reason.", ("reason",), registry=registry
         )
         self._rpcs = Counter("jobstatus_rpcs", "RPCs answered.", ("method", "code"), registry=registry)
-        self._rpc_seconds = Histogram(
-            "jobstatus_rpc_seconds", "Time to answer an RPC.", ("method",), buckets=_SECONDS, registry=registry
-        )
+        self._rpc_seconds = Timings("jobstatus_rpc_seconds", "Time to answer an RPC.", ("method",), registry)
         self._jobs = Gauge("jobstatus_jobs", "Jobs in the store, by state.", ("state",), registry=registry)
         self._batch = Histogram("jobstatus_batch_commands", "Writes in one commit.", buckets=_BATCH, registry=registry)
         self._races = Counter(
@@ -73,13 +74,16 @@ class Metrics:
             ("chore",),
             registry=registry,
         )
-        self._store_seconds = Histogram(
-            "jobstatus_store_seconds", "Time the store took.", ("operation",), buckets=_SECONDS, registry=registry
-        )
+        self._store_seconds = Timings("jobstatus_store_seconds", "Time the store took.", ("operation",), registry)
+
+    def count_waiting(self, count: Callable[[], int]) -> None:
+        """Tell as a metric how many polls wait, whenever that is asked."""
+        waiting = Gauge("jobstatus_waiting_polls", "Polls that wait for a job's end.", registry=self._registry)
+        waiting.set_function(count)
 
     def request_answered(self, route: str, code: int, seconds: float) -> None:
         """A REST request was answered. Both labels come from closed lists."""
-        self._requests.observe(route, code, seconds)
+        self._requests.observe((route, _CODES[code]), seconds)
 
     def credential_refused(self, reason: str) -> None:
         """A credential was refused; the reason is one of the words of `auth.errors`."""
@@ -88,10 +92,12 @@ class Metrics:
     def rpc_answered(self, method: str, code: str, seconds: float) -> None:
         """An RPC was answered with a gRPC code's name."""
         self._rpcs.labels(method, code).inc()
-        self._rpc_seconds.labels(method).observe(seconds)
+        self._rpc_seconds.observe((method,), seconds)
 
     def jobs_counted(self, counts: Mapping[JobState, int]) -> None:
-        """The store holds this many jobs of each state."""
+        """The store holds this many jobs of each state; none given: it is not this process that counts."""
+        if not counts:
+            self._jobs.clear()
         for state, count in counts.items():
             self._jobs.labels(state.value).set(count)
 
@@ -109,8 +115,8 @@ class Metrics:
         self._chores_failed.labels(chore).inc()
 
     def store_answered(self, operation: str, seconds: float) -> None:
-        self._store_seconds.labels(operation).observe(seconds)
+        self._store_seconds.observe((operation,), seconds)
 
-    def exposition(self) -> bytes:
+    async def exposition(self) -> bytes:
         """All of it, in Prometheus' text format 0.0.4."""
         return generate_latest(self._registry)

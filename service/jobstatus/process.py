@@ -1,105 +1,102 @@
-"""The life of one serving process: settings, log, event loop, signals, exit code."""
+"""The life of one serving process: event loop, signals, and the end."""
 
 import asyncio
+import gc
 import logging
 import os
-import resource
 import shutil
 import signal
 import sys
-from typing import Final
+from collections.abc import Coroutine
+from pathlib import Path
+from typing import Any
 
 import uvloop
 
-from jobstatus import __version__, logs
-from jobstatus.app import Listening, serving
-from jobstatus.auth.errors import KeyConfigError
-from jobstatus.settings import (
-    IssuerSettings,
-    Settings,
-    SettingsError,
-    check_servable,
-    development_issuer,
-    load_settings,
-    unknown_variables,
-)
-from jobstatus.stores import StoreConfigError
-
-WRONG_SETTINGS: Final = 2
-RESERVED_FILES: Final = 200
+from jobstatus.app import serving
+from jobstatus.edge_app import serving_edge
+from jobstatus.launch import Launch
 
 _log = logging.getLogger(__name__)
 
-_DEVELOPMENT = """
-JobStatus is up, for development: anybody on this machine may write, tokens come from a local issuer.
 
-  {jobstatus} jobs create transcription --virtual-key-id vk-1 --job-id job-1 --grpc {grpc}
-  TOKEN=$({jobstatus} token virtual-key vk-1)
-  curl -i -H "Authorization: Bearer $TOKEN" http://{http}/v1/async/audio/transcriptions/job-1
-  echo '{{"text": "hello"}}' | {jobstatus} jobs complete job-1 --grpc {grpc}
-
-Health and metrics: http://{admin}/readyz  http://{admin}/metrics. Ctrl-C stops.
-"""
+def serve(launch: Launch) -> int:
+    """Serve until a signal; the exit code. Raises KeyConfigError, StoreConfigError or OSError when it cannot."""
+    return _run(_serve_until_signal(launch))
 
 
-def run(*, dev: bool) -> int:
-    """Serve until a signal; the exit code: 0, or 2 with one sentence on standard error for what cannot be served."""
-    try:
-        settings = load_settings()
-        issuers = settings.accepted_issuers()
-        if dev:
-            issuers = (*issuers, development_issuer(settings))
-        check_servable(settings, issuers)
-        logs.configure(level=settings.log_level, log_format=settings.log_format)
-        for name, meant in unknown_variables(os.environ).items():
-            _log.warning("the variable %s is not known%s", name, f"; did you mean {meant}?" if meant else "")
-        settings = _fit_to_file_limit(settings)
-        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(_serve_until_signal(settings, issuers, dev=dev))
-    except (SettingsError, KeyConfigError, StoreConfigError, OSError) as error:
-        print(f"jobstatus: {' '.join(str(error).split())}", file=sys.stderr)  # noqa: T201  # the end of a command
-        return WRONG_SETTINGS
+def serve_edge(launch: Launch) -> int:
+    """The same for an edge of its own."""
+    return _run(_serve_edge_until_signal(launch))
+
+
+def _run(work: Coroutine[Any, Any, None]) -> int:
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(work)
     return 0
 
 
-async def _serve_until_signal(settings: Settings, issuers: tuple[IssuerSettings, ...], *, dev: bool) -> None:
+async def _serve_until_signal(launch: Launch) -> None:
     stop = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, _on_signal, number, stop)
-    async with serving(settings, issuers, with_reflection=dev or settings.grpc_reflection) as listening:
-        _log.info("serving", extra=_facts(settings, issuers, listening))
-        if dev:
-            command = "jobstatus" if shutil.which("jobstatus") else sys.argv[0]
-            print(_DEVELOPMENT.format(jobstatus=command, **_addresses(listening)), file=sys.stderr)  # noqa: T201  # to paste
-        await stop.wait()
-        _log.info("stopping")
+    catch_signals(stop, is_worker=launch.worker is not None)
+    async with serving(
+        launch.settings,
+        launch.issuers,
+        with_reflection=launch.dev or launch.settings.grpc_reflection,
+        admin_socket=None if launch.worker is None else launch.worker.admin_socket,
+    ) as listening:
+        if launch.worker is None:
+            launch.announce({"http": listening.http, "grpc": listening.grpc, "admin": listening.admin})
+        else:
+            _follow_supervisor(stop, launch.worker.admin_socket.parent)
+        await _stopped(stop)
     _log.info("stopped")
 
 
-def _on_signal(number: signal.Signals, stop: asyncio.Event) -> None:
-    """The first signal asks for a graceful stop; a second ends the process at once."""
-    if stop.is_set():
-        os._exit(128 + number)
-    stop.set()
+async def _serve_edge_until_signal(launch: Launch) -> None:
+    stop = asyncio.Event()
+    catch_signals(stop)
+    async with serving_edge(launch.settings, launch.issuers) as listening:
+        launch.announce({"http": listening.http, "admin": listening.admin})
+        await _stopped(stop)
+    _log.info("stopped")
 
 
-def _addresses(listening: Listening) -> dict[str, str]:
-    return {"http": str(listening.http), "grpc": str(listening.grpc), "admin": str(listening.admin)}
+async def _stopped(stop: asyncio.Event) -> None:
+    gc.collect()
+    gc.freeze()  # what the start has made is here to stay: no collection looks at it again
+    await stop.wait()
+    _log.info("stopping")
 
 
-def _facts(settings: Settings, issuers: tuple[IssuerSettings, ...], listening: Listening) -> dict[str, object]:
-    """What the first log line tells; a store's URL may hold a password, so of it only the scheme."""
-    store, _, _ = settings.store.partition("://")
-    names = [issuer.issuer for issuer in issuers]
-    return {"version": __version__, "store": store, "issuers": names, **_addresses(listening)}
+def catch_signals(stop: asyncio.Event, *, is_worker: bool = False) -> None:
+    """Have SIGTERM and SIGINT set the event; a second one ends the process at once.
+
+    But for a worker, which may be told twice to stop: a service manager tells every process (systemd does), and so does
+    the supervisor, which kills a worker that is to end at once.
+    """
+
+    def on_signal(number: signal.Signals) -> None:
+        if stop.is_set() and not is_worker:
+            os._exit(128 + number)
+        stop.set()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, on_signal, number)
 
 
-def _fit_to_file_limit(settings: Settings) -> Settings:
-    """Allow as many connections as this user may have files, and keep some of those for workers and the store."""
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    possible = max(1, hard - RESERVED_FILES)
-    if settings.max_connections <= possible:
-        return settings
-    _log.warning("at most %s REST connections: this user may have %s open files", possible, hard)
-    return settings.model_copy(update={"max_connections": possible})
+def _follow_supervisor(stop: asyncio.Event, folder: Path) -> None:
+    """Tell the supervisor that this worker is up, and stop when the supervisor is gone: then standard input ends.
+
+    Its folder, where it would ask, is then left to nobody and removed.
+    """
+    print("up", flush=True)  # noqa: T201  # a pipe to the supervisor
+    loop = asyncio.get_running_loop()
+
+    def on_input() -> None:
+        if not os.read(sys.stdin.fileno(), 1024):
+            loop.remove_reader(sys.stdin.fileno())
+            shutil.rmtree(folder, ignore_errors=True)  # as do the other workers
+            stop.set()
+
+    loop.add_reader(sys.stdin.fileno(), on_input)

@@ -114,6 +114,7 @@ class Settings(BaseSettings):
     grpc: ListenAddress = Address("127.0.0.1", 50051)
     admin: ListenAddress = Address("127.0.0.1", 9090)
     store: str = "sqlite:///var/jobstatus.db"
+    redis_replicas: int | None = Field(default=None, ge=0, le=5)
     state_dir: Path = Path("var")
 
     jwt: Literal["on", "off"] = "on"
@@ -133,8 +134,16 @@ class Settings(BaseSettings):
     grpc_tls_key: ExistingFile | None = None
     grpc_tls_client_ca: ExistingFile | None = None
     grpc_allowed_clients: Names = frozenset()
+    grpc_edge_clients: Names = frozenset()
     grpc_reflection: bool = False
 
+    upstream: str | None = None
+    upstream_tls_ca: ExistingFile | None = None
+    upstream_tls_cert: ExistingFile | None = None
+    upstream_tls_key: ExistingFile | None = None
+    upstream_insecure: bool = False
+
+    workers: int = Field(default=1, ge=1, le=64)
     max_result_bytes: int = Field(default=16 * 1024 * 1024, ge=1024, le=256 * 1024 * 1024)
     pending_timeout_seconds: Seconds = _DAY
     processing_timeout_seconds: Seconds = _DAY
@@ -142,6 +151,8 @@ class Settings(BaseSettings):
     retry_after_seconds: int = Field(default=2, ge=1, le=30)
     max_connections: int = Field(default=10_000, ge=1)
     max_watchers: int = Field(default=10_000, ge=1)
+    max_waiting_polls: int = Field(default=10_000, ge=0)
+    max_waiting_polls_each: int = Field(default=1_000, ge=0)
     stop_delay_seconds: float = Field(default=0, ge=0, le=300)
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_format: Literal["auto", "json", "pretty"] = "auto"
@@ -197,23 +208,52 @@ def load_settings() -> Settings:
 
 def check_servable(settings: Settings, issuers: tuple[IssuerSettings, ...]) -> None:
     """Raise SettingsError for settings that are each well but must not be served together."""
-    if not issuers and settings.jwt == "on":
+    _check_issuers(settings, issuers, "serve --dev")
+    if settings.workers > 1 and settings.store.startswith("memory:"):
         raise SettingsError(
-            f"no issuer of tokens is set: set {PREFIX}JWT_ISSUER and its companions, or {PREFIX}JWT=off if virtual keys"
-            " are enough, or try `jobstatus serve --dev`"
+            f"{PREFIX}STORE=memory:// is for one process, since each has a memory of its own: choose another store, or"
+            f" {PREFIX}WORKERS=1"
         )
-    if issuers and settings.jwt == "off":
-        raise SettingsError(f"{PREFIX}JWT is off, but issuers are set: remove the one or the other")
     tls = (settings.grpc_tls_cert, settings.grpc_tls_key, settings.grpc_tls_client_ca)
     if any(tls) and not all(tls):
         raise SettingsError(f"{PREFIX}GRPC_TLS_CERT, _TLS_KEY and _TLS_CLIENT_CA belong together: set all three")
-    if settings.grpc_allowed_clients and not all(tls):
-        raise SettingsError(f"{PREFIX}GRPC_ALLOWED_CLIENTS needs {PREFIX}GRPC_TLS_CERT, _TLS_KEY and _TLS_CLIENT_CA")
+    for name in ("GRPC_ALLOWED_CLIENTS", "GRPC_EDGE_CLIENTS"):
+        if getattr(settings, name.lower()) and not all(tls):
+            raise SettingsError(f"{PREFIX}{name} needs {PREFIX}GRPC_TLS_CERT, _TLS_KEY and _TLS_CLIENT_CA")
     if not settings.grpc.is_loopback and not all(tls) and not settings.grpc_insecure:
         raise SettingsError(
             f"{PREFIX}GRPC={settings.grpc} can be reached from other machines: set {PREFIX}GRPC_TLS_CERT, _TLS_KEY and"
             f" _TLS_CLIENT_CA, or {PREFIX}GRPC_INSECURE=true if the network keeps strangers out"
         )
+
+
+def check_edge(settings: Settings, issuers: tuple[IssuerSettings, ...]) -> None:
+    """The same for an edge of its own."""
+    _check_issuers(settings, issuers, "edge --dev")
+    if settings.upstream is None:
+        raise SettingsError(f"no service to ask is set: set {PREFIX}UPSTREAM=HOST:PORT, or use --upstream")
+    tls = (settings.upstream_tls_ca, settings.upstream_tls_cert, settings.upstream_tls_key)
+    if any(tls) and not all(tls):
+        raise SettingsError(f"{PREFIX}UPSTREAM_TLS_CA, _TLS_CERT and _TLS_KEY belong together: set all three")
+    try:
+        is_here = _address(settings.upstream).is_loopback
+    except ValueError as error:
+        raise SettingsError(f"{PREFIX}UPSTREAM {error}") from None
+    if not is_here and not all(tls) and not settings.upstream_insecure:
+        raise SettingsError(
+            f"{PREFIX}UPSTREAM={settings.upstream} is on another machine: set {PREFIX}UPSTREAM_TLS_CA, _TLS_CERT and"
+            f" _TLS_KEY, or {PREFIX}UPSTREAM_INSECURE=true if the network keeps strangers out"
+        )
+
+
+def _check_issuers(settings: Settings, issuers: tuple[IssuerSettings, ...], development: str) -> None:
+    if not issuers and settings.jwt == "on":
+        raise SettingsError(
+            f"no issuer of tokens is set: set {PREFIX}JWT_ISSUER and its companions, or {PREFIX}JWT=off if virtual keys"
+            f" are enough, or try `jobstatus {development}`"
+        )
+    if issuers and settings.jwt == "off":
+        raise SettingsError(f"{PREFIX}JWT is off, but issuers are set: remove the one or the other")
 
 
 def unknown_variables(environment: Mapping[str, str]) -> dict[str, str]:

@@ -6,9 +6,9 @@ kept.
 """
 
 import asyncio
-import hashlib
+import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from jobstatus.auth.credential import read_credential
@@ -17,7 +17,7 @@ from jobstatus.auth.issuers import TokenVerifier
 from jobstatus.auth.known_virtual_keys import KnownVirtualKeys
 from jobstatus.auth.memory import Memory
 from jobstatus.core.access import Principal
-from jobstatus.core.store import VirtualKeyStore
+from jobstatus.core.store import VirtualKeyReader
 from jobstatus.core.virtual_keys import KEY_PREFIX, VirtualKey, hash_key
 
 REMEMBER_SECONDS: Final = 60.0
@@ -43,11 +43,14 @@ class Authenticator:
         self,
         *,
         verifier: TokenVerifier | None,
-        store: VirtualKeyStore,
+        store: VirtualKeyReader,
         clock: Callable[[], float],
         monotonic: Callable[[], float],
         max_remembered: int = 20_000,
+        on_change: Callable[[], None] = lambda: None,
     ) -> None:
+        """`on_change` is called when a credential that was accepted may be accepted no more."""
+        self._on_change = on_change
         self._verifier = verifier
         self._generation = 0 if verifier is None else verifier.generation
         self._clock = clock
@@ -59,19 +62,32 @@ class Authenticator:
 
         Raises MissingCredential, InvalidCredential, or StoreUnavailable when the store is needed and does not answer.
         """
+        recalled = self.recall(authorization, virtual_key)
+        if recalled is not None:
+            return recalled
         credential = read_credential(authorization, virtual_key)
         now = self._clock()
+        digest = hash_key(credential)
         if credential.startswith(KEY_PREFIX):
-            return await self._recognise_key(credential, now)
-        digest = hashlib.sha256(credential.encode()).digest()
-        token = self._tokens.get(digest)
-        if token is None or not token.since <= now < token.until:
-            token = self._verify(credential, digest, now)
-        virtual_key_id = token.principal.virtual_key_id
-        if virtual_key_id is not None:
-            # One that was never registered does not hinder the tokens of its issuer.
-            _check_usable(await self._virtual_keys.read(virtual_key_id), now)
-        return token.principal
+            return _holder(await self._find_holder(credential, digest), now)
+        principal = self._recall_token(digest, now) or self._verify(credential, digest, now)
+        virtual_key_id = principal.virtual_key_id
+        owner = None if virtual_key_id is None else await self._virtual_keys.read(virtual_key_id)
+        return _bearer(principal, owner, now)
+
+    def recall(self, authorization: Sequence[str], virtual_key: Sequence[str]) -> Principal | None:
+        """The same from memory alone, without waiting for anything; None when that does not tell."""
+        credential = read_credential(authorization, virtual_key)
+        now = self._clock()
+        digest = hash_key(credential)
+        if credential.startswith(KEY_PREFIX):
+            found = self._virtual_keys.recall_holder(digest)
+            return None if found is None else _holder(found, now)
+        principal = self._recall_token(digest, now)
+        if principal is None or principal.virtual_key_id is None:
+            return principal
+        known = self._virtual_keys.recall(principal.virtual_key_id)
+        return None if known is None else _bearer(principal, known[0], now)
 
     async def refresh(self) -> None:
         """Notice what changed: keys of issuers, then virtual keys. Raises what the store raises.
@@ -85,33 +101,58 @@ class Authenticator:
             if verifier.generation != self._generation:
                 self._generation = verifier.generation
                 self._tokens.clear()
-        await self._virtual_keys.refresh()
+                self._on_change()
+        if await self._virtual_keys.refresh():
+            self._on_change()
 
     def forget_virtual_keys(self) -> None:
         """Forget what the store said of virtual keys; for whoever has just changed one in this process."""
         self._virtual_keys.forget()
+        self._on_change()
 
-    async def _recognise_key(self, key: str, now: float) -> Principal:
+    async def _find_holder(self, key: str, digest: bytes) -> VirtualKey:
         if key == KEY_PREFIX:
             raise InvalidCredential(Reason.NOT_A_VIRTUAL_KEY)
-        virtual_key = await self._virtual_keys.find(hash_key(key))
+        virtual_key = await self._virtual_keys.find(digest)
         if virtual_key is None:
             raise InvalidCredential(Reason.UNKNOWN_VIRTUAL_KEY)
-        _check_usable(virtual_key, now)
-        return Principal(virtual_key.virtual_key_id)
+        return virtual_key
 
-    def _verify(self, credential: str, digest: bytes, now: float) -> RememberedToken:
+    def _recall_token(self, digest: bytes, now: float) -> Principal | None:
+        token = self._tokens.get(digest)
+        return token.principal if token is not None and token.since <= now < token.until else None
+
+    def _verify(self, credential: str, digest: bytes, now: float) -> Principal:
         """Verify a token and remember it. A clock that steps back behind `since` has it verified again."""
         if self._verifier is None:
             raise InvalidCredential(Reason.NO_ISSUER)
         verified = self._verifier.verify(credential, now)
         until = min(verified.expires_at, now + REMEMBER_SECONDS)
-        token = RememberedToken(principal=verified.principal, since=now, until=until)
-        self._tokens.remember(digest, token)
-        return token
+        self._tokens.remember(digest, RememberedToken(principal=verified.principal, since=now, until=until))
+        return verified.principal
 
 
-def _check_usable(virtual_key: VirtualKey | None, now: float) -> None:
-    """Raise InvalidCredential if the virtual key is registered and disabled or expired."""
-    if virtual_key is not None and not virtual_key.is_usable(int(now * 1000)):
+def _holder(virtual_key: VirtualKey, now: float) -> Principal:
+    """Whom one of the keys of this virtual key stands for."""
+    _check_usable(virtual_key, now)
+    expires_at_ms = virtual_key.expires_at_ms
+    return Principal(virtual_key.virtual_key_id, math.inf if expires_at_ms is None else expires_at_ms / 1000)
+
+
+def _bearer(principal: Principal, owner: VirtualKey | None, now: float) -> Principal:
+    """Whom a token stands for, whose virtual key is registered as `owner`.
+
+    One that was never registered does not hinder the tokens of its issuer.
+    """
+    if owner is None:
+        return principal
+    _check_usable(owner, now)
+    if owner.expires_at_ms is None:
+        return principal
+    return replace(principal, valid_until=min(principal.valid_until, owner.expires_at_ms / 1000))
+
+
+def _check_usable(virtual_key: VirtualKey, now: float) -> None:
+    """Raise InvalidCredential if the virtual key is disabled or expired."""
+    if not virtual_key.is_usable(int(now * 1000)):
         raise InvalidCredential(Reason.UNUSABLE_VIRTUAL_KEY)

@@ -6,7 +6,7 @@ that a token says makes this code read a file, open a connection or try a second
 
 import threading
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import jwt
@@ -82,6 +82,7 @@ class TokenVerifier:
         self._check_signature(token, key, config)
         expires_at = check_times(unverified.claims, config, now_seconds)
         kind, principal = read_principal(unverified.claims, config)
+        principal = replace(principal, valid_until=expires_at + config.leeway_seconds)
         return VerifiedToken(principal=principal, kind=kind, expires_at=expires_at)
 
     def reload(self) -> bool:

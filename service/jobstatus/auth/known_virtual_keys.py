@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Final
 
 from jobstatus.auth.memory import Memory
-from jobstatus.core.store import VirtualKeyStore
+from jobstatus.core.store import VirtualKeyReader
 from jobstatus.core.virtual_keys import VirtualKey
 
 STALE_AFTER_SECONDS: Final = 4.0
@@ -20,7 +20,7 @@ _Answer = tuple[VirtualKey | None]
 class KnownVirtualKeys:
     """Reads virtual keys through a memory. All methods raise what the store raises."""
 
-    def __init__(self, store: VirtualKeyStore, monotonic: Callable[[], float], limit: int) -> None:
+    def __init__(self, store: VirtualKeyReader, monotonic: Callable[[], float], limit: int) -> None:
         self._store = store
         self._monotonic = monotonic
         self._by_digest: Memory[bytes, VirtualKey] = Memory(limit)
@@ -31,8 +31,8 @@ class KnownVirtualKeys:
 
     async def read(self, virtual_key_id: str) -> VirtualKey | None:
         """The virtual key with this id; None when there is none, which is remembered too."""
-        if (answer := self._by_id.get(virtual_key_id)) and self._is_fresh():
-            return answer[0]
+        if known := self.recall(virtual_key_id):
+            return known[0]
         epoch = self._epoch
         [virtual_key] = await self._store.read_virtual_keys([virtual_key_id])
         if epoch == self._epoch:
@@ -41,7 +41,7 @@ class KnownVirtualKeys:
 
     async def find(self, digest: bytes) -> VirtualKey | None:
         """The virtual key for which this SHA-256 is registered. None is not remembered: strangers could fill us up."""
-        if (remembered := self._by_digest.get(digest)) and self._is_fresh():
+        if remembered := self.recall_holder(digest):
             return remembered
         epoch = self._epoch
         [virtual_key] = await self._store.find_virtual_keys([digest])
@@ -49,17 +49,27 @@ class KnownVirtualKeys:
             self._by_digest.remember(digest, virtual_key)
         return virtual_key
 
-    async def refresh(self) -> None:
-        """Forget everything if any virtual key changed; from then on the rest counts as fresh again.
+    def recall(self, virtual_key_id: str) -> tuple[VirtualKey | None] | None:
+        """What `read` would return without asking the store; None when it would ask."""
+        return self._by_id.get(virtual_key_id) if self._is_fresh() else None
+
+    def recall_holder(self, digest: bytes) -> VirtualKey | None:
+        """What `find` would return without asking the store; None when it would ask."""
+        return self._by_digest.get(digest) if self._is_fresh() else None
+
+    async def refresh(self) -> bool:
+        """Forget everything if any virtual key changed, and say so; from then on the rest counts as fresh again.
 
         Freshness counts from before the question, as the store may have answered just before a change.
         """
         asked_at = self._monotonic()
         version = await self._store.virtual_keys_version()
-        if version != self._version:
+        has_changed = version != self._version
+        if has_changed:
             self.forget()
             self._version = version
         self._fresh_until = asked_at + STALE_AFTER_SECONDS
+        return has_changed
 
     def forget(self) -> None:
         """Forget everything, and what reads now under way will bring: they may have begun before the change."""

@@ -17,8 +17,10 @@ from jobstatus.cli.errors import EPILOG, ExitCode, explain
 
 _COMMANDS: Final = {
     "serve": ("serve", "Serve REST and gRPC until Ctrl-C or SIGTERM."),
+    "edge": ("edge", "Serve REST alone, from a service inside, until Ctrl-C or SIGTERM."),
     "jobs": ("jobs", "Write and read jobs over gRPC, as a worker would."),
     "keys": ("keys", "Manage virtual keys and their sk-bf- keys over gRPC."),
+    "migrate": ("migrate", "Copy jobs and virtual keys from one store to another."),
     "token": ("tokens", "Mint a JWT for polling."),
     "poll": ("poll", "Poll a job over REST until it ends."),
 }

@@ -3,7 +3,6 @@
 import asyncio
 import json
 from datetime import timedelta
-from typing import Final
 from urllib.parse import quote
 
 import aiohttp
@@ -17,8 +16,6 @@ from jobstatus.cli.poll_display import open_display
 from jobstatus.cli.polling import Answer, Poller
 from jobstatus.core.job import RequestType
 from jobstatus.rest.paths import PATHS
-
-_REQUEST_LIMIT: Final = aiohttp.ClientTimeout(total=30)
 
 
 @click.command(name="poll", epilog=EPILOG)
@@ -43,7 +40,8 @@ _REQUEST_LIMIT: Final = aiohttp.ClientTimeout(total=30)
 def command(*, job_id: str, token: str, request_type: str, url: str, timeout: timedelta | None, as_json: bool) -> int:
     """Poll a job over REST until it ends, and print its result.
 
-    How it goes is told on standard error, live on a terminal. A job that failed ends the command with 1.
+    Where the service lets polls wait, the result comes as soon as it is there. How it goes is told on standard error,
+    live on a terminal. A job that failed ends the command with 1.
 
     \b
     Example:
@@ -78,7 +76,7 @@ async def _poll(address: URL, token: str, job_id: str, limit_seconds: float | No
         try:
             async with (
                 asyncio.timeout(limit_seconds),
-                aiohttp.ClientSession(headers=headers, timeout=_REQUEST_LIMIT) as session,
+                aiohttp.ClientSession(headers=headers) as session,
             ):
                 return await Poller(session, address, display).poll_until_end()
         except TimeoutError:

@@ -1,5 +1,6 @@
 """How polling goes, on standard error: one live line on a terminal, else a line for each change."""
 
+import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,9 +15,13 @@ from jobstatus.cli.output import note, visible
 
 
 class Display(Protocol):
-    """Told of every poll; `status` is what the service last said, "" before that."""
+    """Told of every poll; `status` is what the service last said, "" before that.
+
+    `wait_seconds` is how long a poll may wait for the end: what is shown of the job's progress gets that old.
+    """
 
     status: str
+    wait_seconds: int
 
     def show(self, status: str, progress: str | None, pause_seconds: float) -> None: ...
 
@@ -25,6 +30,8 @@ class Display(Protocol):
 
 class PlainDisplay:
     """A line for each change, for logs and pipes."""
+
+    wait_seconds = 30
 
     def __init__(self, job_id: str) -> None:
         self._job_id = job_id
@@ -46,6 +53,8 @@ class PlainDisplay:
 
 class LiveDisplay:
     """What rich draws several times a second: status, time passed, polls, and the time to the next one."""
+
+    wait_seconds = 10
 
     def __init__(self, job_id: str) -> None:
         self._job_id = job_id
@@ -69,7 +78,9 @@ class LiveDisplay:
 
     def __rich__(self) -> RenderableType:
         now = time.monotonic()
-        facts = f"  {now - self._started_at:.0f} s, {self._polls} polls, next in {max(0, self._next_at - now):.0f} s"
+        left = math.ceil(self._next_at - now)
+        next_poll = f"next in {left} s" if left > 0 else "waiting"
+        facts = f"  {now - self._started_at:.0f} s, {self._polls} polls, {next_poll}"
         text = Text.assemble((self._job_id, "bold"), " ", (self._state, "cyan"), (facts, "dim"), no_wrap=True)
         self._spinner.update(text=text)
         return self._spinner

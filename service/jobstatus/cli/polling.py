@@ -1,11 +1,15 @@
-"""Polling as the REST contract wants it: as often as Retry-After says, until an answer is the last one.
+"""Polling as the REST contract wants it, until an answer is the last one.
 
-A client like any other: it knows nothing of the service but the contract.
+The first poll is a plain one and tells how the job is doing. After that each asks to wait for the end (RFC 7240): where
+the service lets it, the next one follows at once; where not, as late as Retry-After says. A client like any other: it
+knows nothing of the service but the contract.
 """
 
 import asyncio
 import json
 import os
+import random
+import re
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -22,9 +26,21 @@ from jobstatus.cli.poll_display import Display
 USUAL_PAUSE_SECONDS: Final = 1.0
 SHORTEST_PAUSE_SECONDS: Final = 0.1
 LONGEST_PAUSE_SECONDS: Final = 60.0
+JITTER: Final = 0.1
+"""By which part of itself a pause is longer at most, so that those who were told the same do not come back together."""
+FIRST_BACK_OFF_SECONDS: Final = 0.25
+LONGEST_BACK_OFF_SECONDS: Final = 8.0
+"""A pause after trouble is no shorter than the back-off, which doubles from one to the other."""
 PATIENCE_SECONDS: Final = 60.0
 """How long a service is waited for that has answered before, or says that it will."""
+ANSWER_SECONDS: Final = 30.0
+"""How long an answer may take, not counting the time that it was asked to wait."""
+SPACING_SECONDS: Final = 1.0
+"""From one poll to the next, at least, however short the service's waits are."""
+EARLY_SECONDS: Final = 0.5
+"""An answer that comes earlier than its wait was to end, by more than this, has not waited: the service stops, say."""
 
+_applied_wait: Final = re.compile(r'(?:^|,)\s*wait\s*=\s*"?(\d{1,4})"?\s*(?:[;,]|$)', re.IGNORECASE | re.ASCII).search
 _BUSY: Final = frozenset({429, 502, 503, 504})
 _BAD_CREDENTIAL: Final = (ExitCode.CREDENTIAL, "the credential is refused ({}); `jobstatus token` mints another one")
 _NO_JOB: Final = (
@@ -36,12 +52,16 @@ _REFUSALS: Final = {401: _BAD_CREDENTIAL, 403: _BAD_CREDENTIAL, 404: _NO_JOB}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
-    """One answer; `document` is empty when the body is not a JSON object."""
+    """One answer; `document` is empty when the body is not a JSON object.
+
+    `wait_seconds` is how long the service says that it was willing to wait; 0 when it does not wait.
+    """
 
     code: int
     body: bytes
     document: dict[str, Any]
     pause_seconds: float
+    wait_seconds: int
     progress: str | None
 
     @property
@@ -60,11 +80,18 @@ class Poller:
         self._address = address
         self._display = display
         self._now = asyncio.get_running_loop().time
-        self._started_at = self._gives_up_at = self._now()
+        self._wait_seconds = 0
+        self._longest_wait_seconds = display.wait_seconds
+        self._is_known = False
+        """Whether the service has answered, or has said that it will."""
+        self._troubles = 0
+        """How many polls in a row were not answered as they should be, and since when."""
+        self._troubled_since = 0.0
 
     async def poll_until_end(self) -> Answer:
         """The answer that says how the job ended. Raises CommandError when there will be none."""
         while True:
+            asked_at = self._now()
             try:
                 answer = await self._ask()
             except (aiohttp.ClientError, TimeoutError) as error:
@@ -72,28 +99,32 @@ class Poller:
             else:
                 if answer.code == 200 and "status" in answer.document:
                     return answer
-                pause_seconds = self._take(answer)
+                pause_seconds = self._take(answer, self._now() - asked_at)
             await asyncio.sleep(pause_seconds)
 
     async def _ask(self) -> Answer:
-        async with self._session.get(self._address, allow_redirects=False) as response:
+        headers = {"Prefer": f"wait={self._wait_seconds}"} if self._wait_seconds else {}
+        limit = aiohttp.ClientTimeout(total=self._wait_seconds + ANSWER_SECONDS)
+        async with self._session.get(self._address, headers=headers, timeout=limit, allow_redirects=False) as response:
             body = await response.read()
             return Answer(
                 code=response.status,
                 body=body,
                 document=_document(body),
                 pause_seconds=_pause_seconds(response.headers.get("Retry-After")),
+                wait_seconds=applied_wait_seconds(response.headers.get("Preference-Applied", "")),
                 progress=response.headers.get("Job-Progress"),
             )
 
-    def _take(self, answer: Answer) -> float:
-        """Seconds until the next poll, after an answer that is not the last."""
+    def _take(self, answer: Answer, took_seconds: float) -> float:
+        """Seconds until the next poll, after an answer that is not the last and took so long."""
         if answer.code == 202:
-            self._gives_up_at = self._now() + PATIENCE_SECONDS
-            self._display.show(str(answer.document.get("status")), answer.progress, answer.pause_seconds)
-            return answer.pause_seconds
+            pause_seconds = self._pause_under_way(answer, took_seconds)
+            self._is_known, self._troubles, self._wait_seconds = True, 0, self._longest_wait_seconds
+            self._display.show(str(answer.document.get("status")), answer.progress, pause_seconds)
+            return pause_seconds
         if answer.code in _BUSY:
-            self._gives_up_at = max(self._gives_up_at, self._started_at + PATIENCE_SECONDS)
+            self._is_known = True
             return self._be_patient(f"the service at {self._address.origin()} cannot answer", answer.pause_seconds)
         if answer.code in _REFUSALS:
             code, sentence = _REFUSALS[answer.code]
@@ -104,13 +135,28 @@ class Poller:
             ExitCode.REFUSED,
         )
 
+    def _pause_under_way(self, answer: Answer, took_seconds: float) -> float:
+        """No pause where the next poll waits in its place: after a plain one, and after one that has waited."""
+        if not self._wait_seconds:
+            return 0
+        if answer.wait_seconds and took_seconds >= answer.wait_seconds - EARLY_SECONDS:
+            return max(0, SPACING_SECONDS - took_seconds)
+        return _jittered(answer.pause_seconds)
+
     def _be_patient(self, problem: str, pause_seconds: float = USUAL_PAUSE_SECONDS) -> float:
-        """Seconds until the next poll, after none or an unhappy answer; raises once that has lasted too long."""
-        if self._now() >= self._gives_up_at:
+        """Seconds until the next poll, a plain one, after no answer or an unhappy one; raises if it lasts too long."""
+        if not self._troubles:
+            self._troubled_since = self._now()
+        if self._now() - self._troubled_since >= (PATIENCE_SECONDS if self._is_known else 0):
             raise CommandError(
                 f"{problem}; is `jobstatus serve` running there? --url or JOBSTATUS_URL names another place",
                 ExitCode.UNAVAILABLE,
             )
+        pause_seconds = _jittered(max(pause_seconds, _back_off_seconds(self._troubles)))
+        self._troubles += 1
+        if self._wait_seconds:  # something in between may have less patience than the service
+            self._longest_wait_seconds = max(1, self._wait_seconds // 2)
+        self._wait_seconds = 0
         self._display.show_problem(problem, pause_seconds)
         return pause_seconds
 
@@ -136,6 +182,21 @@ def _pause_seconds(retry_after: str | None) -> float:
         with suppress(ValueError, OverflowError):
             seconds = float(retry_after) if retry_after.isdecimal() else _seconds_until(retry_after)
     return min(max(seconds, SHORTEST_PAUSE_SECONDS), LONGEST_PAUSE_SECONDS)
+
+
+def applied_wait_seconds(preference_applied: str) -> int:
+    """The wait among the preferences that the service says it has honoured (RFC 7240, section 3)."""
+    applied = _applied_wait(preference_applied)
+    return 0 if applied is None else int(applied[1])
+
+
+def _back_off_seconds(troubles: int) -> float:
+    """How long to leave a service alone that has been in trouble for so many polls."""
+    return min(FIRST_BACK_OFF_SECONDS * 2.0 ** min(troubles, 10), LONGEST_BACK_OFF_SECONDS)
+
+
+def _jittered(seconds: float) -> float:
+    return seconds * random.uniform(1, 1 + JITTER)  # noqa: S311 (no secret)
 
 
 def _seconds_until(http_date: str) -> float:

@@ -4,8 +4,7 @@ than to build and to open them.
 
 import asyncio
 import uuid
-from collections.abc import AsyncIterator, Iterable, Sequence
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from types import TracebackType
@@ -14,8 +13,8 @@ from typing import Final, Self, TypedDict, Unpack
 import grpc
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from jobstatus.client import errors
-from jobstatus.client.connection import Connection, pauses
+from jobstatus.client import errors, watching
+from jobstatus.client.connection import Connection
 from jobstatus.client.run import JobRun, new_worker_id
 from jobstatus.client.writes import (
     Write,
@@ -189,36 +188,43 @@ class JobStatusClient:
             if not page.next_page_token:
                 return
 
-    async def watch_job(
+    def watch_job(
         self,
         job_id: str,
         *,
         after_version: int | None = None,
         omit_result: bool = False,
         patience: timedelta = DEFAULT_PATIENCE,
-    ) -> AsyncIterator[Job]:
+    ) -> AsyncGenerator[Job]:
         """The job now, then its newer versions (steps may be skipped, the last never); ends after the terminal one.
 
         A stream that breaks is taken up again where it ended, until the service has been away for `patience`.
         """
-        now = asyncio.get_running_loop().time
-        gives_up_at = now() + (patience.total_seconds() if self._connection.retry else 0)
-        delays = pauses()
-        while True:
-            request = jobs_v1.WatchJobRequest(job_id=job_id, after_version=after_version, omit_result=omit_result)
-            try:
-                async with aclosing(self._connection.stream(self._connection.jobs.WatchJob, request)) as answers:
-                    async for answer in answers:
-                        job = job_from_message(answer.job)
-                        yield job
-                        if job.is_terminal:
-                            return
-                        after_version = job.version
-                        gives_up_at, delays = now() + patience.total_seconds(), pauses()
-            except errors.TRANSIENT:
-                if now() >= gives_up_at:
-                    raise
-            await asyncio.sleep(next(delays))
+        return watching.versions_of(
+            self._connection,
+            job_id,
+            after_version=after_version,
+            omit_result=omit_result,
+            patience_seconds=patience.total_seconds(),
+        )
+
+    async def wait_for_job(
+        self,
+        job_id: str,
+        *,
+        timeout: timedelta | None = None,  # noqa: ASYNC109 (a caller wants to name it where it waits)
+        omit_result: bool = False,
+        patience: timedelta = DEFAULT_PATIENCE,
+    ) -> Job:
+        """The job once it has ended, well or not: its `state` says how. Raises TimeoutError if that takes too long.
+
+        The answer comes at the moment of the end. A service that has no room for another watch is polled with growing
+        pauses instead. One that restarts is waited for, until it has been away for `patience`.
+        """
+        async with asyncio.timeout(None if timeout is None else timeout.total_seconds()):
+            return await watching.end_of(
+                self._connection, job_id, omit_result=omit_result, patience_seconds=patience.total_seconds()
+            )
 
     async def delete_job(self, job_id: str) -> None:
         """Remove a job for every reader, whatever its state."""

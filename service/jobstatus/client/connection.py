@@ -51,9 +51,17 @@ class Connection:
     """A channel to one service, open while its context is entered."""
 
     def __init__(
-        self, target: str, *, credentials: grpc.ChannelCredentials | None, timeout_seconds: float, retry: bool
+        self,
+        target: str,
+        *,
+        credentials: grpc.ChannelCredentials | None,
+        timeout_seconds: float,
+        retry: bool,
+        first_try_part: int = FIRST_TRY_PART,
     ) -> None:
+        """`first_try_part` 1: what hangs is not tried again, only what fails."""
         self._target = target
+        self._first_try_part = first_try_part
         self._credentials = credentials
         self._channel: grpc.aio.Channel | None = None
         self.timeout_seconds = timeout_seconds
@@ -91,7 +99,7 @@ class Connection:
         now = asyncio.get_running_loop().time
         limit_seconds = self.timeout_seconds if limit_seconds is None else limit_seconds
         ends_at = now() + limit_seconds
-        try_seconds = min(limit_seconds / FIRST_TRY_PART, self.timeout_seconds) if self.retry else limit_seconds
+        try_seconds = min(limit_seconds / self._first_try_part, self.timeout_seconds) if self.retry else limit_seconds
         for pause in pauses():
             try:
                 return await method(request, timeout=try_seconds)

@@ -1,13 +1,18 @@
 """Who is asking, and the one place that says which jobs they may read."""
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True, slots=True)
 class Principal:
-    """Whom a valid credential stands for: the virtual key with this id, or an admin where it is None."""
+    """Whom a valid credential stands for: the virtual key with this id, or an admin where it is None.
+
+    `valid_until`, in seconds since the epoch, is when the credential ends by itself; it may be withdrawn before.
+    """
 
     virtual_key_id: str | None
+    valid_until: float = field(default=math.inf, compare=False)
 
     @property
     def is_admin(self) -> bool:

@@ -6,7 +6,7 @@ Times are milliseconds since the Unix epoch (UTC), spans are milliseconds. What 
 import re
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Final
+from typing import Final, NamedTuple
 
 ID_PATTERN: Final = "[A-Za-z0-9_-]{1,128}"
 is_valid_id: Final = re.compile(ID_PATTERN).fullmatch
@@ -71,10 +71,10 @@ class JobError:
     extra_fields: ErrorExtraFields = ErrorExtraFields()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Job:
+class Job(NamedTuple):
     """A job as of one version. A new version is a new value; only `rules` makes them.
 
+    A tuple, since several are made for each write: one with a field changed costs a fifth of what a dataclass takes.
     `due_at_ms` is when the rules want to look at the job again by themselves (a lease or a timeout ends); terminal
     jobs have none. `lease_ms` is what a heartbeat renews the lease by; None while the attempt has no lease.
     """
@@ -87,14 +87,14 @@ class Job:
     provider: str | None
     model_requested: str | None
     created_at_ms: int
+    result_ttl_ms: int
+    max_attempts: int
     started_at_ms: int | None = None
     completed_at_ms: int | None = None
     expires_at_ms: int | None = None
     due_at_ms: int | None = None
-    result_ttl_ms: int
     status_code: int | None = None
     attempt: int = 0
-    max_attempts: int
     worker_id: str | None = None
     lease_ms: int | None = None
     lease_expires_at_ms: int | None = None

@@ -60,7 +60,7 @@ def _next_version(stored: Job | None, following: Job, policy: Policy) -> Job:
     due_at_ms = due_at(following, policy)
     if stored is not None and following == stored and due_at_ms == stored.due_at_ms:
         return stored
-    return replace(following, version=stored.version + 1 if stored else 1, due_at_ms=due_at_ms)
+    return following._replace(version=stored.version + 1 if stored else 1, due_at_ms=due_at_ms)
 
 
 def due_at(job: Job, policy: Policy) -> int | None:
@@ -111,8 +111,7 @@ def _ended(
     error: JobError | None = None,
 ) -> Job:
     completed_at_ms = max(now_ms, _since(job), job.created_at_ms)
-    return replace(
-        job,
+    return job._replace(
         state=state,
         completed_at_ms=completed_at_ms,
         expires_at_ms=completed_at_ms + job.result_ttl_ms,
@@ -177,11 +176,10 @@ def _start(stored: Job | None, command: StartJob, now_ms: int, policy: Policy) -
         raise errors.JobTerminal(job.state)
     lease_expires_at_ms = None if command.lease_ms is None else now_ms + command.lease_ms
     if job.state is JobState.PROCESSING and job.worker_id == command.worker_id:
-        return replace(job, lease_ms=command.lease_ms, lease_expires_at_ms=lease_expires_at_ms)
+        return job._replace(lease_ms=command.lease_ms, lease_expires_at_ms=lease_expires_at_ms)
     if job.is_leased and now_ms < _lease_end(job, policy):
         raise errors.LeaseHeld
-    return replace(
-        job,
+    return job._replace(
         state=JobState.PROCESSING,
         started_at_ms=max(now_ms, job.created_at_ms) if job.started_at_ms is None else job.started_at_ms,
         attempt=job.attempt + 1,
@@ -200,8 +198,7 @@ def _heartbeat(stored: Job | None, command: HeartbeatJob, now_ms: int, _: Policy
     if job.is_terminal:
         _check_fence_of_ended(job, command.attempt)
     _check_fence(job, command.attempt)
-    return replace(
-        job,
+    return job._replace(
         lease_expires_at_ms=None if job.lease_ms is None else max(now_ms + job.lease_ms, job.lease_expires_at_ms or 0),
         progress=job.progress if command.progress is None else command.progress,
         message=job.message if command.message is None else command.message,

@@ -8,27 +8,32 @@ What holds for every operation:
 
 * It raises StoreUnavailable when the store does not answer within the store's own time limit, and StoreFull when there
   is no room. It raises nothing else of its driver's; the cause is kept as `__cause__`.
+* Where a store has parts that fail one by one (the shards of a cluster), what the failed part holds is answered with
+  the error in its place, and the rest as ever.
 * After a failure the store heals by itself once the cause is gone, without a restart.
 * A caller that is cancelled while it waits harms nobody: what has begun is finished.
 * Reads see every change whose commit has returned, to whomever it returned.
 * Bytes come back exactly as they went in.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
-from typing import Final, NamedTuple, Protocol
+from typing import Final, NamedTuple, Protocol, TypeAlias
 
+from jobstatus.core.errors import StoreFull, StoreUnavailable
 from jobstatus.core.job import Job, JobState, RequestType
 from jobstatus.core.virtual_keys import VirtualKey
 
 SMALL_RESULT_BYTES: Final = 16 * 1024
 """Results up to this size come along with an answer; larger ones only once the owner was compared (see Answer)."""
 
+StoreError: TypeAlias = StoreUnavailable | StoreFull
+"""How a store fails."""
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Change:
-    """One step of one job: `job` takes the place of version `replaces`.
+
+class Change(NamedTuple):
+    """One step of one job: `job` takes the place of version `replaces`. A tuple, since it is made for each write.
 
     `replaces` 0: there must be no such job. `job` None: the job is removed. `answer` is what a poll of the new version
     answers, rendered by `answer.render`; None with `job` None.
@@ -52,9 +57,27 @@ class Answer(NamedTuple):
     virtual_key_id: str | None
     created_at_ms: int
     expires_at_ms: int | None
+    version: int
+    progress: float | None
     body: bytes
     result_size: int | None
     result: bytes | None
+
+
+def answer_of(job: Job, body: bytes) -> Answer:
+    """What a poll of the job needs; `body` is what `answer.render` made of it."""
+    result = job.result
+    return Answer(
+        request_type=job.request_type,
+        virtual_key_id=job.virtual_key_id,
+        created_at_ms=job.created_at_ms,
+        expires_at_ms=job.expires_at_ms,
+        version=job.version,
+        progress=job.progress,
+        body=body,
+        result_size=None if result is None else len(result),
+        result=None if result is None or len(result) > SMALL_RESULT_BYTES else result,
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,35 +98,73 @@ class Listing:
     before: tuple[int, str] | None = None
 
 
-class JobStore(Protocol):
-    """Where jobs are kept."""
+class JobReader(Protocol):
+    """What polls need of a store."""
 
-    async def read_answers(self, job_ids: Sequence[str]) -> list[Answer | None]:
+    @property
+    def read_answer_now(self) -> Callable[[str], Answer | StoreError | None] | None:
+        """As read_answers, of one job, in a store that has nothing to wait for when it reads; None in any other."""
+        ...
+
+    async def read_answers(self, job_ids: Sequence[str]) -> list[Answer | StoreError | None]:
         """What polls of these jobs answer, in the order asked for; None where there is no such job.
 
         The ids may be any strings. Takes no longer for a job that exists than for one that does not, within noise.
         """
         ...
 
-    async def read_jobs(self, job_ids: Sequence[str], *, with_results: bool) -> list[Job | None]:
+    async def read_jobs(self, job_ids: Sequence[str], *, with_results: bool) -> list[Job | StoreError | None]:
         """These jobs, in the order asked for; None where there is no such job."""
         ...
 
-    async def commit(self, changes: Sequence[Change]) -> set[str]:
+
+class JobStore(JobReader, Protocol):
+    """Where jobs are kept."""
+
+    async def commit(self, changes: Sequence[Change]) -> dict[str, StoreError | None]:
         """Make all those changes durable, in one step, whose `replaces` is still the stored version.
 
-        Returns the ids of the others, which are as they were. No two changes name the same job. When this returns the
-        changes are on stable storage, as the store's documentation defines it; when it raises, either all fitting
-        changes happened or none.
+        Returns what did not certainly happen: by id, None for a change whose job is at another version, which is as it
+        was, and an error for one of which only the store knows whether it happened (wholly or not at all). No two
+        changes name the same job. When this returns the other changes are on stable storage, as the store's
+        documentation defines it; when it raises, each fitting change happened or did not, and in a store without parts
+        either all did or none.
+        """
+        ...
+
+    async def confirm(self, job_ids: Sequence[str]) -> dict[str, StoreError]:
+        """Return when what reads have shown of these jobs is on stable storage; by id, where that is not certain.
+
+        For whoever acknowledges a write that changed nothing because it had happened before. A store whose reads only
+        show what is on stable storage has nothing to do.
+        """
+        ...
+
+    async def changed(self, versions: Mapping[str, int]) -> dict[str, int]:
+        """The jobs among these that are at another version than the one given, and at which (0: there is no such job).
+
+        Those that only this object has changed may be left out: its user knows of them. Asked several times a second,
+        so it is one cheap look, and a part that does not answer is left out too.
+        """
+        ...
+
+    async def claim_sweep(self, holder: str, for_ms: int) -> bool:
+        """Whether `holder` is the one of all who share the store that looks after it for the next `for_ms`.
+
+        One who asks again in time stays it. When it no longer asks another becomes it, at the latest after `for_ms`.
+        `for_ms` 0 gives it back.
         """
         ...
 
     async def due(self, now_ms: int, limit: int) -> list[str]:
-        """Ids of jobs with `due_at_ms` <= now, the longest due first, at most `limit`."""
+        """Ids of jobs with `due_at_ms` <= now, the longest due first, at most `limit`.
+
+        A store with parts leaves out a part that does not answer, and raises when none does.
+        """
         ...
 
     async def purge(self, now_ms: int, limit: int) -> int:
-        """Free the space of at most `limit` jobs with `expires_at_ms` <= now; how many it were."""
+        """Free the space of at most `limit` jobs with `expires_at_ms` <= now; how many it were. Parts as in `due`."""
         ...
 
     async def list_jobs(self, listing: Listing) -> list[Job]:
@@ -119,8 +180,8 @@ class JobStore(Protocol):
         ...
 
 
-class VirtualKeyStore(Protocol):
-    """Where virtual keys are kept. There are few of them, changed seldom."""
+class VirtualKeyReader(Protocol):
+    """What credentials need of a store."""
 
     async def read_virtual_keys(self, virtual_key_ids: Sequence[str]) -> list[VirtualKey | None]:
         """These virtual keys, in the order asked for; None where there is none."""
@@ -129,6 +190,14 @@ class VirtualKeyStore(Protocol):
     async def find_virtual_keys(self, digests: Sequence[bytes]) -> list[VirtualKey | None]:
         """The virtual key for which each SHA-256 is registered, in the order asked for; None where there is none."""
         ...
+
+    async def virtual_keys_version(self) -> int:
+        """A number that differs after every put and delete, whoever made it. Cheap: asked about once a second."""
+        ...
+
+
+class VirtualKeyStore(VirtualKeyReader, Protocol):
+    """Where virtual keys are kept. There are few of them, changed seldom."""
 
     async def put_virtual_key(self, virtual_key: VirtualKey) -> VirtualKey:
         """Durably record a virtual key in place of what was there; the first `created_at_ms` stays.
@@ -143,10 +212,6 @@ class VirtualKeyStore(Protocol):
 
     async def list_virtual_keys(self, after: str, limit: int) -> list[VirtualKey]:
         """At most `limit` virtual keys with ids above `after`, in the order of their ids (by code point)."""
-        ...
-
-    async def virtual_keys_version(self) -> int:
-        """A number that differs after every put and delete, whoever made it. Cheap: asked about once a second."""
         ...
 
 

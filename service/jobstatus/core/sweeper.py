@@ -1,9 +1,11 @@
 """What happens by itself: leases and timeouts end, expired jobs leave the store.
 
 Reads judge expiry by themselves, and every write settles what is overdue of its job first; so a sweep that comes late
-delays only what nobody touches, and two sweepers harm nobody.
+delays only what nobody touches, and two sweepers harm nobody. Of many processes upon one store one sweeps at a time, so
+that the work is not done, nor the store asked, once for each.
 """
 
+import uuid
 from collections.abc import Callable
 from typing import Final
 
@@ -21,14 +23,32 @@ MAX_BATCHES: Final = 20
 class Sweeper:
     """Settles what is due and purges what is expired."""
 
-    def __init__(self, tracker: JobTracker, store: JobStore, *, clock: Callable[[], int], observer: Observer) -> None:
+    def __init__(
+        self,
+        tracker: JobTracker,
+        store: JobStore,
+        *,
+        clock: Callable[[], int],
+        observer: Observer,
+        every_seconds: float,
+    ) -> None:
+        """`every_seconds` is how often `sweep` will be called."""
+        self._holder = uuid.uuid4().hex
+        self._claim_ms = int(every_seconds * 2000) + 1000
+        self.is_chosen = False
+        """Whether this is the one that sweeps, as far as it knows."""
         self._tracker = tracker
         self._store = store
         self._clock = clock
         self._observer = observer
 
     async def sweep(self) -> None:
-        """Settle and purge what is due now, in batches. Raises what the store raises."""
+        """Settle and purge what is due now, in batches, unless another process does. Raises what the store raises."""
+        self.is_chosen = False
+        with timed(self._observer, "claim_sweep"):
+            self.is_chosen = await self._store.claim_sweep(self._holder, self._claim_ms)
+        if not self.is_chosen:
+            return
         for _ in range(MAX_BATCHES):
             with timed(self._observer, "due"):
                 job_ids = await self._store.due(self._clock(), BATCH)
@@ -46,3 +66,8 @@ class Sweeper:
             self._observer.swept("purged", purged)
             if purged < BATCH:
                 break
+
+    async def give_up(self) -> None:
+        """Let another process sweep at once. Raises what the store raises."""
+        if self.is_chosen:
+            await self._store.claim_sweep(self._holder, 0)

@@ -3,6 +3,10 @@
 Every store gets group commit from here. A batch reads its jobs, decides every command in order with the pure rules,
 commits all changes in one durable step and decides those anew that lost a race against another process.
 
+A commit costs as much as deciding and storing a dozen jobs, however few it has. Where several write at a time, the next
+one therefore waits for a moment, until those just answered can be back: the loop is busy with their answers and their
+next requests anyway, and a commit at once would have only the first of them.
+
 A caller waits on a future of its own: one that is cancelled takes nobody along, and a batch that has begun is finished
 by the writer's own task. The answer is given after the commit.
 """
@@ -10,7 +14,7 @@ by the writer's own task. The answer is given after the commit.
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -20,7 +24,7 @@ from jobstatus.core.commands import MAX_BATCH, Command, CompleteJob
 from jobstatus.core.errors import JobNotFound, JobStatusError, Overloaded, ShuttingDown, StoreFull, StoreUnavailable
 from jobstatus.core.job import Job, JobState
 from jobstatus.core.observer import Observer, timed
-from jobstatus.core.store import Change, JobStore
+from jobstatus.core.store import Answer, Change, JobStore, StoreError
 
 Outcome = Job | JobStatusError
 """The job as a command left it (a deleted one as it was), or why the command was refused."""
@@ -29,6 +33,8 @@ MAX_BATCH_BYTES: Final = 32 * 1024 * 1024
 MAX_WAITING_COMMANDS: Final = 20_000
 MAX_WAITING_BYTES: Final = 256 * 1024 * 1024
 MAX_RACES: Final = 20
+SEVERAL_CALLERS: Final = 4
+GATHERING_SECONDS: Final = 0.005
 
 _log = logging.getLogger(__name__)
 
@@ -44,6 +50,7 @@ class _Submission:
 
 
 _Item = tuple[_Submission, int, Command]
+_Stored = Job | StoreError | None
 
 
 def _result_bytes(commands: Sequence[Command]) -> int:
@@ -72,6 +79,8 @@ class Writer:
         self._waiting_commands = 0
         self._waiting_bytes = 0
         self._draining: asyncio.Task[None] | None = None
+        self._awaited = 0
+        self._have_come = asyncio.Event()
         self._closing = False
         self._deaf = False
 
@@ -85,6 +94,8 @@ class Writer:
             return []
         submission = self._admit(commands)
         self._queue.append(submission)
+        if len(self._queue) >= self._awaited:
+            self._have_come.set()
         if self._draining is None:
             self._draining = asyncio.create_task(self._drain(), name="jobstatus-writer")
         await submission.future
@@ -93,6 +104,7 @@ class Writer:
     def refuse(self) -> None:
         """Refuse what comes from now on, with ShuttingDown."""
         self._closing = True
+        self._have_come.set()
 
     async def close(self) -> None:
         """Refuse what comes from now on, and return when all that was admitted is answered."""
@@ -125,8 +137,19 @@ class Writer:
                     for submission in batch:
                         if not submission.future.done():
                             submission.future.set_exception(error)
+                await self._gather(len(batch))
         finally:
             self._draining = None
+
+    async def _gather(self, callers: int) -> None:
+        """Where so many were several, return when as many more wait, or after a moment."""
+        if callers < SEVERAL_CALLERS or self._closing:
+            return
+        self._awaited = callers + len(self._queue)
+        self._have_come.clear()
+        moment = asyncio.get_running_loop().call_later(GATHERING_SECONDS, self._have_come.set)
+        await self._have_come.wait()
+        moment.cancel()
 
     def _take(self) -> list[_Submission]:
         """The next batch: at least one submission, more within the bounds; cancelled ones are dropped."""
@@ -161,50 +184,60 @@ class Writer:
         job_ids = list(dict.fromkeys(command.job_id for _, _, command in items))
         now_ms = self._clock()
         policy = replace(self._policy, hearing_since_ms=now_ms) if self._deaf else self._policy
-        changes: list[Change] = []
-        outcomes: list[Outcome] = []
-        try:
-            with timed(self._observer, "read_jobs"):
-                stored = await self._read(job_ids, items)
-            outcomes, following = _decide(items, stored, now_ms, policy)
-            changes = [
-                _change(job_id, stored[job_id], job) for job_id, job in following.items() if job is not stored[job_id]
-            ]
-            lost: Collection[str] = ()
-            if changes:
-                with timed(self._observer, "commit"):
-                    lost = await self._store.commit(changes)
-        except (StoreUnavailable, StoreFull) as error:
+        stored = await self._read(job_ids, items)
+        outcomes, following = _decide(items, stored, now_ms, policy)
+        changes = _changes(stored, following)
+        changed = {change.job_id for change in changes}
+        not_done = await self._commit(changes)
+        lost = {job_id for job_id, error in not_done.items() if error is None}
+        uncertain = {job_id: error for job_id, error in not_done.items() if error is not None}
+        uncertain |= await self._confirm([job_id for job_id, job in stored.items() if job and job_id not in changed])
+        if uncertain or any(isinstance(job, JobStatusError) for job in stored.values()):
             self._deaf = True
-            changed = {change.job_id for change in changes}
-            failed = outcomes or [error] * len(items)
-            _settle(
-                items,
-                [error if item[2].job_id in changed else outcome for item, outcome in zip(items, failed, strict=True)],
-            )
-            self._on_commit(changed)  # it may have happened all the same
-            return ()
-        self._policy, self._deaf = policy, False
-        self._observer.batch_written(len(items))
+        else:
+            self._policy, self._deaf = policy, False
+            self._observer.batch_written(len(items))
         won = [(item, outcome) for item, outcome in zip(items, outcomes, strict=True) if item[2].job_id not in lost]
-        _settle([item for item, _ in won], [outcome for _, outcome in won])
-        if changes:
-            self._on_commit([change.job_id for change in changes if change.job_id not in lost])
+        _settle([item for item, _ in won], [uncertain.get(item[2].job_id, outcome) for item, outcome in won])
+        self._on_commit(changed - lost)  # what is uncertain may have happened all the same
         return lost
 
-    async def _read(self, job_ids: list[str], items: list[_Item]) -> dict[str, Job | None]:
+    async def _read(self, job_ids: list[str], items: list[_Item]) -> dict[str, _Stored]:
         """The stored jobs; a result only where a command repeats it to the length, so that a read stays small."""
-        stored = dict(zip(job_ids, await self._store.read_jobs(job_ids, with_results=False), strict=True))
-        sizes: dict[str, set[int | None]] = {}
-        for _, _, command in items:
-            job = stored[command.job_id]
-            if isinstance(command, CompleteJob) and job is not None and job.state is JobState.COMPLETED:
-                sizes.setdefault(command.job_id, set()).add(len(command.result))
-        if sizes:
-            answers = zip(sizes, await self._store.read_answers(list(sizes)), strict=True)
-            same = [job_id for job_id, answer in answers if answer is not None and answer.result_size in sizes[job_id]]
-            stored |= zip(same, await self._store.read_jobs(same, with_results=True), strict=True)
+        try:
+            with timed(self._observer, "read_jobs"):
+                stored = dict(zip(job_ids, await self._store.read_jobs(job_ids, with_results=False), strict=True))
+            sizes: dict[str, set[int | None]] = {}
+            for _, _, command in items:
+                job = stored[command.job_id]
+                if isinstance(command, CompleteJob) and isinstance(job, Job) and job.state is JobState.COMPLETED:
+                    sizes.setdefault(command.job_id, set()).add(len(command.result))
+            if sizes:
+                answers = zip(sizes, await self._store.read_answers(list(sizes)), strict=True)
+                same = [job_id for job_id, answer in answers if _size(answer) in sizes[job_id]]
+                stored |= zip(same, await self._store.read_jobs(same, with_results=True), strict=True)
+        except (StoreUnavailable, StoreFull) as error:
+            return dict.fromkeys(job_ids, error)
         return stored
+
+    async def _commit(self, changes: list[Change]) -> Mapping[str, StoreError | None]:
+        """What did not certainly happen, as the port says it."""
+        if not changes:
+            return {}
+        try:
+            with timed(self._observer, "commit"):
+                return await self._store.commit(changes)
+        except (StoreUnavailable, StoreFull) as error:
+            return {change.job_id: error for change in changes}
+
+    async def _confirm(self, job_ids: list[str]) -> Mapping[str, StoreError]:
+        """What is acknowledged, or refused, because of what is stored already has to be as durable as a commit."""
+        if not job_ids:
+            return {}
+        try:
+            return await self._store.confirm(job_ids)
+        except (StoreUnavailable, StoreFull) as error:
+            return dict.fromkeys(job_ids, error)
 
 
 def _items(submission: _Submission) -> list[_Item]:
@@ -212,17 +245,34 @@ def _items(submission: _Submission) -> list[_Item]:
 
 
 def _decide(
-    items: list[_Item], stored: dict[str, Job | None], now_ms: int, policy: rules.Policy
-) -> tuple[list[Outcome], dict[str, Job | None]]:
+    items: list[_Item], stored: Mapping[str, _Stored], now_ms: int, policy: rules.Policy
+) -> tuple[list[Outcome], dict[str, _Stored]]:
     """The outcome of each command, upon what those before it made of its job; and what becomes of each job."""
     current = dict(stored)
     outcomes: list[Outcome] = []
     for _, _, command in items:
         before = current[command.job_id]
+        if isinstance(before, JobStatusError):
+            outcomes.append(before)
+            continue
         after, refusal = rules.decide(before, command, now_ms, policy)
         current[command.job_id] = after
         outcomes.append(refusal or after or before or JobNotFound())
     return outcomes, current
+
+
+def _changes(stored: Mapping[str, _Stored], following: Mapping[str, _Stored]) -> list[Change]:
+    return [
+        _change(job_id, before, after)
+        for job_id, after in following.items()
+        if (before := stored[job_id]) is not after
+        and not isinstance(before, JobStatusError)
+        and not isinstance(after, JobStatusError)
+    ]
+
+
+def _size(answer: Answer | StoreError | None) -> int | None:
+    return answer.result_size if isinstance(answer, Answer) else None
 
 
 def _change(job_id: str, stored: Job | None, following: Job | None) -> Change:

@@ -3,13 +3,12 @@
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 from aiohttp import web
 
 from jobstatus.core.errors import JobStatusError
-from jobstatus.core.store import JobStore
-from jobstatus.metrics import Metrics
+from jobstatus.rest import answers
 
 PROBE_EVERY_SECONDS = 1.0
 
@@ -17,10 +16,11 @@ _log = logging.getLogger(__name__)
 
 
 class Readiness:
-    """Whether the service should be sent work: the store can really write, and nobody has asked us to stop."""
+    """Whether the service should be sent work: what it rests on answers, and nobody has asked us to stop."""
 
-    def __init__(self, store: JobStore, monotonic: Callable[[], float] = time.monotonic) -> None:
-        self._store = store
+    def __init__(self, probe: Callable[[], Awaitable[None]], monotonic: Callable[[], float] = time.monotonic) -> None:
+        """`probe` returns if all is well, and raises a JobStatusError if not."""
+        self._ask = probe
         self._monotonic = monotonic
         self._answer: tuple[float, str] | None = None
         self._probing = asyncio.Lock()
@@ -31,7 +31,7 @@ class Readiness:
         self._stopping = True
 
     async def problem(self) -> str:
-        """Why the service is not ready; empty when it is. The store is asked once a second at most."""
+        """Why the service is not ready; empty when it is. Asks once a second at most."""
         if self._stopping:
             return "stopping"
         async with self._probing:
@@ -42,30 +42,42 @@ class Readiness:
 
     async def _probe(self) -> str:
         try:
-            await self._store.probe()
+            await self._ask()
         except JobStatusError as error:
             _log.warning(
-                "the store cannot write", extra={"reason": error.reason, "cause": type(error.__cause__).__name__}
+                "the service is not ready", extra={"reason": error.reason, "cause": type(error.__cause__).__name__}
             )
             return error.reason.lower()
         return ""
 
 
-def admin_application(readiness: Readiness, metrics: Metrics) -> web.Application:
-    """Everything that the admin port serves."""
+def admin_handler(
+    problem: Callable[[], Awaitable[str]], exposition: Callable[[], Awaitable[bytes]]
+) -> Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]:
+    """What the admin port serves.
 
-    async def healthz(_: web.Request) -> web.Response:
+    `problem` tells why the service is not ready, or nothing; `exposition` its metrics, in Prometheus' text format.
+    """
+
+    async def healthz() -> web.Response:
         return web.json_response({"status": "ok"})
 
-    async def readyz(_: web.Request) -> web.Response:
-        problem = await readiness.problem()
-        return web.json_response({"status": problem or "ready"}, status=503 if problem else 200)
+    async def readyz() -> web.Response:
+        found = await problem()
+        return web.json_response({"status": found or "ready"}, status=503 if found else 200)
 
-    async def exposition(_: web.Request) -> web.Response:
+    async def metrics() -> web.Response:
         return web.Response(
-            body=metrics.exposition(), headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"}
+            body=await exposition(), headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"}
         )
 
-    app = web.Application()
-    app.add_routes([web.get("/healthz", healthz), web.get("/readyz", readyz), web.get("/metrics", exposition)])
-    return app
+    handlers = {"/healthz": healthz, "/readyz": readyz, "/metrics": metrics}
+
+    async def answer(request: web.BaseRequest) -> web.StreamResponse:
+        handler = handlers.get(request.path)
+        if handler is None or request.method not in answers.ALLOWED_METHODS:
+            refusal = answers.METHOD_NOT_ALLOWED if handler else answers.PATH_NOT_FOUND
+            return answers.problem_answer(refusal, answers.request_id_of(request.headers.get("X-Request-Id")))
+        return await handler()
+
+    return answer

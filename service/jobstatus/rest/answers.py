@@ -2,6 +2,7 @@
 
 import random
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
@@ -10,13 +11,15 @@ from multidict import CIMultiDict
 
 from jobstatus.core import errors
 from jobstatus.core.answer import to_json
-from jobstatus.rest.small_answer import MAX_BYTES, small_answer
+from jobstatus.rest.small_answer import MAX_BYTES, headers_of, small_answer
 
 ALLOWED_METHODS: Final = ("GET", "HEAD")
 MAX_RETRY_AFTER_SECONDS: Final = 30
-_AGE_PER_SECOND: Final = 10
-"""A poller of a job that is n seconds old is asked to wait n / 10 seconds: it learns the end a tenth late at most."""
+MAX_WAIT_SECONDS: Final = 60
 
+EVENT_STREAM: Final = "text/event-stream"
+
+_is_weight: Final = re.compile(r"0(\.\d{0,3})?|1(\.0{0,3})?").fullmatch
 _is_sane_request_id: Final = re.compile("[A-Za-z0-9._-]{1,128}").fullmatch
 
 
@@ -86,20 +89,93 @@ def request_id_of(given: str | None) -> str:
     return f"{random.getrandbits(128):032x}"  # it has to be unlikely twice, not secret
 
 
-def retry_after_seconds(age_seconds: float, first_seconds: int) -> int:
-    """When to poll again: soon while the job is young, later as it gets old, `first_seconds` to 30 s."""
-    return min(MAX_RETRY_AFTER_SECONDS, max(first_seconds, int(age_seconds / _AGE_PER_SECOND)))
+def retry_after_seconds(pause_ms: int, least_seconds: int) -> int:
+    """After how many whole seconds to poll again, `least_seconds` to 30 s, where the core would have it so."""
+    return min(MAX_RETRY_AFTER_SECONDS, max(least_seconds, pause_ms // 1000))
 
 
-def answer(status: int, body: bytes, request_id: str, retry_after: int | None = None) -> web.StreamResponse:
-    """A 200 or 202 with a job's document or another JSON body."""
-    if len(body) <= MAX_BYTES:
-        retry = "" if retry_after is None else f"Retry-After: {retry_after}\r\n"
-        return small_answer(status, body, f"{_LINES_OF_EVERY_ANSWER}X-Request-Id: {request_id}\r\n{retry}")
+def entity_tag(version: int, created_at_ms: int) -> str:
+    """The strong validator of a job's document (RFC 9110, section 8.8.3): no two documents of an id have the same."""
+    return f'"{created_at_ms:x}-{version}"'
+
+
+def is_known(if_none_match: Iterable[str], tag: str) -> bool:
+    """Whether the client has this document already (RFC 9110, section 13.1.2: compared weakly)."""
+    tags = [known.strip() for line in if_none_match for known in line.split(",")]
+    return "*" in tags or tag in (known.removeprefix("W/") for known in tags)
+
+
+def wait_seconds(prefer: Iterable[str]) -> int:
+    """How long a client would rather wait than ask again (RFC 7240, section 4.3), at most MAX_WAIT_SECONDS; 0: not."""
+    for line in prefer:
+        for preference in line.split(","):
+            name, _, value = preference.partition(";")[0].partition("=")
+            number = value.strip().strip('"')
+            if name.strip().lower() == "wait" and number.isascii() and number.isdecimal() and len(number) < 10:
+                return min(int(number), MAX_WAIT_SECONDS)  # the first one counts (section 2)
+    return 0
+
+
+def prefers_events(accept: Iterable[str]) -> bool:
+    """Whether a client would rather have an event stream than JSON (RFC 9110, section 12.5.1).
+
+    It has to name the type: one that takes anything, or both alike, gets JSON.
+    """
+    ranges = [part.partition(";") for line in accept for part in line.lower().split(",")]
+    weights = {name.strip(): _weight(parameters) for name, _, parameters in ranges}
+    return weights.get(EVENT_STREAM, 0) > weights.get("application/json", 0)
+
+
+def _weight(parameters: str) -> float:
+    """The `q` of a media range; 1 where there is none, 0 where it cannot be read."""
+    for parameter in parameters.split(";"):
+        name, _, value = parameter.partition("=")
+        if name.strip() == "q":
+            value = value.strip()
+            return float(value) if _is_weight(value) else 0
+    return 1
+
+
+def last_event_version(last_event_id: str | None) -> int | None:
+    """The version that a client has seen last; None where it has seen none, or says what is no version."""
+    if last_event_id and last_event_id.isascii() and last_event_id.isdecimal() and len(last_event_id) < 20:
+        return int(last_event_id)
+    return None
+
+
+def event_stream(request_id: str) -> web.StreamResponse:
+    """A 200 whose events are still to be written."""
     headers = _headers(request_id)
-    if retry_after is not None:
-        headers["Retry-After"] = str(retry_after)
-    return web.Response(status=status, body=body, headers=headers)
+    headers.update({"Content-Type": EVENT_STREAM, "X-Accel-Buffering": "no"})
+    return web.StreamResponse(headers=headers)
+
+
+def nothing_new(request_id: str) -> web.Response:
+    """A 204: the client has had the last event of the stream, and is to ask no more (HTML standard, section 9.2.2)."""
+    headers = _headers(request_id)
+    del headers["Content-Type"]
+    return web.Response(status=204, headers=headers)
+
+
+def answer(status: int, body: bytes, request_id: str, lines: str = "", *, is_kept: bool = False) -> web.StreamResponse:
+    """A 200 or 202 with a job's document or another JSON body.
+
+    `lines` are further header lines, each with its CRLF; `is_kept`: the client may keep the answer, and ask whether it
+    is still the same.
+    """
+    of_every = _LINES_OF_KEPT_ANSWERS if is_kept else _LINES_OF_EVERY_ANSWER
+    whole = f"{of_every}X-Request-Id: {request_id}\r\n{lines}"
+    if len(body) <= MAX_BYTES:
+        return small_answer(status, body, whole)
+    return web.Response(status=status, body=body, headers=headers_of(whole))
+
+
+def not_modified(request_id: str, tag: str) -> web.Response:
+    """A 304: the client has it already."""
+    headers = _headers(request_id)
+    del headers["Content-Type"]
+    headers.update({"Cache-Control": _KEPT, "ETag": tag})
+    return web.Response(status=304, headers=headers)
 
 
 def problem_answer(problem: Problem, request_id: str) -> web.Response:
@@ -117,7 +193,9 @@ _EVERY_ANSWER: Final = CIMultiDict(
         "Server": "jobstatus",  # else aiohttp tells its version
     }
 )
+_KEPT: Final = "private, no-cache"
 _LINES_OF_EVERY_ANSWER: Final = "".join(f"{name}: {value}\r\n" for name, value in _EVERY_ANSWER.items())
+_LINES_OF_KEPT_ANSWERS: Final = _LINES_OF_EVERY_ANSWER.replace("no-store", _KEPT)
 
 
 def _headers(request_id: str) -> CIMultiDict[str]:

@@ -1,32 +1,46 @@
-"""The public application: the GET endpoint of the contract for all request types, and its OpenAPI document.
+"""What the public port serves: the GET endpoint of the contract for all request types, and its OpenAPI document.
 
-No middleware: the hot path is a poll, and each middleware would cost every poll a coroutine. A request is answered in
-one order: method, credential, job (whose id, type, owner and expiry are all judged by one call of the core).
+The hot path is a poll, so there is one handler for everything and neither router nor middleware. A request is answered
+in one order: method, credential, job (whose id, type, owner and expiry are all judged by one call of the core).
 """
 
+import asyncio
 import importlib.resources
 import logging
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import aclosing
+from functools import partial
 from typing import Final, Protocol
 
 from aiohttp import web
+from aiohttp.http import RawRequestMessage
+from multidict import MultiMapping
 
 from jobstatus.auth.errors import CredentialError, MissingCredential
 from jobstatus.core.access import Principal
 from jobstatus.core.job import RequestType
-from jobstatus.core.tracker import Poll
+from jobstatus.core.poll import Poll
+from jobstatus.core.waiting import NoPlaceToWait, Recognise
 from jobstatus.metrics import Metrics
-from jobstatus.rest import answers
-from jobstatus.rest.paths import PATHS
+from jobstatus.rest import answers, event_stream
+from jobstatus.rest.paths import target
+from jobstatus.rest.small_answer import SmallAnswer
+from jobstatus.seldom import Seldom
 
 _log = logging.getLogger(__name__)
 
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+WAITING: Final = "waiting"
+STREAMING: Final = "streaming"
+"""Under which names polls that wait, and event streams, are counted, so that they do not spoil the times of others."""
+
+OPENAPI_PATH: Final = "/openapi.json"
 
 
 class Authenticates(Protocol):
     """What the edge needs of `auth`: raises CredentialError, or StoreUnavailable when it cannot tell."""
+
+    def recall(self, authorization: Sequence[str], virtual_key: Sequence[str]) -> Principal | None: ...
 
     async def authenticate(self, authorization: Sequence[str], virtual_key: Sequence[str]) -> Principal: ...
 
@@ -34,7 +48,20 @@ class Authenticates(Protocol):
 class Polls(Protocol):
     """What the edge needs of the core: raises JobNotFound or StoreUnavailable."""
 
+    @property
+    def poll_now(self) -> Callable[[str, RequestType, Principal], Poll | None] | None: ...
+
     async def poll(self, job_id: str, request_type: RequestType, principal: Principal) -> Poll: ...
+
+
+class Waits(Protocol):
+    """What the edge needs of the core for those who would rather wait; raises what the other two do, NoPlaceToWait."""
+
+    async def wait(self, job_id: str, request_type: RequestType, recognise: Recognise, seconds: float) -> Poll: ...
+
+    def looks(
+        self, job_id: str, request_type: RequestType, recognise: Recognise, next_at: Callable[[], float]
+    ) -> AsyncGenerator[Poll]: ...
 
 
 class Edge:
@@ -45,57 +72,116 @@ class Edge:
         *,
         authenticator: Authenticates,
         tracker: Polls,
+        waiter: Waits,
         metrics: Metrics,
-        clock: Callable[[], int],
         retry_after_seconds: int,
     ) -> None:
-        """`clock` tells ms since the epoch; `retry_after_seconds` is what the poller of a new job is told."""
-        self._authenticator = authenticator
-        self._tracker = tracker
+        """`retry_after_seconds` is the least that a poller is told to wait."""
+        self._recall = authenticator.recall
+        self._authenticate = authenticator.authenticate
+        self._find = tracker.poll
+        find_now = tracker.poll_now
+        self.answer_at_once: Final = None if find_now is None else partial(self._answer_at_once, find_now)
+        """The whole answer to a plain poll, where nothing has to be waited for; None to all that `answer` answers."""
+        self._waiter = waiter
         self._metrics = metrics
-        self._clock = clock
         self._retry_after_seconds = retry_after_seconds
+        self._unanswered = Seldom()
+        self._openapi = importlib.resources.files("jobstatus.rest").joinpath("openapi.json").read_bytes()
 
-    def application(self) -> web.Application:
-        """Everything that the public port serves."""
-        app = web.Application()
-        handlers = {path + "{job_id:(?s:.*)}": self._poll(request_type) for request_type, path in PATHS.items()}
-        handlers["/openapi.json"] = self._fixed("openapi", _openapi())
-        handlers["/{path:(?s:.*)}"] = self._fixed("other", _nothing_here)
-        for path, handler in handlers.items():
-            app.router.add_route("*", path, handler, expect_handler=_ignore_expectation)
-        return app
+    def _answer_at_once(
+        self, find_now: Callable[[str, RequestType, Principal], Poll | None], message: RawRequestMessage
+    ) -> bytes | None:
+        started = time.perf_counter()
+        headers = message.headers
+        asked_for = target(message.path, message.url)
+        if asked_for is None or "Prefer" in headers or ("Accept" in headers and _may_want_events(headers)):
+            return None
+        request_type, job_id = asked_for
+        try:
+            principal = self._recall(*_credentials(headers))
+            found = None if principal is None else find_now(job_id, request_type, principal)
+        except Exception:  # noqa: BLE001  # `answer` meets it as well, and tells of it
+            return None
+        if found is None:
+            return None
+        response = self._found(found, headers, answers.request_id_of(headers.get("X-Request-Id")))
+        if not isinstance(response, SmallAnswer):
+            return None
+        self._metrics.request_answered(request_type.value, response.status, time.perf_counter() - started)
+        return response.whole()
 
-    def _poll(self, request_type: RequestType) -> Handler:
-        """One coroutine for all of a poll: each one more would cost every poll a microsecond."""
-        route = request_type.value
-        authenticate, find, count = self._authenticator.authenticate, self._tracker.poll, self._metrics.request_answered
-
-        async def poll(request: web.Request) -> web.StreamResponse:
-            started = time.perf_counter()
-            headers = request.headers
-            request_id = answers.request_id_of(headers.get("X-Request-Id"))
+    async def answer(self, request: web.BaseRequest) -> web.StreamResponse:
+        """The answer to any request. All of a plain poll is here: each coroutine more would cost it a microsecond."""
+        started = time.perf_counter()
+        headers = request.headers
+        request_id = answers.request_id_of(headers.get("X-Request-Id"))
+        asked_for = target(request.raw_path, request.rel_url)
+        if asked_for is None:
+            response, counted_as = self._other(request, request_id)
+        else:
+            request_type, job_id = asked_for
+            counted_as = request_type.value
             try:
-                if request.method in answers.ALLOWED_METHODS:
-                    principal = await authenticate(headers.getall("Authorization", ()), headers.getall("x-bf-vk", ()))
-                    response = self._found(
-                        await find(request.match_info["job_id"], request_type, principal), request_id
-                    )
-                else:
+                if request.method not in answers.ALLOWED_METHODS:
                     response = answers.problem_answer(answers.METHOD_NOT_ALLOWED, request_id)
+                elif "Accept" in headers and _wants_events(request):
+                    counted_as = STREAMING
+                    response = await self._stream(request, request_type, job_id, request_id)
+                elif "Prefer" in headers and (seconds := answers.wait_seconds(headers.getall("Prefer"))):
+                    counted_as = WAITING
+                    response = await self._wait(request, request_type, job_id, seconds, request_id)
+                else:
+                    principal = await self._authenticate(*_credentials(headers))
+                    response = self._found(await self._find(job_id, request_type, principal), headers, request_id)
             except Exception as error:  # noqa: BLE001  # the last line: the log is told all, a stranger nothing
                 response = self._refusal(error, request_id)
-            count(route, response.status, time.perf_counter() - started)
+        self._metrics.request_answered(counted_as, response.status, time.perf_counter() - started)
+        return response
+
+    async def _wait(
+        self, request: web.BaseRequest, request_type: RequestType, job_id: str, seconds: int, request_id: str
+    ) -> web.StreamResponse:
+        """The answer when the job has ended, or after so many seconds; at once where nobody can wait any more."""
+        recognise, lines = self._recognise(request), f"Preference-Applied: wait={seconds}\r\n"
+        try:
+            found = await self._waiter.wait(job_id, request_type, recognise, seconds)
+        except NoPlaceToWait:
+            found, lines = await self._find(job_id, request_type, await recognise()), ""
+        return self._found(found, request.headers, request_id, lines)
+
+    async def _stream(
+        self, request: web.BaseRequest, request_type: RequestType, job_id: str, request_id: str
+    ) -> web.StreamResponse:
+        """The job's events until it ends; the plain answer where nobody can wait any more."""
+        recognise, loop = self._recognise(request), asyncio.get_running_loop()
+        known = answers.last_event_version(request.headers.get("Last-Event-ID"))
+        next_at = lambda: loop.time() + event_stream.QUIET_SECONDS  # noqa: E731
+        async with aclosing(self._waiter.looks(job_id, request_type, recognise, next_at)) as looks:
+            try:
+                first = await anext(looks)
+            except NoPlaceToWait:
+                found = await self._find(job_id, request_type, await recognise())
+                return self._found(found, request.headers, request_id)
+            if first.is_terminal and first.version == known:
+                return answers.nothing_new(request_id)
+            response = answers.event_stream(request_id)
+            await event_stream.send(request, response, first, looks, known)
             return response
 
-        return poll
+    def _recognise(self, request: web.BaseRequest) -> Recognise:
+        return partial(self._authenticate, *_credentials(request.headers))
 
-    def _found(self, found: Poll, request_id: str) -> web.StreamResponse:
+    def _found(self, found: Poll, headers: MultiMapping[str], request_id: str, lines: str = "") -> web.StreamResponse:
         if found.is_terminal:
-            return answers.answer(200, found.body, request_id)
-        age_seconds = (self._clock() - found.created_at_ms) / 1000
-        retry_after = answers.retry_after_seconds(age_seconds, self._retry_after_seconds)
-        return answers.answer(202, found.body, request_id, retry_after)
+            tag = answers.entity_tag(found.version, found.created_at_ms)
+            if "If-None-Match" in headers and answers.is_known(headers.getall("If-None-Match"), tag):
+                return answers.not_modified(request_id, tag)
+            return answers.answer(200, found.body, request_id, f"{lines}ETag: {tag}\r\n", is_kept=True)
+        if found.progress is not None:
+            lines = f"{lines}Job-Progress: {found.progress:.4g}\r\n"
+        retry_after = answers.retry_after_seconds(found.pause_ms, self._retry_after_seconds)
+        return answers.answer(202, found.body, request_id, f"{lines}Retry-After: {retry_after}\r\n")
 
     def _refusal(self, error: Exception, request_id: str) -> web.Response:
         """The answer that an error stands for; what an operator should know of it goes to the log."""
@@ -108,41 +194,31 @@ class Edge:
             )
         problem = answers.PROBLEMS.get(type(error), answers.INTERNAL)
         if problem is answers.STORE_UNAVAILABLE:
-            cause = type(error.__cause__).__name__
-            _log.warning("a poll could not be answered", extra={"request_id": request_id, "cause": cause})
+            if polls := self._unanswered.due():
+                cause = type(error.__cause__).__name__
+                facts = {"request_id": request_id, "cause": cause, "polls": polls}
+                _log.warning("polls could not be answered", extra=facts)
         elif problem is answers.INTERNAL:
             _log.error("a poll met a fault of this program", extra={"request_id": request_id}, exc_info=error)
         return answers.problem_answer(problem, request_id)
 
-    def _fixed(self, route: str, respond: Callable[[web.Request, str], web.StreamResponse]) -> Handler:
-        """A handler whose answer depends on nothing but the request."""
-
-        async def serve(request: web.Request) -> web.StreamResponse:
-            started = time.perf_counter()
-            response = respond(request, answers.request_id_of(request.headers.get("X-Request-Id")))
-            self._metrics.request_answered(route, response.status, time.perf_counter() - started)
-            return response
-
-        return serve
-
-
-async def _ignore_expectation(_: web.Request) -> None:
-    """No body is ever read, so nobody is told to send one (RFC 9110, section 10.1.1); and none is worth a 417."""
-
-
-OPENAPI: Final = "openapi.json"
-
-
-def _openapi() -> Callable[[web.Request, str], web.StreamResponse]:
-    document = importlib.resources.files("jobstatus.rest").joinpath(OPENAPI).read_bytes()
-
-    def openapi(request: web.Request, request_id: str) -> web.StreamResponse:
+    def _other(self, request: web.BaseRequest, request_id: str) -> tuple[web.StreamResponse, str]:
+        """The answer at a path where there are no jobs, and how it is counted."""
+        if request.path != OPENAPI_PATH:
+            return answers.problem_answer(answers.PATH_NOT_FOUND, request_id), "other"
         if request.method not in answers.ALLOWED_METHODS:
-            return answers.problem_answer(answers.METHOD_NOT_ALLOWED, request_id)
-        return answers.answer(200, document, request_id)
-
-    return openapi
+            return answers.problem_answer(answers.METHOD_NOT_ALLOWED, request_id), "openapi"
+        return answers.answer(200, self._openapi, request_id), "openapi"
 
 
-def _nothing_here(_: web.Request, request_id: str) -> web.Response:
-    return answers.problem_answer(answers.PATH_NOT_FOUND, request_id)
+def _credentials(headers: MultiMapping[str]) -> tuple[Sequence[str], Sequence[str]]:
+    return headers.getall("Authorization", ()), headers.getall("x-bf-vk", ())
+
+
+def _wants_events(request: web.BaseRequest) -> bool:
+    headers = request.headers
+    return _may_want_events(headers) and request.method == "GET" and answers.prefers_events(headers.getall("Accept"))
+
+
+def _may_want_events(headers: MultiMapping[str]) -> bool:
+    return "stream" in "".join(headers.getall("Accept")).lower()

@@ -1,47 +1,90 @@
-"""An HTTP port: from an aiohttp application to a listening socket and back, with limits."""
+"""An HTTP port: from a handler of aiohttp's requests to a listening socket and back, with limits."""
 
 import asyncio
 import os
 import socket
-from functools import partial
-from typing import Final
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any, Final
 
 from aiohttp import web
 
-from jobstatus.rest.protocol import protocol_factory
+from jobstatus.rest.at_once import AnswerAtOnce, AnsweringProtocol, Outbox
+from jobstatus.rest.protocol import EdgeProtocol, Surplus
 
 KEEPALIVE_SECONDS: Final = 45.0
 """An idle connection is closed after this long: longer than the longest Retry-After, so that pollers keep theirs."""
 _BACKLOG: Final = 1024
 
 
-class HttpServer:
-    """Serves one application on one port. Build and use it inside the running loop."""
+Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 
-    def __init__(self, app: web.Application, *, max_connections: int, grace_seconds: float) -> None:
-        """Stopping takes at most `grace_seconds`, which requests under way have to be answered."""
+
+class HttpServer:
+    """Serves one handler on one port. Build and use it inside the running loop."""
+
+    def __init__(
+        self,
+        handler: Handler,
+        answer_at_once: AnswerAtOnce | None = None,
+        *,
+        max_connections: int,
+        grace_seconds: float,
+    ) -> None:
+        """Stopping takes at most `grace_seconds`, which requests under way have to be answered.
+
+        The handler is not asked for what `answer_at_once` answers.
+        """
+        server = web.Server(handler, handler_cancellation=True)  # a client that goes away waits no longer
         # aiohttp waits this long for handlers, then cancels them and waits as long again.
-        self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=grace_seconds / 2)
+        self._runner = web.ServerRunner(server, shutdown_timeout=grace_seconds / 2)
+        self._answer_at_once = answer_at_once
         self._max_connections = max_connections
         self._server: asyncio.Server | None = None
 
-    async def start(self, host: str, port: int) -> int:
-        """Listen; the port it became. Raises OSError when the address cannot be had."""
-        await self._runner.setup()
-        assert self._runner.server is not None  # noqa: S101  # for the type checker: set by setup
-        factory = partial(
-            protocol_factory,
-            self._runner.server,
-            max_connections=self._max_connections,
-            keepalive_seconds=KEEPALIVE_SECONDS,
-        )
+    async def start(self, host: str, port: int, *, shared: bool = False) -> int:
+        """Listen; the port it became. Raises OSError when the address cannot be had.
+
+        `shared`: with other processes of this user's that want to share it, among which the kernel spreads connections.
+        """
+        factory = await self._factory()
+        loop = asyncio.get_running_loop()
         try:
-            self._server = await asyncio.get_running_loop().create_server(factory, host, port, backlog=_BACKLOG)
+            self._server = await loop.create_server(factory, host, port, backlog=_BACKLOG, reuse_port=shared or None)
         except OSError as error:
             why = os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror
             raise OSError(f"cannot listen on {host}:{port} for HTTP: {why}") from error
         sockets = [part for part in self._server.sockets if part.family in (socket.AF_INET, socket.AF_INET6)]
         return int(sockets[0].getsockname()[1])
+
+    async def start_at(self, path: Path) -> None:
+        """Listen on a socket in the file system. Raises OSError when it cannot be made."""
+        factory = await self._factory()
+        try:
+            self._server = await asyncio.get_running_loop().create_unix_server(factory, str(path))
+        except OSError as error:
+            raise OSError(f"cannot listen at {path}: {error}") from error
+
+    async def _factory(self) -> Callable[[], asyncio.Protocol]:
+        await self._runner.setup()
+        assert self._runner.server is not None  # noqa: S101  # for the type checker: set by setup
+        server, outbox = self._runner.server, Outbox()
+        # Bodies are never read: nor shall a stranger have them decompressed.
+        options: dict[str, Any] = {
+            "loop": asyncio.get_running_loop(),
+            "keepalive_timeout": KEEPALIVE_SECONDS,
+            "auto_decompress": False,
+            "access_log": None,
+        }
+
+        def connection() -> asyncio.Protocol:
+            if len(server.connections) >= self._max_connections:
+                return Surplus()
+            if self._answer_at_once is None:
+                return EdgeProtocol(server, **options)
+            return AnsweringProtocol(server, self._answer_at_once, outbox, **options)
+
+        return connection
 
     async def stop(self) -> None:
         """Accept nothing more, answer the requests under way, close idle connections."""

@@ -40,17 +40,19 @@ class SmallAnswer:
     async def prepare(self, request: web.BaseRequest) -> None:
         """Send the whole answer; wait while the client has too much to read already."""
         if request.version != HttpVersion11 or request.method != "GET" or not request.keep_alive:
-            pairs = (line.partition(": ") for line in self._lines.splitlines())
-            headers = CIMultiDict((name, value) for name, _, value in pairs)
-            self._response = web.Response(status=self.status, body=self._body, headers=headers)
+            self._response = web.Response(status=self.status, body=self._body, headers=headers_of(self._lines))
             await self._response.prepare(request)
             return
         transport = request.transport
         if transport is None:
             raise ConnectionResetError("the client has gone")
-        transport.write(self._head() + self._body)
+        transport.write(self.whole())
         if transport.get_write_buffer_size() > _MAX_UNREAD_BYTES:
             await request.writer.drain()
+
+    def whole(self) -> bytes:
+        """The answer to a GET over HTTP/1.1 on a connection that stays open."""
+        return self._head() + self._body
 
     async def write_eof(self) -> None:
         """End the answer."""
@@ -60,6 +62,12 @@ class SmallAnswer:
     def _head(self) -> bytes:
         status_line, length = _STATUS_LINES[self.status], len(self._body)
         return f"{status_line}{self._lines}Content-Length: {length}\r\nDate: {_date()}\r\n\r\n".encode("ascii")
+
+
+def headers_of(lines: str) -> CIMultiDict[str]:
+    """Header lines, each with its CRLF, as aiohttp wants them."""
+    pairs = (line.partition(": ") for line in lines.splitlines())
+    return CIMultiDict((name, value) for name, _, value in pairs)
 
 
 def small_answer(status: int, body: bytes, lines: str) -> web.StreamResponse:

@@ -2,7 +2,7 @@
 
 import asyncio
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, Final, TypeVar
 
 from google.protobuf.message import Message
@@ -18,16 +18,17 @@ T = TypeVar("T")
 
 LARGE_MESSAGE_BYTES: Final = 64 * 1024
 
-_GIVEN: Final = {"attempt", "status_code", "max_attempts", "virtual_key_id", "provider", "model_requested"}
+_OF_CREATION: Final = ("virtual_key_id", "provider", "model_requested", "max_attempts")
+_OF_AN_END: Final = ("attempt", "status_code")
 
 
-def _given(message: pb.CreateJobRequest | pb.CompleteJobRequest | pb.FailJobRequest) -> dict[str, Any]:
-    """The optional fields that were sent; the command has a default for each of the others."""
-    return {field.name: value for field, value in message.ListFields() if field.name in _GIVEN and field.has_presence}
+def _given(message: Message, optional_fields: Iterable[str]) -> dict[str, Any]:
+    """Those of the optional fields that were sent; the command has a default for each of the others."""
+    return {name: getattr(message, name) for name in optional_fields if message.HasField(name)}
 
 
 def create_job(message: pb.CreateJobRequest) -> core.CreateJob:
-    given = _given(message)
+    given = _given(message, _OF_CREATION)
     if message.HasField("result_ttl"):
         given["result_ttl_ms"] = ms_from_duration(message.result_ttl, "result_ttl")
     return core.CreateJob(
@@ -57,7 +58,7 @@ def heartbeat_job(message: pb.HeartbeatJobRequest) -> core.HeartbeatJob:
 def fail_job(message: pb.FailJobRequest) -> core.FailJob:
     if not message.HasField("error"):
         raise InvalidField("error", "is required")
-    return core.FailJob(job_id=message.job_id, error=error_from_message(message.error), **_given(message))
+    return core.FailJob(job_id=message.job_id, error=error_from_message(message.error), **_given(message, _OF_AN_END))
 
 
 class CommandReader:
@@ -75,7 +76,7 @@ class CommandReader:
 
     def complete_job(self, message: pb.CompleteJobRequest) -> core.CompleteJob:
         """Raises InvalidField, ResultTooLarge or ResultNotJson."""
-        command = core.CompleteJob(job_id=message.job_id, result=message.result, **_given(message))
+        command = core.CompleteJob(job_id=message.job_id, result=message.result, **_given(message, _OF_AN_END))
         check_result(command.result, self._max_result_bytes)
         return command
 

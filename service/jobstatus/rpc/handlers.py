@@ -7,7 +7,8 @@ a malformed message would be answered with UNKNOWN and a traceback's text.
 import asyncio
 import logging
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
+from collections import defaultdict
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import aclosing
 from typing import Any, Final, NoReturn, TypeAlias
 
@@ -21,12 +22,15 @@ from grpc_status import rpc_status
 from jobstatus.core.errors import InvalidField, JobStatusError
 from jobstatus.metrics import Metrics
 from jobstatus.rpc.errors import internal_status, status_of
+from jobstatus.seldom import Seldom
 
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
-Identify = Callable[[Context], None]
-"""Raises ClientNotIdentified or ClientNotAllowed; what it is given is the call's context."""
+Identify = Callable[[Context, str], None]
+"""Raises ClientNotIdentified or ClientNotAllowed; what it is given is the call's context and the method's name."""
 
 _CODE_NAMES: Final = {code.value[0]: code.name for code in grpc.StatusCode}
+_refused: Final[defaultdict[tuple[str, str], Seldom]] = defaultdict(Seldom)
+"""By RPC and reason, both from closed lists."""
 _log = logging.getLogger(__name__)
 
 
@@ -44,8 +48,14 @@ class Surroundings:
 
     def _handler(self, method: MethodDescriptor, serve: Callable[[Any], Any]) -> "grpc.RpcMethodHandler[Any, Any]":
         request_type: type[Message] = GetMessageClass(method.input_type)
+        if method.client_streaming:
+            return grpc.stream_stream_rpc_method_handler(
+                self._streaming(method.name, lambda messages: serve(_parsed(request_type, messages)))
+            )
         if method.server_streaming:
-            return grpc.unary_stream_rpc_method_handler(self._streaming(method.name, request_type, serve))
+            return grpc.unary_stream_rpc_method_handler(
+                self._streaming(method.name, lambda data: serve(_parse(request_type, data)))
+            )
         return grpc.unary_unary_rpc_method_handler(self._unary(method.name, request_type, serve))
 
     def _unary(
@@ -54,7 +64,7 @@ class Surroundings:
         async def handle(data: bytes, context: Context) -> bytes:
             started = time.perf_counter()
             try:
-                self._identify(context)
+                self._identify(context, name)
                 response = await serve(_parse(request_type, data))
             except BaseException as error:  # noqa: BLE001  # translated, or raised again, by _refuse
                 await self._refuse(context, name, started, error)
@@ -64,13 +74,15 @@ class Surroundings:
         return handle
 
     def _streaming(
-        self, name: str, request_type: type[Message], serve: Callable[[Any], AsyncGenerator[Message]]
-    ) -> Callable[[bytes, Context], AsyncGenerator[bytes]]:
-        async def handle(data: bytes, context: Context) -> AsyncGenerator[bytes]:
+        self, name: str, serve: Callable[[Any], AsyncGenerator[Message]]
+    ) -> Callable[[Any, Context], AsyncGenerator[bytes]]:
+        """`serve` is given what gRPC gives: a request's bytes, or all requests' as they come."""
+
+        async def handle(received: Any, context: Context) -> AsyncGenerator[bytes]:
             started = time.perf_counter()
             try:
-                self._identify(context)
-                async with aclosing(serve(_parse(request_type, data))) as responses:
+                self._identify(context, name)
+                async with aclosing(serve(received)) as responses:
                     async for response in responses:
                         yield response.SerializeToString()
             except GeneratorExit:
@@ -101,11 +113,17 @@ def _parse(request_type: type[Message], data: bytes) -> Message:
         raise InvalidField("request", f"is not a {request_type.DESCRIPTOR.name}") from error
 
 
+async def _parsed(request_type: type[Message], messages: AsyncIterator[bytes]) -> AsyncIterator[Message]:
+    async for data in messages:
+        yield _parse(request_type, data)
+
+
 def _translate(name: str, error: Exception) -> Status:
     if isinstance(error, JobStatusError):
-        if error.__cause__ is not None and not isinstance(error, InvalidField):
-            cause = type(error.__cause__).__name__
-            _log.warning("%s was refused", name, extra={"reason": error.reason, "cause": cause})
+        is_ours = error.__cause__ is not None and not isinstance(error, InvalidField)
+        if is_ours and (calls := _refused[name, error.reason].due()):
+            facts = {"reason": error.reason, "cause": type(error.__cause__).__name__, "calls": calls}
+            _log.warning("%s was refused", name, extra=facts)
         return status_of(error)
     _log.error("%s failed for a reason that is a fault of this program", name, exc_info=error)
     return internal_status()

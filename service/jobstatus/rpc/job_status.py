@@ -1,22 +1,24 @@
 """`service JobStatus`: parse, one call of the core, answer. Errors are the core's; `handlers` translates them."""
 
+import asyncio
 import base64
 import binascii
 import hashlib
 import json
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
-from typing import Final
+from typing import Any, Final
 
 from jobstatus.core import commands as core
 from jobstatus.core.commands import MAX_BATCH, check_id
 from jobstatus.core.errors import InvalidField, JobStatusError
+from jobstatus.core.following import Following
 from jobstatus.core.job import Job, is_valid_id
-from jobstatus.core.store import Listing
+from jobstatus.core.store import Listing, StoreError
 from jobstatus.core.tracker import JobTracker
 from jobstatus.rpc import commands
 from jobstatus.rpc.errors import operation_error
-from jobstatus.rpc.messages import job_state_of, job_to_message, ms_from_timestamp, optional, request_type_of
+from jobstatus.rpc.messages import job_fields, job_state_of, ms_from_timestamp, optional, request_type_of
 from jobstatus.v1 import job_status_pb2 as pb
 
 DEFAULT_PAGE_SIZE: Final = 50
@@ -56,22 +58,29 @@ class JobStatusServicer:
         read = await commands.read(self._read.operations, request)
         decided = iter(await self._tracker.write([item for item in read if not isinstance(item, JobStatusError)]))
         return pb.BatchWriteResponse(
-            result=[_result(item if isinstance(item, JobStatusError) else next(decided)) for item in read]
+            result=[_result_fields(item if isinstance(item, JobStatusError) else next(decided)) for item in read]
         )
 
     async def GetJob(self, request: pb.GetJobRequest) -> pb.GetJobResponse:
         check_id("job_id", request.job_id)
         job = await self._tracker.get(request.job_id, with_result=not request.omit_result)
-        return pb.GetJobResponse(job=job_to_message(job))
+        return pb.GetJobResponse(job=job_fields(job))
 
     async def BatchGetJobs(self, request: pb.BatchGetJobsRequest) -> pb.BatchGetJobsResponse:
         check_count("job_ids", len(request.job_ids))
         for job_id in request.job_ids:
             check_id("job_ids", job_id)
-        if not request.omit_result and await self._tracker.result_bytes(request.job_ids) > MAX_ANSWER_BYTES:
-            raise InvalidField("job_ids", f"their results exceed {MAX_ANSWER_BYTES} bytes: ask for fewer")
-        jobs = await self._tracker.get_many(request.job_ids, with_results=not request.omit_result)
-        return pb.BatchGetJobsResponse(jobs=[job_to_message(job) for job in jobs if job is not None])
+        if request.omit_large_results and not request.omit_result:
+            jobs = await self._tracker.get_many_small(request.job_ids)
+        else:
+            if not request.omit_result and await self._tracker.result_bytes(request.job_ids) > MAX_ANSWER_BYTES:
+                raise InvalidField("job_ids", f"their results exceed {MAX_ANSWER_BYTES} bytes: ask for fewer")
+            jobs = await self._tracker.get_many(request.job_ids, with_results=not request.omit_result)
+        failed = {job_id: job for job_id, job in zip(request.job_ids, jobs, strict=True) if isinstance(job, StoreError)}
+        if failed and not request.allow_partial_success:
+            raise next(iter(failed.values()))
+        found = [job_fields(job) for job in jobs if isinstance(job, Job)]
+        return pb.BatchGetJobsResponse(jobs=found, unavailable_job_ids=failed)
 
     async def ListJobs(self, request: pb.ListJobsRequest) -> pb.ListJobsResponse:
         limit = page_size(request.page_size)
@@ -94,7 +103,7 @@ class JobStatusServicer:
             check_id("virtual_key_id", listing.virtual_key_id)
         jobs = await self._tracker.list_jobs(listing)
         return pb.ListJobsResponse(
-            jobs=[job_to_message(job) for job in jobs[:limit]],
+            jobs=[job_fields(job) for job in jobs[:limit]],
             next_page_token=_make_token(jobs[limit - 1], digest) if len(jobs) > limit else "",
         )
 
@@ -105,10 +114,34 @@ class JobStatusServicer:
             self._tracker.watch(request.job_id, after_version=request.after_version, with_result=with_result)
         ) as versions:
             async for job in versions:
-                yield pb.WatchJobResponse(job=job_to_message(job))
+                yield pb.WatchJobResponse(job=job_fields(job))
 
-    async def _apply(self, command: core.Command) -> pb.Job:
-        return job_to_message(await self._tracker.apply(command), omit_result=True)
+    async def FollowJobs(self, requests: AsyncIterator[pb.FollowJobsRequest]) -> AsyncGenerator[pb.FollowJobsResponse]:
+        with self._tracker.following() as following:
+            reading = asyncio.create_task(_read_followed(requests, following), name="jobstatus-follow")
+            reading.add_done_callback(lambda _: following.end())
+            try:
+                yield pb.FollowJobsResponse()
+                while job_ids := await following.changed():
+                    yield pb.FollowJobsResponse(job_ids=job_ids)
+                await reading
+            finally:
+                reading.cancel()
+                await asyncio.gather(reading, return_exceptions=True)
+
+    async def _apply(self, command: core.Command) -> Any:
+        return job_fields(await self._tracker.apply(command), omit_result=True)
+
+
+async def _read_followed(requests: AsyncIterator[pb.FollowJobsRequest], following: Following) -> None:
+    """Follow what the client names, until it ends the stream; raises what is wrong with a request."""
+    async for request in requests:
+        if len(request.versions) > MAX_BATCH:
+            raise InvalidField("versions", f"must have at most {MAX_BATCH} entries")
+        for job_id in request.versions:
+            check_id("versions", job_id)
+        following.forget(request.forgotten_job_ids)
+        await following.follow(dict(request.versions))
 
 
 def check_count(field: str, count: int) -> None:
@@ -124,10 +157,10 @@ def page_size(asked: int) -> int:
     return min(asked or DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE)
 
 
-def _result(outcome: Job | JobStatusError) -> pb.OperationResult:
+def _result_fields(outcome: Job | JobStatusError) -> Any:
     if isinstance(outcome, JobStatusError):
-        return pb.OperationResult(error=operation_error(outcome))
-    return pb.OperationResult(job=job_to_message(outcome, omit_result=True))
+        return {"error": operation_error(outcome)}
+    return {"job": job_fields(outcome, omit_result=True)}
 
 
 def _at(request: pb.ListJobsRequest, field: str) -> int | None:

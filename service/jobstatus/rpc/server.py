@@ -23,9 +23,15 @@ from jobstatus.v1 import job_status_pb2, virtual_keys_pb2
 
 MIN_PING_INTERVAL_MS: Final = 20_000
 """Clients may ping this often, also without calls under way; more often and they are sent away."""
+MAX_AGE_MS: Final = 5 * 60 * 1000
+MAX_AGE_GRACE_MS: Final = 30 * 1000
+"""A watch that is still going on then is ended; clients take it up again where it ended."""
 _MESSAGE_OVERHEAD: Final = 4 * 1024 * 1024
 """Room beyond the largest result, so that a result a little too large is refused with a reason."""
 _MAX_RPCS: Final = 20_000
+
+EDGE_METHODS: Final = frozenset({"GetJob", "BatchGetJobs", "FollowJobs", "BatchGetVirtualKeys"})
+"""What an edge of its own may call: enough to answer polls, and nothing that changes or lists anything."""
 
 DESCRIPTORS: Final = (
     job_status_pb2.DESCRIPTOR.services_by_name["JobStatus"],
@@ -44,6 +50,7 @@ class Tls:
     key: Path
     client_ca: Path
     allowed_clients: frozenset[str]
+    edge_clients: frozenset[str] = frozenset()
 
     def credentials(self) -> grpc.ServerCredentials:
         """Raises OSError when a file cannot be read or is not what it should be."""
@@ -57,16 +64,19 @@ class Tls:
         pair = (self.key.read_bytes(), self.certificate.read_bytes())
         return grpc.ssl_server_credentials([pair], self.client_ca.read_bytes(), require_client_auth=True)
 
-    def identify(self, context: Context) -> None:
-        """Raise ClientNotIdentified or ClientNotAllowed unless the peer's certificate has an allowed name."""
+    def identify(self, context: Context, method: str) -> None:
+        """Raise ClientNotIdentified or ClientNotAllowed unless the peer's certificate has a name that may call this."""
         names = {name.decode("utf-8", "replace") for name in context.peer_identities() or () if name}
         if not names:
             raise ClientNotIdentified
-        if self.allowed_clients and not names & self.allowed_clients:
+        if names & self.edge_clients:
+            if method not in EDGE_METHODS:
+                raise ClientNotAllowed
+        elif self.allowed_clients and not names & self.allowed_clients:
             raise ClientNotAllowed
 
 
-def _anybody(_: Context) -> None:
+def _anybody(_: Context, _method: str) -> None:
     return None
 
 
@@ -82,10 +92,14 @@ class RpcServer:
         max_result_bytes: int,
         tls: Tls | None,
         with_reflection: bool,
+        shared: bool = False,
     ) -> None:
+        """`shared`: the address is shared with other processes of this user's."""
         self._tls = tls
         self._health = health_aio.HealthServicer()
-        self._server = grpc.aio.server(options=_options(max_result_bytes), maximum_concurrent_rpcs=_MAX_RPCS)
+        self._server = grpc.aio.server(
+            options=_options(max_result_bytes, shared=shared), maximum_concurrent_rpcs=_MAX_RPCS
+        )
         surroundings = Surroundings(metrics, tls.identify if tls else _anybody)
         servicers: Sequence[object] = (job_status, virtual_keys)
         self._server.add_generic_rpc_handlers(
@@ -128,9 +142,12 @@ class RpcServer:
         await self._server.stop(grace_seconds)
 
 
-def _options(max_result_bytes: int) -> Sequence[tuple[str, int]]:
+def _options(max_result_bytes: int, *, shared: bool) -> Sequence[tuple[str, int]]:
+    # The kernel spreads connections, not calls: where several processes share them, clients connect anew now and then.
+    ages = (("grpc.max_connection_age_ms", MAX_AGE_MS), ("grpc.max_connection_age_grace_ms", MAX_AGE_GRACE_MS))
     return (
-        ("grpc.so_reuseport", 0),  # else a second server on the port would go unnoticed
+        *(ages if shared else ()),
+        ("grpc.so_reuseport", int(shared)),  # unless it is wanted a second server on the port would go unnoticed
         ("grpc.max_receive_message_length", max_result_bytes + _MESSAGE_OVERHEAD),
         ("grpc.max_send_message_length", max(max_result_bytes, MAX_ANSWER_BYTES) * 2 + _MESSAGE_OVERHEAD),
         ("grpc.http2.min_recv_ping_interval_without_data_ms", MIN_PING_INTERVAL_MS),

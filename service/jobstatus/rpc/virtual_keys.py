@@ -3,8 +3,8 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from jobstatus.core.commands import check_id
-from jobstatus.core.errors import VirtualKeyNotFound
+from jobstatus.core.commands import MAX_BATCH, check_id
+from jobstatus.core.errors import InvalidField, VirtualKeyNotFound
 from jobstatus.core.store import VirtualKeyStore
 from jobstatus.core.virtual_keys import VirtualKey
 from jobstatus.rpc.job_status import page_size
@@ -47,6 +47,21 @@ class VirtualKeysServicer:
         if virtual_key is None:
             raise VirtualKeyNotFound
         return pb.GetVirtualKeyResponse(virtual_key=virtual_key_to_message(virtual_key))
+
+    async def BatchGetVirtualKeys(self, request: pb.BatchGetVirtualKeysRequest) -> pb.BatchGetVirtualKeysResponse:
+        for field in ("virtual_key_ids", "key_sha256"):
+            if len(getattr(request, field)) > MAX_BATCH:
+                raise InvalidField(field, f"must have at most {MAX_BATCH} items")
+        for virtual_key_id in request.virtual_key_ids:
+            check_id("virtual_key_ids", virtual_key_id)
+        version = await self.store.virtual_keys_version()
+        found = [
+            *(await self.store.read_virtual_keys(request.virtual_key_ids) if request.virtual_key_ids else ()),
+            *(await self.store.find_virtual_keys(request.key_sha256) if request.key_sha256 else ()),
+        ]
+        each_once = {virtual_key.virtual_key_id: virtual_key for virtual_key in found if virtual_key is not None}
+        messages = map(virtual_key_to_message, each_once.values())
+        return pb.BatchGetVirtualKeysResponse(virtual_keys=messages, version=version)
 
     async def ListVirtualKeys(self, request: pb.ListVirtualKeysRequest) -> pb.ListVirtualKeysResponse:
         limit = page_size(request.page_size)

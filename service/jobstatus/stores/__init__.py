@@ -1,29 +1,63 @@
 """The port's implementations. `open_store` maps a URL to one and imports its driver only then."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Final
 
 from jobstatus.core.store import Store
 
-SCHEMES: Final = ("sqlite:///path/to/file.db", "memory://")
+SCHEMES: Final = (
+    "sqlite:///path/to/file.db",
+    "postgresql://user@host/database",
+    "redis://host:6379",
+    "rediss://host:6379",
+    "memory://",
+)
 
 
 class StoreConfigError(ValueError):
     """A store cannot be opened as configured; the message is one sentence that says why and what to do."""
 
 
-def open_store(url: str) -> Store:
+def open_store(url: str, *, redis_replicas: int | None = None, must_exist: bool = False) -> Store:
     """The store that a URL names, to be entered as an async context manager.
 
-    `sqlite:///relative/path` and `sqlite:////absolute/path` keep jobs in a file; `memory://` keeps them until the
-    process ends. Raises StoreConfigError for any other URL, and on entering when the store refuses to open.
+    `sqlite:///relative/path` and `sqlite:////absolute/path` keep jobs in a file, `postgresql://` in a database,
+    `redis://` and `rediss://` (with TLS) in a Redis or Valkey server or cluster, where a write is acknowledged once it
+    is on `redis_replicas` replicas (None: one, where there are replicas), `memory://` until the process ends.
+
+    Raises StoreConfigError for any other URL, for a file that is not there with `must_exist`, and here or on entering
+    when the store refuses to open.
     """
     scheme, separator, rest = url.partition("://")
-    if separator and scheme == "memory" and not rest:
-        from jobstatus.stores.memory import MemoryJobStore  # noqa: PLC0415  # drivers are imported when they are used
+    match scheme if separator else "":
+        case "memory" if not rest:
+            from jobstatus.stores.memory import MemoryJobStore  # noqa: PLC0415  # drivers are imported when they are used
 
-        return MemoryJobStore()
-    if separator and scheme == "sqlite" and rest.startswith("/") and len(rest) > 1:
-        from jobstatus.stores.sqlite import SQLiteJobStore  # noqa: PLC0415
+            return MemoryJobStore()
+        case "sqlite" if rest.startswith("/") and len(rest) > 1:
+            from jobstatus.stores.sqlite import SQLiteJobStore  # noqa: PLC0415
 
-        return SQLiteJobStore(rest[1:])
-    raise StoreConfigError(f"the store URL (JOBSTATUS_STORE) must be one of {', '.join(SCHEMES)}")
+            if must_exist and not Path(rest[1:]).is_file():
+                raise StoreConfigError(f"there is no file {rest[1:]}")
+            return SQLiteJobStore(rest[1:])
+        case "postgresql" | "postgres":
+            with _driver_of("postgresql"):
+                from jobstatus.stores.postgresql import PostgreSQLJobStore  # noqa: PLC0415
+            return PostgreSQLJobStore(url)
+        case "redis" | "rediss":
+            with _driver_of("redis"):
+                from jobstatus.stores.keyspace import KeyspaceJobStore  # noqa: PLC0415
+            return KeyspaceJobStore(url, replicas=redis_replicas)
+        case _:
+            raise StoreConfigError(f"the store URL (JOBSTATUS_STORE) must be one of {', '.join(SCHEMES)}")
+
+
+@contextmanager
+def _driver_of(extra: str) -> Iterator[None]:
+    """Say what to install when the driver is not there."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        raise StoreConfigError(f"this store needs a driver: pip install 'jobstatus[{extra}]'") from error

@@ -1,22 +1,23 @@
 """Jobs in dictionaries: for tests, and as the shortest account of what a store must do. Gone with the process."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Self
 
 from jobstatus.core.errors import InvalidField
 from jobstatus.core.job import Job, JobState
-from jobstatus.core.store import SMALL_RESULT_BYTES, Answer, Change, Listing
+from jobstatus.core.store import Answer, Change, Listing, StoreError, answer_of
 from jobstatus.core.virtual_keys import VirtualKey
 
 
 class MemoryJobStore:
-    """Implements `core.store.Store`. No operation suspends, so each is atomic."""
+    """Implements `core.store.Store`. No operation suspends, so each is atomic, and nobody else changes anything."""
 
     def __init__(self) -> None:
         self._jobs: dict[str, tuple[Job, bytes]] = {}
         self._virtual_keys: dict[str, VirtualKey] = {}
         self._virtual_keys_version = 0
+        self._sweeper: str | None = None
 
     async def __aenter__(self) -> Self:
         return self
@@ -24,24 +25,39 @@ class MemoryJobStore:
     async def __aexit__(self, *_: object) -> None:
         return None
 
-    async def read_answers(self, job_ids: Sequence[str]) -> list[Answer | None]:
-        return [_answer(*row) if (row := self._jobs.get(job_id)) else None for job_id in job_ids]
+    async def read_answers(self, job_ids: Sequence[str]) -> list[Answer | StoreError | None]:
+        return [self.read_answer_now(job_id) for job_id in job_ids]
 
-    async def read_jobs(self, job_ids: Sequence[str], *, with_results: bool) -> list[Job | None]:
+    def read_answer_now(self, job_id: str) -> Answer | StoreError | None:
+        row = self._jobs.get(job_id)
+        return answer_of(*row) if row else None
+
+    async def read_jobs(self, job_ids: Sequence[str], *, with_results: bool) -> list[Job | StoreError | None]:
         rows = [self._jobs.get(job_id) for job_id in job_ids]
-        return [None if row is None else row[0] if with_results else replace(row[0], result=None) for row in rows]
+        return [None if row is None else row[0] if with_results else row[0]._replace(result=None) for row in rows]
 
-    async def commit(self, changes: Sequence[Change]) -> set[str]:
-        lost = set()
+    async def commit(self, changes: Sequence[Change]) -> dict[str, StoreError | None]:
+        lost: dict[str, StoreError | None] = {}
         for change in changes:
             row = self._jobs.get(change.job_id)
             if (row[0].version if row else 0) != change.replaces:
-                lost.add(change.job_id)
+                lost[change.job_id] = None
             elif change.job is None or change.answer is None:
                 del self._jobs[change.job_id]
             else:
                 self._jobs[change.job_id] = (change.job, change.answer)
         return lost
+
+    async def confirm(self, job_ids: Sequence[str]) -> dict[str, StoreError]:  # noqa: ARG002  # the port's
+        return {}
+
+    async def changed(self, versions: Mapping[str, int]) -> dict[str, int]:  # noqa: ARG002  # the port's
+        return {}
+
+    async def claim_sweep(self, holder: str, for_ms: int) -> bool:
+        if self._sweeper in (None, holder):
+            self._sweeper = holder if for_ms else None
+        return self._sweeper == holder
 
     async def due(self, now_ms: int, limit: int) -> list[str]:
         due = [
@@ -58,7 +74,7 @@ class MemoryJobStore:
         return len(expired)
 
     async def list_jobs(self, listing: Listing) -> list[Job]:
-        jobs = [replace(job, result=None) for job, _ in self._jobs.values() if _is_wanted(job, listing)]
+        jobs = [job._replace(result=None) for job, _ in self._jobs.values() if _is_wanted(job, listing)]
         return sorted(jobs, key=_listing_key, reverse=True)[: listing.limit]
 
     async def count_jobs(self) -> dict[JobState, int]:
@@ -95,19 +111,6 @@ class MemoryJobStore:
 
     async def virtual_keys_version(self) -> int:
         return self._virtual_keys_version
-
-
-def _answer(job: Job, body: bytes) -> Answer:
-    result = job.result
-    return Answer(
-        request_type=job.request_type,
-        virtual_key_id=job.virtual_key_id,
-        created_at_ms=job.created_at_ms,
-        expires_at_ms=job.expires_at_ms,
-        body=body,
-        result_size=None if result is None else len(result),
-        result=None if result is None or len(result) > SMALL_RESULT_BYTES else result,
-    )
 
 
 def _listing_key(job: Job) -> tuple[int, str]:

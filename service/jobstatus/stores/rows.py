@@ -10,71 +10,26 @@ from typing import Any, Final
 from jobstatus.core.answer import error_document, to_json
 from jobstatus.core.job import ErrorExtraFields, ErrorField, Job, JobError, JobState, RequestType
 
-COLUMNS: Final = (
-    "job_id",
-    "request_type",
-    "state",
-    "version",
-    "virtual_key_id",
-    "provider",
-    "model_requested",
-    "created_at_ms",
-    "started_at_ms",
-    "completed_at_ms",
-    "expires_at_ms",
-    "due_at_ms",
-    "result_ttl_ms",
-    "status_code",
-    "attempt",
-    "max_attempts",
-    "worker_id",
-    "lease_ms",
-    "lease_expires_at_ms",
-    "progress",
-    "message",
-    "error",
-    "result",
-)
-"""Column for column a field of Job of the same name; `error` is the contract's BifrostError as JSON."""
+COLUMNS: Final = Job._fields
+"""Column for column a field of Job of the same name; `error` is the contract's BifrostError as JSON. Result last."""
+COLUMNS_WITHOUT_RESULT: Final = f"{', '.join(COLUMNS[:-1])}, NULL"
+
+_REQUEST_TYPES: Final = {request_type.value: request_type for request_type in RequestType}
+_STATES: Final = {state.value: state for state in JobState}
 
 
 def row_of(job: Job) -> tuple[Any, ...]:
     """The values of COLUMNS."""
-    return (
-        job.job_id,
-        job.request_type.value,
-        job.state.value,
-        job.version,
-        job.virtual_key_id,
-        job.provider,
-        job.model_requested,
-        job.created_at_ms,
-        job.started_at_ms,
-        job.completed_at_ms,
-        job.expires_at_ms,
-        job.due_at_ms,
-        job.result_ttl_ms,
-        job.status_code,
-        job.attempt,
-        job.max_attempts,
-        job.worker_id,
-        job.lease_ms,
-        job.lease_expires_at_ms,
-        job.progress,
-        job.message,
-        None if job.error is None else to_json(error_document(job.error)).decode(),
-        job.result,
-    )
+    job_id, request_type, state, *middle, error, result = job
+    text = None if error is None else to_json(error_document(error)).decode()
+    return (job_id, request_type.value, state.value, *middle, text, result)
 
 
 def job_of(row: Sequence[Any]) -> Job:
     """The job that a row of COLUMNS stands for."""
-    fields: dict[str, Any] = dict(zip(COLUMNS, row, strict=True))
-    fields["request_type"] = RequestType(fields["request_type"])
-    fields["state"] = JobState(fields["state"])
-    if fields["error"] is not None:
-        fields["error"] = error_of(fields["error"])
-    return Job(**fields)
+    job_id, request_type, state, *middle, text, result = row
+    error = None if text is None else error_of(text)
+    return Job._make((job_id, _REQUEST_TYPES[request_type], _STATES[state], *middle, error, result))
 
 
 def error_of(text: str) -> JobError:

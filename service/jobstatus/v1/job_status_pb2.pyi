@@ -1050,8 +1050,16 @@ class BatchGetJobsRequest(_message.Message):
 
     JOB_IDS_FIELD_NUMBER: _builtins.int
     OMIT_RESULT_FIELD_NUMBER: _builtins.int
+    OMIT_LARGE_RESULTS_FIELD_NUMBER: _builtins.int
+    ALLOW_PARTIAL_SUCCESS_FIELD_NUMBER: _builtins.int
     omit_result: _builtins.bool
     """Leave out the results' bytes."""
+    omit_large_results: _builtins.bool
+    """Leave out the bytes of results of more than 16 KiB; read those alone, with GetJob."""
+    allow_partial_success: _builtins.bool
+    """Answer with the jobs that can be read although a part of the store does not answer, and name the others in
+    unavailable_job_ids. Without it the whole call fails with STORE_UNAVAILABLE then.
+    """
     @_builtins.property
     def job_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """1 to 1000 ids."""
@@ -1061,13 +1069,24 @@ class BatchGetJobsRequest(_message.Message):
         *,
         job_ids: _abc.Iterable[_builtins.str] | None = ...,
         omit_result: _builtins.bool | None = ...,
+        omit_large_results: _builtins.bool | None = ...,
+        allow_partial_success: _builtins.bool | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_omit_result", b"_omit_result", "omit_result", b"omit_result"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_allow_partial_success", b"_allow_partial_success", "_omit_large_results", b"_omit_large_results", "_omit_result", b"_omit_result", "allow_partial_success", b"allow_partial_success", "omit_large_results", b"omit_large_results", "omit_result", b"omit_result"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_omit_result", b"_omit_result", "job_ids", b"job_ids", "omit_result", b"omit_result"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_allow_partial_success", b"_allow_partial_success", "_omit_large_results", b"_omit_large_results", "_omit_result", b"_omit_result", "allow_partial_success", b"allow_partial_success", "job_ids", b"job_ids", "omit_large_results", b"omit_large_results", "omit_result", b"omit_result"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__allow_partial_success: _TypeAlias = _typing.Literal["allow_partial_success"]  # noqa: Y015
+    _WhichOneofArgType__allow_partial_success: _TypeAlias = _typing.Literal["_allow_partial_success", b"_allow_partial_success"]  # noqa: Y015
+    _WhichOneofReturnType__omit_large_results: _TypeAlias = _typing.Literal["omit_large_results"]  # noqa: Y015
+    _WhichOneofArgType__omit_large_results: _TypeAlias = _typing.Literal["_omit_large_results", b"_omit_large_results"]  # noqa: Y015
     _WhichOneofReturnType__omit_result: _TypeAlias = _typing.Literal["omit_result"]  # noqa: Y015
     _WhichOneofArgType__omit_result: _TypeAlias = _typing.Literal["_omit_result", b"_omit_result"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__allow_partial_success) -> _WhichOneofReturnType__allow_partial_success | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__omit_large_results) -> _WhichOneofReturnType__omit_large_results | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__omit_result) -> _WhichOneofReturnType__omit_result | None: ...
 
 Global___BatchGetJobsRequest: _TypeAlias = BatchGetJobsRequest  # noqa: Y015
@@ -1079,18 +1098,24 @@ class BatchGetJobsResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     JOBS_FIELD_NUMBER: _builtins.int
+    UNAVAILABLE_JOB_IDS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def jobs(self) -> _containers.RepeatedCompositeFieldContainer[Global___Job]:
         """In the order asked for; unknown ones left out."""
+
+    @_builtins.property
+    def unavailable_job_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Of which nothing can be said now, since their part of the store does not answer. Only with allow_partial_success."""
 
     def __init__(
         self,
         *,
         jobs: _abc.Iterable[Global___Job] | None = ...,
+        unavailable_job_ids: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["jobs", b"jobs"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["jobs", b"jobs", "unavailable_job_ids", b"unavailable_job_ids"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1251,6 +1276,82 @@ class WatchJobResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___WatchJobResponse: _TypeAlias = WatchJobResponse  # noqa: Y015
+
+@_typing.final
+class FollowJobsRequest(_message.Message):
+    """Changes which jobs are followed."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class VersionsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.int
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.int = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    VERSIONS_FIELD_NUMBER: _builtins.int
+    FORGOTTEN_JOB_IDS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def versions(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
+        """At most 1000 jobs to follow from now on, and the version that was read of each: 0 where there was no such job, -1
+        where nothing has been read. For a job that is followed already it says that this version has been read now.
+        """
+
+    @_builtins.property
+    def forgotten_job_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Jobs to follow no more."""
+
+    def __init__(
+        self,
+        *,
+        versions: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
+        forgotten_job_ids: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["forgotten_job_ids", b"forgotten_job_ids", "versions", b"versions"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FollowJobsRequest: _TypeAlias = FollowJobsRequest  # noqa: Y015
+
+@_typing.final
+class FollowJobsResponse(_message.Message):
+    """Some of the jobs have changed."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    JOB_IDS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def job_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The jobs to read again."""
+
+    def __init__(
+        self,
+        *,
+        job_ids: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["job_ids", b"job_ids"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FollowJobsResponse: _TypeAlias = FollowJobsResponse  # noqa: Y015
 
 @_typing.final
 class DeleteJobRequest(_message.Message):

@@ -88,6 +88,11 @@ class JobStatusStub:
                 request_serializer=jobstatus_dot_v1_dot_job__status__pb2.WatchJobRequest.SerializeToString,
                 response_deserializer=jobstatus_dot_v1_dot_job__status__pb2.WatchJobResponse.FromString,
                 _registered_method=True)
+        self.FollowJobs = channel.stream_stream(
+                '/jobstatus.v1.JobStatus/FollowJobs',
+                request_serializer=jobstatus_dot_v1_dot_job__status__pb2.FollowJobsRequest.SerializeToString,
+                response_deserializer=jobstatus_dot_v1_dot_job__status__pb2.FollowJobsResponse.FromString,
+                _registered_method=True)
         self.DeleteJob = channel.unary_unary(
                 '/jobstatus.v1.JobStatus/DeleteJob',
                 request_serializer=jobstatus_dot_v1_dot_job__status__pb2.DeleteJobRequest.SerializeToString,
@@ -194,6 +199,18 @@ class JobStatusServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def FollowJobs(self, request_iterator, context):
+        """Tells which of many jobs have changed; for an edge, which keeps one stream for all of its clients that wait.
+
+        The first response comes at once and is empty: from then on changes are told. A job is told of when it is at another
+        version than the client has read, right after it was named and whenever it changes; perhaps once too often, never
+        too seldom. Answers OVERLOADED when the client follows more than 100,000 jobs; SHUTTING_DOWN when the service stops:
+        call again and name all jobs anew.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def DeleteJob(self, request, context):
         """Removes a job for every reader, whatever its state. Answers JOB_NOT_FOUND when there is none.
         """
@@ -253,6 +270,11 @@ def add_JobStatusServicer_to_server(servicer, server):
                     servicer.WatchJob,
                     request_deserializer=jobstatus_dot_v1_dot_job__status__pb2.WatchJobRequest.FromString,
                     response_serializer=jobstatus_dot_v1_dot_job__status__pb2.WatchJobResponse.SerializeToString,
+            ),
+            'FollowJobs': grpc.stream_stream_rpc_method_handler(
+                    servicer.FollowJobs,
+                    request_deserializer=jobstatus_dot_v1_dot_job__status__pb2.FollowJobsRequest.FromString,
+                    response_serializer=jobstatus_dot_v1_dot_job__status__pb2.FollowJobsResponse.SerializeToString,
             ),
             'DeleteJob': grpc.unary_unary_rpc_method_handler(
                     servicer.DeleteJob,
@@ -534,6 +556,33 @@ class JobStatus:
             '/jobstatus.v1.JobStatus/WatchJob',
             jobstatus_dot_v1_dot_job__status__pb2.WatchJobRequest.SerializeToString,
             jobstatus_dot_v1_dot_job__status__pb2.WatchJobResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def FollowJobs(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/jobstatus.v1.JobStatus/FollowJobs',
+            jobstatus_dot_v1_dot_job__status__pb2.FollowJobsRequest.SerializeToString,
+            jobstatus_dot_v1_dot_job__status__pb2.FollowJobsResponse.FromString,
             options,
             channel_credentials,
             insecure,

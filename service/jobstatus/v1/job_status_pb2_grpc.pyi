@@ -90,6 +90,14 @@ class JobStatusStub:
     Versions in between may be skipped, the last never is. Answers JOB_NOT_FOUND when the job is unknown, or as soon
     as it is deleted or expires; SHUTTING_DOWN when the service stops: call again with after_version.
     """
+    FollowJobs: _aio.StreamStreamMultiCallable[_job_status_pb2.FollowJobsRequest, _job_status_pb2.FollowJobsResponse]
+    """Tells which of many jobs have changed; for an edge, which keeps one stream for all of its clients that wait.
+
+    The first response comes at once and is empty: from then on changes are told. A job is told of when it is at another
+    version than the client has read, right after it was named and whenever it changes; perhaps once too often, never
+    too seldom. Answers OVERLOADED when the client follows more than 100,000 jobs; SHUTTING_DOWN when the service stops:
+    call again and name all jobs anew.
+    """
     DeleteJob: _aio.UnaryUnaryMultiCallable[_job_status_pb2.DeleteJobRequest, _job_status_pb2.DeleteJobResponse]
     """Removes a job for every reader, whatever its state. Answers JOB_NOT_FOUND when there is none."""
 
@@ -207,6 +215,20 @@ class JobStatusServicer(metaclass=_abc_1.ABCMeta):
 
         Versions in between may be skipped, the last never is. Answers JOB_NOT_FOUND when the job is unknown, or as soon
         as it is deleted or expires; SHUTTING_DOWN when the service stops: call again with after_version.
+        """
+
+    @_abc_1.abstractmethod
+    def FollowJobs(
+        self,
+        request_iterator: _abc.AsyncIterator[_job_status_pb2.FollowJobsRequest],
+        context: _aio.ServicerContext[_abc.AsyncIterator[_job_status_pb2.FollowJobsRequest], _abc.AsyncIterator[_job_status_pb2.FollowJobsResponse]],
+    ) -> _abc.AsyncIterator[_job_status_pb2.FollowJobsResponse]:
+        """Tells which of many jobs have changed; for an edge, which keeps one stream for all of its clients that wait.
+
+        The first response comes at once and is empty: from then on changes are told. A job is told of when it is at another
+        version than the client has read, right after it was named and whenever it changes; perhaps once too often, never
+        too seldom. Answers OVERLOADED when the client follows more than 100,000 jobs; SHUTTING_DOWN when the service stops:
+        call again and name all jobs anew.
         """
 
     @_abc_1.abstractmethod

@@ -184,6 +184,64 @@ class GetVirtualKeyResponse(_message.Message):
 Global___GetVirtualKeyResponse: _TypeAlias = GetVirtualKeyResponse  # noqa: Y015
 
 @_typing.final
+class BatchGetVirtualKeysRequest(_message.Message):
+    """Asks for several virtual keys."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VIRTUAL_KEY_IDS_FIELD_NUMBER: _builtins.int
+    KEY_SHA256_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def virtual_key_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Up to 1000 ids."""
+
+    @_builtins.property
+    def key_sha256(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
+        """Up to 1000 hashes of 32 bytes each."""
+
+    def __init__(
+        self,
+        *,
+        virtual_key_ids: _abc.Iterable[_builtins.str] | None = ...,
+        key_sha256: _abc.Iterable[_builtins.bytes] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["key_sha256", b"key_sha256", "virtual_key_ids", b"virtual_key_ids"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BatchGetVirtualKeysRequest: _TypeAlias = BatchGetVirtualKeysRequest  # noqa: Y015
+
+@_typing.final
+class BatchGetVirtualKeysResponse(_message.Message):
+    """Those of the virtual keys that exist."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VIRTUAL_KEYS_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    version: _builtins.int
+    """Differs after every change of any virtual key; it was read before virtual_keys."""
+    @_builtins.property
+    def virtual_keys(self) -> _containers.RepeatedCompositeFieldContainer[Global___VirtualKey]:
+        """Each once, in no particular order."""
+
+    def __init__(
+        self,
+        *,
+        virtual_keys: _abc.Iterable[Global___VirtualKey] | None = ...,
+        version: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["version", b"version", "virtual_keys", b"virtual_keys"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BatchGetVirtualKeysResponse: _TypeAlias = BatchGetVirtualKeysResponse  # noqa: Y015
+
+@_typing.final
 class ListVirtualKeysRequest(_message.Message):
     """Asks for a page of virtual keys."""
 

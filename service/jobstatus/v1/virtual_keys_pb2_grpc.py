@@ -47,6 +47,11 @@ class VirtualKeysStub:
                 request_serializer=jobstatus_dot_v1_dot_virtual__keys__pb2.GetVirtualKeyRequest.SerializeToString,
                 response_deserializer=jobstatus_dot_v1_dot_virtual__keys__pb2.GetVirtualKeyResponse.FromString,
                 _registered_method=True)
+        self.BatchGetVirtualKeys = channel.unary_unary(
+                '/jobstatus.v1.VirtualKeys/BatchGetVirtualKeys',
+                request_serializer=jobstatus_dot_v1_dot_virtual__keys__pb2.BatchGetVirtualKeysRequest.SerializeToString,
+                response_deserializer=jobstatus_dot_v1_dot_virtual__keys__pb2.BatchGetVirtualKeysResponse.FromString,
+                _registered_method=True)
         self.ListVirtualKeys = channel.unary_unary(
                 '/jobstatus.v1.VirtualKeys/ListVirtualKeys',
                 request_serializer=jobstatus_dot_v1_dot_virtual__keys__pb2.ListVirtualKeysRequest.SerializeToString,
@@ -81,6 +86,15 @@ class VirtualKeysServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def BatchGetVirtualKeys(self, request, context):
+        """Reads up to 1000 virtual keys at once, by their ids and by the SHA-256 of their keys; unknown ones are left out.
+
+        Also tells a number that differs after every change of any virtual key. Asked for nothing, it tells that alone.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ListVirtualKeys(self, request, context):
         """Lists virtual keys by their ids.
         """
@@ -108,6 +122,11 @@ def add_VirtualKeysServicer_to_server(servicer, server):
                     servicer.GetVirtualKey,
                     request_deserializer=jobstatus_dot_v1_dot_virtual__keys__pb2.GetVirtualKeyRequest.FromString,
                     response_serializer=jobstatus_dot_v1_dot_virtual__keys__pb2.GetVirtualKeyResponse.SerializeToString,
+            ),
+            'BatchGetVirtualKeys': grpc.unary_unary_rpc_method_handler(
+                    servicer.BatchGetVirtualKeys,
+                    request_deserializer=jobstatus_dot_v1_dot_virtual__keys__pb2.BatchGetVirtualKeysRequest.FromString,
+                    response_serializer=jobstatus_dot_v1_dot_virtual__keys__pb2.BatchGetVirtualKeysResponse.SerializeToString,
             ),
             'ListVirtualKeys': grpc.unary_unary_rpc_method_handler(
                     servicer.ListVirtualKeys,
@@ -177,6 +196,33 @@ class VirtualKeys:
             '/jobstatus.v1.VirtualKeys/GetVirtualKey',
             jobstatus_dot_v1_dot_virtual__keys__pb2.GetVirtualKeyRequest.SerializeToString,
             jobstatus_dot_v1_dot_virtual__keys__pb2.GetVirtualKeyResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def BatchGetVirtualKeys(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/jobstatus.v1.VirtualKeys/BatchGetVirtualKeys',
+            jobstatus_dot_v1_dot_virtual__keys__pb2.BatchGetVirtualKeysRequest.SerializeToString,
+            jobstatus_dot_v1_dot_virtual__keys__pb2.BatchGetVirtualKeysResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -28,6 +28,11 @@ class VirtualKeysStub:
     """
     GetVirtualKey: _aio.UnaryUnaryMultiCallable[_virtual_keys_pb2.GetVirtualKeyRequest, _virtual_keys_pb2.GetVirtualKeyResponse]
     """Reads a virtual key. Answers VIRTUAL_KEY_NOT_FOUND."""
+    BatchGetVirtualKeys: _aio.UnaryUnaryMultiCallable[_virtual_keys_pb2.BatchGetVirtualKeysRequest, _virtual_keys_pb2.BatchGetVirtualKeysResponse]
+    """Reads up to 1000 virtual keys at once, by their ids and by the SHA-256 of their keys; unknown ones are left out.
+
+    Also tells a number that differs after every change of any virtual key. Asked for nothing, it tells that alone.
+    """
     ListVirtualKeys: _aio.UnaryUnaryMultiCallable[_virtual_keys_pb2.ListVirtualKeysRequest, _virtual_keys_pb2.ListVirtualKeysResponse]
     """Lists virtual keys by their ids."""
     DeleteVirtualKey: _aio.UnaryUnaryMultiCallable[_virtual_keys_pb2.DeleteVirtualKeyRequest, _virtual_keys_pb2.DeleteVirtualKeyResponse]
@@ -59,6 +64,17 @@ class VirtualKeysServicer(metaclass=_abc_1.ABCMeta):
         context: _aio.ServicerContext[_virtual_keys_pb2.GetVirtualKeyRequest, _abc.Awaitable[_virtual_keys_pb2.GetVirtualKeyResponse]],
     ) -> _abc.Awaitable[_virtual_keys_pb2.GetVirtualKeyResponse]:
         """Reads a virtual key. Answers VIRTUAL_KEY_NOT_FOUND."""
+
+    @_abc_1.abstractmethod
+    def BatchGetVirtualKeys(
+        self,
+        request: _virtual_keys_pb2.BatchGetVirtualKeysRequest,
+        context: _aio.ServicerContext[_virtual_keys_pb2.BatchGetVirtualKeysRequest, _abc.Awaitable[_virtual_keys_pb2.BatchGetVirtualKeysResponse]],
+    ) -> _abc.Awaitable[_virtual_keys_pb2.BatchGetVirtualKeysResponse]:
+        """Reads up to 1000 virtual keys at once, by their ids and by the SHA-256 of their keys; unknown ones are left out.
+
+        Also tells a number that differs after every change of any virtual key. Asked for nothing, it tells that alone.
+        """
 
     @_abc_1.abstractmethod
     def ListVirtualKeys(

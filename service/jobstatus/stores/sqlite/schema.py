@@ -11,7 +11,6 @@ from typing import Any, Final
 import apsw
 
 from jobstatus.stores import StoreConfigError
-from jobstatus.stores.rows import COLUMNS
 
 APPLICATION_ID: Final = 0x4A6F6253  # "JobS"
 BUSY_TIMEOUT_MS: Final = 3000
@@ -76,16 +75,6 @@ MIGRATIONS: Final = (
 """Migration n takes a file from `user_version` n to n + 1. Never edited once released, only added to."""
 
 _DAMAGED: Final = "damaged or no SQLite file; restore it from a backup or name another"
-_STORED: Final = (*COLUMNS[:-1], "answer", COLUMNS[-1])
-INSERT: Final = (
-    f"INSERT INTO jobs ({', '.join(_STORED)}) VALUES ({', '.join(f':{name}' for name in _STORED)})"  # noqa: S608  # fixed names
-    " ON CONFLICT DO NOTHING RETURNING job_id"
-)
-UPDATE: Final = (
-    f"UPDATE jobs SET {', '.join(f'{name} = :{name}' for name in _STORED[1:])}"  # noqa: S608
-    " WHERE job_id = :job_id AND version = :replaces RETURNING job_id"
-)
-DELETE: Final = "DELETE FROM jobs WHERE job_id = :job_id AND version = :replaces RETURNING job_id"
 
 
 def open_writer(path: Path, *, create: bool) -> apsw.Connection:

@@ -11,48 +11,30 @@ what it could not write.
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Final, Self, TypeVar
 
 import apsw
 
-from jobstatus.core.errors import InvalidField, StoreFull, StoreUnavailable
+from jobstatus.core.errors import StoreFull, StoreUnavailable
 from jobstatus.core.job import Job, JobState
-from jobstatus.core.store import SMALL_RESULT_BYTES, Answer, Change, Listing
+from jobstatus.core.store import Answer, Change, Listing, StoreError
 from jobstatus.core.virtual_keys import VirtualKey
 from jobstatus.stores import StoreConfigError
-from jobstatus.stores.rows import COLUMNS, job_of, row_of
-from jobstatus.stores.sqlite import schema
+from jobstatus.stores.listing import page
+from jobstatus.stores.rows import job_of
+from jobstatus.stores.sqlite import schema, statements, virtual_keys
 from jobstatus.stores.sqlite.reader import PointReader
+from jobstatus.stores.sqlite.sweep_lock import SweepLock
 
 T = TypeVar("T")
 
-_ANSWER: Final = f"""
-    SELECT request_type, virtual_key_id, created_at_ms, expires_at_ms, answer, length(result),
-           CASE WHEN length(result) <= {SMALL_RESULT_BYTES} THEN result END
-    FROM jobs WHERE job_id = ?"""  # noqa: S608  # a constant of ours
-_COLUMNS_WITHOUT_RESULT: Final = f"{', '.join(COLUMNS[:-1])}, NULL"
-_JOB: Final = f"SELECT {', '.join(COLUMNS)} FROM jobs WHERE job_id = ?"  # noqa: S608  # fixed names
-_JOB_WITHOUT_RESULT: Final = f"SELECT {_COLUMNS_WITHOUT_RESULT} FROM jobs WHERE job_id = ?"  # noqa: S608
-_LIST: Final = f"SELECT {_COLUMNS_WITHOUT_RESULT} FROM jobs WHERE "  # noqa: S608
-_DUE: Final = "SELECT job_id FROM jobs WHERE due_at_ms <= ? ORDER BY due_at_ms LIMIT ?"
-_PURGE: Final = """
-    DELETE FROM jobs WHERE rowid IN (SELECT rowid FROM jobs WHERE expires_at_ms <= ? ORDER BY expires_at_ms LIMIT ?)"""
-_COUNT: Final = """
-    SELECT state, count(*) FROM jobs WHERE due_at_ms IS NOT NULL GROUP BY state
-    UNION ALL SELECT state, count(*) FROM jobs WHERE expires_at_ms IS NOT NULL GROUP BY state"""
-
-_VIRTUAL_KEY: Final = """
-    SELECT virtual_key_id, disabled, expires_at_ms, created_at_ms, updated_at_ms FROM virtual_keys"""
-_HASHES: Final = "SELECT key_sha256 FROM virtual_key_hashes WHERE virtual_key_id = ? ORDER BY position"
-_PUT_VIRTUAL_KEY: Final = """
-    INSERT INTO virtual_keys VALUES (?, ?, ?, ?, ?) ON CONFLICT (virtual_key_id) DO UPDATE
-    SET disabled = excluded.disabled, expires_at_ms = excluded.expires_at_ms, updated_at_ms = excluded.updated_at_ms"""
-_COUNT_UP: Final = "UPDATE counters SET value = value + 1 WHERE name = ?"
-_COUNTER: Final = "SELECT value FROM counters WHERE name = ?"
-
+MAX_ROWIDS: Final = 100_000
+"""Of how many jobs that were polled the rowid is remembered."""
+_LOOKED_AT_ONCE: Final = 500
+"""Jobs whose versions are read without letting polls through."""
 _FAULTS: Final = (apsw.Error, OSError, StoreConfigError)
 _HARMLESS: Final = (apsw.BusyError, apsw.LockedError, apsw.FullError)
 """Errors after which the connection is as good as before."""
@@ -68,6 +50,10 @@ class SQLiteJobStore:
         self._scanner: apsw.Connection | None = None
         self._file: tuple[int, int] | None = None
         self._writes = 0
+        self._opened = 0
+        self._rowids: dict[str, int] = {}
+        self._looked_at: tuple[frozenset[str], tuple[int, int]] = frozenset(), (0, 0)
+        self._sweep_lock = SweepLock(self._path)
         self._write_thread = ThreadPoolExecutor(1, "sqlite-writer")
         self._scan_thread = ThreadPoolExecutor(1, "sqlite-scanner")
 
@@ -82,87 +68,108 @@ class SQLiteJobStore:
     async def __aexit__(self, *_: object) -> None:
         await self._in(self._scan_thread, lambda: _close(self._scanner))
         self._close_reader()
+        self._sweep_lock.give_back()
         await self._in(self._write_thread, lambda: _close(self._writer))
         self._stop_threads()
 
-    async def read_answers(self, job_ids: Sequence[str]) -> list[Answer | None]:
-        return [Answer(*found[0]) if found else None for found in self._read_all(_ANSWER, zip(job_ids, strict=True))]
+    async def read_answers(self, job_ids: Sequence[str]) -> list[Answer | StoreError | None]:
+        return [self.read_answer_now(job_id) for job_id in job_ids]
 
-    async def read_jobs(self, job_ids: Sequence[str], *, with_results: bool) -> list[Job | None]:
-        statement = _JOB if with_results else _JOB_WITHOUT_RESULT
+    def read_answer_now(self, job_id: str) -> Answer | StoreError | None:
+        """A job that was polled before is found by its rowid, if it still has it, which takes one tree, not two."""
+        rowid = self._rowids.get(job_id)
+        if rowid is not None and (found := self._read(statements.ANSWER_AT_ROWID, (rowid, job_id))):
+            return Answer(*found[0])
+        if not (found := self._read(statements.ANSWER, (job_id,))):
+            return None
+        *answer, rowid = found[0]
+        if len(self._rowids) >= MAX_ROWIDS:
+            self._rowids.clear()
+        self._rowids[job_id] = rowid
+        return Answer(*answer)
+
+    async def read_jobs(self, job_ids: Sequence[str], *, with_results: bool) -> list[Job | StoreError | None]:
+        statement = statements.JOB if with_results else statements.JOB_WITHOUT_RESULT
         return [job_of(found[0]) if found else None for found in self._read_all(statement, zip(job_ids, strict=True))]
 
-    async def commit(self, changes: Sequence[Change]) -> set[str]:
-        return await self._write(lambda connection: _commit(connection, changes))
+    async def commit(self, changes: Sequence[Change]) -> dict[str, StoreError | None]:
+        return dict.fromkeys(await self._write(lambda connection: _commit(connection, changes)))
+
+    async def confirm(self, job_ids: Sequence[str]) -> dict[str, StoreError]:  # noqa: ARG002  # the port's
+        return {}  # a commit is shown to readers after its sync, not before
+
+    async def changed(self, versions: Mapping[str, int]) -> dict[str, int]:
+        """Looks only when another process has committed, which SQLite tells without looking at any job."""
+        mark = await self._in(self._write_thread, self._mark_of_others)
+        looked_at, before = self._looked_at
+        wanted = list(versions.keys() - looked_at) if mark == before else list(versions)
+        found: list[list[Any]] = []
+        for first in range(0, len(wanted), _LOOKED_AT_ONCE):
+            part = wanted[first : first + _LOOKED_AT_ONCE]
+            found += self._read_all(statements.VERSION, [(job_id,) for job_id in part])
+            await asyncio.sleep(0)  # polls go on
+        self._looked_at = frozenset(versions), mark
+        now = {job_id: rows[0][0] if rows else 0 for job_id, rows in zip(wanted, found, strict=True)}
+        return {job_id: version for job_id, version in now.items() if version != versions[job_id]}
+
+    async def claim_sweep(self, holder: str, for_ms: int) -> bool:
+        try:
+            if for_ms:
+                return self._sweep_lock.take(holder)
+            self._sweep_lock.give_back()
+        except OSError as error:
+            raise StoreUnavailable from error
+        return False
 
     async def due(self, now_ms: int, limit: int) -> list[str]:
-        return [job_id for (job_id,) in self._read(_DUE, (now_ms, limit))]
+        return [job_id for (job_id,) in self._read(statements.DUE, (now_ms, limit))]
 
     async def purge(self, now_ms: int, limit: int) -> int:
-        if not self._read("SELECT 1 FROM jobs WHERE expires_at_ms <= ? LIMIT 1", (now_ms,)):
+        if not self._read(statements.HAS_EXPIRED, (now_ms,)):
             return 0
 
         def purge(connection: apsw.Connection) -> int:
-            connection.execute(_PURGE, (now_ms, limit))
+            connection.execute(statements.PURGE, (now_ms, limit))
             return connection.changes()
 
         return await self._write(purge)
 
     async def list_jobs(self, listing: Listing) -> list[Job]:
-        where, values = _conditions(listing)
-        statement = f"{_LIST}{where} ORDER BY created_at_ms DESC, job_id DESC LIMIT ?"
-        rows = await self._scan(lambda connection: connection.execute(statement, (*values, listing.limit)).fetchall())
+        rows = await self._scan(lambda connection: connection.execute(*page("jobs", listing, "?")).fetchall())
         return [job_of(row) for row in rows]
 
     async def count_jobs(self) -> dict[JobState, int]:
-        rows = await self._scan(lambda connection: connection.execute(_COUNT).fetchall())
+        rows = await self._scan(lambda connection: connection.execute(statements.COUNT).fetchall())
         return dict.fromkeys(JobState, 0) | {JobState(str(state)): int(str(count)) for state, count in rows}
 
     async def probe(self) -> None:
-        await self._write(lambda connection: connection.execute(_COUNT_UP, ("probes",)))
+        await self._write(lambda connection: connection.execute(statements.COUNT_UP, ("probes",)))
 
     async def read_virtual_keys(self, virtual_key_ids: Sequence[str]) -> list[VirtualKey | None]:
-        return [self._virtual_key(virtual_key_id) for virtual_key_id in virtual_key_ids]
+        return [virtual_keys.by_id(self._read, virtual_key_id) for virtual_key_id in virtual_key_ids]
 
     async def find_virtual_keys(self, digests: Sequence[bytes]) -> list[VirtualKey | None]:
-        find = "SELECT virtual_key_id FROM virtual_key_hashes WHERE key_sha256 = ?"
-        owners = [self._read(find, (digest,)) for digest in digests]
-        return [self._virtual_key(owner[0][0]) if owner else None for owner in owners]
+        return [virtual_keys.by_digest(self._read, digest) for digest in digests]
 
     async def put_virtual_key(self, virtual_key: VirtualKey) -> VirtualKey:
-        await self._write(lambda connection: _put_virtual_key(connection, virtual_key))
-        return self._virtual_key(virtual_key.virtual_key_id) or virtual_key
+        await self._write(lambda connection: virtual_keys.put(connection, virtual_key))
+        return virtual_keys.by_id(self._read, virtual_key.virtual_key_id) or virtual_key
 
     async def delete_virtual_key(self, virtual_key_id: str) -> bool:
-        return await self._write(lambda connection: _delete_virtual_key(connection, virtual_key_id))
+        return await self._write(lambda connection: virtual_keys.delete(connection, virtual_key_id))
 
     async def list_virtual_keys(self, after: str, limit: int) -> list[VirtualKey]:
-        rows = self._read(f"{_VIRTUAL_KEY} WHERE virtual_key_id > ? ORDER BY virtual_key_id LIMIT ?", (after, limit))
-        return [self._virtual_key_of(row) for row in rows]
+        return virtual_keys.listed(self._read, after, limit)
 
     async def virtual_keys_version(self) -> int:
-        return int(self._read(_COUNTER, ("virtual_keys_version",))[0][0])
-
-    def _virtual_key(self, virtual_key_id: str) -> VirtualKey | None:
-        rows = self._read(f"{_VIRTUAL_KEY} WHERE virtual_key_id = ?", (virtual_key_id,))
-        return self._virtual_key_of(rows[0]) if rows else None
-
-    def _virtual_key_of(self, row: Sequence[Any]) -> VirtualKey:
-        virtual_key_id, disabled, expires_at_ms, created_at_ms, updated_at_ms = row
-        return VirtualKey(
-            virtual_key_id=virtual_key_id,
-            key_sha256=tuple(digest for (digest,) in self._read(_HASHES, (virtual_key_id,))),
-            disabled=bool(disabled),
-            expires_at_ms=expires_at_ms,
-            created_at_ms=created_at_ms,
-            updated_at_ms=updated_at_ms,
-        )
+        return virtual_keys.version(self._read)
 
     # --- connections ---
 
     def _open(self, *, create: bool) -> apsw.Connection:
         """Open the writer, on its thread."""
         self._writer = schema.open_writer(self._path, create=create)
+        self._opened += 1
         self._file = self._file or schema.identity(self._path)
         return self._writer
 
@@ -251,6 +258,16 @@ class SQLiteJobStore:
     async def _in(self, thread: ThreadPoolExecutor, work: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(thread, work)
 
+    def _mark_of_others(self) -> tuple[int, int]:
+        """Differs when another process, or another object of this one, has committed since, and perhaps otherwise.
+
+        To be asked on the writer's thread: `data_version` leaves out what its own connection has committed.
+        """
+        try:
+            return int(str(self._writing().pragma("data_version"))), self._opened
+        except _FAULTS as error:
+            raise StoreUnavailable from error
+
     def _stop_threads(self) -> None:
         self._write_thread.shutdown()
         self._scan_thread.shutdown()
@@ -261,59 +278,12 @@ def _close(connection: apsw.Connection | None) -> None:
         connection.close(True)  # force: an error while closing has been reported by the operation
 
 
-def _commit(connection: apsw.Connection, changes: Iterable[Change]) -> set[str]:
+def _commit(connection: apsw.Connection, changes: Iterable[Change]) -> list[str]:
     """Try every change; the ids of those whose version did not fit."""
-    statements: dict[str, list[dict[str, Any]]] = {schema.INSERT: [], schema.UPDATE: [], schema.DELETE: []}
-    lost = set()
+    execute = connection.cursor().execute
+    lost = []
     for change in changes:
-        lost.add(change.job_id)
-        values: dict[str, Any] = {"job_id": change.job_id, "replaces": change.replaces}
-        if change.job is None:
-            statements[schema.DELETE].append(values)
-            continue
-        values |= zip(COLUMNS, row_of(change.job), strict=True)
-        values["answer"] = change.answer
-        statements[schema.UPDATE if change.replaces else schema.INSERT].append(values)
-    for statement, rows in statements.items():
-        lost.difference_update(job_id for (job_id,) in connection.executemany(statement, rows))
+        execute(*statements.step(change))
+        if not connection.changes():
+            lost.append(change.job_id)
     return lost
-
-
-def _put_virtual_key(connection: apsw.Connection, virtual_key: VirtualKey) -> None:
-    virtual_key_id = virtual_key.virtual_key_id
-    row = (virtual_key.disabled, virtual_key.expires_at_ms, virtual_key.created_at_ms, virtual_key.updated_at_ms)
-    connection.execute(_PUT_VIRTUAL_KEY, (virtual_key_id, *row))
-    connection.execute("DELETE FROM virtual_key_hashes WHERE virtual_key_id = ?", (virtual_key_id,))
-    hashes = [(digest, virtual_key_id, position) for position, digest in enumerate(virtual_key.key_sha256)]
-    try:
-        connection.executemany("INSERT INTO virtual_key_hashes VALUES (?, ?, ?)", hashes)
-    except apsw.ConstraintError as error:
-        raise InvalidField("key_sha256", "must not be registered for another virtual key") from error
-    connection.execute(_COUNT_UP, ("virtual_keys_version",))
-
-
-def _delete_virtual_key(connection: apsw.Connection, virtual_key_id: str) -> bool:
-    connection.execute("DELETE FROM virtual_key_hashes WHERE virtual_key_id = ?", (virtual_key_id,))
-    connection.execute("DELETE FROM virtual_keys WHERE virtual_key_id = ?", (virtual_key_id,))
-    existed = connection.changes() > 0
-    connection.execute(_COUNT_UP, ("virtual_keys_version",))
-    return existed
-
-
-def _conditions(listing: Listing) -> tuple[str, list[Any]]:
-    """The listing as a WHERE clause and its values."""
-    conditions: list[tuple[str, Sequence[Any]]] = [("(expires_at_ms IS NULL OR expires_at_ms > ?)", [listing.now_ms])]
-    if listing.states:
-        marks = ", ".join("?" * len(listing.states))
-        conditions.append((f"state IN ({marks})", [state.value for state in listing.states]))
-    if listing.request_type is not None:
-        conditions.append(("request_type = ?", [listing.request_type.value]))
-    if listing.virtual_key_id is not None:
-        conditions.append(("virtual_key_id = ?", [listing.virtual_key_id]))
-    if listing.created_after_ms is not None:
-        conditions.append(("created_at_ms >= ?", [listing.created_after_ms]))
-    if listing.created_before_ms is not None:
-        conditions.append(("created_at_ms < ?", [listing.created_before_ms]))
-    if listing.before is not None:
-        conditions.append(("(created_at_ms, job_id) < (?, ?)", listing.before))
-    return " AND ".join(text for text, _ in conditions), [value for _, values in conditions for value in values]

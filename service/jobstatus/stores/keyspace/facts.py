@@ -1,0 +1,45 @@
+"""What a server says about itself (INFO), as far as it matters to a store."""
+
+from dataclasses import dataclass
+from typing import Final
+
+_UNKNOWN: Final = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Facts:
+    """Empty texts and zeros where the server did not say."""
+
+    is_known: bool = False
+    version: tuple[int, ...] = ()
+    is_cluster: bool = False
+    role: str = _UNKNOWN
+    replicas: int = 0
+    has_aof: bool = False
+    maxmemory: int = 0
+    maxmemory_policy: str = _UNKNOWN
+
+    @property
+    def knows_waitaof(self) -> bool:
+        """Whether the server can be asked to wait for a disk."""
+        return self.has_aof and self.version >= (7, 2)
+
+
+def facts_of(info: bytes) -> Facts:
+    """The facts in an answer to INFO."""
+    lines = (line.partition(":") for line in info.decode("utf-8", "replace").splitlines())
+    found = {name: value for name, _, value in lines}
+    return Facts(
+        is_known=True,
+        version=_version(found.get("redis_version", "")),
+        is_cluster="1" in (found.get("cluster_enabled"), str(int(found.get("redis_mode") == "cluster"))),
+        role=found.get("role", _UNKNOWN),
+        replicas=int(found.get("connected_slaves", 0)),
+        has_aof=found.get("aof_enabled") == "1",
+        maxmemory=int(found.get("maxmemory", 0)),
+        maxmemory_policy=found.get("maxmemory_policy", _UNKNOWN),
+    )
+
+
+def _version(text: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in text.split(".") if part.isdecimal())

@@ -1,0 +1,38 @@
+"""Where the server is: from the URL of the settings to what libpq is told."""
+
+from typing import Any, Final
+
+import psycopg
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
+
+from jobstatus.stores import StoreConfigError
+from jobstatus.stores.postgresql.connections import CONNECT_SECONDS
+
+_DEFAULTS: Final[dict[str, Any]] = {
+    "target_session_attrs": "read-write",  # of several hosts the primary, whichever it is at the moment
+    "connect_timeout": CONNECT_SECONDS,
+    "application_name": "jobstatus",
+    "client_encoding": "utf8",
+    "keepalives_idle": 10,
+    "keepalives_interval": 5,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 10_000,
+}
+"""What holds unless the URL says otherwise."""
+
+
+def conninfo_of(url: str) -> str:
+    """What to connect with. Raises StoreConfigError, which does not repeat the URL: it may hold a password."""
+    try:
+        given = conninfo_to_dict(url)
+        conninfo = make_conninfo("", **(_DEFAULTS | given))
+    except psycopg.Error:
+        raise StoreConfigError("the store URL (JOBSTATUS_STORE) is no valid PostgreSQL URL") from None
+    ports = str(given.get("port", "")).split(",")
+    names = (str(given.get(part, "")) for part in ("host", "dbname"))
+    # A password with one of these characters as it is ends up in the parts behind it, which libpq's errors repeat.
+    if not all(port.isdecimal() or not port for port in ports) or any("@" in name for name in names):
+        raise StoreConfigError(
+            "the store URL (JOBSTATUS_STORE) cannot be told apart: in a password write : / ? # @ as %3A %2F %3F %23 %40"
+        )
+    return conninfo

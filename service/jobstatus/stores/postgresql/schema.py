@@ -1,0 +1,135 @@
+"""The database: its schema and migrations, and which servers are refused.
+
+Everything is in a schema of its own, so that a database may be shared and no search path matters.
+"""
+
+from typing import Any, Final
+
+import psycopg
+
+from jobstatus.stores import StoreConfigError
+from jobstatus.stores.postgresql.connections import Connection
+
+MIGRATIONS: Final = (
+    """
+    CREATE TABLE jobstatus.jobs (
+        job_id text COLLATE "C" NOT NULL PRIMARY KEY,
+        request_type text NOT NULL,
+        state text NOT NULL,
+        version bigint NOT NULL,
+        virtual_key_id text,
+        provider text,
+        model_requested text,
+        created_at_ms bigint NOT NULL,
+        started_at_ms bigint,
+        completed_at_ms bigint,
+        expires_at_ms bigint,
+        due_at_ms bigint,
+        result_ttl_ms bigint NOT NULL,
+        status_code integer,
+        attempt integer NOT NULL,
+        max_attempts integer NOT NULL,
+        worker_id text,
+        lease_ms bigint,
+        lease_expires_at_ms bigint,
+        progress double precision,
+        message text,
+        error text,
+        answer bytea NOT NULL,
+        result bytea
+    ) WITH (fillfactor = 80);
+    -- Results are mostly large and seldom compress well enough to pay for the time; out of line they cost no poll.
+    ALTER TABLE jobstatus.jobs ALTER COLUMN result SET STORAGE EXTERNAL;
+    CREATE INDEX jobs_due ON jobstatus.jobs (due_at_ms, state) WHERE due_at_ms IS NOT NULL;
+    CREATE INDEX jobs_expiring ON jobstatus.jobs (expires_at_ms, state) WHERE expires_at_ms IS NOT NULL;
+    CREATE INDEX jobs_listed
+        ON jobstatus.jobs (created_at_ms DESC, job_id DESC, state, request_type, virtual_key_id, expires_at_ms);
+    CREATE TABLE jobstatus.virtual_keys (
+        virtual_key_id text COLLATE "C" NOT NULL PRIMARY KEY,
+        disabled boolean NOT NULL,
+        expires_at_ms bigint,
+        created_at_ms bigint NOT NULL,
+        updated_at_ms bigint NOT NULL
+    );
+    CREATE TABLE jobstatus.virtual_key_hashes (
+        key_sha256 bytea NOT NULL PRIMARY KEY,
+        virtual_key_id text COLLATE "C" NOT NULL,
+        position integer NOT NULL
+    );
+    CREATE INDEX virtual_key_hashes_of ON jobstatus.virtual_key_hashes (virtual_key_id, position);
+    CREATE TABLE jobstatus.counters (name text NOT NULL PRIMARY KEY, value bigint NOT NULL);
+    INSERT INTO jobstatus.counters VALUES ('virtual_keys_version', 0), ('probes', 0);
+    CREATE TABLE jobstatus.claims (name text NOT NULL PRIMARY KEY, holder text NOT NULL, ends_at timestamptz NOT NULL);
+    """,
+)
+"""Migration n takes a database from version n to n + 1. Never edited once released, only added to."""
+
+_LOCK: Final = 0x4A6F6253  # "JobS"
+_VERSION: Final = "SELECT version FROM jobstatus.schema_version"
+
+_NEEDED: Final = (
+    ("server_encoding", ("UTF8",), "cannot keep every text", "CREATE DATABASE … ENCODING 'UTF8' TEMPLATE template0"),
+    ("fsync", ("on",), "would lose acknowledged writes", "set fsync = on in postgresql.conf"),
+    ("full_page_writes", ("on",), "would lose acknowledged writes", "set full_page_writes = on in postgresql.conf"),
+    (
+        "synchronous_commit",
+        ("on", "remote_apply", "remote_write", "local"),
+        "would lose acknowledged writes",
+        "ALTER ROLE … SET synchronous_commit = on for the role that JobStatus uses",
+    ),
+)
+"""A setting, the values that are well, what another one would mean, and what to do about it."""
+
+
+_MAY_WORK: Final = """
+    SELECT bool_and(has_table_privilege(format('jobstatus.%I', tablename), privilege))
+    FROM pg_tables, unnest(ARRAY['SELECT', 'INSERT', 'UPDATE', 'DELETE']) AS privilege
+    WHERE schemaname = 'jobstatus' AND tablename <> 'schema_version'"""
+_NO_RIGHTS: Final = (
+    "the PostgreSQL role lacks rights in the schema jobstatus; have the schema made for it: CREATE SCHEMA jobstatus"
+    " AUTHORIZATION …, or start once as the role that owns the schema and grant this one USAGE, and SELECT, INSERT,"
+    " UPDATE and DELETE on all its tables"
+)
+
+
+async def prepare(connection: Connection) -> None:
+    """Check the server and bring the schema up to date. Raises StoreConfigError with one sentence, or psycopg.Error.
+
+    Replicas that start together wait for each other.
+    """
+    if await _value(connection, "SELECT pg_is_in_recovery()"):
+        raise StoreConfigError("the PostgreSQL server is a standby, which cannot be written to; name the primary")
+    for name, values, problem, remedy in _NEEDED:
+        if (found := await _value(connection, f"SHOW {name}")) not in values:
+            raise StoreConfigError(f"PostgreSQL runs with {name} = {found} and {problem}: {remedy}")
+    try:
+        await _migrate(connection)
+    except psycopg.errors.InsufficientPrivilege as error:
+        raise StoreConfigError(_NO_RIGHTS) from error
+    if not await _value(connection, _MAY_WORK):
+        raise StoreConfigError(_NO_RIGHTS)
+
+
+async def _value(connection: Connection, statement: str) -> Any:
+    row = await (await connection.execute(statement.encode())).fetchone()
+    return None if row is None else row[0]
+
+
+async def _migrate(connection: Connection) -> None:
+    async with connection.transaction():
+        await connection.execute("SELECT pg_advisory_xact_lock(%s)", (_LOCK,))
+        if await _value(connection, "SELECT to_regnamespace('jobstatus') IS NULL"):
+            await connection.execute("CREATE SCHEMA jobstatus")
+        if await _value(connection, "SELECT to_regclass('jobstatus.schema_version') IS NULL"):
+            await connection.execute("CREATE TABLE jobstatus.schema_version (version integer NOT NULL)")
+            await connection.execute("INSERT INTO jobstatus.schema_version VALUES (0)")
+        version = int(await _value(connection, _VERSION))
+        if version > len(MIGRATIONS):
+            raise StoreConfigError(
+                f"the PostgreSQL database was written by a newer JobStatus (schema {version}, this one knows"
+                f" {len(MIGRATIONS)}); upgrade"
+            )
+        for migration in MIGRATIONS[version:]:
+            await connection.execute(migration.encode())
+        if version < len(MIGRATIONS):
+            await connection.execute("UPDATE jobstatus.schema_version SET version = %s", (len(MIGRATIONS),))

@@ -1,0 +1,94 @@
+"""What the database is asked, and with which values: one statement for each batch, whatever its size."""
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+from jobstatus.core.store import SMALL_RESULT_BYTES, Change
+from jobstatus.stores.rows import COLUMNS, COLUMNS_WITHOUT_RESULT, row_of
+
+_TYPES: Final = {
+    "text": "job_id request_type state virtual_key_id provider model_requested worker_id message error",
+    "bigint": "version created_at_ms started_at_ms completed_at_ms expires_at_ms due_at_ms result_ttl_ms lease_ms"
+    " lease_expires_at_ms replaces",
+    "integer": "status_code attempt max_attempts",
+    "double precision": "progress",
+    "bytea": "answer result",
+    "boolean": "is_deletion",
+}
+_TYPE_OF: Final = {column: name for name, columns in _TYPES.items() for column in columns.split()}
+_STORED: Final = (*COLUMNS, "answer")
+_GIVEN: Final = (*_STORED, "replaces", "is_deletion")
+_NOTHING: Final = (None,) * (len(_STORED) - 1)
+
+ANSWERS: Final = f"""
+    SELECT job_id, request_type, virtual_key_id, created_at_ms, expires_at_ms, version, progress, answer,
+           octet_length(result), CASE WHEN octet_length(result) <= {SMALL_RESULT_BYTES} THEN result END
+    FROM jobstatus.jobs WHERE job_id = ANY(%s::text[])"""  # noqa: S608  # fixed names here and below
+JOBS: Final = f"SELECT {', '.join(COLUMNS)} FROM jobstatus.jobs WHERE job_id = ANY(%s::text[])"  # noqa: S608
+JOBS_WITHOUT_RESULT: Final = f"SELECT {COLUMNS_WITHOUT_RESULT} FROM jobstatus.jobs WHERE job_id = ANY(%s::text[])"  # noqa: S608
+
+# Rows are locked in the order of their ids, whatever plan is chosen, and inserted in that order, in which the values
+# come, before: two batches that meet wait for each other instead of locking each other out.
+COMMIT: Final = f"""
+    WITH given AS (
+        SELECT * FROM unnest({", ".join(f"%b::{_TYPE_OF[column]}[]" for column in _GIVEN)})
+        AS given({", ".join(_GIVEN)})
+    ), inserted AS (
+        INSERT INTO jobstatus.jobs ({", ".join(_STORED)}) SELECT {", ".join(_STORED)} FROM given
+        WHERE replaces = 0 AND NOT is_deletion ON CONFLICT (job_id) DO NOTHING RETURNING job_id
+    ), held AS MATERIALIZED (
+        SELECT job.job_id FROM jobstatus.jobs AS job
+        JOIN given ON job.job_id = given.job_id AND job.version = given.replaces ORDER BY job.job_id FOR UPDATE OF job
+    ), updated AS (
+        UPDATE jobstatus.jobs AS job SET {", ".join(f"{column} = given.{column}" for column in _STORED[1:])}
+        FROM given JOIN held USING (job_id) WHERE job.job_id = given.job_id AND NOT given.is_deletion
+        RETURNING job.job_id
+    ), deleted AS (
+        DELETE FROM jobstatus.jobs AS job USING given JOIN held USING (job_id)
+        WHERE job.job_id = given.job_id AND given.is_deletion RETURNING job.job_id
+    )
+    SELECT job_id FROM inserted UNION ALL SELECT job_id FROM updated UNION ALL SELECT job_id FROM deleted"""  # noqa: S608
+CONFIRM: Final = """
+    SELECT CASE WHEN current_setting('synchronous_standby_names') <> ''
+                THEN pg_logical_emit_message(true, 'jobstatus', '') END"""
+"""Waits, as a commit does, until the standbys have all that was committed before, where there are any to wait for."""
+HANGING: Final = """
+    SELECT count(*) FROM pg_stat_activity
+    WHERE usename = current_user AND datname = current_database() AND state = 'active' AND backend_xid IS NOT NULL
+    AND query LIKE '%%jobstatus.%%' AND query_start < clock_timestamp() - %s * interval '1 second'"""
+"""How many writes are under way for longer than anybody waits for them."""
+CHANGED: Final = """
+    SELECT given.job_id, coalesce(job.version, 0)
+    FROM unnest(%s::text[], %s::bigint[]) AS given(job_id, version) LEFT JOIN jobstatus.jobs AS job USING (job_id)
+    WHERE coalesce(job.version, 0) <> given.version"""
+DUE: Final = "SELECT job_id FROM jobstatus.jobs WHERE due_at_ms <= %s ORDER BY due_at_ms LIMIT %s"
+PURGE: Final = """
+    DELETE FROM jobstatus.jobs WHERE job_id IN (
+        SELECT job_id FROM jobstatus.jobs WHERE expires_at_ms <= %s ORDER BY expires_at_ms LIMIT %s
+        FOR UPDATE SKIP LOCKED)
+    RETURNING job_id"""
+COUNT: Final = """
+    SELECT state, count(*) FROM jobstatus.jobs WHERE due_at_ms IS NOT NULL GROUP BY state
+    UNION ALL SELECT state, count(*) FROM jobstatus.jobs WHERE expires_at_ms IS NOT NULL GROUP BY state"""
+CLAIM: Final = """
+    INSERT INTO jobstatus.claims VALUES ('sweep', %s, clock_timestamp() + %s * interval '1 millisecond')
+    ON CONFLICT (name) DO UPDATE SET holder = excluded.holder, ends_at = excluded.ends_at
+    WHERE claims.holder = excluded.holder OR claims.ends_at <= clock_timestamp() RETURNING name"""
+GIVE_BACK: Final = "DELETE FROM jobstatus.claims WHERE name = 'sweep' AND holder = %s RETURNING name"
+PROBE: Final = "UPDATE jobstatus.counters SET value = value + 1 WHERE name = 'probes' RETURNING value"
+
+
+def askable(texts: Sequence[str]) -> list[str]:
+    """The texts that PostgreSQL can be asked for, which has no NUL; nothing is stored under any other."""
+    return [text for text in texts if text.isprintable()]
+
+
+def columns_of(changes: Sequence[Change]) -> list[list[Any]]:
+    """The values of COMMIT, column by column, in the order of the ids."""
+    rows = [
+        (change.job_id, *_NOTHING, change.replaces, True)
+        if change.job is None
+        else (*row_of(change.job), change.answer, change.replaces, False)
+        for change in sorted(changes, key=lambda change: change.job_id)
+    ]
+    return [list(column) for column in zip(*rows, strict=True)]

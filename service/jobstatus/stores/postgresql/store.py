@@ -1,0 +1,189 @@
+"""PostgreSQL behind the port: reads and writes on a few connections, and what is done when writes hang."""
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, Final, Self, TypeVar
+
+import psycopg
+
+from jobstatus.core.errors import StoreUnavailable
+from jobstatus.core.job import Job, JobState
+from jobstatus.core.store import Answer, Change, Listing, StoreError
+from jobstatus.core.virtual_keys import VirtualKey
+from jobstatus.stores import StoreConfigError
+from jobstatus.stores.listing import page
+from jobstatus.stores.postgresql import schema, statements, virtual_keys
+from jobstatus.stores.postgresql.address import conninfo_of
+from jobstatus.stores.postgresql.connections import CONFLICTS, LIMIT_SECONDS, Connection, Connections, connect
+from jobstatus.stores.rows import job_of
+
+T = TypeVar("T")
+
+CONNECTIONS: Final = 8
+LONG_READS: Final = 1
+"""Connections for listings and counts, beside the others, so that those never wait for them."""
+COUNT_SECONDS: Final = 10.0
+"""Nobody waits for a count, and it may have to look at every job."""
+START_SECONDS: Final = 60.0
+"""A replica that starts may have to wait for another one's migration."""
+CONFLICT_PAUSES_MS: Final = (5, 20, 80)
+"""What is waited, less a random part, before each further try of a batch that another one has locked out."""
+MAX_HANGING: Final = 4
+
+
+class PostgreSQLJobStore:
+    """Implements `core.store.Store` upon one database, which any number of processes may share.
+
+    A write that hangs, as when a synchronous standby has gone, keeps its server process though nobody waits for it any
+    more. So after a failure writes look first how many hang, and are refused while that are several: else they would
+    use up the server's connections, and reads would fail too.
+    """
+
+    read_answer_now = None
+
+    def __init__(self, url: str) -> None:
+        """`url` is one that libpq knows; it may name several hosts, of which the one that can be written to is used."""
+        self._conninfo = conninfo_of(url)
+        self._may_hang = False
+
+    async def __aenter__(self) -> Self:
+        try:
+            connection = await connect(self._conninfo)
+        except (psycopg.Error, OSError) as error:
+            raise StoreConfigError(f"cannot connect to PostgreSQL: {_first_line(error)}") from error
+        cutting = asyncio.get_running_loop().call_later(START_SECONDS, connection.cut)
+        try:
+            await schema.prepare(connection)
+        except psycopg.Error as error:
+            raise StoreConfigError(f"cannot use the PostgreSQL database: {_first_line(error)}") from error
+        finally:
+            cutting.cancel()
+            await connection.close()
+        self._short = Connections(self._conninfo, CONNECTIONS)
+        self._long = Connections(self._conninfo, LONG_READS)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await asyncio.gather(self._short.close(), self._long.close())
+
+    async def read_answers(self, job_ids: Sequence[str]) -> list[Answer | StoreError | None]:
+        rows = await self._read(statements.ANSWERS, (statements.askable(job_ids),))
+        found = {row[0]: Answer(*row[1:]) for row in rows}
+        return [found.get(job_id) for job_id in job_ids]
+
+    async def read_jobs(self, job_ids: Sequence[str], *, with_results: bool) -> list[Job | StoreError | None]:
+        statement = statements.JOBS if with_results else statements.JOBS_WITHOUT_RESULT
+        found = {row[0]: job_of(row) for row in await self._read(statement, (statements.askable(job_ids),))}
+        return [found.get(job_id) for job_id in job_ids]
+
+    async def commit(self, changes: Sequence[Change]) -> dict[str, StoreError | None]:
+        if not changes:
+            return {}
+        values = statements.columns_of(changes)
+        made = {job_id for (job_id,) in await self._write(lambda connection: _commit(connection, values))}
+        return {change.job_id: None for change in changes if change.job_id not in made}
+
+    async def confirm(self, job_ids: Sequence[str]) -> dict[str, StoreError]:  # noqa: ARG002  # the port's
+        """Wait for the synchronous standbys, if there are any.
+
+        What can be read was flushed by the primary before. But a standby may lack it: a commit stops waiting when its
+        server process is ended or cancelled, and after a crash of the primary nobody waits for what was under way.
+        """
+        await self._write(lambda connection: _fetch(connection, statements.CONFIRM))
+        return {}
+
+    async def changed(self, versions: Mapping[str, int]) -> dict[str, int]:
+        if not versions:
+            return {}
+        return dict(await self._read(statements.CHANGED, (list(versions), list(versions.values()))))
+
+    async def claim_sweep(self, holder: str, for_ms: int) -> bool:
+        statement, values = (statements.CLAIM, (holder, for_ms)) if for_ms else (statements.GIVE_BACK, (holder,))
+        rows = await self._write(lambda connection: _fetch(connection, statement, values))
+        return bool(rows and for_ms)
+
+    async def due(self, now_ms: int, limit: int) -> list[str]:
+        return [job_id for (job_id,) in await self._read(statements.DUE, (now_ms, limit))]
+
+    async def purge(self, now_ms: int, limit: int) -> int:
+        return len(await self._write(lambda connection: _fetch(connection, statements.PURGE, (now_ms, limit))))
+
+    async def list_jobs(self, listing: Listing) -> list[Job]:
+        statement, values = page("jobstatus.jobs", listing, "%s")
+        rows = await self._long.use(lambda connection: _fetch(connection, statement, values))
+        return [job_of(row) for row in rows]
+
+    async def count_jobs(self) -> dict[JobState, int]:
+        rows = await self._long.use(lambda connection: _fetch(connection, statements.COUNT), COUNT_SECONDS)
+        return dict.fromkeys(JobState, 0) | {JobState(state): count for state, count in rows}
+
+    async def probe(self) -> None:
+        await self._write(lambda connection: _fetch(connection, statements.PROBE))
+
+    async def read_virtual_keys(self, virtual_key_ids: Sequence[str]) -> list[VirtualKey | None]:
+        rows = await self._read(virtual_keys.BY_ID, (statements.askable(virtual_key_ids),))
+        found = {row[0]: virtual_keys.virtual_key_of(row) for row in rows}
+        return [found.get(virtual_key_id) for virtual_key_id in virtual_key_ids]
+
+    async def find_virtual_keys(self, digests: Sequence[bytes]) -> list[VirtualKey | None]:
+        owners = dict(await self._read(virtual_keys.OWNERS, (list(digests),)))
+        return await self.read_virtual_keys([owners.get(digest, "") for digest in digests])
+
+    async def put_virtual_key(self, virtual_key: VirtualKey) -> VirtualKey:
+        created_at_ms = await self._write(lambda connection: virtual_keys.put(connection, virtual_key))
+        return replace(virtual_key, created_at_ms=created_at_ms)
+
+    async def delete_virtual_key(self, virtual_key_id: str) -> bool:
+        return await self._write(lambda connection: virtual_keys.delete(connection, virtual_key_id))
+
+    async def list_virtual_keys(self, after: str, limit: int) -> list[VirtualKey]:
+        return [virtual_keys.virtual_key_of(row) for row in await self._read(virtual_keys.LISTED, (after, limit))]
+
+    async def virtual_keys_version(self) -> int:
+        return int((await self._read(virtual_keys.VERSION))[0][0])
+
+    async def _read(self, statement: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
+        return await self._short.use(lambda connection: _fetch(connection, statement, values))
+
+    async def _write(self, work: Callable[[Connection], Awaitable[T]]) -> T:
+        async def guarded(connection: Connection) -> T:
+            if self._may_hang:
+                await _refuse_to_hang_too(connection)
+            return await work(connection)
+
+        try:
+            outcome = await self._short.use(guarded)
+        except StoreUnavailable:
+            self._may_hang = True
+            raise
+        self._may_hang = False
+        return outcome
+
+
+async def _fetch(connection: Connection, statement: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
+    cursor = connection.cursor(binary=True)
+    await cursor.execute(statement.encode(), values)
+    return await cursor.fetchall()
+
+
+async def _commit(connection: Connection, values: Sequence[list[Any]]) -> list[tuple[Any, ...]]:
+    """Try every change; the ids of those made. Batches of two processes that lock each other out are tried again."""
+    for pause_ms in CONFLICT_PAUSES_MS:
+        try:
+            return await _fetch(connection, statements.COMMIT, values)
+        except CONFLICTS:
+            await asyncio.sleep(random.uniform(0.5, 1) * pause_ms / 1000)  # noqa: S311  # no secret
+    return await _fetch(connection, statements.COMMIT, values)
+
+
+async def _refuse_to_hang_too(connection: Connection) -> None:
+    ((hanging,),) = await _fetch(connection, statements.HANGING, (LIMIT_SECONDS,))
+    if hanging >= MAX_HANGING:
+        raise StoreUnavailable from TimeoutError(f"{hanging} earlier writes still hang")
+
+
+def _first_line(error: Exception) -> str:
+    """What the server or the driver says, which holds no password."""
+    return str(error).strip().partition("\n")[0] or type(error).__name__
