@@ -397,7 +397,7 @@ def test_on_a_terminal_the_poll_is_live(service: dict[str, str]) -> None:
     )
     os.close(theirs)
     drawn = b""
-    while b"pending" not in drawn:
+    while b"pending" not in drawn or b"waiting" not in drawn:
         drawn += os.read(ours, 4096)
     assert run("jobs", "complete", job_id, env=service, stdin=b"1").code == 0
     with contextlib.suppress(OSError):  # how a pty says that the other side has closed

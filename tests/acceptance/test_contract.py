@@ -5,13 +5,15 @@ import json
 import sys
 import time
 from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any, Final
 
 import pytest
 from harness.http import Answer, request
 from harness.jobs import ENDED, KINDS, complete, create, fail, job_error, job_in, number_of
-from harness.service import Process, Service
+from harness.service import EdgeProcess, Process, Service
+from harness.stores import STORES
 from harness.tokens import admin_token, bearer, virtual_key_token
 from harness.waiting import until
 from jobstatus.core.job import JobState, RequestType
@@ -25,10 +27,21 @@ SCHEMATHESIS_SECONDS: Final = 240
 EXAMPLES: Final = 25
 
 
-@pytest.fixture
-async def service(tmp_path: Path) -> AsyncIterator[Service]:
-    """The installed command, serving from a file, with a job of vk-1's for each request type and state."""
-    async with Process(tmp_path) as process, process.connected() as running:
+FRONTS: Final = [pytest.param((store, Process), id=store) for store in STORES]
+FRONTS.append(pytest.param(("sqlite", EdgeProcess), id="edge"))
+"""Every store behind the service's own edge, and an edge of its own."""
+
+
+@pytest.fixture(params=FRONTS)
+async def service(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Service]:
+    """The installed command upon each store, with a job of vk-1's for each request type and state."""
+    store, front = request.param
+    async with AsyncExitStack() as stack:
+        process = await stack.enter_async_context(Process(tmp_path, STORE=STORES[store](tmp_path)))
+        running = await stack.enter_async_context(process.connected())
+        if front is EdgeProcess:
+            edge = await stack.enter_async_context(EdgeProcess(tmp_path, running))
+            running = running.behind(edge.port("HTTP"), edge.port("ADMIN"))
         for request_type in RequestType:
             for state in JobState:
                 await job_in(running, state, id_of(request_type, state), request_type=number_of(request_type))

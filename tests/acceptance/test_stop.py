@@ -124,9 +124,10 @@ async def stopped_under_load(process: Process, number: signal.Signals) -> Seen:
 
 
 @pytest.mark.parametrize("number", SIGNALS)
-async def test_a_stop_under_load_loses_nothing(tmp_path: Path, number: signal.Signals) -> None:
+@pytest.mark.parametrize("workers", ["1", "2"])
+async def test_a_stop_under_load_loses_nothing(tmp_path: Path, number: signal.Signals, workers: str) -> None:
     """Exit code 0 in time, every acknowledged write there afterwards, no answer cut short, every watch told why."""
-    async with Process(tmp_path) as process:
+    async with Process(tmp_path, WORKERS=workers) as process:
         seen = await stopped_under_load(process, number)
         assert not seen.cut
         assert seen.watches == [Refusal(grpc.StatusCode.UNAVAILABLE, "SHUTTING_DOWN")] * WATCHES

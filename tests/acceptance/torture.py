@@ -163,9 +163,10 @@ class Torture:
         await asyncio.to_thread(self._check_copy)
 
     async def _kill_while_starting(self) -> None:
+        await self._process.spawn()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(self._chance.random() * STARTING_SECONDS):
-                await self._process.start()
+                await self._process.serves()
         self._report.kills_while_starting += 1
         await self._kill()
 

@@ -1,13 +1,12 @@
 """What `core.store.JobStore` promises, on every store."""
 
 import asyncio
-from dataclasses import replace
 from typing import Any
 
 import pytest
 from harness.stores import change, deletion, job
 from jobstatus.core.job import ErrorExtraFields, ErrorField, JobError, JobState, RequestType
-from jobstatus.core.store import SMALL_RESULT_BYTES, Listing, Store
+from jobstatus.core.store import SMALL_RESULT_BYTES, Answer, Listing, Store
 
 EVERY_FIELD = job(
     state=JobState.FAILED,
@@ -41,7 +40,7 @@ EVERY_FIELD = job(
 async def test_a_job_comes_back_as_it_went_in(store: Store) -> None:
     """Every field of a job, set or absent, survives the store."""
     plain = job("job-2")
-    assert await store.commit([change(EVERY_FIELD), change(plain)]) == set()
+    assert await store.commit([change(EVERY_FIELD), change(plain)]) == {}
     assert await store.read_jobs(["job-2", "job-1"], with_results=True) == [plain, EVERY_FIELD]
 
 
@@ -51,7 +50,7 @@ async def test_result_bytes_come_back_exactly(store: Store, result: bytes) -> No
     completed = job(state=JobState.COMPLETED, result=result, expires_at_ms=10**13, due_at_ms=None)
     await store.commit([change(completed)])
     assert await store.read_jobs(["job-1"], with_results=True) == [completed]
-    assert await store.read_jobs(["job-1"], with_results=False) == [replace(completed, result=None)]
+    assert await store.read_jobs(["job-1"], with_results=False) == [completed._replace(result=None)]
 
 
 async def test_unknown_ids_read_as_none_in_their_places(store: Store) -> None:
@@ -77,17 +76,28 @@ async def test_an_answer_has_what_a_poll_needs(store: Store, size: int) -> None:
         "vk-1",
         1000,
         10**13,
+        1,
+        None,
         change(completed).answer,
         size,
         completed.result if size <= SMALL_RESULT_BYTES else None,
     )
 
 
+@pytest.mark.parametrize("progress", [0.0, 0.1, 1.0])
+async def test_an_answer_tells_version_and_progress(store: Store, progress: float) -> None:
+    """Progress comes back as the number that it was."""
+    await store.commit([change(job(state=JobState.PROCESSING, version=12, progress=progress))])
+    (answer,) = await store.read_answers(["job-1"])
+    assert isinstance(answer, Answer)
+    assert (answer.version, answer.progress) == (12, progress)
+
+
 async def test_an_answer_of_a_job_without_result_says_so(store: Store) -> None:
     """A pending job's answer has no result and does not expire."""
     await store.commit([change(job())])
     (answer,) = await store.read_answers(["job-1"])
-    assert answer is not None
+    assert isinstance(answer, Answer)
     assert (answer.expires_at_ms, answer.result_size, answer.result) == (None, None, None)
 
 
@@ -108,7 +118,7 @@ async def test_a_change_of_another_version_is_lost_and_changes_nothing(
     """A change that replaces a version other than the stored one is named as lost; the job stays as it was."""
     if stored is not None:
         await store.commit([change(stored)])
-    assert await store.commit([attempted]) == {"job-1"}
+    assert await store.commit([attempted]) == {"job-1": None}
     assert await store.read_jobs(["job-1"], with_results=True) == [stored]
 
 
@@ -125,7 +135,7 @@ async def test_the_fitting_changes_of_a_batch_happen_though_others_are_lost(stor
             deletion("late-delete", replaces=2),
         ]
     )
-    assert lost == {"there", "late", "late-delete"}
+    assert lost == dict.fromkeys(("there", "late", "late-delete"))
     names = ["insert", "there", "update", "late", "delete", "late-delete"]
     found = await store.read_jobs(names, with_results=True)
     assert found == [job("insert"), job("there"), job("update", version=2), job("late"), None, job("late-delete")]
@@ -196,7 +206,7 @@ async def test_a_listing_has_what_it_asks_for_newest_first(store: Store, wanted:
     """Filters hold together, order is by time and id, and results are left out."""
     await store.commit([change(item) for item in LISTED])
     jobs = await store.list_jobs(Listing(**({"now_ms": 0, "limit": 10} | wanted)))
-    expected = [replace(item, result=None) for name in found for item in LISTED if item.job_id == name]
+    expected = [item._replace(result=None) for name in found for item in LISTED if item.job_id == name]
     assert jobs == expected
 
 
@@ -232,3 +242,25 @@ async def test_a_probe_of_a_sound_store_says_nothing(store: Store) -> None:
     await store.probe()
     await store.probe()
     assert await store.read_jobs(["job-1"], with_results=True) == [job()]
+
+
+async def test_what_was_read_can_be_confirmed(store: Store) -> None:
+    """On a sound store all that was read is certain, jobs that are not there included."""
+    await store.commit([change(job())])
+    assert await store.confirm(["job-1", "nobody"]) == {}
+
+
+async def test_a_look_for_changes_tells_versions_and_nothing_that_is_as_it_was(store: Store) -> None:
+    """Jobs at the version that was seen are left out, and there may be none to look for."""
+    await store.commit([change(job(version=3))])
+    assert await store.changed({}) == {}
+    assert await store.changed({"job-1": 3, "nobody": 0}) == {}
+
+
+async def test_one_holder_sweeps_until_it_gives_up(store: Store) -> None:
+    """Of two who claim the sweep the first has it, again and again, and the second once it was given back."""
+    assert await store.claim_sweep("one", 60_000)
+    assert not await store.claim_sweep("two", 60_000)
+    assert await store.claim_sweep("one", 60_000)
+    await store.claim_sweep("one", 0)
+    assert await store.claim_sweep("two", 60_000)

@@ -23,13 +23,22 @@ class Authorities:
     ours: trustme.CA = field(default_factory=trustme.CA)
     strangers: trustme.CA = field(default_factory=trustme.CA)
 
-    def settings(self, folder: Path) -> dict[str, Any]:
-        """The service's settings; its certificate is for 127.0.0.1."""
-        pair = self.ours.issue_cert("127.0.0.1")
+    def settings(self, folder: Path, *, name: str = "127.0.0.1", of_stranger: bool = False) -> dict[str, Any]:
+        """The service's settings; its certificate is for this name."""
+        pair = (self.strangers if of_stranger else self.ours).issue_cert(name)
         paths = {name: folder / f"{name}.pem" for name in ("grpc_tls_cert", "grpc_tls_key", "grpc_tls_client_ca")}
         paths["grpc_tls_cert"].write_bytes(b"".join(blob.bytes() for blob in pair.cert_chain_pems))
         paths["grpc_tls_key"].write_bytes(pair.private_key_pem.bytes())
         self.ours.cert_pem.write_to_path(str(paths["grpc_tls_client_ca"]))
+        return dict(paths)
+
+    def upstream_settings(self, folder: Path, *names: str, of_stranger: bool = False) -> dict[str, Any]:
+        """The settings of an edge whose certificate has these names."""
+        pair = (self.strangers if of_stranger else self.ours).issue_cert(*names)
+        paths = {name: folder / f"{name}.pem" for name in ("upstream_tls_cert", "upstream_tls_key", "upstream_tls_ca")}
+        paths["upstream_tls_cert"].write_bytes(b"".join(blob.bytes() for blob in pair.cert_chain_pems))
+        paths["upstream_tls_key"].write_bytes(pair.private_key_pem.bytes())
+        self.ours.cert_pem.write_to_path(str(paths["upstream_tls_ca"]))
         return dict(paths)
 
     def nobody(self) -> grpc.ChannelCredentials:

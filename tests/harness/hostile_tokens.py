@@ -84,10 +84,10 @@ BAD_TOKENS: Final[Mapping[str, str]] = {
     **_rows("J6 exp", _claim("exp"), ABSENT, None),
     **_rows("J7 exp", _claim("exp"), 0, past=NOW - LEEWAY - 1, negative=-NOW, too_late=NOW + 31 * DAY),
     **_rows("J7 exp", _spelling("exp"), "true", "[1]", "{}", '"abc"', "NaN", "Infinity", "-Infinity", "1e999"),
-    **_rows("J7 exp", _spelling("exp"), text=f'"{NOW + 600}"', float=f"{NOW + 600}.0", power=f"{NOW + 600}e0"),
+    **_rows("J7 exp", _spelling("exp"), text=f'"{NOW + 3600}"', float=f"{NOW + 3600}.0", power=f"{NOW + 3600}e0"),
     **_rows("J7 exp", _spelling("exp"), digits_5000="9" * 5000, ten_to_400=str(10**400)),
-    **_rows("J8 nbf", _spelling("nbf"), "NaN", "[1]", "null", "true", "1e999", text=f'"{NOW}"', future=str(NOW + 600)),
-    **_rows("J8 iat", _spelling("iat"), "NaN", "[1]", "null", "true", "1e999", text=f'"{NOW}"', future=str(NOW + 600)),
+    **_rows("J8 nbf", _spelling("nbf"), "NaN", "[1]", "null", "true", "1e999", text=f'"{NOW}"', future=str(NOW + DAY)),
+    **_rows("J8 iat", _spelling("iat"), "NaN", "[1]", "null", "true", "1e999", text=f'"{NOW}"', future=str(NOW + DAY)),
     **_rows("J9 aud", _claim("aud"), ABSENT, None, "", "other", "jobstatus2", "JOBSTATUS", 1, [], [1], ["other"], {}),
     **_rows(
         "J10 iss", _claim("iss"), ABSENT, None, "", "other", ISSUER[:-1], ISSUER + "/", [ISSUER], 1, ISSUER.upper()
@@ -123,7 +123,7 @@ BAD_TOKENS: Final[Mapping[str, str]] = {
         None,
     ),
     **_rows("J15 kid", _member("kid"), ["a"], {}, chars_5000="k" * 5000),
-    "J18 exp twice": forge(spelled("exp", f'1,"exp":{NOW + 600}')),
+    "J18 exp twice": forge(spelled("exp", f'1,"exp":{NOW + 3600}')),
     "J18 vk twice": forge(spelled("virtual_key_id", '"vk-2","virtual_key_id":"vk-1"')),
     "J18 alg twice": forge(claims(), b'{"alg":"none","alg":"HS256"}'),
     "J19 claims in UTF-16": forge(json.dumps(claims()).encode("utf-16")),

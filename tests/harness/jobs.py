@@ -100,3 +100,10 @@ async def put_virtual_key(service: Service, virtual_key_id: str = VIRTUAL_KEY, *
     """The virtual key, registered as given."""
     request = vk_pb.PutVirtualKeyRequest(virtual_key_id=virtual_key_id, **fields)
     return (await service.virtual_keys.PutVirtualKey(request)).virtual_key
+
+
+async def next_job(stream: Any) -> pb.Job:
+    """The job in the next message of a watch, which there has to be."""
+    message = await stream.read()
+    assert isinstance(message, pb.WatchJobResponse)
+    return message.job

@@ -5,7 +5,7 @@ import itertools
 import json
 import random
 import time
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any, Final
 
 import grpc
@@ -91,13 +91,22 @@ def seen_in_body(answer: Answer) -> Seen:
 class Load:
     """All clients of a run, on a few connections of their own."""
 
-    def __init__(self, history: History, chance: random.Random, *, http_port: int, grpc_port: int) -> None:
+    def __init__(
+        self,
+        history: History,
+        chance: random.Random,
+        *,
+        http_port: int,
+        grpc_port: int,
+        others: Sequence[tuple[int, int]] = (),
+    ) -> None:
+        """`others` are the ports of further services upon the same store: each call goes to any of them."""
         self._history = history
         self._chance = chance
-        self._http_port = http_port
+        self._http_ports = [http_port, *(http for http, _ in others)]
         self._authorization = bearer(admin_token(exp=int(time.time()) + 24 * 3600))
-        address = f"127.0.0.1:{grpc_port}"
-        self._channels = [grpc.aio.insecure_channel(address, options=CHANNEL_OPTIONS) for _ in range(4)]
+        addresses = [f"127.0.0.1:{port}" for port in (grpc_port, *(grpc for _, grpc in others))]
+        self._channels = [grpc.aio.insecure_channel(at, options=CHANNEL_OPTIONS) for _ in range(4) for at in addresses]
         self._stubs = itertools.cycle([JobStatusStub(channel) for channel in self._channels])
         self.created: list[str] = []
         """The jobs whose creation was acknowledged."""
@@ -129,7 +138,8 @@ class Load:
         job_id = self._chance.choice(self.created[-2000:])
         call = self._history.begin("poll", job_id)
         try:
-            answer = await request(self._http_port, f"/v1/async/audio/transcriptions/{job_id}", self._authorization)
+            port = self._chance.choice(self._http_ports)
+            answer = await request(port, f"/v1/async/audio/transcriptions/{job_id}", self._authorization)
         except (OSError, AssertionError, TimeoutError):  # nobody there, or half an answer: the service was killed
             self._history.end(call, "unknown")
             await asyncio.sleep(0.05)  # until it is back, which nothing announces

@@ -7,12 +7,13 @@ import signal
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
 import grpc
 from jobstatus.app import serving
+from jobstatus.edge_app import serving_edge
 from jobstatus.settings import IssuerSettings, Settings
 from jobstatus.v1.job_status_pb2_grpc import JobStatusStub
 from jobstatus.v1.virtual_keys_pb2_grpc import VirtualKeysStub
@@ -34,6 +35,10 @@ class Service:
     admin_port: int
     jobs: JobStatusStub
     virtual_keys: VirtualKeysStub
+
+    def behind(self, http_port: int, admin_port: int) -> "Service":
+        """The same service, polled through another front."""
+        return replace(self, http_port=http_port, admin_port=admin_port)
 
     async def poll(self, job_id: str, *headers: str, method: str = "GET", kind: str = "audio/transcriptions") -> Answer:
         """One raw request to the job's path."""
@@ -71,8 +76,26 @@ async def service_here(store: str = "memory://", **settings: Any) -> AsyncIterat
         yield service
 
 
+@asynccontextmanager
+async def edge_here(service: Service, **settings: Any) -> AsyncIterator[Service]:
+    """An edge of its own in front of the service, inside this process and loop, with the tests' issuer."""
+    issuer = IssuerSettings(issuer=ISSUER, audience=AUDIENCE, algorithm="HS256", secret=SecretStr(SECRET))
+    values = {
+        "http": "127.0.0.1:0",
+        "admin": "127.0.0.1:0",
+        "upstream": f"127.0.0.1:{service.grpc_port}",
+        "issuers": (issuer,),
+    }
+    chosen = Settings(**(values | settings))
+    async with serving_edge(chosen, chosen.accepted_issuers()) as listening:
+        yield service.behind(listening.http.port, listening.admin.port)
+
+
 class Process:
     """`jobstatus serve` as a child process on free ports; its log is kept in `log_path`."""
+
+    command: tuple[str, ...] = ("serve",)
+    addresses: tuple[str, ...] = ("http", "grpc", "admin")
 
     def __init__(self, folder: Path, **environment: str) -> None:
         """Variables are given without JOBSTATUS_; the store is a file in `folder` unless told otherwise."""
@@ -91,21 +114,31 @@ class Process:
         inherited = {name: value for name, value in os.environ.items() if not name.startswith(("JOBSTATUS_", "GRPC_"))}
         self.environment = inherited | {f"JOBSTATUS_{name}": value for name, value in given.items()}
         self.folder = folder
-        self.log_path = folder / "serve.log"
+        self.log_path = folder / f"{self.command[0]}.log"
         self.child: asyncio.subprocess.Process | None = None
+        self._logged_before = 0
 
     async def start(self) -> Self:
         """Return when the service says on which ports it serves, and pin those for the next start."""
+        await self.spawn()
+        return await self.serves()
+
+    async def spawn(self) -> None:
+        """Return when there is a process, which has yet to start serving."""
         with self.log_path.open("ab") as log:
-            already = log.tell()
+            self._logged_before = log.tell()
             self.child = await asyncio.create_subprocess_exec(
-                COMMAND, "serve", env=self.environment, cwd=self.folder, stdout=log, stderr=log
+                COMMAND, *self.command, env=self.environment, cwd=self.folder, stdout=log, stderr=log
             )
+
+    async def serves(self) -> Self:
+        """The second half of `start`, for a process that was spawned."""
+        assert self.child is not None
         async with asyncio.timeout(START_SECONDS):
-            while (facts := self._serving_line(already)) is None:
+            while (facts := self._serving_line(self._logged_before)) is None:
                 assert self.child.returncode is None, self.log_path.read_text()
                 await asyncio.sleep(0.02)  # a process that starts has nothing to wait on but its log
-        for name in ("http", "grpc", "admin"):
+        for name in self.addresses:
             self.environment[f"JOBSTATUS_{name.upper()}"] = facts[name]
         return self
 
@@ -142,3 +175,14 @@ class Process:
         if self.child is not None and self.child.returncode is None:
             self.child.kill()
             await self.child.wait()
+
+
+class EdgeProcess(Process):
+    """`jobstatus edge` as a child process, in front of a service that runs."""
+
+    command: tuple[str, ...] = ("edge",)
+    addresses: tuple[str, ...] = ("http", "admin")
+
+    def __init__(self, folder: Path, service: Service, **environment: str) -> None:
+        super().__init__(folder, UPSTREAM=f"127.0.0.1:{service.grpc_port}", **environment)
+        del self.environment["JOBSTATUS_STORE"]

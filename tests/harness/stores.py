@@ -9,11 +9,26 @@ from jobstatus.core.job import Job, JobState, RequestType
 from jobstatus.core.store import Change, Store
 from jobstatus.stores import open_store
 
-STORES: Final[dict[str, Callable[[Path], Store]]] = {
-    "memory": lambda _: open_store("memory://"),
-    "sqlite": lambda folder: open_store(f"sqlite:///{folder / 'jobs.db'}"),
+from harness import postgresql, valkey
+
+STORES: Final[dict[str, Callable[[Path], str]]] = {
+    "memory": lambda _: "memory://",
+    "sqlite": lambda folder: f"sqlite:///{folder / 'jobs.db'}",
+    "postgresql": postgresql.url_for,
+    "valkey": valkey.single_url_for,
+    "cluster": valkey.cluster_url_for,
 }
-"""Opens a store that is empty when the folder is."""
+"""The URL of a store of each kind that belongs to a folder: empty at first, and the same whenever it is asked for.
+
+Servers start when they are first needed, and end with the tests.
+"""
+SHARED: Final = tuple(name for name in STORES if name != "memory")
+"""The stores that several processes can share."""
+
+
+def store_in(kind: str, folder: Path) -> Store:
+    """The folder's store of this kind, to be entered."""
+    return open_store(STORES[kind](folder))
 
 
 class IgnoringObserver:

@@ -83,7 +83,9 @@ async def missing(store: JobStore, acknowledged: dict[str, Job]) -> list[str]:
     return [
         told.job_id
         for told, found in zip(acknowledged.values(), stored, strict=True)
-        if found is None or found.version < told.version or (found.version == told.version and found != told)
+        if not isinstance(found, Job)
+        or found.version < told.version
+        or (found.version == told.version and found != told)
     ]
 
 
@@ -93,7 +95,8 @@ async def torn(store: JobStore, numbers: range) -> list[int]:
     for number in numbers:
         command_ids = [command.job_id for command in batch(number)]
         jobs = await store.read_jobs(command_ids, with_results=False)
-        happened = {job is not None for job in jobs[:2]} | {job is not None and job.is_terminal for job in jobs[2:]}
+        happened = {job is not None for job in jobs[:2]}
+        happened |= {isinstance(job, Job) and job.is_terminal for job in jobs[2:]}
         if len(happened) > 1:
             found.append(number)
     return found

@@ -378,6 +378,20 @@ async def test_a_watch_that_breaks_goes_on_after_the_last_version(
     assert asked == [0, 1, 1]
 
 
+async def test_a_watch_that_was_quiet_for_long_is_taken_up_again(
+    client: JobStatusClient, service: Service, job_id: str
+) -> None:
+    """Patience counts from when the service goes away, not from its last answer."""
+    watch = client.watch_job(job_id, patience=timedelta(seconds=1))
+    assert (await anext(watch)).version == 1
+    following = asyncio.create_task(anext(watch))
+    await asyncio.wait((following,), timeout=1.2)
+    await service.server.stop(0)
+    await service.start()
+    await client.complete_job(job_id, {})
+    assert (await asyncio.wait_for(following, LIMIT_SECONDS)).state is JobState.COMPLETED
+
+
 async def test_a_watch_ends_when_the_job_or_the_patience_does(
     client: JobStatusClient, service: Service, job_id: str
 ) -> None:

@@ -181,7 +181,7 @@ async def test_guessing_fills_no_memory(monkeypatch: pytest.MonkeyPatch) -> None
         seen.append(Authenticator(**parts))
         return seen[0]
 
-    monkeypatch.setattr("jobstatus.app.Authenticator", remembering)
+    monkeypatch.setattr("jobstatus.front.Authenticator", remembering)
     chance = random.Random(1)
     async with service_here() as service:
         await service.poll("x", OWNER)

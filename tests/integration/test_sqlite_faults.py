@@ -279,7 +279,8 @@ async def test_what_a_restarted_service_shows_survives_a_power_cut(tmp_path: Pat
             disk.adopt(folder, on_disk)
             async with opened(folder / "jobs.db") as (store, _):
                 job_ids = [f"job-{number}-{letter}" for number in range(3) for letter in "ab"]
-                shown = {job.job_id: job for job in await store.read_jobs(job_ids, with_results=True) if job}
+                jobs = await store.read_jobs(job_ids, with_results=True)
+                shown = {job.job_id: job for job in jobs if isinstance(job, Job)}
                 left = disk.after_power_loss()
         assert await lost_after(left, shown, tmp_path / f"cut-{number}") == []
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 from harness.stores import change, job
+from jobstatus.core.job import Job
 from jobstatus.core.store import Store
 from jobstatus.stores import open_store
 from jobstatus.stores.sqlite import reader
@@ -17,7 +18,7 @@ async def open_stores(stack: AsyncExitStack, folder: Path, count: int) -> list[S
 
 async def version(store: Store) -> int:
     (stored,) = await store.read_jobs(["job-1"], with_results=False)
-    return stored.version if stored else 0
+    return stored.version if isinstance(stored, Job) else 0
 
 
 @pytest.mark.parametrize("kept_frames", [reader.MAX_KEPT_FRAMES, 0])
@@ -31,7 +32,7 @@ async def test_a_commit_is_seen_at_once_by_every_other_store(
         for number in range(60):
             writer = stores[number % 3]
             assert [await version(store) for store in stores] == [number] * 3
-            assert await writer.commit([change(job(version=number + 1), replaces=number)]) == set()
+            assert await writer.commit([change(job(version=number + 1), replaces=number)]) == {}
             assert [await version(store) for store in stores] == [number + 1] * 3
 
 

@@ -106,7 +106,7 @@ def test_a_job_whose_time_was_moved_is_due_anew() -> None:
     held = made((0, start("w1")), (2000, start("w2")))
     assert held.due_at_ms == 4000
     looked, _ = decide(held, LOOK, 4000, replace(POLICY, hearing_since_ms=3000))
-    assert looked == replace(held, due_at_ms=5000, version=held.version + 1)
+    assert looked == held._replace(due_at_ms=5000, version=held.version + 1)
 
 
 def test_a_look_at_nothing_due_changes_nothing() -> None:

@@ -1,0 +1,43 @@
+"""The workers of `jobstatus serve --workers N`, as the system shows them, and what the log says of them."""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, Final
+
+import psutil
+
+from harness.service import Process
+
+WORKERS: Final = 2
+HANGING_SECONDS: Final = 40.0
+"""More than what a worker is given to answer its supervisor, or to stop."""
+
+
+def workers_of(process: Process) -> list[psutil.Process]:
+    """The workers that are alive."""
+    assert process.child is not None
+    return [child for child in psutil.Process(process.child.pid).children() if child.status() != psutil.STATUS_ZOMBIE]
+
+
+@contextmanager
+def suspended(worker: psutil.Process) -> Iterator[None]:
+    """It hangs, as long as this lasts."""
+    worker.suspend()
+    try:
+        yield
+    finally:
+        with suppress(psutil.NoSuchProcess):
+            worker.resume()
+
+
+def log_of(process: Process, event: str) -> list[dict[str, Any]]:
+    """The lines of the log about this event."""
+    lines = (line for line in process.log_path.read_text().splitlines() if line.startswith("{"))
+    return [line for line in map(json.loads, lines) if line["event"] == event]
+
+
+def folders_in(places: Path) -> list[Path]:
+    """The folders that supervisors have made there and not removed."""
+    return list(places.iterdir())

@@ -1,0 +1,94 @@
+"""BatchWrite: what each operation of it answers is what the single call would."""
+
+from pathlib import Path
+
+import grpc
+import pytest
+from google.protobuf.message import Message
+from harness.faults import Clock
+from harness.jobs import RESULT, completion, creation, failure, heartbeat, starting
+from harness.refusals import NOT_FOUND, REFUSED_WRITES, invalid
+from harness.rpc import HOUR, call, furnish, get, in_batch, operation, url_of
+from harness.service import Service, service_here
+from harness.wire import refusal_of, refused
+from jobstatus.v1 import job_status_pb2 as pb
+
+
+async def alone(service: Service, request: Message) -> pb.OperationResult:
+    """What the single call says, in the words of a batch."""
+    try:
+        return pb.OperationResult(job=(await call(service, request)).job)
+    except grpc.aio.AioRpcError as error:
+        refusal = refusal_of(error)
+        code = refusal.code.value[0]
+        return pb.OperationResult(
+            error=pb.OperationError(
+                code=code, reason=refusal.reason, message=refusal.message, metadata=refusal.metadata
+            )
+        )
+
+
+@pytest.mark.parametrize("store", ["memory", "sqlite"])
+async def test_batch_says_what_the_single_calls_would(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, store: str
+) -> None:
+    """Operations of every outcome, mixed in one batch, end as the same calls do one after the other, in their order."""
+    Clock(monkeypatch)  # stands still, so that both have the same times
+    requests = [request for request, _ in REFUSED_WRITES]
+    requests += [
+        creation("new"),
+        starting("new"),
+        heartbeat("new", progress=0.5),
+        starting("new", "worker-3"),
+        completion("new"),
+    ]
+    requests += [
+        completion("new"),
+        failure("new"),
+        creation("new"),
+        failure("processing"),
+        completion("leased", attempt=1),
+    ]
+    requests += [starting("pending", lease=HOUR), starting("pending", "worker-3"), completion("pending", attempt=1)]
+    async with service_here(url_of(store, tmp_path)) as one, service_here() as other:
+        await furnish(one)
+        await furnish(other)
+        assert await in_batch(one, *requests) == [await alone(other, request) for request in requests]
+        assert await one.jobs.ListJobs(pb.ListJobsRequest()) == await other.jobs.ListJobs(pb.ListJobsRequest())
+
+
+async def test_one_job_several_times_in_a_batch(empty: Service) -> None:
+    """Each operation of a batch sees its job as those before it left it."""
+    results = await in_batch(
+        empty,
+        creation("j1"),
+        starting("j1"),
+        heartbeat("j1", attempt=1),
+        completion("j1"),
+        completion("j1"),
+        failure("j1"),
+    )
+    assert [result.job.version for result in results[:5]] == [1, 2, 2, 3, 3]
+    assert results[5].error.reason == "JOB_TERMINAL"
+    assert dict(results[5].error.metadata) == {"state": "completed"}
+    assert not any(result.job.HasField("result") for result in results)
+    assert (await get(empty, "j1")).result == RESULT
+
+
+async def test_batch_takes_a_thousand(service: Service) -> None:
+    """A batch of a thousand is one commit's worth, a result for each in order; one more is refused whole."""
+    requests = [creation(f"b{number}") for number in range(1000)]
+    assert [result.job.job_id for result in await in_batch(service, *requests)] == [
+        request.job_id for request in requests
+    ]
+    too_many = await refused(in_batch(service, *(creation(f"c{number}") for number in range(1001))))
+    assert too_many == invalid("operation")
+    assert await refused(get(service, "c0")) == NOT_FOUND
+
+
+async def test_operation_that_is_none(empty: Service) -> None:
+    """An operation without a write is INVALID_FIELD by itself; its neighbours happen."""
+    batch = pb.BatchWriteRequest(operation=[operation(creation("j1")), pb.Operation(), operation(creation("j2"))])
+    results = (await empty.jobs.BatchWrite(batch)).result
+    assert [result.WhichOneof("outcome") for result in results] == ["job", "error", "job"]
+    assert (results[1].error.code, dict(results[1].error.metadata)) == (3, {"field": "operation"})

@@ -1,0 +1,146 @@
+"""BatchGetJobs and ListJobs: filters, pages, and page tokens of others."""
+
+import base64
+import itertools
+import json
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any, Final
+
+import grpc
+import pytest
+from google.protobuf.message import Message
+from harness.faults import Clock
+from harness.jobs import create, creation, job_in
+from harness.refusals import invalid
+from harness.rpc import at, call, get, in_batch, url_of, without_result
+from harness.service import Service, service_here
+from harness.wire import refusal_of
+from jobstatus.core.job import JobState
+from jobstatus.v1 import job_status_pb2 as pb
+
+
+async def test_batch_get(service: Service) -> None:
+    """Jobs come in the order asked for, as often as asked for, unknown ones left out, with results unless omitted."""
+    ids = ["failed", "unknown", "completed", "pending", "completed"]
+    jobs = (await service.jobs.BatchGetJobs(pb.BatchGetJobsRequest(job_ids=ids))).jobs
+    assert [job.job_id for job in jobs] == ["failed", "completed", "pending", "completed"]
+    assert list(jobs) == [await get(service, job_id) for job_id in ids if job_id != "unknown"]
+    jobs = (await service.jobs.BatchGetJobs(pb.BatchGetJobsRequest(job_ids=ids, omit_result=True))).jobs
+    assert not any(job.HasField("result") for job in jobs)
+    nobody = pb.BatchGetJobsRequest(job_ids=["unknown"] * 1000)
+    assert (await service.jobs.BatchGetJobs(nobody)).jobs == []
+
+
+@asynccontextmanager
+async def listed(url: str, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[tuple[Service, list[pb.Job], Clock]]:
+    """The service with 64 jobs of all sorts, four at each moment, and the jobs as the listing ought to show them."""
+    clock = Clock(monkeypatch)
+    types = (pb.REQUEST_TYPE_TRANSCRIPTION, pb.REQUEST_TYPE_OCR)
+    sorts = itertools.product(JobState, types, ("vk-1", "vk-2"), range(4))
+    async with service_here(url, sweep_interval_seconds=60) as service:
+        jobs = []
+        for number, (state, request_type, virtual_key_id, _) in enumerate(sorts):
+            if number % 4 == 0:
+                clock.move(seconds=1)
+            fields = {"request_type": request_type, "virtual_key_id": virtual_key_id}
+            jobs.append(without_result(await job_in(service, state, f"j{number * 37 % 64:02}", **fields)))
+        await job_in(service, JobState.COMPLETED, "expired", result_ttl={"seconds": 1})
+        clock.move(seconds=1)
+        yield service, sorted(jobs, key=lambda job: (job.created_at.ToMilliseconds(), job.job_id), reverse=True), clock
+
+
+Sieve = tuple[dict[str, Any], Callable[[pb.Job], bool]]
+"""A filter of a listing, and which jobs it lets through."""
+EVERY_JOB: Final[Sieve] = ({}, lambda _: True)
+FILTERS: Final[list[Sieve]] = [
+    ({"states": [pb.JOB_STATE_PENDING]}, lambda job: job.state == pb.JOB_STATE_PENDING),
+    ({"states": [3, 4, 3]}, lambda job: job.state in (3, 4)),
+    ({"request_type": pb.REQUEST_TYPE_OCR}, lambda job: job.request_type == pb.REQUEST_TYPE_OCR),
+    ({"virtual_key_id": "vk-2"}, lambda job: job.virtual_key_id == "vk-2"),
+    ({"virtual_key_id": "vk-3"}, lambda _: False),
+]
+
+
+@pytest.mark.parametrize("store", ["memory", "sqlite"])
+async def test_list_filters(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, store: str) -> None:
+    """Every filter, alone and with every other, lists exactly the jobs for which all hold, newest first."""
+    async with listed(url_of(store, tmp_path), monkeypatch) as (service, jobs, _):
+        late, early = jobs[10].created_at, jobs[50].created_at
+        times: list[Sieve] = [
+            ({"created_after": early}, lambda job: job.created_at.ToNanoseconds() >= early.ToNanoseconds()),
+            ({"created_before": late}, lambda job: job.created_at.ToNanoseconds() < late.ToNanoseconds()),
+        ]
+        filters = FILTERS + times
+        combined = [EVERY_JOB, *filters, *(both(*pair) for pair in itertools.combinations(filters, 2))]
+        for fields, is_wanted in combined:
+            answer = await service.jobs.ListJobs(pb.ListJobsRequest(page_size=1000, **fields))
+            assert list(answer.jobs) == [job for job in jobs if is_wanted(job)], fields
+            assert answer.next_page_token == ""
+
+
+def both(one: Sieve, other: Sieve) -> Sieve:
+    """Both filters; of a field that both give the second counts."""
+    if one[0].keys() == other[0].keys():
+        return other
+    return {**one[0], **other[0]}, lambda job: one[1](job) and other[1](job)
+
+
+@pytest.mark.parametrize("page_size", [1, 3, 4, 63, 64])
+@pytest.mark.parametrize("store", ["memory", "sqlite"])
+async def test_pages_walk_every_job_once(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, store: str, page_size: int
+) -> None:
+    """Page by page, while new jobs come in, each job of the start is seen exactly once, newest first."""
+    async with listed(url_of(store, tmp_path), monkeypatch) as (service, jobs, clock):
+        seen: list[pb.Job] = []
+        request = pb.ListJobsRequest(page_size=page_size)
+        for number in range(len(jobs)):
+            page = await service.jobs.ListJobs(request)
+            assert len(page.jobs) == page_size or not page.next_page_token
+            seen += page.jobs
+            if not page.next_page_token:
+                break
+            request.page_token = page.next_page_token
+            clock.move(ms=1)
+            await create(service, f"later-{number}")
+        assert seen == jobs
+
+
+async def test_page_sizes(empty: Service) -> None:
+    """Zero stands for fifty, and more than a thousand for a thousand."""
+    for first in (0, 1000):
+        await in_batch(empty, *(creation(f"j{number}") for number in range(first, first + 1000 - first // 2)))
+    for asked, expected in ((0, 50), (1, 1), (1000, 1000), (1001, 1000), (2**31 - 1, 1000)):
+        page = await empty.jobs.ListJobs(pb.ListJobsRequest(page_size=asked))
+        assert (len(page.jobs), bool(page.next_page_token)) == (expected, True)
+
+
+def forged(*parts: Any) -> str:
+    return base64.urlsafe_b64encode(json.dumps(parts).encode()).decode()
+
+
+async def test_page_tokens_of_others_are_refused(service: Service) -> None:
+    """A page token that was forged, damaged or made for other filters is INVALID_FIELD, whatever is in it (G32)."""
+    expected = invalid("page_token")
+    token = (await service.jobs.ListJobs(pb.ListJobsRequest(page_size=1))).next_page_token
+    created_at_ms, job_id, digest = json.loads(base64.urlsafe_b64decode(token))
+    tokens = ["x", "====", "é", "\0", token[:-4], token + "AAAA", token[1:], token * 2, "A" * 100_000, "null", "e30="]
+    tokens += [forged(), forged(1, 2, 3), forged(created_at_ms, job_id), forged(created_at_ms, job_id, digest, 1)]
+    tokens += [forged(created_at_ms, job_id, "0" * 16), forged(str(created_at_ms), job_id, digest)]
+    tokens += [forged(True, job_id, digest), forged(1.5, job_id, digest), forged(10**40, job_id, digest)]
+    tokens += [forged(created_at_ms, None, digest), forged(created_at_ms, [job_id], digest)]
+    tokens += [forged(created_at_ms, bad, digest) for bad in ("\ud800", "\0", "' OR 1=1--", "")]
+    outcomes = {token: await outcome_of(service, pb.ListJobsRequest(page_token=token)) for token in tokens}
+    assert {token: outcome for token, outcome in outcomes.items() if outcome != expected} == {}
+    for other in ({"states": [1]}, {"virtual_key_id": "vk-1"}, {"request_type": 1}, {"created_after": at(0)}):
+        assert await outcome_of(service, pb.ListJobsRequest(page_token=token, **other)) == expected
+
+
+async def outcome_of(service: Service, request: Message) -> Any:
+    """The answer or the refusal."""
+    try:
+        return await call(service, request)
+    except grpc.aio.AioRpcError as error:
+        return refusal_of(error)

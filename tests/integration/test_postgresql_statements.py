@@ -1,0 +1,196 @@
+"""What the PostgreSQL store asks its server: little, in batches, and nothing that outlives the statement."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+from harness.postgresql import server
+from harness.stores import change, deletion, job
+from harness.waiting import until
+from jobstatus.core.job import Job, JobState
+from jobstatus.core.store import Answer, Listing
+from jobstatus.core.virtual_keys import VirtualKey, hash_key
+from jobstatus.stores.listing import page
+from jobstatus.stores.postgresql import PostgreSQLJobStore, statements, store
+
+LARGE = b'"' + b"x" * 1_000_000 + b'"'
+NAMES = [f"job-{number}" for number in range(500)]
+
+
+@pytest.fixture
+def database() -> str:
+    return server().database()
+
+
+@pytest.fixture
+async def opened(database: str) -> AsyncIterator[PostgreSQLJobStore]:
+    """An open store upon the database."""
+    async with PostgreSQLJobStore(server().url(database)) as one:
+        yield one
+
+
+class Log:
+    """What the server notes of the statements in one database from now on."""
+
+    def __init__(self, database: str) -> None:
+        for setting in ("log_statement = 'all'", "log_min_messages = 'log'"):
+            server().execute(f"ALTER DATABASE {database} SET {setting}")
+        self._start = server().log_path.stat().st_size
+
+    def statements(self) -> list[str]:
+        """The first line of each."""
+        lines = server().log_path.read_bytes()[self._start :].decode().splitlines()
+        return [line for line in lines if "LOG:  statement:" in line or "LOG:  execute" in line]
+
+
+async def test_a_batch_is_one_statement_whatever_its_size(database: str) -> None:
+    """Five hundred creations, changes, deletions, reads and comparisons are one statement each time."""
+    log = Log(database)
+    async with PostgreSQLJobStore(server().url(database)) as opened:
+        at_start = len(log.statements())
+        assert at_start  # so that something is known to be noted
+        await opened.commit([change(job(name)) for name in NAMES])
+        await opened.commit([change(job(name, version=2), replaces=1) for name in NAMES])
+        await opened.read_answers(NAMES)
+        await opened.read_jobs(NAMES, with_results=True)
+        await opened.changed(dict.fromkeys(NAMES, 1))
+        await opened.confirm(NAMES)
+        await opened.commit([deletion(name, 2) for name in NAMES])
+        await until(lambda: len(log.statements()) >= at_start + 7)
+        assert len(log.statements()) == at_start + 7, log.statements()
+
+
+async def test_a_batch_of_all_kinds_tells_what_was_not_done(opened: PostgreSQLJobStore) -> None:
+    """Creations, changes and removals in one statement: each is judged by its own version."""
+    assert await opened.commit([change(job(name)) for name in ("a", "b", "c", "d")]) == {}
+    batch = [
+        deletion("d", 7),
+        change(job("a", version=2), replaces=1),
+        change(job("new")),
+        deletion("c", 1),
+        change(job("b")),
+    ]
+    assert await opened.commit([*batch, change(job("gone", version=4), replaces=3)]) == dict.fromkeys(
+        ("d", "b", "gone")
+    )
+    versions = {"a": 0, "b": 0, "c": 9, "d": 0, "new": 0, "gone": 9}
+    assert await opened.changed(versions) == {"a": 2, "b": 1, "c": 0, "d": 1, "new": 1, "gone": 0}
+
+
+async def test_nothing_outlives_a_statement(opened: PostgreSQLJobStore) -> None:
+    """After everything was used, the sessions hold no prepared statement, setting, lock, cursor or subscription.
+
+    So a pooler that hands each transaction to another session changes nothing.
+    """
+    key = VirtualKey(virtual_key_id="vk", key_sha256=(hash_key("sk-bf-1"),), created_at_ms=1, updated_at_ms=1)
+    for number in range(10):  # more often than a driver would wait before it prepares
+        await opened.commit([change(job(version=number + 1), replaces=number)])
+        await opened.read_answers(["job-1"])
+        await opened.read_jobs(["job-1"], with_results=True)
+        await opened.list_jobs(Listing(now_ms=0, limit=1))
+        await opened.count_jobs()
+        await opened.claim_sweep("me", 1000)
+        await opened.put_virtual_key(key)
+        await opened.find_virtual_keys(key.key_sha256)
+    connections = [*opened._short._free, *opened._long._free]
+    assert len(connections) == 2
+    left = """
+        SELECT 'prepared', name FROM pg_prepared_statements
+        UNION ALL SELECT 'setting', name FROM pg_settings WHERE source = 'session' AND name <> 'application_name'
+        UNION ALL SELECT 'lock', locktype FROM pg_locks WHERE pid = pg_backend_pid() AND locktype = 'advisory'
+        UNION ALL SELECT 'subscription', channel FROM pg_listening_channels() AS channel
+        UNION ALL SELECT 'held cursor', name FROM pg_cursors WHERE is_holdable
+        UNION ALL SELECT 'table', relname FROM pg_class WHERE relnamespace = pg_my_temp_schema()"""
+    for connection in connections:
+        assert await (await connection.execute(left.encode())).fetchall() == []
+
+
+@pytest.mark.parametrize(
+    "name", ["", "nul\0", "\ud800", "line\nbreak", "'; DROP TABLE jobs; --", "%s", "{a,b}", "é" * 999]
+)
+async def test_ids_that_nobody_has_are_not_found(opened: PostgreSQLJobStore, name: str) -> None:
+    """Whatever is asked for, also beside and again and again, is None where there is no such job."""
+    await opened.commit([change(job())])
+    assert await opened.read_jobs([name, "job-1", name], with_results=True) == [None, job(), None]
+    answers = await opened.read_answers(["job-1", name, "job-1"])
+    assert [isinstance(answer, Answer) for answer in answers] == [True, False, True]
+    assert await opened.read_virtual_keys([name]) == [None]
+
+
+async def test_ids_are_in_the_order_of_their_code_points(opened: PostgreSQLJobStore) -> None:
+    """Not in that of any language, which would put _ and - elsewhere and small letters before capital ones."""
+    names = sorted(["a", "B", "_", "-", "0", "Z", "z", "a-b", "a_b", "ab"])
+    await opened.commit([change(job(name)) for name in names])
+    listed = await opened.list_jobs(Listing(now_ms=0, limit=100))
+    assert [one.job_id for one in listed] == names[::-1]
+    after = await opened.list_jobs(Listing(now_ms=0, limit=100, before=(1000, "Z")))
+    assert [one.job_id for one in after] == [name for name in names if name < "Z"][::-1]
+
+
+async def plan_of(opened: PostgreSQLJobStore, statement: str, values: Any) -> Any:
+    """How the server went about it."""
+
+    async def explain(connection: Any) -> Any:
+        text = f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {statement}"
+        return await (await connection.execute(text.encode(), values)).fetchone()
+
+    ((plan,),) = await opened._short.use(explain)
+    return plan
+
+
+async def test_a_poll_does_not_touch_a_large_result(opened: PostgreSQLJobStore) -> None:
+    """Its size is told from the row alone: as few pages are looked at as for a job without one."""
+    ended = job(
+        "large", state=JobState.COMPLETED, result=LARGE, completed_at_ms=2000, expires_at_ms=9000, due_at_ms=None
+    )
+    await opened.commit([change(job("none")), change(ended)])
+    (answer,) = await opened.read_answers(["large"])
+    assert isinstance(answer, Answer)
+    assert (answer.result, answer.result_size) == (None, len(LARGE))
+    (stored,) = await opened.read_jobs(["large"], with_results=True)
+    assert isinstance(stored, Job)
+    assert stored.result == LARGE
+
+    async def pages(statement: str, name: str) -> int:
+        plan = (await plan_of(opened, statement, ([name],)))["Plan"]
+        return int(plan["Shared Hit Blocks"]) + int(plan["Shared Read Blocks"])
+
+    await pages(statements.ANSWERS, "large")
+    assert await pages(statements.ANSWERS, "large") == await pages(statements.ANSWERS, "none")
+    small = f"SELECT md5(result) FROM ({statements.JOBS}) AS job"
+    assert await pages(small, "large") > await pages(statements.ANSWERS, "large") + 100
+
+
+async def test_every_statement_finds_its_rows_by_an_index(opened: PostgreSQLJobStore, database: str) -> None:
+    """With many jobs none of them looks at the whole table: not sweeps, nor counts, nor listings of what is rare."""
+    for first in range(0, 20_000, 1000):
+        numbers = range(first, first + 1000)
+        await opened.commit([change(job(f"job-{one}", created_at_ms=one, message="x" * 400)) for one in numbers])
+    ended = {"state": JobState.FAILED, "completed_at_ms": 1, "due_at_ms": None}
+    await opened.commit([change(job(f"old-{number}", expires_at_ms=number, **ended)) for number in range(100)])
+    server().execute("VACUUM ANALYZE jobstatus.jobs", database)
+    rare = page("jobstatus.jobs", Listing(now_ms=0, limit=50, states=[JobState.COMPLETED]), "%s")
+    asked = {
+        "answers": (statements.ANSWERS, (NAMES,)),
+        "jobs": (statements.JOBS_WITHOUT_RESULT, (NAMES,)),
+        "changed": (statements.CHANGED, (NAMES[:20], [1] * 20)),
+        "commit": (statements.COMMIT, statements.columns_of([change(job(name, version=2), 1) for name in NAMES[:20]])),
+        "due": (statements.DUE, (50_000, 100)),
+        "purge": (statements.PURGE, (50, 100)),
+        "count": (statements.COUNT, ()),
+        "rare": rare,
+    }
+    for name, (statement, values) in asked.items():
+        plan = json.dumps(await plan_of(opened, statement, values))
+        assert "Index" in plan, name
+        assert "Seq Scan" not in plan, (name, plan)
+
+
+async def test_few_connections_are_made(opened: PostgreSQLJobStore, database: str) -> None:
+    """A thousand reads at a time share the store's few connections, and those last."""
+    await asyncio.gather(*(opened.read_jobs([name], with_results=False) for name in NAMES * 2))
+    count = f"SELECT count(*) FROM pg_stat_activity WHERE datname = '{database}' AND application_name = 'jobstatus'"
+    ((number,),) = server().execute(count)
+    assert 1 <= number <= store.CONNECTIONS + store.LONG_READS

@@ -1,0 +1,144 @@
+"""One listener for many jobs: what it is told of, and what it leaves behind."""
+
+import asyncio
+from collections.abc import Sequence
+
+import pytest
+from harness.stores import job
+from jobstatus.core.errors import Overloaded, ShuttingDown, StoreUnavailable
+from jobstatus.core.following import Following
+from jobstatus.core.job import Job
+from jobstatus.core.store import StoreError
+from jobstatus.core.watch import UNSEEN, Watchers
+
+
+class Jobs:
+    """The jobs that there are, by their versions; a version of UNSEEN is one that cannot be read."""
+
+    def __init__(self, **versions: int) -> None:
+        self.versions = versions
+
+    async def read(self, job_ids: Sequence[str]) -> list[Job | StoreError | None]:
+        return [self._read(self.versions.get(job_id, 0)) for job_id in job_ids]
+
+    def _read(self, version: int) -> Job | StoreError | None:
+        if version == UNSEEN:
+            return StoreUnavailable()
+        return job(version=version) if version else None
+
+
+async def told(following: Following) -> set[str]:
+    """What it is told of now; nothing when that would have to be waited for."""
+    changed = asyncio.ensure_future(following.changed())
+    done, _ = await asyncio.wait((changed,), timeout=0)
+    if not done:
+        await asyncio.wait((changed,), timeout=0.01)
+    if changed.done():
+        return set(await changed)
+    changed.cancel()
+    return set()
+
+
+@pytest.mark.parametrize(
+    ("named", "present", "is_told"),
+    [
+        (1, 1, False),
+        (1, 2, True),
+        (0, 0, False),
+        (0, 1, True),
+        (2, 0, True),
+        (UNSEEN, 1, True),
+        (1, UNSEEN, True),
+        (UNSEEN, UNSEEN, True),
+    ],
+)
+async def test_what_has_changed_before_is_told_at_once(named: int, present: int, is_told: bool) -> None:
+    """A job at another version than the client has read, one that is new or gone, and one nobody can tell of."""
+    watchers = Watchers()
+    with Following(watchers, Jobs(a=present).read) as following:
+        await following.follow({"a": named})
+        assert watchers.versions() == {"a": present}
+        assert await told(following) == ({"a"} if is_told else set())
+        assert await told(following) == set()
+
+
+async def test_changes_are_told_once_until_the_next_one() -> None:
+    """Of this process and of others, of the jobs that are followed and of no others."""
+    watchers = Watchers()
+    with Following(watchers, Jobs(a=1, b=1).read) as following:
+        await following.follow({"a": 1, "b": 1})
+        watchers.wake(["a", "c"])
+        assert await told(following) == {"a"}
+        watchers.found({"b": 2})
+        assert await told(following) == {"b"}
+        watchers.found({"b": 2})
+        assert await told(following) == set()
+
+
+async def test_a_version_that_was_read_since_is_what_the_next_look_compares_with() -> None:
+    """Naming a job again says what was read of it, without a read."""
+    watchers, jobs = Watchers(), Jobs(a=1)
+    with Following(watchers, jobs.read) as following:
+        await following.follow({"a": 1})
+        watchers.wake(["a"])
+        assert await told(following) == {"a"}
+        assert watchers.versions() == {"a": UNSEEN}
+        jobs.versions = {}
+        await following.follow({"a": 2})
+        assert watchers.versions() == {"a": 2}
+        assert await told(following) == set()
+
+
+async def test_what_is_forgotten_is_not_told_of() -> None:
+    """Nor is it looked for any more; forgetting what was never followed does nothing."""
+    watchers = Watchers()
+    with Following(watchers, Jobs(a=1, b=1).read) as following:
+        await following.follow({"a": 1, "b": 1})
+        watchers.wake(["a", "b"])
+        following.forget(["a", "unknown"])
+        assert await told(following) == {"b"}
+        assert watchers.versions().keys() == {"b"}
+
+
+async def test_nothing_is_left_behind() -> None:
+    """A listener that goes away is told of nothing any more, not even of a stop."""
+    watchers = Watchers()
+    with Following(watchers, Jobs(a=1).read) as following:
+        await following.follow({"a": 1})
+        assert len(watchers.on_close) == 1
+    assert (watchers.versions(), watchers.on_close) == ({}, set())
+
+
+async def test_jobs_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One more than MAX_FOLLOWED is refused; naming one again is not one more, and forgetting makes room."""
+    monkeypatch.setattr("jobstatus.core.following.MAX_FOLLOWED", 2)
+    with Following(Watchers(), Jobs().read) as following:
+        await following.follow({"a": 0, "b": 0})
+        await following.follow({"a": 0, "b": 0})
+        with pytest.raises(Overloaded):
+            await following.follow({"c": 0})
+        following.forget(["a"])
+        await following.follow({"c": 0})
+
+
+async def test_a_stop_is_told_to_who_follows_nothing_too() -> None:
+    """Who waits for changes is told, and nobody begins to follow."""
+    watchers = Watchers()
+    with Following(watchers, Jobs().read) as following:
+        changed = asyncio.ensure_future(following.changed())
+        await asyncio.wait((changed,), timeout=0)
+        watchers.close()
+        with pytest.raises(ShuttingDown):
+            await changed
+    with pytest.raises(ShuttingDown), Following(watchers, Jobs().read):
+        pass
+
+
+async def test_an_end_is_no_news() -> None:
+    """When no more is to be told, what was not told yet is not either."""
+    watchers = Watchers()
+    with Following(watchers, Jobs(a=1).read) as following:
+        await following.follow({"a": 1})
+        watchers.wake(["a"])
+        following.end()
+        assert await following.changed() == []
