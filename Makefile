@@ -6,10 +6,10 @@ STAMP  := $(VENV)/.installed
 SOURCES := service tests benchmarks examples protos docs
 
 .DEFAULT_GOAL := help
-.PHONY: help install run demo test check lint types imports generated generate format lock torture poll-cost clean
+.PHONY: help install run demo test check lint types imports generated generate format lock torture postgresql-torture cluster-torture replicas migrations bench polling-day browser clean
 
 help: ## list the targets
-	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F '\t' '{printf "  make %-12s %s\n", $$1, $$2}'
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F '\t' '{printf "  make %-19s %s\n", $$1, $$2}'
 
 install: $(STAMP) ## make .venv with everything in it
 
@@ -58,16 +58,34 @@ format: install ## format the code and the protos
 	$(BIN)/buf format --write protos
 
 lock: ## lock the requirements anew (needs uv)
-	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \
-		pyproject.toml -o requirements/runtime.txt
-	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \
-		--group pyproject.toml:dev pyproject.toml -o requirements/dev.txt
+	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --no-strip-extras \
+		--all-extras pyproject.toml -o requirements/runtime.txt
+	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --no-strip-extras \
+		--all-extras --group pyproject.toml:dev pyproject.toml -o requirements/dev.txt
 
 torture: install ## kill the service 20 times under load and look for a lost write (minutes)
 	$(BIN)/python tests/acceptance/torture.py --writers 500 --jobs 20000 --kills 20
 
-poll-cost: install ## the CPU time of a poll against that of a bare aiohttp handler
-	$(BIN)/python benchmarks/poll_cost.py
+postgresql-torture: install ## restart, crash and replace a PostgreSQL primary under load and look for a lost write (minutes)
+	$(BIN)/python tests/acceptance/postgresql_torture.py --rounds 3
+
+cluster-torture: install ## kill a primary of a cluster 20 times under load and look for a lost write (minutes)
+	$(BIN)/python tests/acceptance/cluster_torture.py --runs 20
+
+replicas: install ## two services on each shared store under load: does anybody read what is older than acknowledged?
+	$(BIN)/python tests/acceptance/replicas.py
+
+migrations: install ## 200,000 jobs through all stores and back: does any poll notice?
+	$(BIN)/python tests/acceptance/migrations.py
+
+bench: install ## measure polls, writes, waiting and growth beside their references (BENCH=--help tells more)
+	@exec $(BIN)/python -m benchmarks $(BENCH)
+
+polling-day: install ## a simulated day: the polls that a learned Retry-After saves, and how late the news comes
+	$(BIN)/python benchmarks/polling_day.py
+
+browser: install ## headless Chromium follows a job over its event stream (needs Chromium and ChromeDriver)
+	$(BIN)/python tests/acceptance/browser_stream.py
 
 clean: ## remove .venv and what runs leave behind
 	rm -rf $(VENV) var .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
