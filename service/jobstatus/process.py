@@ -9,13 +9,15 @@ import signal
 import sys
 from collections.abc import Coroutine
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import uvloop
 
 from jobstatus.app import serving
 from jobstatus.edge_app import serving_edge
 from jobstatus.launch import Launch
+
+STOPPING: Final = (signal.SIGTERM, signal.SIGINT)
 
 _log = logging.getLogger(__name__)
 
@@ -50,7 +52,7 @@ async def _serve_until_signal(launch: Launch) -> None:
         else:
             _follow_supervisor(stop, launch.worker.admin_socket.parent)
         await _stopped(stop)
-    _log.info("stopped")
+    _end()
 
 
 async def _serve_edge_until_signal(launch: Launch) -> None:
@@ -59,7 +61,7 @@ async def _serve_edge_until_signal(launch: Launch) -> None:
     async with serving_edge(launch.settings, launch.issuers) as listening:
         launch.announce({"http": listening.http, "admin": listening.admin})
         await _stopped(stop)
-    _log.info("stopped")
+    _end()
 
 
 async def _stopped(stop: asyncio.Event) -> None:
@@ -67,6 +69,14 @@ async def _stopped(stop: asyncio.Event) -> None:
     gc.freeze()  # what the start has made is here to stay: no collection looks at it again
     await stop.wait()
     _log.info("stopping")
+
+
+def _end() -> None:
+    """All has been done: a signal that still comes must not make the exit code tell of a failure."""
+    _log.info("stopped")
+    for number in STOPPING:
+        asyncio.get_running_loop().remove_signal_handler(number)
+        signal.signal(number, signal.SIG_IGN)
 
 
 def catch_signals(stop: asyncio.Event, *, is_worker: bool = False) -> None:
@@ -81,7 +91,7 @@ def catch_signals(stop: asyncio.Event, *, is_worker: bool = False) -> None:
             os._exit(128 + number)
         stop.set()
 
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in STOPPING:
         asyncio.get_running_loop().add_signal_handler(number, on_signal, number)
 
 
