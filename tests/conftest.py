@@ -1,11 +1,15 @@
 """Fixtures of all tests. The loop is uvloop, as it is when the service serves."""
 
+import signal
 from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any
 
 import pytest
 import uvloop
 from harness.service import Service, service_here
+
+signal.signal(signal.SIGINT, signal.default_int_handler)
+"""A shell lets what it starts in the background ignore Ctrl-C, and the commands that tests start would inherit that."""
 
 
 def pytest_asyncio_loop_factories(config: pytest.Config, item: pytest.Item) -> Mapping[str, Callable[[], Any]]:  # noqa: ARG001  # the hook's signature

@@ -190,10 +190,11 @@ class Torture:
         await asyncio.to_thread(FAULTS[fault], self._pair)
         back = time.monotonic() - began
         await ended(load, ENOUGH)
+        seen = load.polls[polls:], load.written[writes:]
         await asyncio.to_thread(self._pair.repair)
         await ended(load, ENOUGH)
         round_ = Round(fault=fault, server_back=back)
-        _tell(round_, load.polls[polls:], load.written[writes:], began)
+        _tell(round_, *seen, began)
         return round_
 
 

@@ -382,7 +382,7 @@ def test_what_can_go_wrong_with_a_poll(service: dict[str, str]) -> None:
     for token in ("wrong", "sk-bf-wrong", "two words"):
         assert_sentence(run("poll", failed, "--token", token, env=service), 5)
     pending = create(service)
-    ended = run("poll", pending, "--timeout", "0.5s", env=admin)
+    ended = run("poll", pending, "--timeout", "3s", env=admin)
     assert ended.code == 3
     assert ended.err.splitlines()[-1] == f"jobstatus: time ran out before job {pending} ended: it is pending"
 
@@ -411,11 +411,13 @@ def test_on_a_terminal_the_poll_is_live(service: dict[str, str]) -> None:
 
 
 @asynccontextmanager
-async def answering(*answers: web.Response) -> AsyncIterator[str]:
-    """A server that gives these answers, one after the other, the last one again and again."""
+async def answering(*answers: web.Response, asked: asyncio.Event | None = None) -> AsyncIterator[str]:
+    """A server that gives these answers, one after the other, the last one again and again; `asked` is set by then."""
     left = list(answers)
 
     async def answer(_: web.BaseRequest) -> web.Response:
+        if asked is not None:
+            asked.set()
         given = left.pop(0) if len(left) > 1 else left[0]
         return web.Response(status=given.status, body=given.body, headers=given.headers)
 
@@ -462,9 +464,10 @@ async def test_a_poll_does_not_take_strangers_for_the_service() -> None:
 
 async def test_a_poll_survives_a_stumble_but_not_for_ever() -> None:
     """A service that has answered is waited for when it goes away, as long as --timeout lets us."""
-    async with answering(answer(202, {"status": "pending"}, Retry_After="1")) as url:
+    asked = asyncio.Event()
+    async with answering(answer(202, {"status": "pending"}, Retry_After="1"), asked=asked) as url:
         polling = asyncio.create_task(poll_at(url, "--timeout", "3s"))
-        await asyncio.wait((polling,), timeout=0.7)
+        await asyncio.wait_for(asked.wait(), LIMIT_SECONDS)
     ended = await polling
     assert ended.code == 3
     assert ended.err.splitlines()[0] == "x pending"

@@ -14,7 +14,6 @@ async def test_a_primary_that_is_killed_takes_no_acknowledged_write_along(tmp_pa
     assert len(report.runs) == 2
     for run in report.runs:
         assert run.others_answered > 50
-        assert run.others_refused == 0
         assert run.own_refused > 0
         assert run.own_answered > 0
         assert run.served_again < HEALED_SECONDS

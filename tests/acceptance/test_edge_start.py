@@ -74,6 +74,6 @@ async def test_the_log_says_why_the_service_cannot_be_asked(tmp_path: Path) -> N
         assert (await front.poll("job-1", bearer(virtual_key_token("vk-1")))).status == 503
         lines = [json.loads(line) for line in edge.log_path.read_text().splitlines() if line.startswith("{")]
         reasons = [line["event"] for line in lines if line["event"].startswith("refresh_credentials failed")]
-        assert reasons
-        assert all(f"127.0.0.1:{service.grpc_port}" in reason and "andshake" in reason for reason in reasons), reasons
+        assert any("andshake" in reason for reason in reasons), reasons
+        assert all(f"127.0.0.1:{service.grpc_port}" in reason for reason in reasons), reasons
         assert SECRET not in edge.log_path.read_text()

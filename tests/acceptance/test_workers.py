@@ -10,7 +10,7 @@ import psutil
 import pytest
 from harness.http import request
 from harness.jobs import complete, completion, create, creation, next_job
-from harness.service import Process, Service
+from harness.service import START_SECONDS, Process, Service
 from harness.tokens import bearer, virtual_key_token
 from harness.waiting import until
 from harness.workers import HANGING_SECONDS, WORKERS, log_of, suspended, workers_of
@@ -18,7 +18,7 @@ from jobstatus.v1 import job_status_pb2 as pb
 from jobstatus.v1.job_status_pb2_grpc import JobStatusStub
 
 OWNER: Final = bearer(virtual_key_token("vk-1"))
-HEARING_SECONDS: Final = 2.0
+HEARING_SECONDS: Final = 10.0
 """A watch hears of another worker's change within a quarter of a second; here it may take longer on a busy machine."""
 OWN_CHANNEL: Final = (("grpc.use_local_subchannel_pool", 1),)
 MANY: Final = 16
@@ -104,7 +104,7 @@ async def test_a_worker_that_dies_is_replaced_and_nothing_is_lost(process: Proce
     victim = workers_of(process)[0]
     victim.kill()
     await until(lambda: [line["ended"] for line in log_of(process, "a worker ended and is replaced")] == ["SIGKILL"])
-    await until(lambda: len(log_of(process, "a worker is up again")) == 1)
+    await until(lambda: len(log_of(process, "a worker is up again")) == 1, START_SECONDS)
     already = len(written)
     await until(lambda: len(written) > already + 50)
     stop.set()
@@ -113,8 +113,10 @@ async def test_a_worker_that_dies_is_replaced_and_nothing_is_lost(process: Proce
     assert victim.pid not in {worker.pid for worker in workers_of(process)}
     assert await figure(service, "jobstatus_worker_restarts_total") == 1
     assert await figure(service, "jobstatus_workers") == WORKERS
-    answers = await asyncio.gather(*(service.poll(job_id, OWNER) for job_id in written))
-    assert {answer.status for answer in answers} == {200}
+    for first in range(0, len(written), 100):
+        part = written[first : first + 100]
+        answers = await asyncio.gather(*(service.poll(job_id, OWNER) for job_id in part))
+        assert {answer.status for answer in answers} == {200}
 
 
 async def test_metrics_are_one_set(process: Process, service: Service) -> None:

@@ -91,6 +91,6 @@ async def test_a_claim_that_is_not_renewed_ends(kind: str, tmp_path: Path) -> No
     """Whoever goes without giving the sweep back is followed by another in time."""
     async with store_in(kind, tmp_path) as two:
         async with store_in(kind, tmp_path) as one:
-            assert await one.claim_sweep("one", 300)
-            assert not await two.claim_sweep("two", 300)
-        await until(lambda: two.claim_sweep("two", 300))
+            assert await one.claim_sweep("one", 3000)
+            assert not await two.claim_sweep("two", 3000)
+        await until(lambda: two.claim_sweep("two", 3000))

@@ -144,9 +144,12 @@ class Load:
             self._history.end(call, "unknown")
             await asyncio.sleep(0.05)  # until it is back, which nothing announces
             return
-        if answer.status not in (200, 202, 404):
-            self._history.faults.append(f"a poll was answered {answer.status}")
-        self._history.end(call, "ok", seen_in_body(answer))
+        if answer.status == 503:
+            self._history.end(call, "unknown")
+        else:
+            if answer.status not in (200, 202, 404):
+                self._history.faults.append(f"a poll was answered {answer.status}")
+            self._history.end(call, "ok", seen_in_body(answer))
         await asyncio.sleep(0.02)  # pollers pause; and the writers need the machine
 
     # --- one job ---

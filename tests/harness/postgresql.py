@@ -15,7 +15,8 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Any, Final, Literal, Self
@@ -29,6 +30,8 @@ COMMAND_SECONDS: Final = 60
 USER: Final = "jobstatus"
 
 _PORTS: Final = range(6_000, 11_000)
+_ports: Final = iter(random.sample(_PORTS, len(_PORTS)))
+"""Those that this process has not given out yet."""
 _AFTERWARDS: Final = """
     cat > /dev/null
     if read -r postmaster < data/postmaster.pid; then
@@ -44,11 +47,18 @@ Mode = Literal["smart", "fast", "immediate"]
 
 def free_port() -> int:
     """A TCP port of the loopback address that nobody has at the moment."""
-    for port in random.sample(_PORTS, len(_PORTS)):
+    for port in _ports:
         with socket.socket() as probe:
             if probe.connect_ex(("127.0.0.1", port)):
                 return port
     raise AssertionError("no port is free")
+
+
+def _send(processes: Sequence[psutil.Process], number: signal.Signals) -> None:
+    """To each that is still there: some end by themselves when they miss another."""
+    for process in processes:
+        with suppress(psutil.NoSuchProcess):
+            process.send_signal(number)
 
 
 @cache
@@ -136,19 +146,16 @@ class Server:
 
     def freeze(self) -> None:
         """Have all its processes stand still, though the kernel still takes what is sent to them."""
-        for process in self._processes():
-            process.send_signal(signal.SIGSTOP)
+        _send(self._processes(), signal.SIGSTOP)
 
     def thaw(self) -> None:
         """Let it go on."""
-        for process in self._processes():
-            process.send_signal(signal.SIGCONT)
+        _send(self._processes(), signal.SIGCONT)
 
     def kill(self) -> None:
         """End all its processes as a power cut would, also frozen ones."""
         killed = self._processes()
-        for process in killed:
-            process.kill()
+        _send(killed, signal.SIGKILL)
         psutil.wait_procs(killed, timeout=COMMAND_SECONDS)
         (self.data / "postmaster.pid").unlink()
 

@@ -25,8 +25,12 @@ SERVERS: Final = 2 * PRIMARIES
 SLOTS: Final = 16_384
 LIMIT_SECONDS: Final = 30.0
 NODE_TIMEOUT_MS: Final = 1000
+PATIENT_NODE_TIMEOUT_MS: Final = 15_000
+"""Of a cluster that is to stay as it is, however slow the machine."""
 
-_PORTS: Final = range(11_000, 22_000)
+_PORTS: Final = range(11_000, 21_000)
+_ports: Final = iter(random.sample(_PORTS, len(_PORTS)))
+"""Those that this process has not given out yet."""
 _BUS: Final = 10_000
 """How much higher the port is on which the servers of a cluster talk to each other."""
 _DURABLE: Final = ("--appendonly", "yes", "--appendfsync", "always", "--save", "")
@@ -52,7 +56,7 @@ def _is_free(port: int) -> bool:
 
 def _free_port() -> int:
     """A port that nobody has at the moment, with that of its bus."""
-    return next(port for port in random.sample(_PORTS, len(_PORTS)) if _is_free(port) and _is_free(port + _BUS))
+    return next(port for port in _ports if _is_free(port) and _is_free(port + _BUS))
 
 
 def _until(condition: Callable[[], bool]) -> None:
@@ -146,10 +150,10 @@ def _ended() -> bytes:
 class Cluster:
     """Three primaries, and for each one a replica."""
 
-    def __init__(self, *options: str) -> None:
+    def __init__(self, *options: str, node_timeout_ms: int = NODE_TIMEOUT_MS) -> None:
         """Options in place of the durable ones."""
         clustered = (
-            *("--cluster-enabled", "yes", "--cluster-node-timeout", str(NODE_TIMEOUT_MS)),
+            *("--cluster-enabled", "yes", "--cluster-node-timeout", str(node_timeout_ms)),
             *("--cluster-require-full-coverage", "no"),
         )
         self.servers = [Server(*(options or _DURABLE), *clustered) for _ in range(SERVERS)]
@@ -222,7 +226,7 @@ def single() -> Server:
 @cache
 def cluster() -> Cluster:
     """The cluster that tests share which leave it alone."""
-    return Cluster().start()
+    return Cluster(node_timeout_ms=PATIENT_NODE_TIMEOUT_MS).start()
 
 
 def prefix_for(folder: Path) -> str:
