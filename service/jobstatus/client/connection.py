@@ -20,6 +20,8 @@ Response = TypeVar("Response")
 
 FIRST_PAUSE_SECONDS: Final = 0.1
 LONGEST_PAUSE_SECONDS: Final = 2.0
+SHORTEST_TRY_SECONDS: Final = 0.05
+"""A try for which less is left would only hide why the last one failed."""
 FIRST_TRY_PART: Final = 3
 """The first try gets this part of the time, in case it meets a server that hangs; each further one twice as much, in
 case the message is large and the line slow."""
@@ -105,11 +107,13 @@ class Connection:
                 return await method(request, timeout=try_seconds)
             except grpc.aio.AioRpcError as error:
                 failure = errors.from_call(error, self._target)
-                is_final = not self.retry or not isinstance(failure, errors.TRANSIENT) or now() + pause >= ends_at
-                if is_final:
-                    raise failure from error
-            await asyncio.sleep(pause)
-            try_seconds = min(2 * try_seconds, ends_at - now())
+                may_help = self.retry and isinstance(failure, errors.TRANSIENT)
+                if may_help and ends_at - now() - pause >= SHORTEST_TRY_SECONDS:
+                    await asyncio.sleep(pause)
+                    try_seconds = min(2 * try_seconds, ends_at - now())
+                    if try_seconds >= SHORTEST_TRY_SECONDS:
+                        continue
+                raise failure from error
         raise AssertionError("pauses never end")
 
     async def stream(
