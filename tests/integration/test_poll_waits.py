@@ -110,12 +110,12 @@ async def test_a_poll_that_has_waited_is_followed_by_the_next(service: Service) 
     polling = asyncio.create_task(polled(service.http_port, shown))
 
     async def has_waited_twice() -> bool:
-        return await count(service, answered("waiting", 202)) == 2
+        return await count(service, answered("waiting", 202)) >= 2
 
     await until(has_waited_twice)
     await complete(service, "job")
     assert (await polling).code == 200
-    assert len(shown.pauses) == 3
+    assert len(shown.pauses) >= 3
     assert all(pause_seconds < 0.1 for pause_seconds in shown.pauses)
 
 
@@ -127,7 +127,7 @@ async def test_where_nobody_may_wait_it_is_as_late_as_retry_after_says() -> None
         polling = asyncio.create_task(polled(service.http_port, shown))
 
         async def has_been_asked() -> bool:
-            return await count(service, answered("waiting", 202)) == 2
+            return await count(service, answered("waiting", 202)) >= 2
 
         await until(has_been_asked)
         await complete(service, "job")

@@ -26,9 +26,9 @@ from jobstatus.stores import StoreConfigError, open_store
 from jobstatus.stores.postgresql import PostgreSQLJobStore, connections, statements, store
 from psycopg import errors
 
-LIMIT = 3.5
+LIMIT = connections.LIMIT_SECONDS + 4
 """Nothing takes longer, but for a count: the store's own limit, and what a busy machine adds."""
-HEALED_SECONDS = 10.0
+HEALED_SECONDS = 30.0
 KEY = VirtualKey(virtual_key_id="vk", key_sha256=(), created_at_ms=1, updated_at_ms=1)
 NAMES = [f"job-{number}" for number in range(100)]
 
@@ -129,7 +129,7 @@ async def test_whatever_is_asked_of_a_frozen_server_ends_in_time(fragile: Server
         for _ in range(2):
             failures = await asyncio.gather(*(failure_of(ask(opened)) for ask in OPERATIONS.values()))
             assert failures == [StoreUnavailable] * len(OPERATIONS)
-        assert await failure_of(opened.count_jobs(), store.COUNT_SECONDS + 1) is StoreUnavailable
+        assert await failure_of(opened.count_jobs(), store.COUNT_SECONDS + 4) is StoreUnavailable
     finally:
         fragile.thaw()
     await healed(opened)
@@ -244,7 +244,7 @@ async def test_a_connection_that_is_ended_under_a_statement_is_an_error_once(
         began = time.monotonic()
         fragile.execute(f"SELECT pg_terminate_backend(pid) FROM unnest(ARRAY{sessions(fragile, database)}) AS pid")
         assert await asyncio.gather(*asked) == [StoreUnavailable] * 4
-        assert time.monotonic() - began < 1
+        assert time.monotonic() - began < connections.LIMIT_SECONDS - 0.5
     assert await opened.read_jobs(["job-1"], with_results=True) == [job()]
 
 
@@ -302,7 +302,7 @@ async def test_after_the_server_has_turned_read_only_no_connection_of_before_is_
         await opened._short.use(write)
     assert isinstance(caught.value.__cause__, errors.ReadOnlySqlTransaction)
     await works(opened, "anew")
-    assert not set(before) & set(sessions(fragile, database))
+    await until(lambda: not set(before) & set(sessions(fragile, database)))
 
 
 async def test_a_server_that_takes_no_writes_fails_the_probe(fragile: Server, opened: PostgreSQLJobStore) -> None:
@@ -373,7 +373,7 @@ async def test_a_long_look_holds_up_no_read_and_no_write(
     await until(lambda: bool(waiting(fragile, database, "PgSleep")))
     assert await failure_of(opened.list_jobs(Listing(now_ms=0, limit=1))) is StoreUnavailable
     for number in range(20):
-        assert await failure_of(opened.commit([change(job(f"beside-{number}"))]), 1) is None
+        assert await failure_of(opened.commit([change(job(f"beside-{number}"))])) is None
     assert len(waiting(fragile, database, "PgSleep")) == 1
     assert await asyncio.gather(*counting) == [StoreUnavailable] * 20
 
@@ -388,8 +388,8 @@ async def test_a_server_without_free_connections_is_unavailable(fragile: Server,
         assert await works(one, "before")
         fragile.execute(f"SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE usename = '{role}'")
         async with await psycopg.AsyncConnection.connect(url), await psycopg.AsyncConnection.connect(url):
-            assert await failure_of(one.read_jobs(["before"], with_results=True), 1) is StoreUnavailable
-            assert await failure_of(one.probe(), 1) is StoreUnavailable
+            assert await failure_of(one.read_jobs(["before"], with_results=True)) is StoreUnavailable
+            assert await failure_of(one.probe()) is StoreUnavailable
         await healed(one)
 
 
@@ -429,6 +429,7 @@ async def test_a_batch_that_is_locked_out_is_tried_again(
     await opened.commit([change(job("a")), change(job("b"))])
     lock = "SELECT 1 FROM jobstatus.jobs WHERE job_id = '{}' FOR UPDATE"
     async with locked(fragile, database, lock.format("b")) as somebody:
+        await somebody.execute("SET deadlock_timeout = '1min'")  # it is the other that gives in
         batch = [change(job(name, version=2), replaces=1) for name in ("a", "b")]
         committing = asyncio.ensure_future(opened.commit(batch))
         await until(lambda: bool(waiting(fragile, database, "transactionid")))

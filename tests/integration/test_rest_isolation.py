@@ -6,7 +6,7 @@ import uuid
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import pytest
 from harness.faults import Clock, meddle
@@ -173,19 +173,12 @@ async def either_store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncI
         yield running
 
 
-async def test_guessing_fills_no_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_guessing_fills_no_memory(authenticators: list[Authenticator]) -> None:
     """2,000 random ids are all 404 and 2,000 made-up credentials all 401, and nothing of them is remembered."""
-    seen: list[Authenticator] = []
-
-    def remembering(**parts: Any) -> Authenticator:
-        seen.append(Authenticator(**parts))
-        return seen[0]
-
-    monkeypatch.setattr("jobstatus.front.Authenticator", remembering)
     chance = random.Random(1)
     async with service_here() as service:
         await service.poll("x", OWNER)
-        (authenticator,) = seen
+        (authenticator,) = authenticators
         keys = authenticator._virtual_keys
         memories = (authenticator._tokens, keys._by_id, keys._by_digest)
         before = [dict(memory) for memory in memories]

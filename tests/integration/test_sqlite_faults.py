@@ -377,7 +377,7 @@ async def test_a_broken_disk_is_told_and_healed_without_a_restart(tmp_path: Path
 
 async def test_a_file_that_another_program_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Writes end UNAVAILABLE after the busy timeout, polls are answered meanwhile, and writes work once it lets go."""
-    monkeypatch.setattr(schema, "BUSY_TIMEOUT_MS", 300)
+    monkeypatch.setattr(schema, "BUSY_TIMEOUT_MS", 3000)
     path, admin = tmp_path / "jobs.db", bearer(admin_token())
     async with service_here(f"sqlite:///{path}") as service:
         await create(service, "job-a")

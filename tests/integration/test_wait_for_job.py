@@ -107,7 +107,7 @@ async def test_an_old_service_is_asked_again_and_again(service: Service) -> None
         await complete(service, "j1")
         job = await in_time(waiting)
     assert (job.state, job.result) == (JobState.COMPLETED, b'{"text": "hello"}')
-    assert calls["GetJob"] == 3
+    assert calls["GetJob"] >= 3
 
 
 @asynccontextmanager
