@@ -1,0 +1,411 @@
+"""`run_job`: a job is started, kept alive and ended, whatever happens to the block, the worker or the service."""
+
+import asyncio
+import threading
+from collections.abc import Awaitable, Callable
+from datetime import timedelta
+
+import pytest
+from harness.staged_service import LIMIT_SECONDS, SHORTEST_LEASE, StagedService
+from jobstatus.client import JobError, JobRun, JobState, JobStatusClient, RequestType, ServiceUnreachable
+from jobstatus.core import errors
+from jobstatus.core.commands import FailJob, StartJob
+from jobstatus.core.job import ErrorField
+
+
+async def work(
+    client: JobStatusClient,
+    job_id: str,
+    body: Callable[[JobRun], Awaitable[None]],
+    *,
+    lease: timedelta = timedelta(seconds=30),
+) -> None:
+    async with client.run_job(job_id, lease=lease) as run:
+        await body(run)
+
+
+async def for_ever() -> None:
+    await asyncio.wait_for(asyncio.Event().wait(), LIMIT_SECONDS)
+
+
+async def test_a_run_starts_and_completes_the_job(client: JobStatusClient, service: StagedService, job_id: str) -> None:
+    """On entering the job is processing with a lease, on leaving it has the block's result."""
+    async with client.run_job(job_id, lease=timedelta(seconds=30)) as run:
+        job = await service.job(job_id)
+        assert (job.state, job.attempt, job.lease_ms) == (JobState.PROCESSING, run.attempt, 30_000)
+        assert run.job.worker_id == job.worker_id
+        run.complete({"text": "hello"}, status_code=203)
+        with pytest.raises(RuntimeError, match="outcome already"):
+            run.fail("no")
+    job = await service.job(job_id)
+    assert (job.state, job.result, job.status_code) == (JobState.COMPLETED, b'{"text":"hello"}', 203)
+
+
+async def test_a_run_that_says_fail_fails_the_job(client: JobStatusClient, service: StagedService, job_id: str) -> None:
+    """run.fail is an outcome, not an exception."""
+    async with client.run_job(job_id) as run:
+        run.fail("no audio", status_code=422)
+    job = await service.job(job_id)
+    assert (job.state, job.status_code, job.error.error.message) == (JobState.FAILED, 422, "no audio")
+
+
+async def test_a_job_that_cannot_be_started_is_not_run(client: JobStatusClient, job_id: str) -> None:
+    """The body is never entered when another worker holds the lease: two runs never share an attempt."""
+    async with client.run_job(job_id) as run:
+        with pytest.raises(errors.LeaseHeld):
+            async with client.run_job(job_id):
+                pytest.fail("entered")
+        run.complete({})
+
+
+async def test_heartbeats_go_out_by_themselves_and_carry_what_was_reported(
+    client: JobStatusClient, service: StagedService, job_id: str
+) -> None:
+    """The lease is renewed without a report; what was reported stays in every later heartbeat."""
+    async with client.run_job(job_id, lease=SHORTEST_LEASE) as run:
+        first = await service.stage.next_request("HeartbeatJob")
+        assert (first.attempt, first.HasField("progress"), first.HasField("message")) == (run.attempt, False, False)
+        run.report(progress=0.25)
+        run.report(message="decoding")
+        for _ in range(2):
+            beat = await service.stage.next_request("HeartbeatJob")
+            assert (beat.progress, beat.message) == (0.25, "decoding")
+        run.complete({})
+    job = await service.job(job_id)
+    assert (job.state, job.progress) == (JobState.COMPLETED, 0.25)
+
+
+async def test_a_report_hastens_the_heartbeat_but_a_flood_is_one(
+    client: JobStatusClient, service: StagedService, job_id: str
+) -> None:
+    """With a lease of an hour news goes out at once, and a thousand reports from a thread are a few heartbeats."""
+
+    def flood(run: JobRun) -> None:
+        for number in range(1001):
+            run.report(progress=number / 1000)
+
+    async with client.run_job(job_id, lease=timedelta(hours=1)) as run:
+        thread = threading.Thread(target=flood, args=(run,))
+        thread.start()
+        beats = 1
+        while (await service.stage.next_request("HeartbeatJob")).progress < 1:
+            beats += 1
+        thread.join()
+        assert beats <= 20
+        run.complete({})
+
+
+async def test_a_report_out_of_bounds_is_refused_where_it_is_made(client: JobStatusClient, job_id: str) -> None:
+    """The mistake is an exception in the worker, not a lost lease later."""
+    async with client.run_job(job_id) as run:
+        with pytest.raises(errors.InvalidField):
+            run.report(progress=1.5)
+        with pytest.raises(errors.InvalidField):
+            run.report(message="x" * 2000)
+        with pytest.raises(errors.InvalidField):
+            run.report(message="\udcff")
+        run.complete({})
+    with pytest.raises(RuntimeError, match="once"):
+        await run.__aenter__()
+
+
+async def test_heartbeats_survive_a_service_that_is_away_for_less_than_the_lease(
+    client: JobStatusClient, service: StagedService, job_id: str
+) -> None:
+    """Neither a restart nor a fault of the service stops the worker."""
+    service.stage.failures["HeartbeatJob"].extend([errors.ShuttingDown(), ZeroDivisionError()])
+    async with client.run_job(job_id, lease=timedelta(seconds=3)) as run:
+        for _ in range(4):
+            run.report(progress=0.5)
+            await service.stage.next_request("HeartbeatJob")
+        assert not run.is_lost
+        run.complete({})
+    assert (await service.job(job_id)).state is JobState.COMPLETED
+
+
+async def lose_to_another_worker(service: StagedService, job_id: str) -> None:
+    service.now_ms += 60_000
+    await service.tracker.apply(StartJob(job_id=job_id, worker_id="another", lease_ms=60_000))
+
+
+async def lose_to_an_end(service: StagedService, job_id: str) -> None:
+    await service.tracker.apply(
+        FailJob(job_id=job_id, attempt=1, error=JobError(error=ErrorField(message="by the operator")))
+    )
+
+
+async def lose_to_a_deletion(service: StagedService, job_id: str) -> None:
+    async with JobStatusClient(service.target) as client:
+        await client.delete_job(job_id)
+
+
+LOSSES = [
+    (lose_to_another_worker, errors.LeaseLost),
+    (lose_to_an_end, errors.JobTerminal),
+    (lose_to_a_deletion, errors.JobNotFound),
+]
+
+
+@pytest.mark.parametrize(("lose", "cause"), LOSSES)
+async def test_a_lost_lease_stops_the_block(
+    client: JobStatusClient,
+    service: StagedService,
+    lose: Callable[[StagedService, str], Awaitable[None]],
+    cause: type[errors.JobStatusError],
+) -> None:
+    """The body is cancelled where it waits, LeaseLost comes out with its cause, and the task itself lives on."""
+    job = await client.create_job(request_type=RequestType.SPEECH, max_attempts=2)
+    was_told = asyncio.Event()
+
+    async def body(run: JobRun) -> None:
+        await lose(service, job.job_id)
+        try:
+            await for_ever()
+        except asyncio.CancelledError:
+            if run.is_lost:
+                was_told.set()
+            raise
+
+    with pytest.raises(errors.LeaseLost) as caught:
+        await work(client, job.job_id, body, lease=SHORTEST_LEASE)
+    assert was_told.is_set()
+    assert type(caught.value.__cause__) is cause
+    task = asyncio.current_task()
+    assert task is not None
+    assert task.cancelling() == 0
+
+
+@pytest.mark.parametrize(("lose", "cause"), LOSSES)
+async def test_a_worker_that_slept_through_its_lease_cannot_complete(
+    client: JobStatusClient,
+    service: StagedService,
+    lose: Callable[[StagedService, str], Awaitable[None]],
+    cause: type[errors.JobStatusError],
+) -> None:
+    """It learns so on leaving, and what became of the job meanwhile stays."""
+    job = await client.create_job(request_type=RequestType.SPEECH, max_attempts=2)
+
+    async def body(run: JobRun) -> None:
+        await lose(service, job.job_id)
+        run.complete({"text": "too late"})
+
+    with pytest.raises(errors.LeaseLost) as caught:
+        await work(client, job.job_id, body)
+    assert type(caught.value.__cause__) is cause
+    if cause is not errors.JobNotFound:
+        assert (await service.job(job.job_id)).state is not JobState.COMPLETED
+
+
+async def test_a_last_attempt_whose_lease_has_ended_is_a_lost_lease(
+    client: JobStatusClient, service: StagedService, job_id: str
+) -> None:
+    """The service has failed the job by then; the worker hears LeaseLost from JobTerminal."""
+
+    async def body(run: JobRun) -> None:
+        service.now_ms += 31_000
+        run.complete({})
+
+    with pytest.raises(errors.LeaseLost) as caught:
+        await work(client, job_id, body)
+    assert isinstance(caught.value.__cause__, errors.JobTerminal)
+    assert (await service.job(job_id)).error.error.code == "lease_expired"
+
+
+async def test_a_lease_that_nobody_confirms_is_lost(service: StagedService, job_id: str) -> None:
+    """When no heartbeat is answered for a whole lease another worker may have the job: the block is stopped."""
+    service.stage.gates["HeartbeatJob"] = asyncio.Event()
+
+    async def body(_: JobRun) -> None:
+        await for_ever()
+
+    async with JobStatusClient(service.target) as client:
+        with pytest.raises(errors.LeaseLost) as caught:
+            await work(client, job_id, body, lease=SHORTEST_LEASE)
+    assert isinstance(caught.value.__cause__, ServiceUnreachable)
+
+
+async def test_an_exception_fails_the_job_and_goes_on(
+    client: JobStatusClient, service: StagedService, job_id: str
+) -> None:
+    """Its class is the code, its text the message; an outcome that was set before does not count."""
+
+    async def body(run: JobRun) -> None:
+        run.complete({})
+        raise ValueError("bad audio\0" + "x" * 5000)
+
+    with pytest.raises(ValueError, match="bad audio"):
+        await work(client, job_id, body)
+    job = await service.job(job_id)
+    assert (job.state, job.status_code) == (JobState.FAILED, 500)
+    assert (job.error.error.type, job.error.error.code) == ("worker_error", "ValueError")
+    assert job.error.error.message.startswith("bad audioxxx")
+    assert len(job.error.error.message) <= 2000
+
+
+async def test_an_exception_is_not_hidden_by_a_job_that_cannot_be_failed(
+    client: JobStatusClient, service: StagedService, job_id: str
+) -> None:
+    """The exception of the block goes on, with a note of what else went wrong."""
+
+    async def body(_: JobRun) -> None:
+        await lose_to_an_end(service, job_id)
+        raise ValueError("bad audio")
+
+    with pytest.raises(ValueError, match="bad audio") as caught:
+        await work(client, job_id, body)
+    assert "outcome stays" in caught.value.__notes__[0]
+
+
+async def test_an_exception_of_a_block_that_is_stopped_goes_on(
+    client: JobStatusClient, service: StagedService, job_id: str
+) -> None:
+    """Cleaning up after a lost lease may fail by itself: that is what the caller sees, with a note of the loss."""
+
+    async def body(_: JobRun) -> None:
+        await lose_to_an_end(service, job_id)
+        try:
+            await for_ever()
+        finally:
+            raise ValueError("cleaning up")
+
+    with pytest.raises(ValueError, match="cleaning up") as caught:
+        await work(client, job_id, body, lease=SHORTEST_LEASE)
+    assert "has lost the job" in caught.value.__notes__[0]
+
+
+async def test_a_block_without_an_outcome_fails_the_job(
+    client: JobStatusClient, service: StagedService, job_id: str
+) -> None:
+    """Forgetting run.complete is an error, for the worker's author and for whoever polls."""
+    with pytest.raises(RuntimeError, match="without run"):
+        async with client.run_job(job_id):
+            pass
+    job = await service.job(job_id)
+    assert (job.state, job.error.error.code) == (JobState.FAILED, "no_result")
+
+
+@pytest.mark.parametrize(
+    ("result", "refusal"), [(b"{", errors.ResultNotJson), ('"' + "x" * 2000 + '"', errors.ResultTooLarge)]
+)
+async def test_a_result_that_is_refused_fails_the_job(
+    client: JobStatusClient, service: StagedService, job_id: str, result: object, refusal: type[Exception]
+) -> None:
+    """Better a failure that says why than a job that hangs until its lease ends."""
+    with pytest.raises(refusal):
+        async with client.run_job(job_id) as run:
+            run.complete(result)
+    job = await service.job(job_id)
+    assert (job.state, job.error.error.code) == (JobState.FAILED, refusal.__name__)
+
+
+class Worker:
+    """A run in a task of its own, for cancelling it from outside."""
+
+    def __init__(self, client: JobStatusClient, job_id: str, *, result: object = None) -> None:
+        self.is_inside = asyncio.Event()
+        self.is_lost = asyncio.Event()
+        self._client, self._job_id, self._result = client, job_id, result
+        self.task = asyncio.create_task(self._work())
+
+    async def _work(self) -> None:
+        async with self._client.run_job(self._job_id, lease=SHORTEST_LEASE) as run:
+            self.run = run
+            self.is_inside.set()
+            if self._result is not None:
+                run.complete(self._result)
+                return
+            try:
+                await asyncio.Event().wait()
+            finally:
+                if run.is_lost:
+                    self.is_lost.set()
+                    await asyncio.Event().wait()
+
+
+async def until(event: asyncio.Event) -> None:
+    await asyncio.wait_for(event.wait(), LIMIT_SECONDS)
+
+
+async def ended(task: asyncio.Task[None]) -> asyncio.Task[None]:
+    await asyncio.wait((task,), timeout=LIMIT_SECONDS)
+    assert task.done()
+    return task
+
+
+async def test_a_cancellation_from_outside_fails_the_job_and_goes_on(
+    client: JobStatusClient, service: StagedService, job_id: str
+) -> None:
+    """A worker that is stopped says so before it goes, and is cancelled in the end."""
+    worker = Worker(client, job_id)
+    await until(worker.is_inside)
+    worker.task.cancel()
+    assert (await ended(worker.task)).cancelled()
+    job = await service.job(job_id)
+    assert (job.state, job.error.error.code) == (JobState.FAILED, "worker_stopped")
+
+
+async def test_a_cancellation_from_outside_is_not_taken_for_a_lost_lease(
+    client: JobStatusClient, service: StagedService, job_id: str
+) -> None:
+    """Both at the same time: the task is cancelled, as whoever cancelled it expects."""
+    worker = Worker(client, job_id)
+    await until(worker.is_inside)
+    await lose_to_an_end(service, job_id)
+    await until(worker.is_lost)
+    worker.task.cancel()
+    assert (await ended(worker.task)).cancelled()
+
+
+async def test_a_result_is_still_delivered_when_the_worker_is_stopped(
+    client: JobStatusClient, service: StagedService, job_id: str
+) -> None:
+    """A cancellation that arrives while the result is on its way does not take it back."""
+    service.stage.gates["CompleteJob"] = asyncio.Event()
+    worker = Worker(client, job_id, result={"text": "x"})
+    await service.stage.next_request("CompleteJob")
+    worker.task.cancel()
+    for _ in range(2):  # until the service would have heard of it
+        await service.stage.next_request("HeartbeatJob")
+    service.stage.gates["CompleteJob"].set()
+    assert (await ended(worker.task)).cancelled()
+    assert (await service.job(job_id)).state is JobState.COMPLETED
+
+
+async def test_a_lease_that_is_lost_while_the_result_is_on_its_way_is_no_cancellation(
+    client: JobStatusClient, service: StagedService, job_id: str
+) -> None:
+    """The block is over by then: the refusal of the result says what there is to say."""
+    service.stage.gates["CompleteJob"] = asyncio.Event()
+    worker = Worker(client, job_id, result={"text": "x"})
+    await service.stage.next_request("CompleteJob")
+    await lose_to_an_end(service, job_id)
+    await asyncio.wait((worker.run._beating,), timeout=LIMIT_SECONDS)
+    service.stage.gates["CompleteJob"].set()
+    assert isinstance((await ended(worker.task)).exception(), errors.LeaseLost)
+
+
+async def test_a_second_cancellation_ends_the_worker_at_once(
+    client: JobStatusClient, service: StagedService, job_id: str
+) -> None:
+    """However the service hangs, whoever insists is obeyed."""
+    service.stage.gates["FailJob"] = asyncio.Event()
+    worker = Worker(client, job_id)
+    await until(worker.is_inside)
+    worker.task.cancel()
+    await service.stage.next_request("FailJob")
+    worker.task.cancel()
+    async with asyncio.timeout(1):  # less than the time that the first one leaves
+        assert (await ended(worker.task)).cancelled()
+    service.stage.gates["FailJob"].set()
+
+
+async def test_heartbeats_go_on_while_the_result_is_on_its_way(
+    client: JobStatusClient, service: StagedService, job_id: str
+) -> None:
+    """A large result on a slow line must not cost the lease."""
+    service.stage.gates["CompleteJob"] = asyncio.Event()
+    worker = Worker(client, job_id, result={"text": "x"})
+    await service.stage.next_request("CompleteJob")
+    await service.stage.next_request("HeartbeatJob")
+    service.stage.gates["CompleteJob"].set()
+    assert (await ended(worker.task)).exception() is None
