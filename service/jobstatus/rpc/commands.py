@@ -17,6 +17,8 @@ M = TypeVar("M", bound=Message)
 T = TypeVar("T")
 
 LARGE_MESSAGE_BYTES: Final = 64 * 1024
+LARGE_BATCH: Final = 50
+"""Operations that take long to read, however small they are. They are not measured: that would take another while."""
 
 _OF_CREATION: Final = ("virtual_key_id", "provider", "model_requested", "max_attempts")
 _OF_AN_END: Final = ("attempt", "status_code")
@@ -96,6 +98,7 @@ class CommandReader:
 
 async def read(reader: Callable[[M], T], message: M) -> T:
     """What the reader makes of the message; on a thread when that takes long, so that polls are answered meanwhile."""
-    if message.ByteSize() > LARGE_MESSAGE_BYTES:
+    is_large = isinstance(message, pb.BatchWriteRequest) and len(message.operation) > LARGE_BATCH
+    if is_large or message.ByteSize() > LARGE_MESSAGE_BYTES:
         return await asyncio.to_thread(reader, message)
     return reader(message)
