@@ -5,7 +5,7 @@ import logging
 import ssl
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
@@ -20,14 +20,6 @@ from jobstatus.stores.keyspace.durability import Durability
 from jobstatus.stores.keyspace.facts import Facts, facts_of
 
 SECRET = "s3cret-w0rd"
-
-
-@pytest.fixture
-def server() -> Iterator[valkey.Server]:
-    """A server of the test's own."""
-    server = valkey.Server().start()
-    yield server
-    server.remove()
 
 
 def messages(caplog: pytest.LogCaptureFixture) -> str:

@@ -4,7 +4,7 @@ import asyncio
 import random
 import signal
 import time
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -21,21 +21,6 @@ IN_TIME_SECONDS = 8.0
 """Within what time every operation ends, whatever happens."""
 KEY = VirtualKey(virtual_key_id="vk-1", key_sha256=(), created_at_ms=1, updated_at_ms=1)
 MIB = 1024 * 1024
-
-
-@pytest.fixture
-def server() -> Iterator[valkey.Server]:
-    """A server of the test's own."""
-    server = valkey.Server().start()
-    yield server
-    server.remove()
-
-
-@pytest.fixture
-async def store(server: valkey.Server) -> AsyncIterator[Store]:
-    """A store on it."""
-    async with open_store(server.url()) as opened:
-        yield opened
 
 
 def completed(job_id: str, result: bytes, **fields: object) -> Change:

@@ -1,6 +1,5 @@
 """What lies in the keyspace: everything of a job together, memory that comes back by itself, indexes that mend."""
 
-from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import pytest
@@ -14,21 +13,6 @@ from jobstatus.stores.keyspace import listing as pages
 from jobstatus.stores.keyspace.keys import BUCKETS, SLOTS, Keys, bucket_of, slot_of_tag
 
 NOW = 10**13
-
-
-@pytest.fixture
-def server() -> Iterator[valkey.Server]:
-    """A server of the test's own."""
-    server = valkey.Server().start()
-    yield server
-    server.remove()
-
-
-@pytest.fixture
-async def store(server: valkey.Server) -> AsyncIterator[Store]:
-    """A store on it."""
-    async with open_store(server.url()) as opened:
-        yield opened
 
 
 def key_of(job_id: str) -> bytes:
