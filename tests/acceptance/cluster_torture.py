@@ -32,6 +32,7 @@ from harness import valkey
 from harness.history import History
 from harness.patient_load import LIMIT_SECONDS, PatientLoad, Polled, clients, ended, writes_in_words
 from harness.service import Process
+from harness.verdict import verdict
 from harness.waiting import until
 from jobstatus.stores.keyspace.keys import Keys, bucket_of
 from rich.console import Console
@@ -42,7 +43,6 @@ ENOUGH: Final = 60
 """How many jobs must have ended before a kill, and after all is well again."""
 A_FEW: Final = 20
 """One poll of so many may be refused by another primary: one that stands still for a second is as good as gone."""
-SHOWN_VIOLATIONS: Final = 20
 
 _BUCKETS: Final = Keys("any").buckets
 
@@ -209,11 +209,7 @@ def main() -> int:
     ):
         torture = Torture(Path(folder), runs=given.runs, writers=given.writers, seed=seed, on_run=show)
         report = runner.run(torture.run())
-    console.print(table_of(report))
-    found = problems(report)
-    for problem in found[:SHOWN_VIOLATIONS]:
-        console.print(problem, style="red", markup=False)
-    return 1 if found else 0
+    return verdict(console, table_of(report), problems(report))
 
 
 if __name__ == "__main__":

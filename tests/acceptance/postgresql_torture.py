@@ -34,13 +34,13 @@ from harness.patient_load import PatientLoad, Polled, Written, clients, ended, w
 from harness.postgresql import Server
 from harness.postgresql import until as until_now
 from harness.service import Process
+from harness.verdict import verdict
 from rich.console import Console
 from rich.table import Table
 
 HEALED_SECONDS: Final = 10.0
 ENOUGH: Final = 100
 """How many jobs must have ended before a fault, and after all is well again."""
-SHOWN_VIOLATIONS: Final = 20
 _SETTINGS: Final = {"wal_retrieve_retry_interval": "200ms"}
 """A standby that has lost its primary looks for it often, so that commits do not wait for it long."""
 
@@ -256,11 +256,7 @@ def main() -> int:
         faults = [*FAULTS] * given.rounds
         torture = Torture(Path(folder), faults=faults, writers=given.writers, seed=seed, on_round=show)
         report = runner.run(torture.run())
-    console.print(table_of(report))
-    found = problems(report)
-    for problem in found[:SHOWN_VIOLATIONS]:
-        console.print(problem, style="red", markup=False)
-    return 1 if found else 0
+    return verdict(console, table_of(report), problems(report))
 
 
 if __name__ == "__main__":

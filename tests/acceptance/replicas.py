@@ -29,13 +29,13 @@ from harness.history import History
 from harness.load import Load, until_cancelled
 from harness.service import Process
 from harness.stores import SHARED, STORES
+from harness.verdict import verdict
 from rich.console import Console
 from rich.table import Table
 
 REPLICAS = 2
 POLLERS = 10
 LIMIT_SECONDS = 900
-SHOWN_VIOLATIONS = 20
 
 
 @dataclass(slots=True, kw_only=True)
@@ -124,11 +124,8 @@ def main() -> int:
             reports.append(
                 runner.run(run(store, Path(folder), writers=given.writers, jobs=given.jobs, seed=given.seed))
             )
-    console.print(table_of(reports))
     violations = [f"{report.store}: {wrong}" for report in reports for wrong in report.violations]
-    for wrong in violations[:SHOWN_VIOLATIONS]:
-        console.print(wrong, style="red", markup=False)
-    return 1 if violations else 0
+    return verdict(console, table_of(reports), violations)
 
 
 if __name__ == "__main__":

@@ -34,12 +34,12 @@ from harness.history import History
 from harness.load import Load, until_cancelled
 from harness.service import Process
 from harness.tracking import integrity
+from harness.verdict import verdict
 from harness.waiting import until
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-SHOWN_VIOLATIONS: Final = 20
 STARTING_SECONDS: Final = 1.5
 """A kill during the start comes at a random moment within so much time, or earlier if the service is up before."""
 
@@ -234,10 +234,7 @@ def main() -> int:
 
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             report = runner.run(Torture(options, Path(folder), show).run())
-    console.print(table_of(report))
-    for violation in report.violations[:SHOWN_VIOLATIONS]:
-        console.print(violation, style="red", markup=False)
-    return 1 if report.violations else 0
+    return verdict(console, table_of(report), report.violations)
 
 
 if __name__ == "__main__":

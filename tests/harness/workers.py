@@ -34,8 +34,9 @@ def suspended(worker: psutil.Process) -> Iterator[None]:
 
 def log_of(process: Process, event: str) -> list[dict[str, Any]]:
     """The lines of the log about this event."""
-    lines = (line for line in process.log_path.read_text().splitlines(keepends=True) if line.startswith("{"))
-    return [line for line in map(json.loads, (line for line in lines if line.endswith("\n"))) if line["event"] == event]
+    lines = process.log_path.read_text().splitlines(keepends=True)
+    whole = (json.loads(line) for line in lines if line.startswith("{") and line.endswith("\n"))
+    return [line for line in whole if line["event"] == event]
 
 
 def folders_in(places: Path) -> list[Path]:
