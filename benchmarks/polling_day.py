@@ -17,9 +17,9 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
-from jobstatus.core.expected_end import ExpectedEnds, unlearned_pause_ms
 from jobstatus.core.job import RequestType
-from jobstatus.rest.answers import MAX_RETRY_AFTER_SECONDS, retry_after_seconds
+from jobstatus.core.retry_after import ExpectedEnds, unlearned_pause_ms
+from jobstatus.rest.headers import MAX_RETRY_AFTER_SECONDS, retry_after_seconds
 from jobstatus.settings import Settings
 from rich.console import Console
 from rich.table import Table

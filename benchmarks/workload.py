@@ -18,7 +18,7 @@ from jobstatus.core.job import Job, RequestType
 from jobstatus.core.rules import Policy, decide
 from jobstatus.core.store import Change, Store
 from jobstatus.core.virtual_keys import KEY_PREFIX, VirtualKey, hash_key
-from jobstatus.rest.paths import PATHS
+from jobstatus.rest.routes import PATHS
 from jobstatus.stores import open_store
 
 from benchmarks.figures import Options

@@ -34,7 +34,7 @@ from harness.patient_load import LIMIT_SECONDS, PatientLoad, Polled, clients, en
 from harness.service import Process
 from harness.verdict import verdict
 from harness.waiting import until
-from jobstatus.stores.keyspace.keys import Keys, bucket_of
+from jobstatus.stores.redis.keys import Keys, bucket_of
 from rich.console import Console
 from rich.table import Table
 

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 from harness.stores import STORES, store_in
 from jobstatus.core.store import Store
-from jobstatus.stores.keyspace import commands, connection, durability, node
+from jobstatus.stores.redis.cluster import connection, durability, node
+from jobstatus.stores.redis.cluster import router as commands
 
 PATIENT_SECONDS = 10.0
 _LIMITS = (

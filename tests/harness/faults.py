@@ -15,7 +15,7 @@ class Clock:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """For every service that is built from now on."""
         self._ns = time.time_ns()
-        monkeypatch.setattr("jobstatus.front.time", self)
+        monkeypatch.setattr("jobstatus.app.frontend.time", self)
 
     def move(self, *, seconds: float = 0, ms: int = 0) -> None:
         """Let so much time pass."""
@@ -73,5 +73,5 @@ class MeddledStore:
 def meddle(monkeypatch: pytest.MonkeyPatch, url: str = "memory://") -> MeddledStore:
     """The store that the next service will have, whatever its settings say."""
     store = MeddledStore(url)
-    monkeypatch.setattr("jobstatus.app.open_store", lambda *_, **__: store)
+    monkeypatch.setattr("jobstatus.app.service.open_store", lambda *_, **__: store)
     return store

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any, Self
 
 import grpc
-from jobstatus.app import serving
-from jobstatus.edge_app import serving_edge
+from jobstatus.app.edge import serving_edge
+from jobstatus.app.service import serving
 from jobstatus.settings import IssuerSettings, Settings
 from jobstatus.v1.job_status_pb2_grpc import JobStatusStub
 from jobstatus.v1.virtual_keys_pb2_grpc import VirtualKeysStub

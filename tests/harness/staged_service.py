@@ -11,11 +11,11 @@ from typing import Any, cast
 from jobstatus.core import errors
 from jobstatus.core.rules import Policy
 from jobstatus.core.tracker import JobTracker
-from jobstatus.metrics import Metrics
 from jobstatus.rpc.job_status import JobStatusServicer
 from jobstatus.rpc.server import RpcServer
 from jobstatus.rpc.virtual_keys import VirtualKeysServicer
 from jobstatus.stores.memory import MemoryJobStore
+from jobstatus.telemetry.metrics import Metrics
 
 LIMIT_SECONDS = 10
 SHORTEST_LEASE = timedelta(seconds=1)

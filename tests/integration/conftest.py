@@ -15,5 +15,5 @@ def authenticators(monkeypatch: pytest.MonkeyPatch) -> list[Authenticator]:
         made.append(Authenticator(**parts))
         return made[-1]
 
-    monkeypatch.setattr("jobstatus.front.Authenticator", remembering)
+    monkeypatch.setattr("jobstatus.app.frontend.Authenticator", remembering)
     return made

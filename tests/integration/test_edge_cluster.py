@@ -13,7 +13,7 @@ from harness.jobs import create
 from harness.service import Service, edge_here, service_here
 from harness.tokens import admin_token, bearer
 from harness.waiting import until
-from jobstatus.stores.keyspace.keys import Keys, bucket_of
+from jobstatus.stores.redis.keys import Keys, bucket_of
 
 NAMES: Final = [f"job-{number}" for number in range(60)]
 ADMIN: Final = bearer(admin_token())

@@ -145,7 +145,7 @@ async def test_a_service_that_is_away_is_said_once(
     inside: Inside, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """However often it is called in vain; and once more when it goes again."""
-    monkeypatch.setattr("jobstatus.client.following._STEADY_SECONDS", 0)
+    monkeypatch.setattr("jobstatus.upstream.follower._STEADY_SECONDS", 0)
     service = await inside.start()
     async with listening_edge(service) as edge:
         for times in (1, 2):
@@ -195,7 +195,7 @@ async def test_a_stream_that_ends_at_once_every_time_is_said_once(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """It begins each time, and is of no use: as good as none."""
-    monkeypatch.setattr("jobstatus.core.following.MAX_FOLLOWED", 0)
+    monkeypatch.setattr("jobstatus.core.watching.change_feed.MAX_FOLLOWED", 0)
     async with service_here() as service, listening_edge(service) as edge:
         await create(service, "j1")
         async with events(edge, "j1", OWNER) as stream:
@@ -272,7 +272,7 @@ async def test_a_service_that_does_not_know_the_call_may_be_replaced_by_one_that
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """It is asked again now and then, without a word for each time; then clients wait."""
-    monkeypatch.setattr("jobstatus.client.following._UNKNOWN_CALL_SECONDS", 0.05)
+    monkeypatch.setattr("jobstatus.upstream.follower._UNKNOWN_CALL_SECONDS", 0.05)
     asked = 0
 
     async def count_and_answer(request_: vk_pb.BatchGetVirtualKeysRequest) -> vk_pb.BatchGetVirtualKeysResponse:

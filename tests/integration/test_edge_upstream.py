@@ -18,10 +18,10 @@ from harness.service import Service, edge_here, service_here
 from harness.stand_in import stand_in
 from harness.tokens import admin_token, bearer, virtual_key_token
 from harness.waiting import until
-from jobstatus.client.upstream import LARGE_AT_A_TIME
 from jobstatus.core.job import JobState
 from jobstatus.core.store import SMALL_RESULT_BYTES
 from jobstatus.core.virtual_keys import hash_key
+from jobstatus.upstream.reader import LARGE_AT_A_TIME
 from jobstatus.v1 import job_status_pb2 as pb
 from jobstatus.v1 import virtual_keys_pb2 as vk_pb
 

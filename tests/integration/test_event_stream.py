@@ -23,7 +23,7 @@ from harness.waiting import until
 from jobstatus.core.errors import StoreUnavailable
 from jobstatus.core.job import JobState, RequestType
 from jobstatus.core.virtual_keys import hash_key
-from jobstatus.rest import large
+from jobstatus.rest import send_limits as large
 from jobstatus.settings import IssuerSettings
 from jobstatus.v1 import job_status_pb2 as pb
 from pydantic import SecretStr
@@ -407,7 +407,7 @@ async def test_a_client_that_goes_away_frees_its_place(front: Service) -> None:
 
 async def test_a_large_event_has_to_be_read_in_time(front: Service, monkeypatch: pytest.MonkeyPatch) -> None:
     """A client that does not read it is cut off, its place and memory are free, and others are served meanwhile."""
-    monkeypatch.setattr("jobstatus.rest.large.SEND_SECONDS", 0.3)
+    monkeypatch.setattr("jobstatus.rest.send_limits.SEND_SECONDS", 0.3)
     await create(front, "j1")
     async with events(front, "j1", OWNER) as stream:
         await stream.event()
@@ -426,7 +426,7 @@ async def test_more_large_events_than_there_is_memory_for_are_cut_off(
     kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Who takes up the stream again gets it when there is room."""
-    monkeypatch.setattr("jobstatus.rest.large.MAX_LARGE_BYTES", MIB)
+    monkeypatch.setattr("jobstatus.rest.send_limits.MAX_LARGE_BYTES", MIB)
     async with front_here(kind) as front:
         job = await create(front, "j1")
         async with events(front, "j1", OWNER) as stream:
@@ -434,7 +434,7 @@ async def test_more_large_events_than_there_is_memory_for_are_cut_off(
             await complete(front, "j1", b'"' + b"x" * MIB + b'"')
             with pytest.raises(CutOff):
                 await stream.rest()
-        monkeypatch.setattr("jobstatus.rest.large.MAX_LARGE_BYTES", 2 * MIB)
+        monkeypatch.setattr("jobstatus.rest.send_limits.MAX_LARGE_BYTES", 2 * MIB)
         async with events(front, "j1", OWNER, f"Last-Event-ID: {job.version}") as stream:
             assert [len(event.json["result"]) for event in await stream.rest()] == [MIB]
 

@@ -209,7 +209,7 @@ async def test_too_many_in_one_message_are_refused(service: Service) -> None:
 
 async def test_too_many_jobs_are_refused(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
     """However many messages named them."""
-    monkeypatch.setattr("jobstatus.core.following.MAX_FOLLOWED", 3)
+    monkeypatch.setattr("jobstatus.core.watching.change_feed.MAX_FOLLOWED", 3)
     async with following(service) as followed:
         await followed.say(j1=UNREAD, j2=UNREAD)
         await followed.say(j1=UNREAD, j3=UNREAD)

@@ -19,7 +19,7 @@ from harness.waiting import LIMIT_SECONDS
 from jobstatus.core.errors import StoreUnavailable
 from jobstatus.core.job import JobState
 from jobstatus.core.virtual_keys import hash_key
-from jobstatus.rest import answers
+from jobstatus.rest import headers
 from jobstatus.settings import IssuerSettings
 from jobstatus.v1 import job_status_pb2 as pb
 from pydantic import SecretStr
@@ -128,7 +128,7 @@ async def test_nobody_waits_who_may_not_read(front: Service, header: str, status
 )
 def test_how_long_to_wait_is_read_as_the_rfc_says(lines: list[str], seconds: int) -> None:
     """Of several the first that can be read counts; 60 s at most; what is no number is no wish to wait."""
-    assert answers.wait_seconds(lines) == seconds
+    assert headers.wait_seconds(lines) == seconds
 
 
 async def test_a_change_made_through_another_process_ends_the_wait(replicas: tuple[Service, Service]) -> None:

@@ -11,7 +11,7 @@ from harness.jobs import complete, create, fail
 from harness.service import Service, edge_here, service_here
 from harness.tokens import bearer, virtual_key_token
 from harness.waiting import LIMIT_SECONDS, until
-from jobstatus.core.expected_end import MIN_KNOWN
+from jobstatus.core.retry_after import MIN_KNOWN
 
 OWNER = bearer(virtual_key_token("vk-1"))
 STRANGER = bearer(virtual_key_token("vk-2"))

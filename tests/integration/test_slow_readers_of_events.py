@@ -16,9 +16,9 @@ from aiohttp import web
 from harness.waiting import until
 from jobstatus.core.errors import JobNotFound
 from jobstatus.core.poll import Poll
-from jobstatus.rest import answers, event_stream
+from jobstatus.rest import event_stream, responses
+from jobstatus.rest.responses import MAX_BYTES
 from jobstatus.rest.server import HttpServer
-from jobstatus.rest.small_answer import MAX_BYTES
 
 MIB: Final = 1024 * 1024
 LIMIT_SECONDS: Final = 5.0
@@ -47,7 +47,7 @@ async def unread(
         assert request.transport is not None
         request.transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
         request.transport.set_write_buffer_limits(unread_bytes)
-        response = answers.event_stream("id")
+        response = responses.event_stream("id")
         handled.append(asyncio.create_task(event_stream.send(request, response, look(1, 10), looks(), None)))
         await handled[0]
         return response
@@ -89,7 +89,7 @@ async def is_cut_off(client: socket.socket) -> bool:
 
 async def test_nothing_more_is_looked_up_for_who_does_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
     """Once the buffers are full the looks stop; when that has lasted for long enough the client is cut off."""
-    monkeypatch.setattr("jobstatus.rest.large.SEND_SECONDS", 0.3)
+    monkeypatch.setattr("jobstatus.rest.send_limits.SEND_SECONDS", 0.3)
     looked = 0
 
     async def looks() -> AsyncIterator[Poll]:
@@ -150,7 +150,7 @@ async def test_what_is_unread_for_a_moment_cuts_nobody_off() -> None:
 
 async def test_an_early_end_does_not_wait_for_who_does_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
     """A job that goes while much is unread: the end of the stream, too, has to be taken in time."""
-    monkeypatch.setattr("jobstatus.rest.large.SEND_SECONDS", 0.3)
+    monkeypatch.setattr("jobstatus.rest.send_limits.SEND_SECONDS", 0.3)
 
     async def looks() -> AsyncIterator[Poll]:
         yield look(2, MAX_BYTES - 100)

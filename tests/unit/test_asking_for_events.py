@@ -2,8 +2,8 @@
 
 import pytest
 from jobstatus.core.poll import Poll
-from jobstatus.rest import answers, event_stream
-from jobstatus.rest.small_answer import MAX_BYTES
+from jobstatus.rest import event_stream, headers
+from jobstatus.rest.responses import MAX_BYTES
 
 
 @pytest.mark.parametrize(
@@ -41,7 +41,7 @@ from jobstatus.rest.small_answer import MAX_BYTES
 )
 def test_events_are_for_who_names_and_prefers_them(accept: list[str], events: bool) -> None:
     """By weight, as RFC 9110 says; what cannot be read, or takes anything, is no wish for events."""
-    assert answers.prefers_events(accept) == events
+    assert headers.prefers_events(accept) == events
 
 
 @pytest.mark.parametrize(
@@ -64,7 +64,7 @@ def test_events_are_for_who_names_and_prefers_them(accept: list[str], events: bo
 )
 def test_the_last_event_is_a_version_or_none(header: str | None, version: int | None) -> None:
     """Anything else is as good as nothing seen."""
-    assert answers.last_event_version(header) == version
+    assert headers.last_event_version(header) == version
 
 
 @pytest.mark.parametrize(

@@ -7,8 +7,8 @@ from harness.jobs import KINDS
 from jobstatus.core import errors
 from jobstatus.core.errors import JobStatusError
 from jobstatus.core.job import JobState, RequestType
-from jobstatus.rest.answers import PROBLEMS
-from jobstatus.rest.paths import PATHS
+from jobstatus.rest.responses import PROBLEMS
+from jobstatus.rest.routes import PATHS
 from jobstatus.rpc.errors import CODES, operation_error, status_of
 from jobstatus.rpc.messages import JOB_STATES, REQUEST_TYPES, job_state_of, request_type_of
 from jobstatus.v1 import job_status_pb2 as pb

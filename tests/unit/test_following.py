@@ -6,10 +6,10 @@ from collections.abc import Sequence
 import pytest
 from harness.stores import job
 from jobstatus.core.errors import Overloaded, ShuttingDown, StoreUnavailable
-from jobstatus.core.following import Following
 from jobstatus.core.job import Job
 from jobstatus.core.store import StoreError
-from jobstatus.core.watch import UNSEEN, Watchers
+from jobstatus.core.watching.change_feed import Following
+from jobstatus.core.watching.subscriptions import UNSEEN, Watchers
 
 
 class Jobs:
@@ -111,7 +111,7 @@ async def test_nothing_is_left_behind() -> None:
 
 async def test_jobs_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     """One more than MAX_FOLLOWED is refused; naming one again is not one more, and forgetting makes room."""
-    monkeypatch.setattr("jobstatus.core.following.MAX_FOLLOWED", 2)
+    monkeypatch.setattr("jobstatus.core.watching.change_feed.MAX_FOLLOWED", 2)
     with Following(Watchers(), Jobs().read) as following:
         await following.follow({"a": 0, "b": 0})
         await following.follow({"a": 0, "b": 0})

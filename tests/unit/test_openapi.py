@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 from jobstatus.core.answer import RESULT_TAIL, render
 from jobstatus.core.job import ErrorExtraFields, ErrorField, Job, JobError, JobState, RequestType
-from jobstatus.rest import answers
-from jobstatus.rest.paths import PATHS
-from jobstatus.rest.small_answer import MAX_BYTES
+from jobstatus.rest import responses
+from jobstatus.rest.responses import MAX_BYTES
+from jobstatus.rest.routes import PATHS
 from jsonschema import Draft202012Validator
 from schemathesis.specs.openapi.definitions import OPENAPI_31_VALIDATOR
 
@@ -136,22 +136,22 @@ def test_all_paths_answer_alike() -> None:
 
 def test_declared_headers_are_those_sent() -> None:
     """Each answer's declared headers are those that the edge sends, and their values fit."""
-    responses, headers = DOCUMENT["components"]["responses"], DOCUMENT["components"]["headers"]
+    declared, headers = DOCUMENT["components"]["responses"], DOCUMENT["components"]["headers"]
     undeclared = {"Content-Type", "Content-Length", "Server"}  # OpenAPI ignores the first; the others carry no promise
     for name, response in {
-        "Ended": answers.answer(200, bytes(MAX_BYTES + 1), "r-1", 'ETag: "1-2"\r\n', is_kept=True),
-        "NotModified": answers.not_modified("r-1", '"1-2"'),
-        "Underway": answers.answer(
+        "Ended": responses.answer(200, bytes(MAX_BYTES + 1), "r-1", 'ETag: "1-2"\r\n', is_kept=True),
+        "NotModified": responses.not_modified("r-1", '"1-2"'),
+        "Underway": responses.answer(
             202, bytes(MAX_BYTES + 1), "r-1", "Retry-After: 1\r\nJob-Progress: 0.42\r\nPreference-Applied: wait=5\r\n"
         ),
-        "Unauthorized": answers.problem_answer(answers.INVALID_CREDENTIALS, "r-1"),
-        "NotFound": answers.problem_answer(answers.JOB_NOT_FOUND, "r-1"),
-        "Unavailable": answers.problem_answer(answers.STORE_UNAVAILABLE, "r-1"),
+        "Unauthorized": responses.problem_answer(responses.INVALID_CREDENTIALS, "r-1"),
+        "NotFound": responses.problem_answer(responses.JOB_NOT_FOUND, "r-1"),
+        "Unavailable": responses.problem_answer(responses.STORE_UNAVAILABLE, "r-1"),
     }.items():
         sent = {key: value for key, value in response.headers.items() if key not in undeclared}
-        assert set(sent) == set(responses[name]["headers"])
+        assert set(sent) == set(declared[name]["headers"])
         for key, value in sent.items():
-            schema = headers[responses[name]["headers"][key]["$ref"].rpartition("/")[2]]["schema"]
+            schema = headers[declared[name]["headers"][key]["$ref"].rpartition("/")[2]]["schema"]
             numbers: dict[str, Any] = {"integer": int, "number": float}
             validator(schema).validate(numbers.get(schema["type"], str)(value))
 
@@ -198,13 +198,13 @@ def test_what_is_rendered_is_described(response: str, job: Job) -> None:
 @pytest.mark.parametrize(
     ("response", "problem"),
     [
-        ("Unauthorized", answers.MISSING_CREDENTIALS),
-        ("Unauthorized", answers.INVALID_CREDENTIALS),
-        ("NotFound", answers.JOB_NOT_FOUND),
-        ("Unavailable", answers.STORE_UNAVAILABLE),
+        ("Unauthorized", responses.MISSING_CREDENTIALS),
+        ("Unauthorized", responses.INVALID_CREDENTIALS),
+        ("NotFound", responses.JOB_NOT_FOUND),
+        ("Unavailable", responses.STORE_UNAVAILABLE),
     ],
 )
-def test_errors_of_the_edge_are_described(response: str, problem: answers.Problem) -> None:
+def test_errors_of_the_edge_are_described(response: str, problem: responses.Problem) -> None:
     """An error that the edge makes itself fits the schema of its answer."""
     validator_of(response).validate(json.loads(problem.body("r-1")))
 

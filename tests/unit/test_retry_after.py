@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from jobstatus.core.answer import ended_at_ms, render
 from jobstatus.core.commands import CompleteJob, CreateJob, FailJob, StartJob
-from jobstatus.core.expected_end import (
+from jobstatus.core.job import ErrorField, Job, JobError, RequestType
+from jobstatus.core.retry_after import (
     FIRST_PAUSE_MS,
     LATENESS_MS,
     LEARNED_TOGETHER,
@@ -20,9 +21,8 @@ from jobstatus.core.expected_end import (
     ages_to_ask_at,
     unlearned_pause_ms,
 )
-from jobstatus.core.job import ErrorField, Job, JobError, RequestType
 from jobstatus.core.rules import Policy, decide
-from jobstatus.rest.answers import MAX_RETRY_AFTER_SECONDS, retry_after_seconds
+from jobstatus.rest.headers import MAX_RETRY_AFTER_SECONDS, retry_after_seconds
 
 DAY_MS = 24 * 60 * 60 * 1000
 MINUTE_MS = 60_000

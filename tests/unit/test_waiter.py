@@ -4,8 +4,8 @@ import pytest
 from jobstatus.core.access import Principal
 from jobstatus.core.job import RequestType
 from jobstatus.core.poll import Poll
-from jobstatus.core.waiting import NoPlaceToWait, Waiter
-from jobstatus.core.watch import Watchers
+from jobstatus.core.watching.long_poll import NoPlaceToWait, Waiter
+from jobstatus.core.watching.subscriptions import Watchers
 
 ENDED = Poll(True, 0, 1, None, b"{}")
 

@@ -4,7 +4,7 @@ from contextlib import ExitStack
 
 import pytest
 from jobstatus.core.errors import Overloaded, ShuttingDown
-from jobstatus.core.watch import UNSEEN, Places, Watchers
+from jobstatus.core.watching.subscriptions import UNSEEN, Places, Watchers
 
 
 def test_a_waiter_is_woken_by_a_change_that_is_found_and_only_once() -> None:

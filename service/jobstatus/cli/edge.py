@@ -29,6 +29,6 @@ def command(*, upstream: str | None, dev: bool) -> int:
     Example, beside a `jobstatus serve --dev`:
       JOBSTATUS_HTTP=127.0.0.1:8081 JOBSTATUS_ADMIN=127.0.0.1:9091 jobstatus edge --dev --upstream 127.0.0.1:50051
     """
-    from jobstatus.start import run_edge  # noqa: PLC0415 (the whole edge: not for --help)
+    from jobstatus.processes.start import run_edge  # noqa: PLC0415 (the whole edge: not for --help)
 
     return run_edge(dev=dev, upstream=upstream)

@@ -15,7 +15,7 @@ from jobstatus.cli.params import REQUEST_TYPE, SPAN
 from jobstatus.cli.poll_display import open_display
 from jobstatus.cli.polling import Answer, Poller
 from jobstatus.core.job import RequestType
-from jobstatus.rest.paths import PATHS
+from jobstatus.rest.routes import PATHS
 
 
 @click.command(name="poll", epilog=EPILOG)

@@ -1,4 +1,4 @@
-"""`jobstatus serve`: the service itself, whose life `jobstatus.process` leads."""
+"""`jobstatus serve`: the service itself, whose life `jobstatus.processes.process` leads."""
 
 import click
 
@@ -28,6 +28,6 @@ def command(*, dev: bool, workers: int | None) -> int:
     With --workers N the process that you start looks after N others: it replaces one that dies, passes signals on, and
     serves health and the metrics of all.
     """
-    from jobstatus.start import run  # noqa: PLC0415 (the whole service: not for --help)
+    from jobstatus.processes.start import run  # noqa: PLC0415 (the whole service: not for --help)
 
     return run(dev=dev, workers=workers)

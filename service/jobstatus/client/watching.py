@@ -16,8 +16,8 @@ import grpc
 from jobstatus.client import errors
 from jobstatus.client.connection import Connection, pauses
 from jobstatus.core.errors import JobStatusError, Overloaded
-from jobstatus.core.expected_end import unlearned_pause_ms
 from jobstatus.core.job import Job
+from jobstatus.core.retry_after import unlearned_pause_ms
 from jobstatus.rpc.messages import job_from_message
 from jobstatus.v1 import job_status_pb2 as jobs_v1
 

@@ -11,11 +11,11 @@ from typing import Final, NamedTuple
 
 from jobstatus.core.access import Principal, may_read
 from jobstatus.core.answer import RESULT_TAIL, ended_at_ms
+from jobstatus.core.batch_reader import GroupReader
 from jobstatus.core.errors import JobNotFound, JobStatusError
-from jobstatus.core.expected_end import ExpectedEnds
-from jobstatus.core.group_read import GroupReader
 from jobstatus.core.job import RequestType, is_valid_id
 from jobstatus.core.observer import Observer, timed
+from jobstatus.core.retry_after import ExpectedEnds
 from jobstatus.core.store import Answer, JobReader, StoreError
 
 NOBODYS_ID: Final = ""

@@ -11,13 +11,13 @@ from typing import Final
 
 from jobstatus.core.commands import Command
 from jobstatus.core.errors import JobNotFound, JobStatusError
-from jobstatus.core.following import Following
 from jobstatus.core.job import Job, JobState
 from jobstatus.core.observer import Observer, timed
 from jobstatus.core.poll import Poller
 from jobstatus.core.rules import Policy
 from jobstatus.core.store import Answer, JobStore, Listing, StoreError
-from jobstatus.core.watch import Places, Watchers
+from jobstatus.core.watching.change_feed import Following
+from jobstatus.core.watching.subscriptions import Places, Watchers
 from jobstatus.core.writer import Outcome, Writer
 
 

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 from aiohttp import web
 
 from jobstatus.core.errors import JobStatusError
-from jobstatus.rest import answers
+from jobstatus.rest import headers, responses
 
 PROBE_EVERY_SECONDS = 1.0
 
@@ -75,9 +75,9 @@ def admin_handler(
 
     async def answer(request: web.BaseRequest) -> web.StreamResponse:
         handler = handlers.get(request.path)
-        if handler is None or request.method not in answers.ALLOWED_METHODS:
-            refusal = answers.METHOD_NOT_ALLOWED if handler else answers.PATH_NOT_FOUND
-            return answers.problem_answer(refusal, answers.request_id_of(request.headers.get("X-Request-Id")))
+        if handler is None or request.method not in responses.ALLOWED_METHODS:
+            refusal = responses.METHOD_NOT_ALLOWED if handler else responses.PATH_NOT_FOUND
+            return responses.problem_answer(refusal, headers.request_id_of(request.headers.get("X-Request-Id")))
         return await handler()
 
     return answer

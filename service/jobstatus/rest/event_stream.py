@@ -16,8 +16,8 @@ from aiohttp import web
 from jobstatus.auth.errors import CredentialError
 from jobstatus.core.errors import JobStatusError
 from jobstatus.core.poll import Poll
-from jobstatus.rest.large import NoRoomForLarge, sending_large
-from jobstatus.rest.small_answer import MAX_BYTES
+from jobstatus.rest.responses import MAX_BYTES
+from jobstatus.rest.send_limits import NoRoomForLarge, sending_large
 
 QUIET_SECONDS: Final = 15.0
 """After so long without an event a comment is sent, so that no proxy takes the connection for dead."""

@@ -13,9 +13,9 @@ from typing import Any, Final
 from aiohttp import web
 from aiohttp.web_protocol import RequestHandler
 
-from jobstatus.rest.answers import INTERNAL, STORE_UNAVAILABLE, Problem, problem_answer, request_id_of
-from jobstatus.rest.large import NoRoomForLarge, sending_large
-from jobstatus.rest.small_answer import MAX_BYTES
+from jobstatus.rest.headers import request_id_of
+from jobstatus.rest.responses import INTERNAL, MAX_BYTES, STORE_UNAVAILABLE, Problem, problem_answer
+from jobstatus.rest.send_limits import NoRoomForLarge, sending_large
 
 BAD_REQUEST: Final = Problem(400, "invalid_request_error", "malformed_request", "The request is not valid HTTP")
 VERSION_NOT_SUPPORTED: Final = replace(BAD_REQUEST, status=505)

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from aiohttp import web
 
-from jobstatus.rest.at_once import AnswerAtOnce, AnsweringProtocol, Outbox
+from jobstatus.rest.fast_path import AnswerAtOnce, AnsweringProtocol, Outbox
 from jobstatus.rest.protocol import EdgeProtocol, Surplus
 
 KEEPALIVE_SECONDS: Final = 45.0

@@ -20,9 +20,9 @@ from google.rpc.status_pb2 import Status
 from grpc_status import rpc_status
 
 from jobstatus.core.errors import InvalidField, JobStatusError
-from jobstatus.metrics import Metrics
 from jobstatus.rpc.errors import internal_status, status_of
-from jobstatus.seldom import Seldom
+from jobstatus.telemetry.metrics import Metrics
+from jobstatus.telemetry.throttle import Seldom
 
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 Identify = Callable[[Context, str], None]

@@ -12,10 +12,10 @@ from typing import Any, Final
 from jobstatus.core import commands as core
 from jobstatus.core.commands import MAX_BATCH, check_id
 from jobstatus.core.errors import InvalidField, JobStatusError
-from jobstatus.core.following import Following
 from jobstatus.core.job import Job, is_valid_id
 from jobstatus.core.store import Listing, StoreError
 from jobstatus.core.tracker import JobTracker
+from jobstatus.core.watching.change_feed import Following
 from jobstatus.rpc import commands
 from jobstatus.rpc.errors import operation_error
 from jobstatus.rpc.messages import job_fields, job_state_of, ms_from_timestamp, optional, request_type_of

@@ -15,10 +15,10 @@ from grpc_health.v1.health import aio as health_aio
 from grpc_reflection.v1alpha import reflection
 
 from jobstatus.core.errors import ClientNotAllowed, ClientNotIdentified
-from jobstatus.metrics import Metrics
 from jobstatus.rpc.handlers import Context, Surroundings, service_names
 from jobstatus.rpc.job_status import MAX_ANSWER_BYTES, JobStatusServicer
 from jobstatus.rpc.virtual_keys import VirtualKeysServicer
+from jobstatus.telemetry.metrics import Metrics
 from jobstatus.v1 import job_status_pb2, virtual_keys_pb2
 
 MIN_PING_INTERVAL_MS: Final = 20_000

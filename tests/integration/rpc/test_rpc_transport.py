@@ -18,7 +18,7 @@ from harness.jobs import creation
 from harness.service import Service, service_here
 from harness.waiting import until
 from harness.wire import Refusal, channel_to, refused
-from jobstatus.app import serving
+from jobstatus.app.service import serving
 from jobstatus.core.errors import StoreUnavailable
 from jobstatus.rpc.job_status import JobStatusServicer
 from jobstatus.rpc.server import DESCRIPTORS

@@ -30,7 +30,7 @@ async def watched(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[tuple[Servic
         trackers.append(JobTracker(*parts, **named))
         return trackers[0]
 
-    monkeypatch.setattr("jobstatus.app.JobTracker", kept)
+    monkeypatch.setattr("jobstatus.app.service.JobTracker", kept)
     async with service_here(max_watchers=3) as running:
         await furnish(running)
         yield running, trackers[0]

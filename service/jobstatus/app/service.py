@@ -1,0 +1,160 @@
+"""The composition root: the only place that builds everything, starts it in order and stops it in order."""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Final
+
+from jobstatus.app.background import every, once, start_tasks
+from jobstatus.app.frontend import build_front, now_ms
+from jobstatus.core.rules import Policy
+from jobstatus.core.store import Store
+from jobstatus.core.sweeper import Sweeper
+from jobstatus.core.tracker import JobTracker
+from jobstatus.core.watching.subscriptions import Watchers
+from jobstatus.rest.admin import Readiness
+from jobstatus.rest.server import HttpServer
+from jobstatus.rpc.job_status import JobStatusServicer
+from jobstatus.rpc.server import RpcServer, Tls
+from jobstatus.rpc.virtual_keys import VirtualKeysServicer
+from jobstatus.settings import Address, IssuerSettings, Settings
+from jobstatus.stores import open_store
+from jobstatus.telemetry.metrics import Metrics
+
+GRACE_SECONDS: Final = 3.0
+"""How long calls under way may take when the service stops."""
+REFUSING_SECONDS: Final = 0.2
+"""How long calls are still picked up, to be told why they are refused; gRPC cancels those that wait when it stops."""
+LOOK_SECONDS: Final = 0.1
+"""How often changes that other processes made are looked for while somebody waits for any."""
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Listening:
+    """The addresses that became of the settings' (which may ask for any free port)."""
+
+    http: Address
+    grpc: Address
+    admin: Address
+
+
+@asynccontextmanager
+async def serving(
+    settings: Settings,
+    issuers: tuple[IssuerSettings, ...],
+    *,
+    with_reflection: bool,
+    admin_socket: Path | None = None,
+) -> AsyncIterator[Listening]:
+    """The whole service, up while the context lasts; leaving it stops gracefully.
+
+    With `admin_socket` the admin application is there rather than on its port, and the other ports are shared with
+    other processes of this user's. Raises KeyConfigError, StoreConfigError or OSError when something cannot be had.
+    """
+    is_shared = admin_socket is not None
+    metrics = Metrics()
+    async with AsyncExitStack() as stack:
+        store = await stack.enter_async_context(open_store(settings.store, redis_replicas=settings.redis_replicas))
+        watchers = Watchers()
+        tracker = _tracker(settings, store, metrics, watchers)
+        stack.push_async_callback(tracker.close)
+        front = build_front(
+            settings,
+            issuers,
+            polls=tracker,
+            virtual_keys=store,
+            probe=store.probe,
+            watchers=watchers,
+            metrics=metrics,
+            grace_seconds=GRACE_SECONDS,
+        )
+        authenticator, readiness, public, admin = front.authenticator, front.readiness, front.public, front.admin
+        await authenticator.refresh()
+        job_status = JobStatusServicer(tracker, max_result_bytes=settings.max_result_bytes)
+        virtual_keys = VirtualKeysServicer(store=store, clock=now_ms, on_change=authenticator.forget_virtual_keys)
+        rpc = RpcServer(
+            job_status=job_status,
+            virtual_keys=virtual_keys,
+            metrics=metrics,
+            max_result_bytes=settings.max_result_bytes,
+            tls=_tls(settings),
+            with_reflection=with_reflection,
+            shared=is_shared,
+        )
+        sweeper = Sweeper(tracker, store, clock=now_ms, observer=metrics, every_seconds=settings.sweep_interval_seconds)
+        stack.push_async_callback(once, "give_up_sweep", sweeper.give_up, metrics)
+        for stop in (admin.stop, public.stop, partial(rpc.stop, 0)):
+            stack.push_async_callback(stop)
+        listening = Listening(
+            http=settings.http._replace(port=await public.start(*settings.http, shared=is_shared)),
+            grpc=settings.grpc._replace(port=await rpc.start(str(settings.grpc))),
+            admin=settings.admin._replace(port=await _start_admin(admin, settings, admin_socket)),
+        )
+        await start_tasks(
+            stack,
+            every(settings.sweep_interval_seconds, "sweep", sweeper.sweep, metrics),
+            every(LOOK_SECONDS, "look_for_changes", tracker.look_for_changes, metrics),
+            every(1.0, "refresh_credentials", authenticator.refresh, metrics),
+            every(2.0, "report_health", partial(_report_health, readiness, rpc), metrics),
+            every(15.0, "count_jobs", partial(_count_jobs, sweeper, store, metrics), metrics),
+        )
+        try:
+            yield listening
+        finally:
+            readiness.stop()
+            await rpc.say_stopping()
+            await asyncio.sleep(settings.stop_delay_seconds)
+            tracker.refuse()
+            await asyncio.sleep(REFUSING_SECONDS)
+            await asyncio.gather(rpc.stop(GRACE_SECONDS), public.stop())
+
+
+async def _start_admin(admin: HttpServer, settings: Settings, socket: Path | None) -> int:
+    if socket is None:
+        return await admin.start(*settings.admin)
+    await admin.start_at(socket)
+    return settings.admin.port
+
+
+def _tracker(settings: Settings, store: Store, metrics: Metrics, watchers: Watchers) -> JobTracker:
+    policy = Policy(
+        pending_timeout_ms=int(settings.pending_timeout_seconds * 1000),
+        processing_timeout_ms=int(settings.processing_timeout_seconds * 1000),
+    )
+    return JobTracker(
+        store,
+        clock=now_ms,
+        policy=policy,
+        observer=metrics,
+        unscoped_for_all=settings.unscoped_jobs == "any_credential",
+        max_watchers=settings.max_watchers,
+        watchers=watchers,
+    )
+
+
+def _tls(settings: Settings) -> Tls | None:
+    certificate, key, client_ca = settings.grpc_tls_cert, settings.grpc_tls_key, settings.grpc_tls_client_ca
+    if not (certificate and key and client_ca):
+        return None
+    return Tls(
+        certificate=certificate,
+        key=key,
+        client_ca=client_ca,
+        allowed_clients=settings.grpc_allowed_clients,
+        edge_clients=settings.grpc_edge_clients,
+    )
+
+
+async def _report_health(readiness: Readiness, rpc: RpcServer) -> None:
+    await rpc.set_serving(serving=not await readiness.problem())
+
+
+async def _count_jobs(sweeper: Sweeper, store: Store, metrics: Metrics) -> None:
+    """Only the process that sweeps counts, so that many do not count the same."""
+    metrics.jobs_counted(await store.count_jobs() if sweeper.is_chosen else {})

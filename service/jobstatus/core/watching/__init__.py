@@ -1,0 +1,1 @@
+"""Who waits for which job: subscriptions in this process, long polls upon them, and the feed that an edge follows."""

@@ -1,0 +1,106 @@
+"""What every serving process does before it serves: settings, log, limits.
+
+Knows nothing of gRPC: a process that only looks after others must not load it.
+"""
+
+import logging
+import os
+import resource
+import shutil
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from jobstatus import __version__
+from jobstatus.settings import (
+    Address,
+    IssuerSettings,
+    Settings,
+    development_issuer,
+    load_settings,
+    unknown_variables,
+)
+from jobstatus.telemetry import logs
+
+RESERVED_FILES: Final = 200
+
+_log = logging.getLogger(__name__)
+
+_DEVELOPMENT = """
+JobStatus is up, for development: anybody on this machine may write, tokens come from a local issuer.
+
+  {jobstatus} jobs create transcription --virtual-key-id vk-1 --job-id job-1 --grpc {grpc}
+  TOKEN=$({jobstatus} token virtual-key vk-1)
+  curl -i -H "Authorization: Bearer $TOKEN" http://{http}/v1/async/audio/transcriptions/job-1
+  echo '{{"text": "hello"}}' | {jobstatus} jobs complete job-1 --grpc {grpc}
+
+Health and metrics: http://{admin}/readyz  http://{admin}/metrics. Ctrl-C stops.
+"""
+
+
+class Worker(NamedTuple):
+    """One of several serving processes on this machine: its number, and where its supervisor finds its admin port."""
+
+    number: int
+    admin_socket: Path
+
+
+Check = Callable[[Settings, tuple[IssuerSettings, ...]], None]
+"""Raises SettingsError for settings that must not be served together."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Launch:
+    """What a serving process was told."""
+
+    settings: Settings
+    issuers: tuple[IssuerSettings, ...]
+    dev: bool
+    worker: Worker | None = None
+
+    def announce(self, addresses: dict[str, Address]) -> None:
+        """Say that the service is up, and where; a store's URL may hold a password, so of it only the scheme."""
+        store, _, _ = self.settings.store.partition("://")
+        where = {name: str(address) for name, address in addresses.items()}
+        facts: dict[str, object] = {"version": __version__, "issuers": [issuer.issuer for issuer in self.issuers]}
+        if "grpc" not in where:
+            facts["upstream"] = self.settings.upstream
+        else:
+            facts |= {"store": store} | ({"workers": self.settings.workers} if self.settings.workers > 1 else {})
+        _log.info("serving", extra=facts | where)
+        if self.dev and "grpc" in where:
+            command = "jobstatus" if shutil.which("jobstatus") else sys.argv[0]
+            print(_DEVELOPMENT.format(jobstatus=command, **where), file=sys.stderr)  # noqa: T201  # to paste
+
+
+def prepare(*, dev: bool, check: Check, given: Mapping[str, object], worker: Worker | None = None) -> Launch:
+    """Read and check the settings, and set up the log. Raises SettingsError or OSError.
+
+    `given` are settings of the command line, which win (None: not given). `worker`: this process is one of several.
+    """
+    settings = load_settings()
+    settings = settings.model_copy(update={name: value for name, value in given.items() if value is not None})
+    issuers = settings.accepted_issuers()
+    if dev:
+        issuers = (*issuers, development_issuer(settings))
+    check(settings, issuers)
+    logs.configure(
+        level=settings.log_level, log_format=settings.log_format, worker=None if worker is None else worker.number
+    )
+    if worker is None:
+        for name, meant in unknown_variables(os.environ).items():
+            _log.warning("the variable %s is not known%s", name, f"; did you mean {meant}?" if meant else "")
+    return Launch(settings=_fit_to_file_limit(settings), issuers=issuers, dev=dev, worker=worker)
+
+
+def _fit_to_file_limit(settings: Settings) -> Settings:
+    """Allow as many connections as this user may have files, and keep some of those for workers and the store."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    possible = max(1, hard - RESERVED_FILES)
+    if settings.max_connections <= possible:
+        return settings
+    _log.warning("at most %s REST connections: this user may have %s open files", possible, hard)
+    return settings.model_copy(update={"max_connections": possible})

@@ -1,0 +1,75 @@
+"""What request headers ask for and response headers say: pure functions of their values."""
+
+import random
+import re
+from collections.abc import Iterable
+from typing import Final
+
+MAX_RETRY_AFTER_SECONDS: Final = 30
+MAX_WAIT_SECONDS: Final = 60
+
+EVENT_STREAM: Final = "text/event-stream"
+
+_is_weight: Final = re.compile(r"0(\.\d{0,3})?|1(\.0{0,3})?").fullmatch
+_is_sane_request_id: Final = re.compile("[A-Za-z0-9._-]{1,128}").fullmatch
+
+
+def request_id_of(given: str | None) -> str:
+    """The caller's id when it is sane, else a new one of 32 hexadecimal digits."""
+    if given is not None and _is_sane_request_id(given):
+        return given
+    return f"{random.getrandbits(128):032x}"  # it has to be unlikely twice, not secret
+
+
+def retry_after_seconds(pause_ms: int, least_seconds: int) -> int:
+    """After how many whole seconds to poll again, `least_seconds` to 30 s, where the core would have it so."""
+    return min(MAX_RETRY_AFTER_SECONDS, max(least_seconds, pause_ms // 1000))
+
+
+def entity_tag(version: int, created_at_ms: int) -> str:
+    """The strong validator of a job's document (RFC 9110, section 8.8.3): no two documents of an id have the same."""
+    return f'"{created_at_ms:x}-{version}"'
+
+
+def is_known(if_none_match: Iterable[str], tag: str) -> bool:
+    """Whether the client has this document already (RFC 9110, section 13.1.2: compared weakly)."""
+    tags = [known.strip() for line in if_none_match for known in line.split(",")]
+    return "*" in tags or tag in (known.removeprefix("W/") for known in tags)
+
+
+def wait_seconds(prefer: Iterable[str]) -> int:
+    """How long a client would rather wait than ask again (RFC 7240, section 4.3), at most MAX_WAIT_SECONDS; 0: not."""
+    for line in prefer:
+        for preference in line.split(","):
+            name, _, value = preference.partition(";")[0].partition("=")
+            number = value.strip().strip('"')
+            if name.strip().lower() == "wait" and number.isascii() and number.isdecimal() and len(number) < 10:
+                return min(int(number), MAX_WAIT_SECONDS)  # the first one counts (section 2)
+    return 0
+
+
+def prefers_events(accept: Iterable[str]) -> bool:
+    """Whether a client would rather have an event stream than JSON (RFC 9110, section 12.5.1).
+
+    It has to name the type: one that takes anything, or both alike, gets JSON.
+    """
+    ranges = [part.partition(";") for line in accept for part in line.lower().split(",")]
+    weights = {name.strip(): _weight(parameters) for name, _, parameters in ranges}
+    return weights.get(EVENT_STREAM, 0) > weights.get("application/json", 0)
+
+
+def _weight(parameters: str) -> float:
+    """The `q` of a media range; 1 where there is none, 0 where it cannot be read."""
+    for parameter in parameters.split(";"):
+        name, _, value = parameter.partition("=")
+        if name.strip() == "q":
+            value = value.strip()
+            return float(value) if _is_weight(value) else 0
+    return 1
+
+
+def last_event_version(last_event_id: str | None) -> int | None:
+    """The version that a client has seen last; None where it has seen none, or says what is no version."""
+    if last_event_id and last_event_id.isascii() and last_event_id.isdecimal() and len(last_event_id) < 20:
+        return int(last_event_id)
+    return None

@@ -1,0 +1,72 @@
+"""Which server has which slots, as the servers of a cluster tell it (CLUSTER NODES).
+
+Servers may disagree for a while: a primary that was frozen still believes that it has what another took over. Each
+claim carries the epoch in which it was made, and the latest one holds; so whoever knows better need only be heard.
+"""
+
+from collections.abc import Collection, Iterable
+from typing import NamedTuple
+
+from jobstatus.stores.redis.cluster.url import Address
+
+
+class Claim(NamedTuple):
+    """In the opinion of one server: this one is a primary with these slots, as of this epoch."""
+
+    epoch: int
+    address: Address
+    slots: tuple[tuple[int, int], ...]
+
+
+class View(NamedTuple):
+    """How one server sees the cluster."""
+
+    members: tuple[Address, ...]
+    claims: tuple[Claim, ...]
+    replicas: tuple[tuple[Address, Address], ...]
+    """Replica and its primary."""
+
+
+def view_of(text: bytes, asked: Address, *, by_name: bool) -> View:
+    """An answer to CLUSTER NODES of the server at `asked`; `by_name` prefers host names, which certificates have."""
+    members: dict[str, Address] = {}
+    primaries: dict[str, str] = {}
+    claims = []
+    for line in text.decode("utf-8", "replace").splitlines():
+        name, where, flags, primary, _, _, epoch, _, *slots = line.split(" ")
+        if not {"noaddr", "handshake"}.isdisjoint(flags.split(",")):
+            continue
+        members[name] = _address(where, asked, by_name=by_name)
+        if "master" in flags.split(","):
+            claims.append(Claim(int(epoch), members[name], tuple(_ranges(slots))))
+        else:
+            primaries[name] = primary
+    replicas = [(members[name], members[primary]) for name, primary in primaries.items() if primary in members]
+    return View(tuple(members.values()), tuple(claims), tuple(replicas))
+
+
+def owners(views: Iterable[View], slots: Collection[int]) -> dict[int, Address]:
+    """Who has each of these slots; those that nobody claims are left out."""
+    claims = {claim for view in views for claim in view.claims}
+    found: dict[int, Address] = {}
+    for claim in sorted(claims, key=lambda claim: claim.epoch):
+        for slot in slots:
+            if any(first <= slot <= last for first, last in claim.slots):
+                found[slot] = claim.address
+    return found
+
+
+def _address(text: str, asked: Address, *, by_name: bool) -> Address:
+    """`ip:port@bus-port,hostname,…`; a server that does not know its own address leaves the ip empty."""
+    where, *names = text.split(",")
+    host, _, port = where.partition("@")[0].rpartition(":")
+    if by_name and names and names[0]:
+        host = names[0]
+    return Address(host or asked.host, int(port))
+
+
+def _ranges(words: Iterable[str]) -> Iterable[tuple[int, int]]:
+    for word in words:
+        if not word.startswith("["):  # a slot on its way to another server, which has its owner all the same
+            first, _, last = word.partition("-")
+            yield int(first), int(last or first)

@@ -1,0 +1,100 @@
+"""A job as a hash, and the way back.
+
+What a poll and the scripts need stands in fields of its own; the whole job without its result is `row`, a JSON object
+with the names of `rows.COLUMNS`. A result that a poll may read along is `small_result`, another one `large_result`, so
+that neither the server nor the wire handles more than was asked for. What is absent has no field.
+"""
+
+import json
+from collections.abc import Sequence
+from typing import Final
+
+from jobstatus.core.job import Job
+from jobstatus.core.store import SMALL_RESULT_BYTES, Answer, Change
+from jobstatus.stores.redis.cluster.connection import Word
+from jobstatus.stores.redis.keys import encoded
+from jobstatus.stores.rows import COLUMNS, job_of, row_of
+
+ANSWER_FIELDS: Final = (
+    "request_type",
+    "virtual_key_id",
+    "created_at_ms",
+    "expires_at_ms",
+    "version",
+    "progress",
+    "body",
+    "result_size",
+    "small_result",
+)
+"""What `answer_of` wants to know."""
+RESULT_FIELDS: Final = ("small_result", "large_result")
+
+TTL_SLACK_MS: Final = 60_000
+"""How much later than its expiry the server itself drops a job: whoever purges comes first, on any clock."""
+
+_ROW_COLUMNS: Final = COLUMNS[:-1]  # all but the result
+
+
+def change_arguments(change: Change) -> list[Word]:
+    """What the script `COMMIT` is told about one change."""
+    job = change.job
+    if job is None or change.answer is None:
+        return [encoded(change.job_id), change.replaces, "", "", "", "", 0]
+    fields = _fields(job, change.answer)
+    wakes_at_ms = job.expires_at_ms if job.is_terminal else job.due_at_ms
+    return [
+        encoded(change.job_id),
+        change.replaces,
+        job.state.value,
+        "+inf" if wakes_at_ms is None else wakes_at_ms,
+        job.created_at_ms,
+        job.result_ttl_ms + TTL_SLACK_MS if job.is_terminal else "",
+        len(fields),
+        *fields,
+    ]
+
+
+def answer_of(found: Sequence[bytes | None]) -> Answer | None:
+    """The answer in the values of ANSWER_FIELDS."""
+    request_type, virtual_key_id, created_at_ms, expires_at_ms, version, progress, body, result_size, result = found
+    if request_type is None or created_at_ms is None or version is None or body is None:
+        return None
+    return Answer(
+        request_type.decode(),
+        None if virtual_key_id is None else virtual_key_id.decode(),
+        int(created_at_ms),
+        None if expires_at_ms is None else int(expires_at_ms),
+        int(version),
+        None if progress is None else float(progress),
+        body,
+        None if result_size is None else int(result_size),
+        result,
+    )
+
+
+def job_in(row: bytes, result: bytes | None) -> Job:
+    """The job that a `row` and a result make."""
+    document = json.loads(row)
+    return job_of([*map(document.get, _ROW_COLUMNS), result])
+
+
+def _fields(job: Job, answer: bytes) -> list[Word]:
+    """Field, value, field, value, …"""
+    row = zip(_ROW_COLUMNS, row_of(job), strict=False)  # the row has the result too
+    document = {name: value for name, value in row if value is not None}
+    result = job.result
+    is_small = result is not None and len(result) <= SMALL_RESULT_BYTES
+    values: dict[str, Word | None] = {
+        "version": job.version,
+        "state": job.state.value,
+        "request_type": job.request_type.value,
+        "virtual_key_id": job.virtual_key_id,
+        "created_at_ms": job.created_at_ms,
+        "expires_at_ms": job.expires_at_ms,
+        "progress": None if job.progress is None else repr(job.progress),
+        "body": answer,
+        "row": json.dumps(document, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "surrogatepass"),
+        "result_size": None if result is None else len(result),
+        RESULT_FIELDS[0 if is_small else 1]: result,
+    }
+    return [word for name, value in values.items() if value is not None for word in (name, value)]

@@ -1,0 +1,231 @@
+"""What runs inside the servers: each script changes or reads all keys that belong together, in one step.
+
+All keys of a call have one hash tag. A script that needs room is refused as a whole where there is none, before it has
+changed anything; those that free room are not (`allow-oom`).
+
+Indexes and jobs change together, so no crash comes between them. What can come apart all the same is put right where it
+is met: the server's own TTL takes a job and leaves its index entries, which `purge` removes when their time has come,
+and a new job of the same id before that; an entry whose job somebody has deleted by hand is dropped by whoever reads it
+(`due`, `purge`) or overlooked (`page`). A count of jobs is the size of an index, so counts are right when those are.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from typing import Final, NamedTuple
+
+from jobstatus.stores.redis.cluster.connection import Word, pack
+
+
+class Script(NamedTuple):
+    """A script and the name that servers know it by."""
+
+    text: str
+    digest: str
+
+    def call(self, keys: Sequence[Word], arguments: Sequence[Word]) -> bytes:
+        """The packed command."""
+        return pack("EVALSHA", self.digest, len(keys), *keys, *arguments)
+
+
+def _script(text: str, flags: str = "") -> Script:
+    whole = f"#!lua flags={flags}\n{text}"
+    return Script(whole, hashlib.sha1(whole.encode(), usedforsecurity=False).hexdigest())
+
+
+_COMMIT: Final = """
+local states = {pending = KEYS[2], processing = KEYS[3], completed = KEYS[4], failed = KEYS[5]}
+local lost, at = {}, 1
+for number = 6, #KEYS do
+  local key = KEYS[number]
+  local id, replaces, state, score, created, ttl, count = unpack(ARGV, at, at + 6)
+  local found = redis.call('HMGET', key, 'version', 'state')
+  if (found[1] or '0') ~= replaces then
+    lost[#lost + 1] = number - 6
+  else
+    if found[2] then
+      redis.call('DEL', key)
+      if found[2] ~= state then redis.call('ZREM', states[found[2]], id) end
+    else
+      for _, index in pairs(states) do redis.call('ZREM', index, id) end
+    end
+    if state == '' then
+      redis.call('ZREM', KEYS[1], id)
+    else
+      redis.call('HSET', key, unpack(ARGV, at + 7, at + 6 + count))
+      if ttl ~= '' then redis.call('PEXPIRE', key, ttl) end
+      redis.call('ZADD', states[state], score, id)
+      redis.call('ZADD', KEYS[1], created, id)
+    end
+  end
+  at = at + 7 + count
+end
+return lost
+"""
+
+COMMIT: Final = _script(_COMMIT)
+"""KEYS: `Bucket.indexes`, then the key of each job. ARGV for each job: id, the version it replaces, state ('' deletes),
+score in the state's index, created_at_ms, TTL in ms or '', how many arguments follow, and those: field, value, ….
+Returns the places (from 0) of the jobs that are at another version."""
+
+REMOVE: Final = _script(_COMMIT, "allow-oom")
+"""The same for changes that all delete."""
+
+DUE: Final = _script(
+    """
+local listed, prefix, now, limit = KEYS[1], ARGV[1], ARGV[2], tonumber(ARGV[3])
+local due = {}
+for _, index in ipairs({KEYS[2], KEYS[3]}) do
+  local found = redis.call('ZRANGEBYSCORE', index, '-inf', now, 'WITHSCORES', 'LIMIT', 0, limit)
+  for at = 1, #found, 2 do
+    if redis.call('EXISTS', prefix .. found[at]) == 1 then
+      due[#due + 1] = found[at + 1]
+      due[#due + 1] = found[at]
+    else
+      redis.call('ZREM', index, found[at])
+      redis.call('ZREM', listed, found[at])
+    end
+  end
+end
+return due
+""",
+    "allow-oom",
+)
+"""KEYS: `Bucket.indexes`. ARGV: what keys of jobs begin with, now, limit. Returns due_at_ms and id, at most
+`limit` for each state."""
+
+PURGE: Final = _script(
+    """
+local listed, prefix, now, limit = KEYS[1], ARGV[1], ARGV[2], tonumber(ARGV[3])
+local purged = 0
+for _, index in ipairs({KEYS[4], KEYS[5]}) do
+  local found = redis.call('ZRANGEBYSCORE', index, '-inf', now, 'LIMIT', 0, limit - purged)
+  for _, id in ipairs(found) do
+    redis.call('UNLINK', prefix .. id)
+    redis.call('ZREM', index, id)
+    redis.call('ZREM', listed, id)
+  end
+  purged = purged + #found
+end
+return purged
+""",
+    "allow-oom",
+)
+"""KEYS: `Bucket.indexes`. ARGV: what keys of jobs begin with, now, limit. Returns how many jobs are gone."""
+
+PAGE: Final = _script(
+    """
+local listed, prefix = KEYS[1], ARGV[1]
+local from, before, least, now, state_list, request_type, owner, limit, looks = unpack(ARGV, 2, 10)
+limit, looks = tonumber(limit), tonumber(looks)
+
+local function is_before(one, other)
+  for at = 1, math.min(#one, #other) do
+    local left, right = string.byte(one, at), string.byte(other, at)
+    if left ~= right then return left < right end
+  end
+  return #one < #other
+end
+
+local first = 0
+if from ~= '' then
+  first = redis.call('ZCOUNT', listed, '(' .. from, '+inf')
+  local last = first + redis.call('ZCOUNT', listed, from, from)
+  while first < last do
+    local middle = math.floor((first + last) / 2)
+    local id = redis.call('ZREVRANGE', listed, middle, middle)[1]
+    if is_before(id, before) then last = middle else first = middle + 1 end
+  end
+end
+
+local found = redis.call('ZREVRANGE', listed, first, first + looks - 1, 'WITHSCORES')
+local page, wanted, place = {}, {}, nil
+for state in string.gmatch(state_list, '%a+') do wanted[state] = true end
+for at = 1, #found, 2 do
+  local id, created = found[at], found[at + 1]
+  if least ~= '' and tonumber(created) < tonumber(least) then return {page, false, false} end
+  place = at
+  local job = redis.call('HMGET', prefix .. id, 'state', 'request_type', 'virtual_key_id', 'expires_at_ms', 'row')
+  if job[1] and (state_list == '' or wanted[job[1]])
+    and (request_type == '' or job[2] == request_type)
+    and (owner == '' or job[3] == owner)
+    and not (job[4] and tonumber(job[4]) <= tonumber(now)) then
+    page[#page + 1] = {created, id, job[5]}
+    if #page == limit then break end
+  end
+end
+if place == nil or (#found < 2 * looks and place == #found - 1) then return {page, false, false} end
+return {page, found[place + 1], found[place]}
+"""
+)
+"""A part of a listing. KEYS: `Bucket.indexes`. ARGV: what keys of jobs begin with; created_at_ms and id in front of
+which it begins, or '' and ''; the least created_at_ms or ''; now; names of states, of a request type, of a virtual key,
+or ''; how many jobs it may return and look at. Returns the jobs, as created_at_ms, id and row each, and the
+created_at_ms and id that the next part begins in front of, or nothing where there is no next."""
+
+CLAIM: Final = _script(
+    """
+local holder = redis.call('GET', KEYS[1])
+if holder and holder ~= ARGV[1] then return 0 end
+if ARGV[2] == '0' then
+  redis.call('DEL', KEYS[1])
+  return 0
+end
+redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
+return 1
+""",
+    "allow-oom",
+)
+"""KEYS: the claim. ARGV: who, for how many ms (0 gives it back). Returns whether they have it."""
+
+PUT_VIRTUAL_KEY: Final = _script(
+    """
+local id, document, created = ARGV[1], ARGV[2], ARGV[3]
+for at = 4, #ARGV do
+  local owner = redis.call('HGET', KEYS[2], ARGV[at])
+  if owner and owner ~= id then return false end
+end
+local old = redis.call('HGET', KEYS[1], id)
+if old then
+  for _, digest in ipairs(cjson.decode(old).key_sha256) do redis.call('HDEL', KEYS[2], digest) end
+end
+for at = 4, #ARGV do redis.call('HSET', KEYS[2], ARGV[at], id) end
+redis.call('HSET', KEYS[1], id, document)
+redis.call('HSETNX', KEYS[3], id, created)
+redis.call('ZADD', KEYS[4], 0, id)
+local time = redis.call('TIME')
+local version = math.max(tonumber(redis.call('GET', KEYS[5]) or 0) + 1, time[1] * 1000000 + time[2])
+redis.call('SET', KEYS[5], string.format('%.0f', version))
+return redis.call('HGET', KEYS[3], id)
+"""
+)
+"""KEYS: see `virtual_keys`. ARGV: id, document, created_at_ms, and each hash in hexadecimal. Returns the created_at_ms
+that holds, or nothing when a hash is somebody else's."""
+
+DELETE_VIRTUAL_KEY: Final = _script(
+    """
+local old = redis.call('HGET', KEYS[1], ARGV[1])
+if not old then return 0 end
+for _, digest in ipairs(cjson.decode(old).key_sha256) do redis.call('HDEL', KEYS[2], digest) end
+redis.call('HDEL', KEYS[1], ARGV[1])
+redis.call('HDEL', KEYS[3], ARGV[1])
+redis.call('ZREM', KEYS[4], ARGV[1])
+local time = redis.call('TIME')
+local version = math.max(tonumber(redis.call('GET', KEYS[5]) or 0) + 1, time[1] * 1000000 + time[2])
+redis.call('SET', KEYS[5], string.format('%.0f', version))
+return 1
+""",
+    "allow-oom",
+)
+"""KEYS as above. ARGV: id. Returns whether there was one."""
+
+ALL: Final = (COMMIT, REMOVE, DUE, PURGE, PAGE, CLAIM, PUT_VIRTUAL_KEY, DELETE_VIRTUAL_KEY)
+
+
+class Loading(NamedTuple):
+    """Commands that teach a server all scripts."""
+
+    packed: bytes
+    replies: int
+
+
+LOADING: Final = Loading(b"".join(pack("SCRIPT", "LOAD", script.text) for script in ALL), len(ALL))

@@ -1,0 +1,103 @@
+"""One connection: an exchange that does not end as it should leaves nothing behind for the next."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import hiredis
+import pytest
+from harness import valkey
+from harness.waiting import until
+from jobstatus.stores.redis.cluster.connection import Connection, connect, pack
+from jobstatus.stores.redis.cluster.url import Address, target_of
+
+
+@asynccontextmanager
+async def connected() -> AsyncIterator[Connection]:
+    """A connection to the server that tests share."""
+    server = valkey.single()
+    connection = await connect(Address("127.0.0.1", server.port), target_of(server.url()))
+    yield connection
+    connection.abort()
+    await asyncio.sleep(0)  # for the loop to notice
+
+
+def waiting(seconds: float) -> bytes:
+    """A command that is answered, with nothing, after so long a time."""
+    return pack("BLPOP", "nothing", str(seconds))
+
+
+async def test_replies_come_in_the_order_of_their_commands() -> None:
+    """Errors are in their places; bytes are as they went in."""
+    commands = [pack("ECHO", b"\r\n\0\xff"), pack("NONSENSE"), pack("ECHO", 7)]
+    async with connected() as connection:
+        one, two, three = await connection.exchange(b"".join(commands), 3, 1.0)
+        assert (one, three) == (b"\r\n\0\xff", b"7")
+        assert isinstance(two, hiredis.ReplyError)
+
+
+async def test_a_long_exchange_goes_on_while_there_is_progress() -> None:
+    """What is limited is the silence, not the whole."""
+    async with connected() as connection:
+        began = time.monotonic()
+        assert await connection.exchange(waiting(0.4) * 5, 5, 1.5) == [None] * 5
+        assert time.monotonic() - began > 1.5
+
+
+async def test_a_silence_ends_the_exchange_and_the_connection() -> None:
+    """Whoever uses it next is told at once."""
+    async with connected() as connection:
+        with pytest.raises(TimeoutError):
+            await connection.exchange(waiting(5), 1, 0.1)
+        with pytest.raises(ConnectionResetError):
+            await connection.exchange(pack("PING"), 1, 1.0)
+
+
+async def test_a_caller_that_goes_closes_the_connection() -> None:
+    """Its reply, which may still come, can reach nobody else."""
+    async with connected() as connection:
+        task = asyncio.create_task(connection.exchange(waiting(0.1), 1, 1.0))
+        await asyncio.sleep(0)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        assert task.cancelled()
+        assert not connection.is_open
+
+
+@pytest.mark.parametrize("said", [b"+OK\r\n+MORE\r\n", b"?what\r\n"])
+async def test_a_reply_too_many_and_nonsense_close_the_connection(said: bytes) -> None:
+    """A server that says what it was not asked cannot be believed about anything."""
+
+    async def speak(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"+OK\r\n")
+        await reader.read(100)
+        await reader.read(100)
+        writer.write(said)
+        await reader.read()
+        writer.close()
+
+    async with await asyncio.start_server(speak, "127.0.0.1", 0) as server:
+        address = Address("127.0.0.1", server.sockets[0].getsockname()[1])
+        connection = await connect(address, target_of("redis://any"))
+        with pytest.raises(hiredis.ProtocolError):
+            await connection.exchange(pack("PING"), 1, 1.0)
+        assert not connection.is_open
+
+
+async def test_a_server_that_speaks_unasked_is_left() -> None:
+    """An idle connection on which something arrives is closed before anybody uses it."""
+    async with await asyncio.start_server(greet_twice, "127.0.0.1", 0) as server:
+        address = Address("127.0.0.1", server.sockets[0].getsockname()[1])
+        connection = await connect(address, target_of("redis://any"))
+        await until(lambda: not connection.is_open)
+
+
+async def greet_twice(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    await reader.read(100)
+    writer.write(b"+OK\r\n")
+    await writer.drain()
+    await asyncio.sleep(0.05)  # apart from the first, so that it arrives when nobody waits
+    writer.write(b"+HELLO\r\n")
+    await reader.read()
+    writer.close()

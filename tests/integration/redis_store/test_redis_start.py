@@ -1,0 +1,350 @@
+"""What a store URL may say, and which servers a store refuses or warns of, each time with what to do about it."""
+
+import asyncio
+import logging
+import ssl
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+
+import pytest
+import trustme
+from harness import valkey
+from harness.stores import change, job
+from harness.waiting import until
+from jobstatus.stores import StoreConfigError, open_store
+from jobstatus.stores.redis.cluster.durability import Durability
+from jobstatus.stores.redis.cluster.server_info import Facts, facts_of
+from jobstatus.stores.redis.cluster.url import Address, target_of
+
+SECRET = "s3cret-w0rd"
+
+
+def messages(caplog: pytest.LogCaptureFixture) -> str:
+    """What was warned of."""
+    return "\n".join(record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING)
+
+
+# --- the URL ---
+
+
+def test_a_url_says_who_and_where_and_how() -> None:
+    """Several hosts, IPv6 among them, a login with escaped characters, a database and options."""
+    target = target_of("redis://me:p%40ss%2F@one:7001,[::1]:7002,two/3?prefix=a.b&fsync=false&ephemeral=true")
+    assert target.addresses == (Address("one", 7001), Address("::1", 7002), Address("two", 6379))
+    assert (target.login, target.database, target.prefix) == (("me", "p@ss/"), 3, "a.b")
+    assert (target.waits_for_fsync, target.is_ephemeral, target.tls) == (False, True, None)
+    assert "p@ss" not in repr(target)
+
+
+def test_a_url_may_say_nothing_but_the_host() -> None:
+    """A password alone is the default user's; TLS checks certificates."""
+    plain = target_of("redis://host")
+    assert (plain.addresses, plain.login, plain.database) == ((Address("host", 6379),), (), 0)
+    assert (plain.prefix, plain.waits_for_fsync, plain.is_ephemeral) == ("jobstatus", True, False)
+    secure = target_of("rediss://:word@host")
+    assert secure.login == ("word",)
+    assert secure.tls is not None
+    assert (secure.tls.verify_mode, secure.tls.check_hostname) == (ssl.CERT_REQUIRED, True)
+
+
+@pytest.mark.parametrize(
+    ("rest", "words"),
+    [
+        ("host:port", "host:port"),
+        ("host:99999", "host:port"),
+        ("host/main", "number of a database"),
+        ("me@host", "user and no password"),
+        ("host?prefix={x}", "prefix"),
+        ("host?prefix=", "prefix"),
+        ("host?fsync=maybe", "fsync must be true or false"),
+        ("host?pool=7", "unknown option 'pool'"),
+    ],
+)
+def test_a_url_that_cannot_be_is_refused_with_what_is_wrong(rest: str, words: str) -> None:
+    """One sentence that names the part."""
+    with pytest.raises(StoreConfigError, match=words):
+        target_of(f"redis://{rest}")
+
+
+def test_files_that_are_not_there_are_named_as_such() -> None:
+    """TLS with files that cannot be read does not start."""
+    with pytest.raises(StoreConfigError, match="ssl_ca_certs"):
+        target_of("rediss://host?ssl_ca_certs=/nowhere.pem")
+
+
+def test_without_the_driver_the_url_says_what_to_install(tmp_path: Path) -> None:
+    """The store is an optional part."""
+    (tmp_path / "hiredis.py").write_text("raise ModuleNotFoundError(name='hiredis')")
+    code = "from jobstatus.stores import open_store; open_store('redis://host')"
+    ended = subprocess.run(
+        [sys.executable, "-c", code], env={"PYTHONPATH": str(tmp_path)}, capture_output=True, check=False
+    )
+    assert ended.returncode == 1
+    assert b"StoreConfigError: redis:// and rediss:// need a driver: pip install 'jobstatus[redis]'" in ended.stderr
+
+
+# --- who answers ---
+
+
+async def refusal(url: str) -> str:
+    """Why a store does not open."""
+    with pytest.raises(StoreConfigError) as refused:
+        async with open_store(url):
+            pass
+    return str(refused.value)
+
+
+async def test_a_server_that_is_not_there_is_named() -> None:
+    """Nobody listens: the address is told, nothing of the login."""
+    nobody = valkey.Server()
+    message = await refusal(f"redis://me:{SECRET}@127.0.0.1:{nobody.port}")
+    assert f"127.0.0.1:{nobody.port}" in message
+    assert SECRET not in message
+    nobody.remove()
+
+
+async def test_something_else_that_answers_is_no_server() -> None:
+    """A server of another protocol is refused in time."""
+
+    async def speak(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+        await writer.drain()
+        writer.close()
+
+    async with await asyncio.start_server(speak, "127.0.0.1", 0) as other:
+        port = other.sockets[0].getsockname()[1]
+        async with asyncio.timeout(3):
+            assert "no server answers" in await refusal(f"redis://127.0.0.1:{port}")
+
+
+async def test_a_password_that_is_wrong_is_not_repeated(server: valkey.Server) -> None:
+    """A login that is refused, and one that nobody asked for; the right one works."""
+    where = f"127.0.0.1:{server.port}"
+    assert "refuses the user, password" in await refusal(f"redis://:{SECRET}@{where}")
+    server.command("CONFIG", "SET", "requirepass", SECRET)
+    for login in ("", ":wrong@", f"me:{SECRET}@"):
+        message = await refusal(f"redis://{login}{where}")
+        assert "refuses the user, password" in message
+        assert SECRET not in message
+        assert "wrong" not in message
+    async with open_store(f"redis://:{SECRET}@{where}") as store:
+        assert await store.commit([change(job())]) == {}
+
+
+async def test_a_replica_is_refused(server: valkey.Server) -> None:
+    """Only a primary can be written to."""
+    replica = valkey.Server().start()
+    replica.command("REPLICAOF", "127.0.0.1", server.port)
+    assert "is a replica" in await refusal(replica.url())
+    replica.remove()
+
+
+async def test_databases_and_prefixes_are_apart(server: valkey.Server) -> None:
+    """Two services on one server do not see each other."""
+    urls = [f"redis://127.0.0.1:{server.port}/{rest}" for rest in ("0", "1", "1?prefix=other")]
+    for url in urls:
+        async with open_store(url) as store:
+            assert await store.read_jobs(["job-1"], with_results=False) == [None]
+            assert await store.commit([change(job())]) == {}
+
+
+@asynccontextmanager
+async def in_front_of(
+    port: int, *, certificate: ssl.SSLContext | None = None, changing: tuple[bytes, bytes] = (b"", b"")
+) -> AsyncIterator[int]:
+    """A port that hands on to the other one, with TLS, or with something else said than was."""
+
+    tasks = set()
+
+    async def pipe(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while data := await reader.read(65536):
+            writer.write(data.replace(*changing) if changing[0] else data)
+            await writer.drain()
+        writer.close()
+
+    async def connect(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        tasks.add(asyncio.current_task())
+        there, back = await asyncio.open_connection("127.0.0.1", port)
+        try:
+            await asyncio.gather(pipe(reader, back), pipe(there, writer), return_exceptions=True)
+        finally:
+            for end in (back, writer):
+                end.close()
+                with suppress(OSError):
+                    await end.wait_closed()
+
+    async with await asyncio.start_server(connect, "127.0.0.1", 0, ssl=certificate) as front:
+        yield front.sockets[0].getsockname()[1]
+        await asyncio.gather(*(task for task in tasks if task is not None))
+
+
+async def test_tls_checks_who_answers(server: valkey.Server, tmp_path: Path) -> None:
+    """With the authority's certificate the store opens; without it, or under another name, it does not."""
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("127.0.0.1").configure_cert(context)
+    async with in_front_of(server.port, certificate=context) as port:
+        trusting = f"?ssl_ca_certs={tmp_path / 'ca.pem'}"
+        async with open_store(f"rediss://127.0.0.1:{port}{trusting}") as store:
+            assert await store.commit([change(job())]) == {}
+            assert await store.read_jobs(["job-1"], with_results=False) == [job()]
+        assert "no server answers" in await refusal(f"rediss://127.0.0.1:{port}")
+        assert "no server answers" in await refusal(f"rediss://localhost:{port}{trusting}")
+
+
+# --- how it is configured ---
+
+
+async def test_an_old_server_is_refused(server: valkey.Server) -> None:
+    """The sentence says which version it has and which would do."""
+    ours = server.info("redis_version")
+    old = f"6{ours[1:]}"
+    told = (f"redis_version:{ours}".encode(), f"redis_version:{old}".encode())
+    async with in_front_of(server.port, changing=told) as port:
+        assert f"has version {old}: use Redis 7.0 or newer" in await refusal(f"redis://127.0.0.1:{port}")
+
+
+async def test_a_server_that_drops_keys_is_refused(server: valkey.Server, caplog: pytest.LogCaptureFixture) -> None:
+    """An eviction policy is refused where memory has a limit, and warned of where it has none."""
+    server.command("CONFIG", "SET", "maxmemory-policy", "allkeys-lru")
+    async with open_store(server.url()):
+        assert "set maxmemory-policy to noeviction" in messages(caplog)
+    for policy in ("allkeys-lru", "volatile-ttl"):
+        server.command("CONFIG", "SET", "maxmemory", 10**9, "maxmemory-policy", policy)
+        assert f"(maxmemory-policy {policy}): set maxmemory-policy to noeviction" in await refusal(server.url())
+
+
+async def test_a_server_that_writes_nothing_down_is_refused_unless_that_is_wanted(
+    server: valkey.Server, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Neither log nor snapshots: refused, or with ephemeral=true warned of; snapshots alone are warned of."""
+    server.command("CONFIG", "SET", "appendonly", "no")
+    assert "set appendonly to yes, or say ephemeral=true" in await refusal(server.url())
+    async with open_store(server.url("ephemeral=true")) as store:
+        assert "all jobs are lost when it ends" in messages(caplog)
+        assert await store.commit([change(job())]) == {}
+    caplog.clear()
+    server.command("CONFIG", "SET", "save", "3600 1")
+    async with open_store(server.url()):
+        assert "set appendonly to yes" in messages(caplog)
+
+
+@pytest.mark.parametrize(("policy", "words"), [("no", "when it syncs"), ("everysec", "fsync=false"), ("always", "")])
+async def test_a_log_that_is_not_synced_at_once_is_warned_of(
+    server: valkey.Server, caplog: pytest.LogCaptureFixture, policy: str, words: str
+) -> None:
+    """A sync once a second is waited for; one that the system decides on is warned of, too."""
+    server.command("CONFIG", "SET", "appendfsync", policy)
+    async with open_store(server.url()) as store:
+        assert words in messages(caplog)
+        assert bool(messages(caplog)) == bool(words)
+        if policy != "no":
+            assert await store.commit([change(job())]) == {}
+
+
+async def test_fsync_false_does_not_wait_for_the_disk(server: valkey.Server, caplog: pytest.LogCaptureFixture) -> None:
+    """Then a log that is synced once a second is as it should be, and no write waits for it."""
+    server.command("CONFIG", "SET", "appendfsync", "everysec")
+    async with open_store(server.url("fsync=false")) as store:
+        assert messages(caplog) == ""
+        assert await store.commit([change(job())]) == {}
+    assert "waitaof" not in server.command("INFO", "commandstats").decode()
+
+
+async def test_a_configuration_that_may_not_be_read_is_warned_of(
+    server: valkey.Server, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What INFO tells is checked all the same."""
+    server.command("ACL", "SETUSER", "jobs", "on", f">{SECRET}", "~jobstatus:*", "+@all", "-config")
+    url = f"redis://jobs:{SECRET}@127.0.0.1:{server.port}"
+    async with open_store(url) as store:
+        assert "does not let its configuration be read" in messages(caplog)
+        assert await store.commit([change(job())]) == {}
+    server.command("CONFIG", "SET", "maxmemory", 10**9, "maxmemory-policy", "allkeys-lru")
+    assert "noeviction" in await refusal(url)
+
+
+async def test_a_command_that_may_not_be_used_is_said_once(
+    server: valkey.Server, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A right that is missing is a store that does not answer, and a line in the log that says of which kind."""
+    server.command("ACL", "SETUSER", "jobs", "on", f">{SECRET}", "~jobstatus:*", "+@all", "-zadd")
+    async with open_store(f"redis://jobs:{SECRET}@127.0.0.1:{server.port}") as store:
+        for _ in range(3):
+            assert set(await store.commit([change(job())])) == {"job-1"}
+    refused = [record for record in caplog.records if record.getMessage() == "the store refused a command"]
+    assert len(refused) == 1
+
+
+async def test_a_cluster_that_refuses_all_when_a_part_fails_is_warned_of(caplog: pytest.LogCaptureFixture) -> None:
+    """And where its primaries have replicas, one of them is required, unless a number is given."""
+    cluster = valkey.cluster()
+    with caplog.at_level(logging.INFO, "jobstatus"):
+        async with open_store(cluster.url()) as store:
+            assert store._asker.durability.replicas == 1  # type: ignore[attr-defined]
+            assert "is on 1 replicas" in caplog.text
+        async with open_store(cluster.url(), redis_replicas=0) as store:
+            assert store._asker.durability.replicas == 0  # type: ignore[attr-defined]
+    assert messages(caplog) == ""
+    server = cluster.primaries()[0]
+    server.command("CONFIG", "SET", "cluster-require-full-coverage", "yes")
+    try:
+        async with open_store(cluster.url()):
+            assert "set cluster-require-full-coverage to no" in messages(caplog)
+    finally:
+        server.command("CONFIG", "SET", "cluster-require-full-coverage", "no")
+
+
+async def test_replicas_that_are_missing_at_the_start_are_warned_of(
+    server: valkey.Server, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The store opens: reads work, and writes will once the replicas are there."""
+    async with open_store(server.url(), redis_replicas=1) as store:
+        assert "JOBSTATUS_REDIS_REPLICAS" in messages(caplog)
+        assert await store.read_jobs(["job-1"], with_results=False) == [None]
+
+
+async def test_a_server_that_is_still_empty_of_slots_is_no_cluster_yet() -> None:
+    """A server in cluster mode whose slots belong to nobody is refused."""
+    lonely = valkey.Server("--cluster-enabled", "yes", "--appendonly", "yes").start()
+    assert "finish setting it up" in await refusal(lonely.url())
+    lonely.remove()
+
+
+def test_an_old_server_is_known_by_its_version() -> None:
+    """Versions are compared as numbers; only newer servers know WAITAOF, and only with a log."""
+    old = facts_of(b"redis_version:6.2.14\r\nredis_mode:standalone\r\nrole:master\r\naof_enabled:1\r\n")
+    assert (old.version, old.is_cluster, old.knows_waitaof) == ((6, 2, 14), False, False)
+    new = facts_of(b"redis_version:10.0.1\r\nredis_mode:cluster\r\naof_enabled:1\r\n")
+    assert (new.is_cluster, new.knows_waitaof) == (True, True)
+    assert not Facts(version=(9, 1, 0)).knows_waitaof
+
+
+def test_a_write_is_durable_only_when_all_that_was_asked_is_answered() -> None:
+    """Every count must be reached, and an error or nothing is no count."""
+    durability = Durability(replicas=1, fsync=True, replicas_with_aof=1)
+    new = Facts(version=(7, 2), has_aof=True)
+    waits = durability.waits(new, size=0, was_missed=False)
+    assert waits.are_fulfilled_by([1, [1, 1]])
+    assert waits.are_fulfilled_by([2, [1, 2]])
+    for replies in ([0, [1, 1]], [1, [0, 1]], [1, [1, 0]], [None, [1, 1]], [1, b"ERR"]):
+        assert not waits.are_fulfilled_by(replies)
+    assert durability.waits(Facts(version=(7, 0), has_aof=True), size=0, was_missed=False).least == ((1,),)
+    small, large = (durability.waits(new, size=size, was_missed=False) for size in (0, 10**7))
+    assert small.ms < large.ms
+    assert durability.waits(new, size=0, was_missed=True).ms < small.ms
+    assert Durability().waits(Facts(version=(7, 2), has_aof=True), size=0, was_missed=False).least == ()
+
+
+async def test_opening_and_closing_leaves_no_connection(server: valkey.Server) -> None:
+    """A store that was closed lets go of the server, also one that was refused."""
+    for _ in range(3):
+        async with open_store(server.url()) as store:
+            await asyncio.gather(*(store.read_answers([str(number)]) for number in range(30)))
+    server.command("CONFIG", "SET", "maxmemory", 10**9, "maxmemory-policy", "allkeys-lru")
+    await refusal(server.url())
+    await until(lambda: server.info("connected_clients") == "1")
