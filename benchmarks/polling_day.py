@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 from jobstatus.core.job import RequestType
-from jobstatus.core.retry_after import ExpectedEnds, unlearned_pause_ms
+from jobstatus.core.retry_after import RetryAfterEstimator, unlearned_retry_after_ms
 from jobstatus.rest.headers import MAX_RETRY_AFTER_SECONDS, retry_after_seconds
 from jobstatus.settings import Settings
 from rich.console import Console
@@ -107,13 +107,15 @@ def _duration(chance: random.Random, request_type: RequestType) -> float:
 
 def learned() -> Rule:
     """The service's own rule, and what its process would learn."""
-    expected = ExpectedEnds()
+    expected = RetryAfterEstimator()
 
     def pause(job: Job, age: float, _: int) -> float:
-        return retry_after_seconds(expected.pause_ms(job.job_id, job.request_type, int(age * 1000)), LEAST_SECONDS)
+        return retry_after_seconds(
+            expected.retry_after_ms(job.job_id, job.request_type, int(age * 1000)), LEAST_SECONDS
+        )
 
     def ended(job: Job) -> None:
-        if expected.is_news(job.job_id):
+        if expected.first_seen_ended(job.job_id):
             expected.learn(job.request_type, int(job.duration * 1000))
 
     return Rule(pause, ended)
@@ -124,7 +126,7 @@ RULES: Final[dict[str, Callable[[], Rule]]] = {
     "every 5 s": lambda: Rule(lambda *_: 5),
     "2 s doubling to 30 s": lambda: Rule(lambda _, __, count: min(2.0 * 2**count, MAX_RETRY_AFTER_SECONDS)),
     "a tenth of the age": lambda: Rule(
-        lambda _, age, __: retry_after_seconds(unlearned_pause_ms(int(age * 1000)), LEAST_SECONDS)
+        lambda _, age, __: retry_after_seconds(unlearned_retry_after_ms(int(age * 1000)), LEAST_SECONDS)
     ),
     "learned": learned,
 }

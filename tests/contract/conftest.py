@@ -14,7 +14,7 @@ _LIMITS = (
     (commands, "LIMIT_SECONDS"),
     (connection, "CONNECT_SECONDS"),
     (node, "SILENCE_SECONDS"),
-    (node, "LOOK_SECONDS"),
+    (node, "HEALTH_CHECK_SECONDS"),
 )
 
 

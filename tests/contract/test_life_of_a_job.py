@@ -126,7 +126,7 @@ class LifeOfAJob(RuleBasedStateMachine):
         return await store_in(self.kind, Path(self.folder.name)).__aenter__()
 
     def close(self) -> None:
-        self.run(self.sweeper.give_up())
+        self.run(self.sweeper.resign())
         self.run(self.tracker.close())
         self.run(self.store.__aexit__(None, None, None))
 

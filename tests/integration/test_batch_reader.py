@@ -6,8 +6,8 @@ from collections.abc import Sequence
 import pytest
 from harness.stores import job
 from harness.waiting import until
-from jobstatus.core import batch_reader as group_read
-from jobstatus.core.batch_reader import GroupReader
+from jobstatus.core import batch_reader
+from jobstatus.core.batch_reader import BatchReader
 from jobstatus.core.errors import InvalidField, Overloaded, StoreUnavailable
 from jobstatus.core.store import Answer, StoreError
 
@@ -35,7 +35,7 @@ def answer(job_id: str) -> Answer:
 
 
 def ask(
-    reader: GroupReader[str, Answer | StoreError | None], *job_ids: str
+    reader: BatchReader[str, Answer | StoreError | None], *job_ids: str
 ) -> list[asyncio.Task[Answer | StoreError | None]]:
     return [asyncio.create_task(reader.read(job_id)) for job_id in job_ids]
 
@@ -45,15 +45,15 @@ async def test_reads_that_come_together_are_one() -> None:
     slow = SlowReads()
     slow.gate.set()
     names = [f"job-{number % 70}" for number in range(100)]
-    assert await asyncio.gather(*ask(GroupReader(slow.read), *names)) == [answer(name) for name in names]
+    assert await asyncio.gather(*ask(BatchReader(slow.read), *names)) == [answer(name) for name in names]
     assert slow.begun == [names]
 
 
 async def test_a_read_begins_after_it_was_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is asked while as many reads as there may be are under way waits for the next, and joins none of them."""
-    monkeypatch.setattr(group_read, "MAX_UNDER_WAY", 1)
+    monkeypatch.setattr(batch_reader, "MAX_UNDER_WAY", 1)
     slow = SlowReads()
-    reader = GroupReader(slow.read)
+    reader = BatchReader(slow.read)
     first = ask(reader, "a")
     await until(lambda: slow.begun == [["a"]])
     later = ask(reader, "a", "b")
@@ -66,11 +66,11 @@ async def test_a_read_begins_after_it_was_asked_for(monkeypatch: pytest.MonkeyPa
 
 async def test_a_read_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     """More askers than one read may have are spread over several; more than may wait are told so at once."""
-    monkeypatch.setattr(group_read, "MAX_BATCH", 2)
-    monkeypatch.setattr(group_read, "MAX_UNDER_WAY", 1)
-    monkeypatch.setattr(group_read, "MAX_WAITING", 3)
+    monkeypatch.setattr(batch_reader, "MAX_BATCH", 2)
+    monkeypatch.setattr(batch_reader, "MAX_UNDER_WAY", 1)
+    monkeypatch.setattr(batch_reader, "MAX_WAITING", 3)
     slow = SlowReads()
-    reader = GroupReader(slow.read)
+    reader = BatchReader(slow.read)
     first = ask(reader, "a")
     await until(lambda: slow.begun == [["a"]])
     rest = ask(reader, "b", "c", "d", "e")
@@ -84,7 +84,7 @@ async def test_a_read_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
 async def test_a_caller_that_goes_takes_nobody_along() -> None:
     """Those who asked together are answered though one of them is cancelled, before the read has begun or during it."""
     slow = SlowReads()
-    reader = GroupReader(slow.read)
+    reader = BatchReader(slow.read)
     tasks = ask(reader, "a", "b", "c")
     await asyncio.sleep(0)
     tasks[0].cancel()
@@ -102,7 +102,7 @@ async def test_what_fails_is_told_to_those_who_asked_and_the_next_read_is_sound(
     """A read that fails fails its callers, each with an error of its own; one answer in error is told to one alone."""
     slow = SlowReads()
     slow.gate.set()
-    reader = GroupReader(slow.read)
+    reader = BatchReader(slow.read)
     slow.failure = StoreUnavailable()
     one, two = await asyncio.gather(*ask(reader, "a", "b"), return_exceptions=True)
     assert isinstance(one, StoreUnavailable)
@@ -115,10 +115,10 @@ async def test_what_fails_is_told_to_those_who_asked_and_the_next_read_is_sound(
 
 async def test_nobody_waits_long_for_a_turn(monkeypatch: pytest.MonkeyPatch) -> None:
     """While reads hang those behind them are told that the store is away; what has begun is still waited for."""
-    monkeypatch.setattr(group_read, "MAX_UNDER_WAY", 1)
-    monkeypatch.setattr(group_read, "WAIT_SECONDS", 0.05)
+    monkeypatch.setattr(batch_reader, "MAX_UNDER_WAY", 1)
+    monkeypatch.setattr(batch_reader, "WAIT_SECONDS", 0.05)
     slow = SlowReads()
-    reader = GroupReader(slow.read)
+    reader = BatchReader(slow.read)
     first = ask(reader, "a")
     await until(lambda: slow.begun == [["a"]])
     for names in (("b", "c"), ("d",)):  # the second time shows that the timer is set again
@@ -136,7 +136,7 @@ async def test_an_error_that_says_more_is_told_to_all_of_a_read() -> None:
     slow = SlowReads()
     slow.gate.set()
     slow.failure = InvalidField("state", "must be a job state with a name")
-    one, two = await asyncio.gather(*ask(GroupReader(slow.read), "a", "b"), return_exceptions=True)
+    one, two = await asyncio.gather(*ask(BatchReader(slow.read), "a", "b"), return_exceptions=True)
     assert isinstance(one, InvalidField)
     assert isinstance(two, InvalidField)
     assert one is not two

@@ -28,7 +28,7 @@ from jobstatus.core.job import JobState, RequestType
 from jobstatus.core.poll import Poller
 from jobstatus.core.store import SMALL_RESULT_BYTES
 from jobstatus.core.virtual_keys import hash_key
-from jobstatus.rest.handler import Edge
+from jobstatus.rest.handler import PollHandler
 from jobstatus.stores.memory import MemoryJobStore
 from jobstatus.stores.sqlite.store import SQLiteJobStore
 
@@ -43,13 +43,13 @@ VARYING: Final = ("date", "connection")
 def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The paths for which the handler has been asked."""
     paths: list[str] = []
-    answer = Edge.answer
+    answer = PollHandler.answer
 
-    async def counted(self: Edge, request: web.BaseRequest) -> web.StreamResponse:
+    async def counted(self: PollHandler, request: web.BaseRequest) -> web.StreamResponse:
         paths.append(request.raw_path)
         return await answer(self, request)
 
-    monkeypatch.setattr(Edge, "answer", counted)
+    monkeypatch.setattr(PollHandler, "answer", counted)
     return paths
 
 

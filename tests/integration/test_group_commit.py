@@ -454,7 +454,7 @@ async def leased(tracker: JobTracker) -> Job:
 async def state_after_a_sweep(store: Any, tracker: JobTracker, clock: Clock) -> JobState | None:
     sweeper = Sweeper(tracker, store, clock=clock, observer=IgnoringObserver(), every_seconds=1)
     await sweeper.sweep()
-    await sweeper.give_up()
+    await sweeper.resign()
     (state,) = await stored(store, "job-a")
     return state
 

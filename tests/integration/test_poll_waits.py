@@ -17,7 +17,7 @@ from harness.service import Process, Service, service_here
 from harness.tokens import virtual_key_token
 from harness.waiting import LIMIT_SECONDS, until
 from jobstatus.cli.errors import CommandError
-from jobstatus.cli.polling import JITTER, SHORTEST_PAUSE_SECONDS, Answer, Poller, applied_wait_seconds
+from jobstatus.cli.polling import JITTER, SHORTEST_PAUSE_SECONDS, PollLoop, PollResponse, applied_wait_seconds
 from yarl import URL
 
 PATH = "/v1/async/audio/transcriptions/job"
@@ -41,11 +41,11 @@ class Shown:
         self.pauses.append(pause_seconds)
 
 
-async def polled(port: int, shown: Shown) -> Answer:
+async def polled(port: int, shown: Shown) -> PollResponse:
     """The last answer about the job at this port."""
     headers = {"Authorization": f"Bearer {virtual_key_token('vk-1')}"}
     async with aiohttp.ClientSession(headers=headers) as session, asyncio.timeout(3 * LIMIT_SECONDS):
-        return await Poller(session, URL(f"http://127.0.0.1:{port}{PATH}"), shown).poll_until_end()
+        return await PollLoop(session, URL(f"http://127.0.0.1:{port}{PATH}"), shown).poll_until_end()
 
 
 async def count(service: Service, metric: str) -> float:

@@ -38,7 +38,7 @@ OPERATIONS: dict[str, Callable[[Store], Awaitable[Any]]] = {
     "commit": lambda one: one.commit([change(job("another"))]),
     "confirm": lambda one: one.confirm(["job-1"]),
     "changed": lambda one: one.changed({"job-1": 1}),
-    "claim_sweep": lambda one: one.claim_sweep("me", 1000),
+    "claim_sweep": lambda one: one.try_lead("me", 1000),
     "due": lambda one: one.due(0, 1),
     "purge": lambda one: one.purge(0, 1),
     "list_jobs": lambda one: one.list_jobs(Listing(now_ms=0, limit=1)),

@@ -91,7 +91,7 @@ async def test_nothing_outlives_a_statement(opened: PostgreSQLJobStore) -> None:
         await opened.read_jobs(["job-1"], with_results=True)
         await opened.list_jobs(Listing(now_ms=0, limit=1))
         await opened.count_jobs()
-        await opened.claim_sweep("me", 1000)
+        await opened.try_lead("me", 1000)
         await opened.put_virtual_key(key)
         await opened.find_virtual_keys(key.key_sha256)
     connections = [*opened._short._free, *opened._long._free]

@@ -92,12 +92,12 @@ async def test_nothing_more_is_looked_up_for_who_does_not_read(monkeypatch: pyte
     monkeypatch.setattr("jobstatus.rest.send_limits.SEND_SECONDS", 0.3)
     looked = 0
 
-    async def looks() -> AsyncIterator[Poll]:
+    async def updates() -> AsyncIterator[Poll]:
         nonlocal looked
         for looked in count(2):
             yield look(looked, MAX_BYTES - 100)
 
-    async with unread(looks) as (client, handling):
+    async with unread(updates) as (client, handling):
         async with asyncio.timeout(LIMIT_SECONDS):
             await handling
         assert looked < 20
@@ -112,7 +112,7 @@ async def test_what_is_unread_after_a_quiet_time_cuts_the_client_off(monkeypatch
     monkeypatch.setattr("jobstatus.rest.event_stream.QUIET_SECONDS", 0.1)
     quiet = asyncio.Event()
 
-    async def looks() -> AsyncIterator[Poll]:
+    async def updates() -> AsyncIterator[Poll]:
         yield look(2, MIB)
         await quiet.wait()
         quiet_until = asyncio.get_running_loop().time() + 0.1
@@ -120,13 +120,13 @@ async def test_what_is_unread_after_a_quiet_time_cuts_the_client_off(monkeypatch
         yield look(2, MIB)
         await asyncio.Event().wait()
 
-    async with unread(looks, unread_bytes=2 * MIB) as (client, handling):
+    async with unread(updates, unread_bytes=2 * MIB) as (client, handling):
         quiet.set()
         async with asyncio.timeout(LIMIT_SECONDS):
             await handling
         assert await is_cut_off(client)
     quiet.clear()
-    async with unread(looks, unread_bytes=2 * MIB) as (client, handling):
+    async with unread(updates, unread_bytes=2 * MIB) as (client, handling):
         assert (await read(client, END_OF_LARGE_EVENT)).endswith(END_OF_LARGE_EVENT)
         quiet.set()
         assert (await read(client, COMMENT)).endswith(COMMENT)
@@ -137,12 +137,12 @@ async def test_what_is_unread_after_a_quiet_time_cuts_the_client_off(monkeypatch
 async def test_what_is_unread_for_a_moment_cuts_nobody_off() -> None:
     """A look that comes soon after an event, when nothing new is to be told, finds it unread as a matter of course."""
 
-    async def looks() -> AsyncIterator[Poll]:
+    async def updates() -> AsyncIterator[Poll]:
         yield look(2, MAX_BYTES - 100)
         yield look(2, MAX_BYTES - 100)
         await asyncio.Event().wait()
 
-    async with unread(looks) as (client, handling):
+    async with unread(updates) as (client, handling):
         assert (await read(client, COMMENT)).endswith(COMMENT)
         assert not handling.done()
         handling.cancel()
@@ -152,12 +152,12 @@ async def test_an_early_end_does_not_wait_for_who_does_not_read(monkeypatch: pyt
     """A job that goes while much is unread: the end of the stream, too, has to be taken in time."""
     monkeypatch.setattr("jobstatus.rest.send_limits.SEND_SECONDS", 0.3)
 
-    async def looks() -> AsyncIterator[Poll]:
+    async def updates() -> AsyncIterator[Poll]:
         yield look(2, MAX_BYTES - 100)
         yield look(3, MAX_BYTES - 100)
         raise JobNotFound
 
-    async with unread(looks) as (client, handling):
+    async with unread(updates) as (client, handling):
         async with asyncio.timeout(LIMIT_SECONDS):
             await handling
         assert await is_cut_off(client)
@@ -167,10 +167,10 @@ async def test_a_large_event_is_in_memory_once() -> None:
     """While a client takes its time the document is not kept a second time, cut in lines or packed in chunks."""
     document = look(2, 16 * MIB)
 
-    async def looks() -> AsyncIterator[Poll]:
+    async def updates() -> AsyncIterator[Poll]:
         yield document
 
-    async with unread(looks) as (client, handling):
+    async with unread(updates) as (client, handling):
         tracemalloc.start()
         try:
             received = await read(client, LAST_CHUNK)

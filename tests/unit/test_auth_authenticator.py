@@ -12,8 +12,8 @@ from cryptography.hazmat.primitives.asymmetric import ed25519
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from jobstatus.auth.authenticator import Authenticator
 from jobstatus.auth.errors import CredentialError, InvalidCredential, MissingCredential, Reason
+from jobstatus.auth.fifo_cache import FifoCache
 from jobstatus.auth.issuers import IssuerConfig, TokenVerifier
-from jobstatus.auth.memory import Memory
 from jobstatus.auth.minting import mint_token
 from jobstatus.core.access import Principal
 from jobstatus.core.errors import StoreUnavailable
@@ -116,7 +116,7 @@ def authenticator(clock: Clock, store: WatchedStore) -> Authenticator:
 
 
 def make_authenticator(
-    clock: Clock, store: WatchedStore, verifier: TokenVerifier | None, max_remembered: int = 100
+    clock: Clock, store: WatchedStore, verifier: TokenVerifier | None, max_cached: int = 100
 ) -> Authenticator:
     """An authenticator that lives by the clock of the tests."""
     return Authenticator(
@@ -124,7 +124,7 @@ def make_authenticator(
         store=store,
         clock=clock.wall,
         monotonic=clock.monotonic,
-        max_remembered=max_remembered,
+        max_cached=max_cached,
     )
 
 
@@ -286,7 +286,7 @@ async def test_failures_are_not_remembered(authenticator: Authenticator, clock: 
 async def test_memory_is_bounded(clock: Clock, store: WatchedStore) -> None:
     """However many tokens, ids and keys are good, only the newest are remembered, and all work."""
     config = IssuerConfig(issuer="tests", audience="jobstatus", algorithm="HS256", secret=SECRET)
-    authenticator = make_authenticator(clock, store, TokenVerifier([config]), max_remembered=3)
+    authenticator = make_authenticator(clock, store, TokenVerifier([config]), max_cached=3)
     await store.put(key_sha256=tuple(hash_key(f"sk-bf-{number}") for number in range(10)))
     await authenticator.refresh()
     for number in range(10):
@@ -299,12 +299,12 @@ async def test_memory_is_bounded(clock: Clock, store: WatchedStore) -> None:
 
 def test_memory_forgets_the_oldest() -> None:
     """What is remembered again counts as new; a memory without room remembers nothing."""
-    memory: Memory[str, int] = Memory(2)
+    memory: FifoCache[str, int] = FifoCache(2)
     for key, value in ("a", 1), ("b", 1), ("a", 2), ("c", 1):
-        memory.remember(key, value)
+        memory.put(key, value)
     assert dict(memory) == {"a": 2, "c": 1}
-    nothing: Memory[str, int] = Memory(0)
-    nothing.remember("a", 1)
+    nothing: FifoCache[str, int] = FifoCache(0)
+    nothing.put("a", 1)
     assert not nothing
 
 

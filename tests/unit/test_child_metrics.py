@@ -1,13 +1,13 @@
 """One set of metrics of several processes."""
 
 from jobstatus.core.job import JobState
-from jobstatus.processes.child_metrics import WorkersMetrics
+from jobstatus.processes.child_metrics import MergedMetrics
 from jobstatus.telemetry.metrics import Metrics
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import generate_latest
 
 
-def figures(metrics: WorkersMetrics) -> dict[str, float]:
+def figures(metrics: MergedMetrics) -> dict[str, float]:
     """Every sample of the merged exposition, by its name and labels as they stand there."""
     registry = CollectorRegistry()
     registry.register(metrics)
@@ -29,7 +29,7 @@ async def told(*steps: int, pending: int | None = None) -> str:
 
 async def test_what_is_counted_is_summed_and_of_gauges_the_largest_counts() -> None:
     """Counters and the buckets of histograms add up by their labels; a gauge is one process's."""
-    workers = WorkersMetrics()
+    workers = MergedMetrics()
     workers.tell(1, await told(200, 200, 202, pending=7))
     workers.tell(2, await told(202))
     merged = figures(workers)
@@ -43,7 +43,7 @@ async def test_what_is_counted_is_summed_and_of_gauges_the_largest_counts() -> N
 
 async def test_what_is_told_anew_takes_the_place_of_what_was_told() -> None:
     """A process that is asked twice does not count twice."""
-    workers = WorkersMetrics()
+    workers = MergedMetrics()
     for steps in ((200,), (200, 200)):
         workers.tell(1, await told(*steps))
     assert figures(workers)['jobstatus_rpcs_total{code="OK",method="GetJob"}'] == 2
@@ -51,7 +51,7 @@ async def test_what_is_told_anew_takes_the_place_of_what_was_told() -> None:
 
 async def test_no_sum_falls_when_a_process_ends() -> None:
     """What it had counted stays, and goes on with its successor's; its gauges are gone."""
-    workers = WorkersMetrics()
+    workers = MergedMetrics()
     workers.tell(1, await told(200, 200, pending=7))
     workers.end(1)
     workers.end(3)  # one that had told nothing yet

@@ -17,9 +17,9 @@ from jobstatus.core.retry_after import (
     MAX_KNOWN,
     MIN_ALIVE,
     MIN_KNOWN,
-    ExpectedEnds,
+    RetryAfterEstimator,
     ages_to_ask_at,
-    unlearned_pause_ms,
+    unlearned_retry_after_ms,
 )
 from jobstatus.core.rules import Policy, decide
 from jobstatus.rest.headers import MAX_RETRY_AFTER_SECONDS, retry_after_seconds
@@ -35,15 +35,15 @@ some_durations = st.lists(durations, min_size=1, max_size=MAX_KNOWN).map(sorted)
 ages = st.integers(-DAY_MS, 2 * DAY_MS)
 
 
-def having_learned(history: Sequence[int], request_type: RequestType = TYPE) -> ExpectedEnds:
-    expected = ExpectedEnds()
+def having_learned(history: Sequence[int], request_type: RequestType = TYPE) -> RetryAfterEstimator:
+    expected = RetryAfterEstimator()
     for duration_ms in history:
         expected.learn(request_type, duration_ms)
     return expected
 
 
-def pause_ms(expected: ExpectedEnds, age_ms: int, request_type: RequestType = TYPE) -> int:
-    return expected.pause_ms("job", request_type, age_ms)
+def retry_after_ms(expected: RetryAfterEstimator, age_ms: int, request_type: RequestType = TYPE) -> int:
+    return expected.retry_after_ms("job", request_type, age_ms)
 
 
 def lateness_ms(alive: Sequence[int], age_ms: int) -> float:
@@ -57,7 +57,7 @@ def lateness_ms(alive: Sequence[int], age_ms: int) -> float:
 @given(history=histories, age_ms=ages, least=st.integers(1, MAX_RETRY_AFTER_SECONDS))
 def test_retry_after_is_within_its_bounds(history: list[int], age_ms: int, least: int) -> None:
     """Whatever was learned: no less than the setting, no more than 30, and whole seconds."""
-    seconds = retry_after_seconds(pause_ms(having_learned(history), age_ms), least)
+    seconds = retry_after_seconds(retry_after_ms(having_learned(history), age_ms), least)
     assert least <= seconds <= MAX_RETRY_AFTER_SECONDS
     assert isinstance(seconds, int)
 
@@ -65,7 +65,7 @@ def test_retry_after_is_within_its_bounds(history: list[int], age_ms: int, least
 @given(history=histories, age_ms=st.integers(0, DAY_MS))
 def test_the_news_is_never_later_than_half_of_the_time_that_the_job_took(history: list[int], age_ms: int) -> None:
     """And five seconds. A job that ends at this age or later is asked for again within half of that age, and those."""
-    assert 0 <= pause_ms(having_learned(history), age_ms) <= FIRST_PAUSE_MS + age_ms / 2
+    assert 0 <= retry_after_ms(having_learned(history), age_ms) <= FIRST_PAUSE_MS + age_ms / 2
 
 
 @pytest.mark.parametrize(
@@ -84,20 +84,20 @@ def test_the_news_is_never_later_than_half_of_the_time_that_the_job_took(history
 )
 def test_without_knowledge_retry_after_grows_with_age(age_ms: int, least: int, expected: int) -> None:
     """The poller of a young job is asked to come back soon, that of an old one later, never later than in 30 s."""
-    assert retry_after_seconds(unlearned_pause_ms(age_ms), least) == expected
+    assert retry_after_seconds(unlearned_retry_after_ms(age_ms), least) == expected
 
 
 @given(history=st.lists(durations, max_size=MIN_KNOWN - 1), age_ms=ages)
 def test_a_few_jobs_say_nothing(history: list[int], age_ms: int) -> None:
     """Until enough have ended the age alone decides."""
-    assert pause_ms(having_learned(history), age_ms) == unlearned_pause_ms(age_ms)
+    assert retry_after_ms(having_learned(history), age_ms) == unlearned_retry_after_ms(age_ms)
 
 
 @given(history=st.lists(durations, min_size=MAX_KNOWN, max_size=MAX_KNOWN), beyond_ms=st.integers(0, DAY_MS))
 def test_of_jobs_older_than_almost_all_nothing_is_known(history: list[int], beyond_ms: int) -> None:
     """One that has outlived all but a few is asked for by its age."""
     age_ms = sorted(history)[-MIN_ALIVE] + beyond_ms
-    assert pause_ms(having_learned(history), age_ms) == unlearned_pause_ms(age_ms)
+    assert retry_after_ms(having_learned(history), age_ms) == unlearned_retry_after_ms(age_ms)
 
 
 # --- the rule ---
@@ -124,7 +124,7 @@ def test_who_asks_later_is_never_sent_to_an_earlier_time(known: list[int]) -> No
 def test_the_order_of_ends_does_not_matter(history: list[int], age_ms: int, data: st.DataObject) -> None:
     """The same jobs teach the same, however they come."""
     shuffled = data.draw(st.permutations(history))
-    assert pause_ms(having_learned(history), age_ms) == pause_ms(having_learned(shuffled), age_ms)
+    assert retry_after_ms(having_learned(history), age_ms) == retry_after_ms(having_learned(shuffled), age_ms)
 
 
 def test_it_is_rarely_at_first_and_often_when_the_end_is_near() -> None:
@@ -132,7 +132,7 @@ def test_it_is_rarely_at_first_and_often_when_the_end_is_near() -> None:
     expected = having_learned([55_000 + 50 * number for number in range(MAX_KNOWN)])
     asked = [0]
     while asked[-1] < 62_000:
-        asked.append(asked[-1] + 1000 * retry_after_seconds(pause_ms(expected, asked[-1]), 1))
+        asked.append(asked[-1] + 1000 * retry_after_seconds(retry_after_ms(expected, asked[-1]), 1))
     assert asked[:5] == [0, 5_000, 12_000, 23_000, 39_000]
     assert asked[5] in range(55_000, 59_000)
     assert all(later - earlier <= 3_000 for earlier, later in itertools.pairwise(asked[5:]))
@@ -141,9 +141,9 @@ def test_it_is_rarely_at_first_and_often_when_the_end_is_near() -> None:
 def test_two_kinds_of_jobs_are_both_awaited() -> None:
     """Half takes 10 s, half two minutes: asked for at 10 s, and then not before the second kind's time."""
     expected = having_learned([10_000 + number for number in range(100)] + [120_000 + number for number in range(100)])
-    assert 5_000 + pause_ms(expected, 5_000) in range(10_000, 12_000)
-    assert 40_000 + pause_ms(expected, 40_000) == 65_000  # as far as the bound lets us
-    assert 100_000 + pause_ms(expected, 100_000) in range(120_000, 121_000)
+    assert 5_000 + retry_after_ms(expected, 5_000) in range(10_000, 12_000)
+    assert 40_000 + retry_after_ms(expected, 40_000) == 65_000  # as far as the bound lets us
+    assert 100_000 + retry_after_ms(expected, 100_000) in range(120_000, 121_000)
 
 
 def test_outliers_hardly_matter() -> None:
@@ -152,7 +152,7 @@ def test_outliers_hardly_matter() -> None:
     odd = [DAY_MS] * 5 + [100] * 5
     with_them, without = having_learned([*odd, *usual]), having_learned([*usual[:10], *usual])
     for age_ms in (0, 20_000, 50_000, 60_000):
-        assert abs(pause_ms(with_them, age_ms) - pause_ms(without, age_ms)) < 1_000
+        assert abs(retry_after_ms(with_them, age_ms) - retry_after_ms(without, age_ms)) < 1_000
 
 
 def test_what_was_long_ago_is_forgotten() -> None:
@@ -161,14 +161,14 @@ def test_what_was_long_ago_is_forgotten() -> None:
     assert MAX_KNOWN % LEARNED_TOGETHER == 0
     changed = having_learned([*(DAY_MS - number for number in range(1_000)), *now])
     for age_ms in range(0, 20_000, 500):
-        assert pause_ms(changed, age_ms) == pause_ms(having_learned(now), age_ms)
+        assert retry_after_ms(changed, age_ms) == retry_after_ms(having_learned(now), age_ms)
 
 
 def test_each_type_is_learned_for_itself() -> None:
     """What takes long in one says nothing of another."""
     expected = having_learned([10 * MINUTE_MS] * MAX_KNOWN, RequestType.SPEECH)
-    assert pause_ms(expected, 0, RequestType.SPEECH) == FIRST_PAUSE_MS
-    assert pause_ms(expected, 0, RequestType.OCR) == unlearned_pause_ms(0)
+    assert retry_after_ms(expected, 0, RequestType.SPEECH) == FIRST_PAUSE_MS
+    assert retry_after_ms(expected, 0, RequestType.OCR) == unlearned_retry_after_ms(0)
 
 
 # --- what is learned from ---
@@ -176,24 +176,24 @@ def test_each_type_is_learned_for_itself() -> None:
 
 def test_an_end_is_news_once() -> None:
     """Of a job that was asked for before it ended; asking for the ended one again and again teaches nothing more."""
-    expected = ExpectedEnds()
-    assert not expected.is_news("job")
+    expected = RetryAfterEstimator()
+    assert not expected.first_seen_ended("job")
     for _ in range(3):
-        pause_ms(expected, 0)
-    assert [expected.is_news("job") for _ in range(3)] == [True, False, False]
+        retry_after_ms(expected, 0)
+    assert [expected.first_seen_ended("job") for _ in range(3)] == [True, False, False]
 
 
 def test_the_jobs_asked_for_are_forgotten_in_time() -> None:
     """The last MAX_ASKED_FOR are remembered, those asked for again among them, and never more than twice as many."""
-    expected = ExpectedEnds()
+    expected = RetryAfterEstimator()
     names = [f"job-{number}" for number in range(3 * MAX_ASKED_FOR)]
     for name in names:
-        expected.pause_ms(name, TYPE, 0)
-        expected.pause_ms("asked again", TYPE, 0)
-    found = [name for name in names if expected.is_news(name)]
+        expected.retry_after_ms(name, TYPE, 0)
+        expected.retry_after_ms("asked again", TYPE, 0)
+    found = [name for name in names if expected.first_seen_ended(name)]
     assert names[-MAX_ASKED_FOR + 1 :] == found[-MAX_ASKED_FOR + 1 :]
     assert len(found) <= 2 * MAX_ASKED_FOR
-    assert expected.is_news("asked again")
+    assert expected.first_seen_ended("asked again")
 
 
 def after(*commands: CreateJob | StartJob | CompleteJob | FailJob) -> Job:

@@ -8,9 +8,9 @@ from jobstatus.core.commands import (
     CompleteJob,
     CreateJob,
     DeleteJob,
+    EnforceDeadlines,
     FailJob,
     HeartbeatJob,
-    SettleJob,
     StartJob,
 )
 from jobstatus.core.errors import InvalidField
@@ -44,7 +44,7 @@ def start(worker_id: str = "w", lease_ms: int | None = 2000) -> StartJob:
     return StartJob(job_id="j", worker_id=worker_id, lease_ms=lease_ms)
 
 
-LOOK = SettleJob(job_id="j")
+LOOK = EnforceDeadlines(job_id="j")
 COMPLETE = CompleteJob(job_id="j", result=b"1")
 
 
@@ -90,7 +90,7 @@ def test_the_last_lease_ends_the_job_at_its_moment(now_ms: int, state: JobState)
 def test_a_lease_runs_once_more_while_nobody_could_hear_heartbeats() -> None:
     """After a restart at 5000 a lease of 2000 ms ends at 7000, though it had ended before."""
     held = made((0, start("w1")), (2000, start("w2")))
-    restarted = replace(POLICY, hearing_since_ms=5000)
+    restarted = replace(POLICY, leases_count_from_ms=5000)
     assert due_at(held, restarted) == 7000
     still, _ = decide(held, LOOK, 6999, restarted)
     assert still is not None
@@ -105,7 +105,7 @@ def test_a_job_whose_time_was_moved_is_due_anew() -> None:
     """A look that changes nothing else moves `due_at_ms`, so that the sweeper does not find the job again and again."""
     held = made((0, start("w1")), (2000, start("w2")))
     assert held.due_at_ms == 4000
-    looked, _ = decide(held, LOOK, 4000, replace(POLICY, hearing_since_ms=3000))
+    looked, _ = decide(held, LOOK, 4000, replace(POLICY, leases_count_from_ms=3000))
     assert looked == held._replace(due_at_ms=5000, version=held.version + 1)
 
 

@@ -22,11 +22,13 @@ async def start_tasks(stack: AsyncExitStack, *endless: Coroutine[Any, Any, NoRet
     stack.callback(lambda: [task.cancel() for task in tasks])
 
 
-async def every(seconds: float, chore: str, work: Callable[[], Awaitable[None]], metrics: Metrics) -> NoReturn:
+async def run_periodically(
+    seconds: float, chore: str, work: Callable[[], Awaitable[None]], metrics: Metrics
+) -> NoReturn:
     """Do it for ever; a failure is tried again, after a second at least. The first of a row is logged, and the end."""
     failed_since: float | None = None
     while True:
-        if await once(chore, work, metrics, is_news=failed_since is None):
+        if await run_once(chore, work, metrics, is_news=failed_since is None):
             if failed_since is not None:
                 _log.info("%s works again", chore, extra={"seconds": round(time.monotonic() - failed_since, 1)})
             failed_since = None
@@ -35,7 +37,7 @@ async def every(seconds: float, chore: str, work: Callable[[], Awaitable[None]],
         await asyncio.sleep(seconds if failed_since is None else max(seconds, AFTER_FAILURE_SECONDS))
 
 
-async def once(chore: str, work: Callable[[], Awaitable[None]], metrics: Metrics, *, is_news: bool = True) -> bool:
+async def run_once(chore: str, work: Callable[[], Awaitable[None]], metrics: Metrics, *, is_news: bool = True) -> bool:
     """Do it; whether it went well. A failure is counted, and logged where it is news."""
     try:
         await work()

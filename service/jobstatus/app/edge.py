@@ -13,9 +13,9 @@ from typing import Final
 
 import grpc
 
-from jobstatus.app.background import every, once, start_tasks
-from jobstatus.app.frontend import build_front, now_ms
-from jobstatus.client.connection import Connection
+from jobstatus.app.background import run_once, run_periodically, start_tasks
+from jobstatus.app.frontend import build_frontend, now_ms
+from jobstatus.client.connection import ServiceChannel
 from jobstatus.core.poll import Poller
 from jobstatus.settings import Address, IssuerSettings, Settings
 from jobstatus.telemetry.metrics import Metrics
@@ -43,7 +43,7 @@ async def serving_edge(settings: Settings, issuers: tuple[IssuerSettings, ...]) 
     cannot be had.
     """
     metrics = Metrics()
-    connection = Connection(
+    connection = ServiceChannel(
         str(settings.upstream),
         credentials=_credentials(settings),
         timeout_seconds=LIMIT_SECONDS,
@@ -53,8 +53,8 @@ async def serving_edge(settings: Settings, issuers: tuple[IssuerSettings, ...]) 
     async with AsyncExitStack() as stack:
         upstream = UpstreamReader(await stack.enter_async_context(connection))
         follower = UpstreamFollower(connection)
-        watchers = follower.watchers
-        front = build_front(
+        subscriptions = follower.subscriptions
+        frontend = build_frontend(
             settings,
             issuers,
             polls=Poller(
@@ -62,26 +62,33 @@ async def serving_edge(settings: Settings, issuers: tuple[IssuerSettings, ...]) 
             ),
             virtual_keys=upstream,
             probe=upstream.probe,
-            watchers=watchers,
+            subscriptions=subscriptions,
             metrics=metrics,
             grace_seconds=GRACE_SECONDS,
             hears_of_changes=lambda: follower.is_connected,
         )
-        authenticator, readiness, public, admin = front.authenticator, front.readiness, front.public, front.admin
-        await once("refresh_credentials", authenticator.refresh, metrics)
+        authenticator, readiness, public, admin = (
+            frontend.authenticator,
+            frontend.readiness,
+            frontend.public,
+            frontend.admin,
+        )
+        await run_once("refresh_credentials", authenticator.refresh, metrics)
         for stop in (admin.stop, public.stop):
             stack.push_async_callback(stop)
         listening = EdgeListening(
             http=settings.http._replace(port=await public.start(*settings.http)),
             admin=settings.admin._replace(port=await admin.start(*settings.admin)),
         )
-        await start_tasks(stack, follower.run(), every(1.0, "refresh_credentials", authenticator.refresh, metrics))
+        await start_tasks(
+            stack, follower.run(), run_periodically(1.0, "refresh_credentials", authenticator.refresh, metrics)
+        )
         try:
             yield listening
         finally:
             readiness.stop()
             await asyncio.sleep(settings.stop_delay_seconds)
-            watchers.close()
+            subscriptions.close()
             await public.stop()
 
 

@@ -8,10 +8,10 @@ from typing import Final
 from jobstatus.auth.authenticator import Authenticator
 from jobstatus.auth.issuers import TokenVerifier
 from jobstatus.core.store import VirtualKeyReader
-from jobstatus.core.watching.long_poll import Waiter
-from jobstatus.core.watching.subscriptions import Watchers
+from jobstatus.core.watching.long_poll import LongPoller
+from jobstatus.core.watching.subscriptions import JobSubscriptions
 from jobstatus.rest.admin import Readiness, admin_handler
-from jobstatus.rest.handler import Edge, Polls
+from jobstatus.rest.handler import PollHandler, Polls
 from jobstatus.rest.server import HttpServer
 from jobstatus.settings import IssuerSettings, Settings
 from jobstatus.telemetry.metrics import Metrics
@@ -20,7 +20,7 @@ _ADMIN_CONNECTIONS: Final = 100
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Front:
+class Frontend:
     """Its parts, none of them started yet."""
 
     authenticator: Authenticator
@@ -29,54 +29,54 @@ class Front:
     admin: HttpServer
 
 
-def build_front(
+def build_frontend(
     settings: Settings,
     issuers: tuple[IssuerSettings, ...],
     *,
     polls: Polls,
     virtual_keys: VirtualKeyReader,
     probe: Callable[[], Awaitable[None]],
-    watchers: Watchers,
+    subscriptions: JobSubscriptions,
     metrics: Metrics,
     grace_seconds: float,
     hears_of_changes: Callable[[], bool] = lambda: True,
-) -> Front:
+) -> Frontend:
     """To be called inside the running loop. Raises KeyConfigError when the key of an issuer cannot be had.
 
     `probe` raises when the service can do no work; `grace_seconds` is how long polls under way may take at a stop;
-    `hears_of_changes` as Waiter has it.
+    `hears_of_changes` as LongPoller has it.
     """
     authenticator = Authenticator(
         verifier=TokenVerifier([issuer.config() for issuer in issuers]) if issuers else None,
         store=virtual_keys,
         clock=time.time,
         monotonic=time.monotonic,
-        on_change=watchers.wake_all,
+        on_change=subscriptions.wake_all,
     )
-    waiter = Waiter(
+    long_poller = LongPoller(
         polls.poll,
-        watchers,
+        subscriptions,
         clock=now_ms,
         limit=settings.max_waiting_polls,
         limit_each=settings.max_waiting_polls_each,
         hears_of_changes=hears_of_changes,
     )
-    metrics.count_waiting(lambda: waiter.count)
-    edge = Edge(
+    metrics.count_waiting(lambda: long_poller.count)
+    edge = PollHandler(
         authenticator=authenticator,
         tracker=polls,
-        waiter=waiter,
+        long_poller=long_poller,
         metrics=metrics,
         retry_after_seconds=settings.retry_after_seconds,
     )
     readiness = Readiness(probe)
     admin = admin_handler(readiness.problem, metrics.exposition)
-    return Front(
+    return Frontend(
         authenticator=authenticator,
         readiness=readiness,
         public=HttpServer(
             edge.answer,
-            edge.answer_at_once,
+            edge.try_answer,
             max_connections=settings.max_connections,
             grace_seconds=grace_seconds,
         ),

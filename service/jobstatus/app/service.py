@@ -9,13 +9,13 @@ from functools import partial
 from pathlib import Path
 from typing import Final
 
-from jobstatus.app.background import every, once, start_tasks
-from jobstatus.app.frontend import build_front, now_ms
+from jobstatus.app.background import run_once, run_periodically, start_tasks
+from jobstatus.app.frontend import build_frontend, now_ms
 from jobstatus.core.rules import Policy
 from jobstatus.core.store import Store
 from jobstatus.core.sweeper import Sweeper
 from jobstatus.core.tracker import JobTracker
-from jobstatus.core.watching.subscriptions import Watchers
+from jobstatus.core.watching.subscriptions import JobSubscriptions
 from jobstatus.rest.admin import Readiness
 from jobstatus.rest.server import HttpServer
 from jobstatus.rpc.job_status import JobStatusServicer
@@ -29,7 +29,7 @@ GRACE_SECONDS: Final = 3.0
 """How long calls under way may take when the service stops."""
 REFUSING_SECONDS: Final = 0.2
 """How long calls are still picked up, to be told why they are refused; gRPC cancels those that wait when it stops."""
-LOOK_SECONDS: Final = 0.1
+CHANGE_CHECK_SECONDS: Final = 0.1
 """How often changes that other processes made are looked for while somebody waits for any."""
 
 _log = logging.getLogger(__name__)
@@ -61,20 +61,25 @@ async def serving(
     metrics = Metrics()
     async with AsyncExitStack() as stack:
         store = await stack.enter_async_context(open_store(settings.store, redis_replicas=settings.redis_replicas))
-        watchers = Watchers()
-        tracker = _tracker(settings, store, metrics, watchers)
+        subscriptions = JobSubscriptions()
+        tracker = _tracker(settings, store, metrics, subscriptions)
         stack.push_async_callback(tracker.close)
-        front = build_front(
+        frontend = build_frontend(
             settings,
             issuers,
             polls=tracker,
             virtual_keys=store,
             probe=store.probe,
-            watchers=watchers,
+            subscriptions=subscriptions,
             metrics=metrics,
             grace_seconds=GRACE_SECONDS,
         )
-        authenticator, readiness, public, admin = front.authenticator, front.readiness, front.public, front.admin
+        authenticator, readiness, public, admin = (
+            frontend.authenticator,
+            frontend.readiness,
+            frontend.public,
+            frontend.admin,
+        )
         await authenticator.refresh()
         job_status = JobStatusServicer(tracker, max_result_bytes=settings.max_result_bytes)
         virtual_keys = VirtualKeysServicer(store=store, clock=now_ms, on_change=authenticator.forget_virtual_keys)
@@ -88,7 +93,7 @@ async def serving(
             shared=is_shared,
         )
         sweeper = Sweeper(tracker, store, clock=now_ms, observer=metrics, every_seconds=settings.sweep_interval_seconds)
-        stack.push_async_callback(once, "give_up_sweep", sweeper.give_up, metrics)
+        stack.push_async_callback(run_once, "give_up_sweep", sweeper.resign, metrics)
         for stop in (admin.stop, public.stop, partial(rpc.stop, 0)):
             stack.push_async_callback(stop)
         listening = Listening(
@@ -98,11 +103,11 @@ async def serving(
         )
         await start_tasks(
             stack,
-            every(settings.sweep_interval_seconds, "sweep", sweeper.sweep, metrics),
-            every(LOOK_SECONDS, "look_for_changes", tracker.look_for_changes, metrics),
-            every(1.0, "refresh_credentials", authenticator.refresh, metrics),
-            every(2.0, "report_health", partial(_report_health, readiness, rpc), metrics),
-            every(15.0, "count_jobs", partial(_count_jobs, sweeper, store, metrics), metrics),
+            run_periodically(settings.sweep_interval_seconds, "sweep", sweeper.sweep, metrics),
+            run_periodically(CHANGE_CHECK_SECONDS, "look_for_changes", tracker.notify_remote_changes, metrics),
+            run_periodically(1.0, "refresh_credentials", authenticator.refresh, metrics),
+            run_periodically(2.0, "report_health", partial(_report_health, readiness, rpc), metrics),
+            run_periodically(15.0, "count_jobs", partial(_count_jobs, sweeper, store, metrics), metrics),
         )
         try:
             yield listening
@@ -122,7 +127,7 @@ async def _start_admin(admin: HttpServer, settings: Settings, socket: Path | Non
     return settings.admin.port
 
 
-def _tracker(settings: Settings, store: Store, metrics: Metrics, watchers: Watchers) -> JobTracker:
+def _tracker(settings: Settings, store: Store, metrics: Metrics, subscriptions: JobSubscriptions) -> JobTracker:
     policy = Policy(
         pending_timeout_ms=int(settings.pending_timeout_seconds * 1000),
         processing_timeout_ms=int(settings.processing_timeout_seconds * 1000),
@@ -134,7 +139,7 @@ def _tracker(settings: Settings, store: Store, metrics: Metrics, watchers: Watch
         observer=metrics,
         unscoped_for_all=settings.unscoped_jobs == "any_credential",
         max_watchers=settings.max_watchers,
-        watchers=watchers,
+        subscriptions=subscriptions,
     )
 
 
@@ -157,4 +162,4 @@ async def _report_health(readiness: Readiness, rpc: RpcServer) -> None:
 
 async def _count_jobs(sweeper: Sweeper, store: Store, metrics: Metrics) -> None:
     """Only the process that sweeps counts, so that many do not count the same."""
-    metrics.jobs_counted(await store.count_jobs() if sweeper.is_chosen else {})
+    metrics.jobs_counted(await store.count_jobs() if sweeper.is_leader else {})

@@ -13,18 +13,18 @@ from typing import Final
 
 from jobstatus.auth.credential import read_credential
 from jobstatus.auth.errors import InvalidCredential, Reason
+from jobstatus.auth.fifo_cache import FifoCache
 from jobstatus.auth.issuers import TokenVerifier
-from jobstatus.auth.known_virtual_keys import KnownVirtualKeys
-from jobstatus.auth.memory import Memory
+from jobstatus.auth.virtual_key_cache import VirtualKeyCache
 from jobstatus.core.access import Principal
 from jobstatus.core.store import VirtualKeyReader
 from jobstatus.core.virtual_keys import KEY_PREFIX, VirtualKey, hash_key
 
-REMEMBER_SECONDS: Final = 60.0
+CACHE_SECONDS: Final = 60.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RememberedToken:
+class CachedToken:
     """A token that was verified at `since` and is believed until `until`, which is never after its `exp`."""
 
     principal: Principal
@@ -35,7 +35,7 @@ class RememberedToken:
 class Authenticator:
     """Recognises credentials. `refresh` wants to be called about once a second.
 
-    `clock` gives seconds since the epoch, `monotonic` seconds that never step; `max_remembered` bounds each memory.
+    `clock` gives seconds since the epoch, `monotonic` seconds that never step; `max_cached` bounds each memory.
     Without a verifier only virtual keys are accepted.
     """
 
@@ -46,7 +46,7 @@ class Authenticator:
         store: VirtualKeyReader,
         clock: Callable[[], float],
         monotonic: Callable[[], float],
-        max_remembered: int = 20_000,
+        max_cached: int = 20_000,
         on_change: Callable[[], None] = lambda: None,
     ) -> None:
         """`on_change` is called when a credential that was accepted may be accepted no more."""
@@ -54,39 +54,39 @@ class Authenticator:
         self._verifier = verifier
         self._generation = 0 if verifier is None else verifier.generation
         self._clock = clock
-        self._virtual_keys = KnownVirtualKeys(store, monotonic, max_remembered)
-        self._tokens: Memory[bytes, RememberedToken] = Memory(max_remembered)
+        self._virtual_keys = VirtualKeyCache(store, monotonic, max_cached)
+        self._tokens: FifoCache[bytes, CachedToken] = FifoCache(max_cached)
 
     async def authenticate(self, authorization: Sequence[str], virtual_key: Sequence[str]) -> Principal:
         """Whom the credential stands for; takes the values of all Authorization and all x-bf-vk headers.
 
         Raises MissingCredential, InvalidCredential, or StoreUnavailable when the store is needed and does not answer.
         """
-        recalled = self.recall(authorization, virtual_key)
-        if recalled is not None:
-            return recalled
+        cached = self.authenticate_cached(authorization, virtual_key)
+        if cached is not None:
+            return cached
         credential = read_credential(authorization, virtual_key)
         now = self._clock()
         digest = hash_key(credential)
         if credential.startswith(KEY_PREFIX):
             return _holder(await self._find_holder(credential, digest), now)
-        principal = self._recall_token(digest, now) or self._verify(credential, digest, now)
+        principal = self._cached_token(digest, now) or self._verify(credential, digest, now)
         virtual_key_id = principal.virtual_key_id
         owner = None if virtual_key_id is None else await self._virtual_keys.read(virtual_key_id)
         return _bearer(principal, owner, now)
 
-    def recall(self, authorization: Sequence[str], virtual_key: Sequence[str]) -> Principal | None:
+    def authenticate_cached(self, authorization: Sequence[str], virtual_key: Sequence[str]) -> Principal | None:
         """The same from memory alone, without waiting for anything; None when that does not tell."""
         credential = read_credential(authorization, virtual_key)
         now = self._clock()
         digest = hash_key(credential)
         if credential.startswith(KEY_PREFIX):
-            found = self._virtual_keys.recall_holder(digest)
+            found = self._virtual_keys.find_cached(digest)
             return None if found is None else _holder(found, now)
-        principal = self._recall_token(digest, now)
+        principal = self._cached_token(digest, now)
         if principal is None or principal.virtual_key_id is None:
             return principal
-        known = self._virtual_keys.recall(principal.virtual_key_id)
+        known = self._virtual_keys.read_cached(principal.virtual_key_id)
         return None if known is None else _bearer(principal, known[0], now)
 
     async def refresh(self) -> None:
@@ -118,7 +118,7 @@ class Authenticator:
             raise InvalidCredential(Reason.UNKNOWN_VIRTUAL_KEY)
         return virtual_key
 
-    def _recall_token(self, digest: bytes, now: float) -> Principal | None:
+    def _cached_token(self, digest: bytes, now: float) -> Principal | None:
         token = self._tokens.get(digest)
         return token.principal if token is not None and token.since <= now < token.until else None
 
@@ -127,8 +127,8 @@ class Authenticator:
         if self._verifier is None:
             raise InvalidCredential(Reason.NO_ISSUER)
         verified = self._verifier.verify(credential, now)
-        until = min(verified.expires_at, now + REMEMBER_SECONDS)
-        self._tokens.remember(digest, RememberedToken(principal=verified.principal, since=now, until=until))
+        until = min(verified.expires_at, now + CACHE_SECONDS)
+        self._tokens.put(digest, CachedToken(principal=verified.principal, since=now, until=until))
         return verified.principal
 
 

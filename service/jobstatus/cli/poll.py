@@ -13,7 +13,7 @@ from jobstatus.cli.errors import EPILOG, CommandError, ExitCode
 from jobstatus.cli.output import emit, one_line, visible
 from jobstatus.cli.params import REQUEST_TYPE, SPAN
 from jobstatus.cli.poll_display import open_display
-from jobstatus.cli.polling import Answer, Poller
+from jobstatus.cli.polling import PollLoop, PollResponse
 from jobstatus.core.job import RequestType
 from jobstatus.rest.routes import PATHS
 
@@ -70,7 +70,7 @@ def _address(url: str, request_type: RequestType, job_id: str) -> URL:
     return URL(url.rstrip("/") + PATHS[request_type] + quote(job_id, safe=""), encoded=True)
 
 
-async def _poll(address: URL, token: str, job_id: str, limit_seconds: float | None) -> Answer:
+async def _poll(address: URL, token: str, job_id: str, limit_seconds: float | None) -> PollResponse:
     headers = {"Authorization": f"Bearer {token}", "Accept": "application/json"}
     with open_display(job_id) as display:
         try:
@@ -78,13 +78,13 @@ async def _poll(address: URL, token: str, job_id: str, limit_seconds: float | No
                 asyncio.timeout(limit_seconds),
                 aiohttp.ClientSession(headers=headers) as session,
             ):
-                return await Poller(session, address, display).poll_until_end()
+                return await PollLoop(session, address, display).poll_until_end()
         except TimeoutError:
             state = f"it is {display.status}" if display.status else "nothing is known of it"
             raise CommandError(f"time ran out before job {job_id} ended: {state}", ExitCode.UNAVAILABLE) from None
 
 
-def _failure(job_id: str, answer: Answer) -> str:
+def _failure(job_id: str, answer: PollResponse) -> str:
     error = answer.document.get("error")
     inner = error.get("error") if isinstance(error, dict) else None
     fields = inner if isinstance(inner, dict) else {}

@@ -51,7 +51,7 @@ _REFUSALS: Final = {401: _BAD_CREDENTIAL, 403: _BAD_CREDENTIAL, 404: _NO_JOB}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Answer:
+class PollResponse:
     """One answer; `document` is empty when the body is not a JSON object.
 
     `wait_seconds` is how long the service says that it was willing to wait; 0 when it does not wait.
@@ -72,7 +72,7 @@ class Answer:
         return visible(str(message or f"HTTP {self.code}")).rstrip(".")
 
 
-class Poller:
+class PollLoop:
     """Polls one job."""
 
     def __init__(self, session: aiohttp.ClientSession, address: URL, display: Display) -> None:
@@ -88,7 +88,7 @@ class Poller:
         """How many polls in a row were not answered as they should be, and since when."""
         self._troubled_since = 0.0
 
-    async def poll_until_end(self) -> Answer:
+    async def poll_until_end(self) -> PollResponse:
         """The answer that says how the job ended. Raises CommandError when there will be none."""
         while True:
             asked_at = self._now()
@@ -102,12 +102,12 @@ class Poller:
                 pause_seconds = self._take(answer, self._now() - asked_at)
             await asyncio.sleep(pause_seconds)
 
-    async def _ask(self) -> Answer:
+    async def _ask(self) -> PollResponse:
         headers = {"Prefer": f"wait={self._wait_seconds}"} if self._wait_seconds else {}
         limit = aiohttp.ClientTimeout(total=self._wait_seconds + ANSWER_SECONDS)
         async with self._session.get(self._address, headers=headers, timeout=limit, allow_redirects=False) as response:
             body = await response.read()
-            return Answer(
+            return PollResponse(
                 code=response.status,
                 body=body,
                 document=_document(body),
@@ -116,7 +116,7 @@ class Poller:
                 progress=response.headers.get("Job-Progress"),
             )
 
-    def _take(self, answer: Answer, took_seconds: float) -> float:
+    def _take(self, answer: PollResponse, took_seconds: float) -> float:
         """Seconds until the next poll, after an answer that is not the last and took so long."""
         if answer.code == 202:
             pause_seconds = self._pause_under_way(answer, took_seconds)
@@ -135,7 +135,7 @@ class Poller:
             ExitCode.REFUSED,
         )
 
-    def _pause_under_way(self, answer: Answer, took_seconds: float) -> float:
+    def _pause_under_way(self, answer: PollResponse, took_seconds: float) -> float:
         """No pause where the next poll waits in its place: after a plain one, and after one that has waited."""
         if not self._wait_seconds:
             return 0

@@ -14,7 +14,7 @@ import grpc
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from jobstatus.client import errors, watching
-from jobstatus.client.connection import Connection
+from jobstatus.client.connection import ServiceChannel
 from jobstatus.client.run import JobRun, new_worker_id
 from jobstatus.client.writes import (
     Write,
@@ -74,7 +74,7 @@ class JobStatusClient:
         timeout: timedelta = DEFAULT_TIMEOUT,
         retry: bool = True,
     ) -> None:
-        self._connection = Connection(
+        self._connection = ServiceChannel(
             target, credentials=credentials, timeout_seconds=timeout.total_seconds(), retry=retry
         )
 

@@ -49,7 +49,7 @@ def pauses() -> Iterator[float]:
         pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
 
 
-class Connection:
+class ServiceChannel:
     """A channel to one service, open while its context is entered."""
 
     def __init__(

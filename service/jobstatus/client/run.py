@@ -13,7 +13,7 @@ import socket
 from types import TracebackType
 from typing import Final, Self
 
-from jobstatus.client.connection import Connection
+from jobstatus.client.connection import ServiceChannel
 from jobstatus.client.errors import LOST
 from jobstatus.client.heartbeat import Heartbeat
 from jobstatus.client.writes import (
@@ -49,7 +49,7 @@ class JobRun:
     Heartbeats go out in the background and need the event loop: run what blocks in a thread.
     """
 
-    def __init__(self, connection: Connection, command: StartJob, *, lease_seconds: float) -> None:
+    def __init__(self, connection: ServiceChannel, command: StartJob, *, lease_seconds: float) -> None:
         self._connection = connection
         self._command = command
         self._lease_seconds = lease_seconds

@@ -14,10 +14,10 @@ from typing import Final
 import grpc
 
 from jobstatus.client import errors
-from jobstatus.client.connection import Connection, pauses
+from jobstatus.client.connection import ServiceChannel, pauses
 from jobstatus.core.errors import JobStatusError, Overloaded
 from jobstatus.core.job import Job
-from jobstatus.core.retry_after import unlearned_pause_ms
+from jobstatus.core.retry_after import unlearned_retry_after_ms
 from jobstatus.rpc.messages import job_from_message
 from jobstatus.v1 import job_status_pb2 as jobs_v1
 
@@ -63,7 +63,7 @@ class _Patience:
 
 
 async def versions_of(
-    connection: Connection, job_id: str, *, after_version: int | None, omit_result: bool, patience_seconds: float
+    connection: ServiceChannel, job_id: str, *, after_version: int | None, omit_result: bool, patience_seconds: float
 ) -> AsyncGenerator[Job]:
     """The job now, then its newer versions; ends after the terminal one. See `JobStatusClient.watch_job`."""
     patience = _Patience(patience_seconds, at_first=connection.retry)
@@ -84,7 +84,7 @@ async def versions_of(
         await asyncio.sleep(pause_seconds)
 
 
-async def end_of(connection: Connection, job_id: str, *, omit_result: bool, patience_seconds: float) -> Job:
+async def end_of(connection: ServiceChannel, job_id: str, *, omit_result: bool, patience_seconds: float) -> Job:
     """The job once it has ended. See `JobStatusClient.wait_for_job`."""
     now = asyncio.get_running_loop().time
     began_at = watches_at = now()
@@ -114,7 +114,7 @@ async def end_of(connection: Connection, job_id: str, *, omit_result: bool, pati
         await asyncio.sleep(pause_seconds)
 
 
-async def _watched_to_its_end(connection: Connection, job_id: str, omit_result: bool, patience: _Patience) -> Job:
+async def _watched_to_its_end(connection: ServiceChannel, job_id: str, omit_result: bool, patience: _Patience) -> Job:
     """Raises what ends the stream before the job has ended."""
     request = jobs_v1.WatchJobRequest(job_id=job_id, omit_result=omit_result)
     async with aclosing(connection.stream(connection.jobs.WatchJob, request)) as answers:
@@ -126,7 +126,7 @@ async def _watched_to_its_end(connection: Connection, job_id: str, omit_result: 
     raise errors.ServiceUnreachable("The service ended the stream.")
 
 
-async def _as_it_is(connection: Connection, job_id: str, omit_result: bool) -> Job:
+async def _as_it_is(connection: ServiceChannel, job_id: str, omit_result: bool) -> Job:
     request = jobs_v1.GetJobRequest(job_id=job_id, omit_result=omit_result)
     return job_from_message((await connection.call(connection.jobs.GetJob, request)).job)
 
@@ -137,6 +137,6 @@ def _is_unknown_call(error: JobStatusError) -> bool:
 
 
 def _polite_pause_seconds(waited_seconds: float) -> float:
-    pause_seconds = unlearned_pause_ms(int(waited_seconds * 1000)) / 1000
+    pause_seconds = unlearned_retry_after_ms(int(waited_seconds * 1000)) / 1000
     within = min(max(pause_seconds, SHORTEST_PAUSE_SECONDS), LONGEST_PAUSE_SECONDS)
     return within * random.uniform(1, 1 + JITTER)  # noqa: S311 (no secret)

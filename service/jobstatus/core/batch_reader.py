@@ -26,7 +26,7 @@ WAIT_SECONDS: Final = 1.5
 """How long a caller waits for a read to begin: longer than a store takes to find out that a part of it is silent."""
 
 
-class GroupReader(Generic[Key, Found]):
+class BatchReader(Generic[Key, Found]):
     """Reads one by one for its callers, and many at a time for the store."""
 
     def __init__(self, read: Callable[[Sequence[Key]], Awaitable[list[Found]]]) -> None:
@@ -53,7 +53,7 @@ class GroupReader(Generic[Key, Found]):
             self._is_due = True
             loop.call_soon(self._begin)  # whoever else asks in this turn of the loop comes along
         if self._patience is None:
-            self._patience = loop.call_later(WAIT_SECONDS, self._give_up)
+            self._patience = loop.call_later(WAIT_SECONDS, self._fail_overdue)
         return await future
 
     def _begin(self) -> None:
@@ -68,7 +68,7 @@ class GroupReader(Generic[Key, Found]):
         self._tasks.discard(task)
         self._begin()
 
-    def _give_up(self) -> None:
+    def _fail_overdue(self) -> None:
         """Fail those who have waited too long. One timer serves all: it is set for whoever waits longest."""
         self._patience = None
         loop = asyncio.get_running_loop()
@@ -81,7 +81,7 @@ class GroupReader(Generic[Key, Found]):
                 error.__cause__ = TimeoutError("no read has begun")
                 future.set_exception(error)
         if self._waiting:
-            self._patience = loop.call_at(self._waiting[0][2] + WAIT_SECONDS, self._give_up)
+            self._patience = loop.call_at(self._waiting[0][2] + WAIT_SECONDS, self._fail_overdue)
 
     async def _run(self, batch: "list[tuple[Key, asyncio.Future[Found], float]]") -> None:
         wanted = [(key, future) for key, future, _ in batch if not future.done()]
@@ -92,7 +92,7 @@ class GroupReader(Generic[Key, Found]):
         except Exception as error:  # noqa: BLE001  # each caller is told, as if it had asked alone
             for _, future in wanted:
                 if not future.done():
-                    future.set_exception(_copy(error))
+                    future.set_exception(_clone_error(error))
             return
         except asyncio.CancelledError:
             for _, future in wanted:
@@ -103,7 +103,7 @@ class GroupReader(Generic[Key, Found]):
                 future.set_result(answer)
 
 
-def _copy(error: Exception) -> Exception:
+def _clone_error(error: Exception) -> Exception:
     """An error for one caller alone: raised by many, one object would gather all their tracebacks."""
     if not isinstance(error, JobStatusError):
         return error

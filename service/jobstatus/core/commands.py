@@ -165,10 +165,10 @@ class DeleteJob:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SettleJob:
+class EnforceDeadlines:
     """The sweeper's: look at a job whose lease or timeout may have ended. A job that is gone is no error."""
 
     job_id: str
 
 
-Command = CreateJob | StartJob | HeartbeatJob | CompleteJob | FailJob | DeleteJob | SettleJob
+Command = CreateJob | StartJob | HeartbeatJob | CompleteJob | FailJob | DeleteJob | EnforceDeadlines

@@ -11,21 +11,21 @@ from typing import Final, NamedTuple
 
 from jobstatus.core.access import Principal, may_read
 from jobstatus.core.answer import RESULT_TAIL, ended_at_ms
-from jobstatus.core.batch_reader import GroupReader
+from jobstatus.core.batch_reader import BatchReader
 from jobstatus.core.errors import JobNotFound, JobStatusError
 from jobstatus.core.job import RequestType, is_valid_id
 from jobstatus.core.observer import Observer, timed
-from jobstatus.core.retry_after import ExpectedEnds
+from jobstatus.core.retry_after import RetryAfterEstimator
 from jobstatus.core.store import Answer, JobReader, StoreError
 
-NOBODYS_ID: Final = ""
+NONEXISTENT_ID: Final = ""
 """Looked up in place of a malformed id, so that the store does the same work for every 404. No job can have it."""
 
 
 class Poll(NamedTuple):
     """What a poll answers; `body` is the job's whole document. A tuple, since it is made for each poll.
 
-    `pause_ms` is after how long it is worth while to ask again, for a job under way.
+    `retry_after_ms` is after how long it is worth while to ask again, for a job under way.
     """
 
     is_terminal: bool
@@ -33,7 +33,7 @@ class Poll(NamedTuple):
     version: int
     progress: float | None
     body: bytes
-    pause_ms: int = 0
+    retry_after_ms: int = 0
 
 
 class Poller:
@@ -47,8 +47,8 @@ class Poller:
         self._clock = clock
         self._observer = observer
         self._unscoped_for_all = unscoped_for_all
-        self._group = GroupReader(self._read_together)
-        self._expected = ExpectedEnds()
+        self._group = BatchReader(self._read_together)
+        self._expected = RetryAfterEstimator()
         read_now = store.read_answer_now
         self._find_now = None if read_now is None else partial(self._find_with, read_now)
         self.poll_now: Final = None if self._find_now is None else partial(self._poll_with, self._find_now)
@@ -61,18 +61,20 @@ class Poller:
         Raises JobNotFound for a job that is unknown, expired, somebody else's or another request type's, and for a
         malformed id, all after the same work; StoreUnavailable when the store does not answer.
         """
-        sought = _sought(job_id)
-        found = await self._group.read(sought) if self._find_now is None else self._find_now(sought)
+        lookup_id = _lookup_id(job_id)
+        found = await self._group.read(lookup_id) if self._find_now is None else self._find_now(lookup_id)
         answer = self._checked(found, request_type, principal)
         result = answer.result
         if result is None and answer.result_size is not None:
             result = await self._large_result(job_id, answer)
         return self._poll(job_id, request_type, answer, result)
 
-    def _find_with(self, read: Callable[[str], Answer | StoreError | None], sought: str) -> Answer | StoreError | None:
+    def _find_with(
+        self, read: Callable[[str], Answer | StoreError | None], lookup_id: str
+    ) -> Answer | StoreError | None:
         started = time.perf_counter()
         try:
-            return read(sought)
+            return read(lookup_id)
         finally:
             self._observer.store_answered("read_answers", time.perf_counter() - started)
 
@@ -83,7 +85,7 @@ class Poller:
         request_type: RequestType,
         principal: Principal,
     ) -> Poll | None:
-        answer = self._checked(find(_sought(job_id)), request_type, principal)
+        answer = self._checked(find(_lookup_id(job_id)), request_type, principal)
         if answer.result is None and answer.result_size is not None:
             return None
         return self._poll(job_id, request_type, answer, answer.result)
@@ -104,11 +106,11 @@ class Poller:
     def _poll(self, job_id: str, request_type: RequestType, answer: Answer, result: bytes | None) -> Poll:
         body = answer.body if result is None else b"".join((answer.body, result, RESULT_TAIL))
         if answer.expires_at_ms is not None:
-            if self._expected.is_news(job_id):
+            if self._expected.first_seen_ended(job_id):
                 self._learn(request_type, answer)
             return Poll(True, answer.created_at_ms, answer.version, answer.progress, body)
-        pause_ms = self._expected.pause_ms(job_id, request_type, self._clock() - answer.created_at_ms)
-        return Poll(False, answer.created_at_ms, answer.version, answer.progress, body, pause_ms)
+        retry_after_ms = self._expected.retry_after_ms(job_id, request_type, self._clock() - answer.created_at_ms)
+        return Poll(False, answer.created_at_ms, answer.version, answer.progress, body, retry_after_ms)
 
     def _learn(self, request_type: RequestType, answer: Answer) -> None:
         at_ms = ended_at_ms(answer.body)
@@ -135,5 +137,5 @@ class Poller:
         return job.result
 
 
-def _sought(job_id: str) -> str:
-    return job_id if is_valid_id(job_id) else NOBODYS_ID
+def _lookup_id(job_id: str) -> str:
+    return job_id if is_valid_id(job_id) else NONEXISTENT_ID

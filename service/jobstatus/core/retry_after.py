@@ -41,7 +41,7 @@ MAX_ASKED_FOR: Final = 10_000
 """How many jobs that were found under way are remembered, at least: those asked for last; twice as many at most."""
 
 
-def unlearned_pause_ms(age_ms: int) -> int:
+def unlearned_retry_after_ms(age_ms: int) -> int:
     """After how long to ask again for a job of which nothing is known but its age."""
     return max(0, age_ms) // UNLEARNED_AGE_PER_PAUSE
 
@@ -65,7 +65,7 @@ def ages_to_ask_at(durations_ms: Sequence[int]) -> list[int]:
     return ages
 
 
-class _Lately:
+class _RecentDurations:
     """What is known of one type: the latest durations, and what follows from them."""
 
     __slots__ = ("_durations_ms", "_unheeded", "ages_ms", "sorted_ms")
@@ -86,26 +86,26 @@ class _Lately:
             self.ages_ms = ages_to_ask_at(self.sorted_ms)[: 1 - MIN_ALIVE]
 
 
-class ExpectedEnds:
+class RetryAfterEstimator:
     """What one process has learned; its memory is bounded."""
 
     def __init__(self) -> None:
-        self._lately = {request_type: _Lately() for request_type in RequestType}
+        self._lately = {request_type: _RecentDurations() for request_type in RequestType}
         self._asked_for: set[str] = set()
         self._asked_for_before: set[str] = set()
 
-    def pause_ms(self, job_id: str, request_type: RequestType, age_ms: int) -> int:
+    def retry_after_ms(self, job_id: str, request_type: RequestType, age_ms: int) -> int:
         """After how long to ask again for a job that has just been found under way."""
         if job_id not in self._asked_for:
             self._remember(job_id)
         lately = self._lately[request_type]
         outlived = bisect_right(lately.sorted_ms, age_ms)
         if outlived >= len(lately.ages_ms):
-            return unlearned_pause_ms(age_ms)
+            return unlearned_retry_after_ms(age_ms)
         longest = FIRST_PAUSE_MS + age_ms // AGE_PER_PAUSE if age_ms > 0 else FIRST_PAUSE_MS
         return min(lately.ages_ms[outlived] - age_ms, longest)
 
-    def is_news(self, job_id: str) -> bool:
+    def first_seen_ended(self, job_id: str) -> bool:
         """Whether a job that has ended was asked for before that; it is so once."""
         if job_id not in self._asked_for and job_id not in self._asked_for_before:
             return False

@@ -16,9 +16,9 @@ from jobstatus.core.commands import (
     CompleteJob,
     CreateJob,
     DeleteJob,
+    EnforceDeadlines,
     FailJob,
     HeartbeatJob,
-    SettleJob,
     StartJob,
 )
 from jobstatus.core.job import ErrorExtraFields, ErrorField, Job, JobError, JobState
@@ -30,13 +30,13 @@ GATEWAY_TIMEOUT: Final = 504
 class Policy:
     """What an operator may set of the rules.
 
-    `hearing_since_ms` is since when heartbeats can be heard without a gap. A lease counts only while somebody listened:
+    `leases_count_from_ms` is since when heartbeats can be heard without a gap. A lease counts only from then on:
     after a restart, or an outage of the store, each lease runs once more in full before the job is given up.
     """
 
     pending_timeout_ms: int = DAY_MS
     processing_timeout_ms: int = DAY_MS
-    hearing_since_ms: int = 0
+    leases_count_from_ms: int = 0
 
 
 def decide(
@@ -48,7 +48,7 @@ def decide(
     nothing changes. What is overdue is settled first, so that a command never finds a lease or timeout that has ended
     and was not acted upon; that change stands even when the command is then refused.
     """
-    current = None if stored is None or stored.is_expired(now_ms) else _settle(stored, now_ms, policy)
+    current = None if stored is None or stored.is_expired(now_ms) else _apply_deadlines(stored, now_ms, policy)
     try:
         following = _DECISIONS[type(command)](current, command, now_ms, policy)
     except errors.JobStatusError as refusal:
@@ -81,10 +81,10 @@ def _since(job: Job) -> int:
 
 
 def _lease_end(job: Job, policy: Policy) -> int:
-    return max(job.lease_expires_at_ms or 0, policy.hearing_since_ms + (job.lease_ms or 0))
+    return max(job.lease_expires_at_ms or 0, policy.leases_count_from_ms + (job.lease_ms or 0))
 
 
-def _settle(job: Job, now_ms: int, policy: Policy) -> Job:
+def _apply_deadlines(job: Job, now_ms: int, policy: Policy) -> Job:
     """Fail the job if a timeout, or the lease of its last attempt, has ended."""
     due_at_ms = due_at(job, policy)
     if due_at_ms is None or now_ms < due_at_ms:
@@ -230,7 +230,7 @@ def _delete(stored: Job | None, _command: DeleteJob, _now_ms: int, _: Policy) ->
     _existing(stored)
 
 
-def _look(stored: Job | None, _command: SettleJob, _now_ms: int, _: Policy) -> Job:
+def _enforce_deadlines(stored: Job | None, _command: EnforceDeadlines, _now_ms: int, _: Policy) -> Job:
     return _existing(stored)
 
 
@@ -241,5 +241,5 @@ _DECISIONS: Final[dict[type[Command], Callable[[Job | None, Any, int, Policy], J
     CompleteJob: _complete,
     FailJob: _fail,
     DeleteJob: _delete,
-    SettleJob: _look,
+    EnforceDeadlines: _enforce_deadlines,
 }

@@ -148,7 +148,7 @@ class JobStore(JobReader, Protocol):
         """
         ...
 
-    async def claim_sweep(self, holder: str, for_ms: int) -> bool:
+    async def try_lead(self, holder: str, for_ms: int) -> bool:
         """Whether `holder` is the one of all who share the store that looks after it for the next `for_ms`.
 
         One who asks again in time stays it. When it no longer asks another becomes it, at the latest after `for_ms`.

@@ -9,7 +9,7 @@ import uuid
 from collections.abc import Callable
 from typing import Final
 
-from jobstatus.core.commands import SettleJob
+from jobstatus.core.commands import EnforceDeadlines
 from jobstatus.core.errors import JobNotFound, JobStatusError
 from jobstatus.core.observer import Observer, timed
 from jobstatus.core.store import JobStore
@@ -35,7 +35,7 @@ class Sweeper:
         """`every_seconds` is how often `sweep` will be called."""
         self._holder = uuid.uuid4().hex
         self._claim_ms = int(every_seconds * 2000) + 1000
-        self.is_chosen = False
+        self.is_leader = False
         """Whether this is the one that sweeps, as far as it knows."""
         self._tracker = tracker
         self._store = store
@@ -44,16 +44,16 @@ class Sweeper:
 
     async def sweep(self) -> None:
         """Settle and purge what is due now, in batches, unless another process does. Raises what the store raises."""
-        self.is_chosen = False
+        self.is_leader = False
         with timed(self._observer, "claim_sweep"):
-            self.is_chosen = await self._store.claim_sweep(self._holder, self._claim_ms)
-        if not self.is_chosen:
+            self.is_leader = await self._store.try_lead(self._holder, self._claim_ms)
+        if not self.is_leader:
             return
         for _ in range(MAX_BATCHES):
             with timed(self._observer, "due"):
                 job_ids = await self._store.due(self._clock(), BATCH)
             if job_ids:
-                outcomes = await self._tracker.write([SettleJob(job_id=job_id) for job_id in job_ids])
+                outcomes = await self._tracker.write([EnforceDeadlines(job_id=job_id) for job_id in job_ids])
                 for outcome in outcomes:
                     if isinstance(outcome, JobStatusError) and not isinstance(outcome, JobNotFound):
                         raise outcome.with_traceback(None)
@@ -67,7 +67,7 @@ class Sweeper:
             if purged < BATCH:
                 break
 
-    async def give_up(self) -> None:
+    async def resign(self) -> None:
         """Let another process sweep at once. Raises what the store raises."""
-        if self.is_chosen:
-            await self._store.claim_sweep(self._holder, 0)
+        if self.is_leader:
+            await self._store.try_lead(self._holder, 0)

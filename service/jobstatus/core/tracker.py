@@ -16,8 +16,8 @@ from jobstatus.core.observer import Observer, timed
 from jobstatus.core.poll import Poller
 from jobstatus.core.rules import Policy
 from jobstatus.core.store import Answer, JobStore, Listing, StoreError
-from jobstatus.core.watching.change_feed import Following
-from jobstatus.core.watching.subscriptions import Places, Watchers
+from jobstatus.core.watching.change_feed import ChangeFeed
+from jobstatus.core.watching.subscriptions import ConcurrencyLimit, JobSubscriptions
 from jobstatus.core.writer import Outcome, Writer
 
 
@@ -33,18 +33,18 @@ class JobTracker:
         observer: Observer,
         unscoped_for_all: bool = False,
         max_watchers: int = 10_000,
-        watchers: Watchers | None = None,
+        subscriptions: JobSubscriptions | None = None,
     ) -> None:
-        """`clock` tells ms since the epoch; `unscoped_for_all` as in `access.may_read`; `watchers` may be shared."""
+        """`clock` returns ms since the epoch; `unscoped_for_all` as in `access.may_read`."""
         self._store = store
         self._clock = clock
         self._observer = observer
         poller = Poller(store, clock=clock, observer=observer, unscoped_for_all=unscoped_for_all)
         self.poll: Final = poller.poll
         self.poll_now: Final = poller.poll_now
-        self._watchers = Watchers() if watchers is None else watchers
-        self._places = Places(max_watchers)
-        self._writer = Writer(store, clock=clock, policy=policy, observer=observer, on_commit=self._watchers.wake)
+        self._subscriptions = JobSubscriptions() if subscriptions is None else subscriptions
+        self._limit = ConcurrencyLimit(max_watchers)
+        self._writer = Writer(store, clock=clock, policy=policy, observer=observer, on_commit=self._subscriptions.wake)
 
     async def write(self, commands: Sequence[Command]) -> list[Outcome]:
         """Apply commands as `Writer.write` says: one outcome for each, in order."""
@@ -99,33 +99,33 @@ class JobTracker:
         Raises JobNotFound when it is unknown or goes away, ShuttingDown when the service stops, Overloaded when too
         many watch already.
         """
-        with self._places.taken(), self._watchers.waiting_for(job_id) as changed:
+        with self._limit.acquire(), self._subscriptions.waiting_for(job_id) as changed:
             while True:
                 changed.clear()
                 job = await self.get(job_id, with_result=with_result)
-                self._watchers.seen(job_id, job.version)
+                self._subscriptions.seen(job_id, job.version)
                 if job.version > after_version or job.is_terminal:
                     after_version = job.version
                     yield job
                 if job.is_terminal:
                     return
                 await changed.wait()
-                self._watchers.check_open()
+                self._subscriptions.check_open()
 
-    def following(self) -> Following:
+    def change_feed(self) -> ChangeFeed:
         """A listener for the changes of many jobs, to be entered."""
-        return Following(self._watchers, partial(self.get_many, with_results=False))
+        return ChangeFeed(self._subscriptions, partial(self.get_many, with_results=False))
 
-    async def look_for_changes(self) -> None:
+    async def notify_remote_changes(self) -> None:
         """Wake those who wait for a job that another process has changed. Raises what the store raises."""
-        if versions := self._watchers.versions():
+        if versions := self._subscriptions.versions():
             with timed(self._observer, "changed"):
                 found = await self._store.changed(versions)
-            self._watchers.found(found)
+            self._subscriptions.found(found)
 
     def refuse(self) -> None:
         """End every watch, and refuse new writes, with ShuttingDown."""
-        self._watchers.close()
+        self._subscriptions.close()
         self._writer.refuse()
 
     async def close(self) -> None:

@@ -72,17 +72,17 @@ class Writer:
         """`clock` tells ms since the epoch; `on_commit` is told the ids of jobs that have just changed."""
         self._store = store
         self._clock = clock
-        self._policy = replace(policy, hearing_since_ms=clock())
+        self._policy = replace(policy, leases_count_from_ms=clock())
         self._observer = observer
         self._on_commit = on_commit
         self._queue: deque[_Submission] = deque()
         self._waiting_commands = 0
         self._waiting_bytes = 0
         self._draining: asyncio.Task[None] | None = None
-        self._awaited = 0
-        self._have_come = asyncio.Event()
+        self._expected_callers = 0
+        self._callers_arrived = asyncio.Event()
         self._closing = False
-        self._deaf = False
+        self._store_failed = False
 
     async def write(self, commands: Sequence[Command]) -> list[Outcome]:
         """Decide the commands, each on its own, in order, in one durable commit; one outcome for each.
@@ -94,8 +94,8 @@ class Writer:
             return []
         submission = self._admit(commands)
         self._queue.append(submission)
-        if len(self._queue) >= self._awaited:
-            self._have_come.set()
+        if len(self._queue) >= self._expected_callers:
+            self._callers_arrived.set()
         if self._draining is None:
             self._draining = asyncio.create_task(self._drain(), name="jobstatus-writer")
         await submission.future
@@ -104,7 +104,7 @@ class Writer:
     def refuse(self) -> None:
         """Refuse what comes from now on, with ShuttingDown."""
         self._closing = True
-        self._have_come.set()
+        self._callers_arrived.set()
 
     async def close(self) -> None:
         """Refuse what comes from now on, and return when all that was admitted is answered."""
@@ -137,18 +137,18 @@ class Writer:
                     for submission in batch:
                         if not submission.future.done():
                             submission.future.set_exception(error)
-                await self._gather(len(batch))
+                await self._wait_for_callers(len(batch))
         finally:
             self._draining = None
 
-    async def _gather(self, callers: int) -> None:
+    async def _wait_for_callers(self, callers: int) -> None:
         """Where so many were several, return when as many more wait, or after a moment."""
         if callers < SEVERAL_CALLERS or self._closing:
             return
-        self._awaited = callers + len(self._queue)
-        self._have_come.clear()
-        moment = asyncio.get_running_loop().call_later(GATHERING_SECONDS, self._have_come.set)
-        await self._have_come.wait()
+        self._expected_callers = callers + len(self._queue)
+        self._callers_arrived.clear()
+        moment = asyncio.get_running_loop().call_later(GATHERING_SECONDS, self._callers_arrived.set)
+        await self._callers_arrived.wait()
         moment.cancel()
 
     def _take(self) -> list[_Submission]:
@@ -177,13 +177,13 @@ class Writer:
             items = [item for item in items if item[2].job_id in lost]
             if items:
                 self._observer.races_lost(len(items))
-        _settle(items, [Overloaded()] * len(items))
+        _deliver(items, [Overloaded()] * len(items))
 
     async def _round(self, items: list[_Item]) -> Collection[str]:
         """Decide and commit once; the ids of the jobs that others changed meanwhile."""
         job_ids = list(dict.fromkeys(command.job_id for _, _, command in items))
         now_ms = self._clock()
-        policy = replace(self._policy, hearing_since_ms=now_ms) if self._deaf else self._policy
+        policy = replace(self._policy, leases_count_from_ms=now_ms) if self._store_failed else self._policy
         stored = await self._read(job_ids, items)
         outcomes, following = _decide(items, stored, now_ms, policy)
         changes = _changes(stored, following)
@@ -193,12 +193,12 @@ class Writer:
         uncertain = {job_id: error for job_id, error in not_done.items() if error is not None}
         uncertain |= await self._confirm([job_id for job_id, job in stored.items() if job and job_id not in changed])
         if uncertain or any(isinstance(job, JobStatusError) for job in stored.values()):
-            self._deaf = True
+            self._store_failed = True
         else:
-            self._policy, self._deaf = policy, False
+            self._policy, self._store_failed = policy, False
             self._observer.batch_written(len(items))
         won = [(item, outcome) for item, outcome in zip(items, outcomes, strict=True) if item[2].job_id not in lost]
-        _settle([item for item, _ in won], [uncertain.get(item[2].job_id, outcome) for item, outcome in won])
+        _deliver([item for item, _ in won], [uncertain.get(item[2].job_id, outcome) for item, outcome in won])
         self._on_commit(changed - lost)  # what is uncertain may have happened all the same
         return lost
 
@@ -284,7 +284,7 @@ def _change(job_id: str, stored: Job | None, following: Job | None) -> Change:
     )
 
 
-def _settle(items: Sequence[_Item], outcomes: Sequence[Outcome]) -> None:
+def _deliver(items: Sequence[_Item], outcomes: Sequence[Outcome]) -> None:
     """Note the outcomes, and wake those callers for whom all are known now."""
     for (submission, index, _), outcome in zip(items, outcomes, strict=True):
         submission.outcomes[index] = outcome

@@ -1,6 +1,6 @@
 """One worker of several, as the process that looks after it sees it: started, asked, and how it ended.
 
-A worker is started anew, never forked: gRPC does not survive a fork, and for the same reason is never loaded here. It
+A child is started anew, never forked: gRPC does not survive a fork, and for the same reason is never loaded here. It
 says on its standard output that it is up, and stops when its standard input ends, which it does when this process is
 gone, however it went.
 """
@@ -25,7 +25,7 @@ _log = logging.getLogger(__name__)
 
 
 @dataclass(slots=True, kw_only=True)
-class WorkerProcess:
+class ChildProcess:
     """A worker; `misses` is how often in a row it was asked and did not answer, `started_at` is of the loop's clock."""
 
     number: int

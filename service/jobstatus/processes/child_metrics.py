@@ -15,7 +15,7 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.registry import Collector
 
-from jobstatus.processes.child import WorkerProcess
+from jobstatus.processes.child import ChildProcess
 
 Labels = tuple[tuple[str, str], ...]
 Figures = dict[tuple[str, Labels], float]
@@ -47,7 +47,7 @@ def _joined(family: Metric, one: float, other: float) -> float:
     return min(one, other) if family.name.endswith("_created") else max(one, other)
 
 
-class WorkersMetrics(Collector):
+class MergedMetrics(Collector):
     """What the workers told last, and what those that have ended had told."""
 
     def __init__(self) -> None:
@@ -59,7 +59,7 @@ class WorkersMetrics(Collector):
         self._told[process_id] = list(text_string_to_metric_families(exposition))
 
     def end(self, process_id: int) -> None:
-        """A worker is gone: its counters stay as they were, its gauges are no longer true."""
+        """A child is gone: its counters stay as they were, its gauges are no longer true."""
         ended = merge([*self._of_the_ended, *self._told.pop(process_id, ())])
         self._of_the_ended = [family for family in ended if family.type in SUMMED]
 
@@ -67,12 +67,12 @@ class WorkersMetrics(Collector):
         return merge([*self._of_the_ended, *chain.from_iterable(self._told.values())])
 
 
-class WorkersFigures:
+class ChildMetrics:
     """Build and use it inside the running loop."""
 
     def __init__(self) -> None:
         self._registry = CollectorRegistry()
-        self._told = WorkersMetrics()
+        self._told = MergedMetrics()
         self._registry.register(self._told)
         self.up = Gauge("jobstatus_workers", "Workers that are up.", registry=self._registry)
         self.restarts = Counter(
@@ -80,27 +80,27 @@ class WorkersFigures:
         )
         self._asking = asyncio.Lock()
 
-    async def exposition(self, workers: Collection[WorkerProcess]) -> bytes:
+    async def exposition(self, children: Collection[ChildProcess]) -> bytes:
         """What all of these tell now, in Prometheus' text format 0.0.4."""
-        await self.ask(workers)
+        await self.ask(children)
         return generate_latest(self._registry)
 
-    async def ask(self, workers: Collection[WorkerProcess]) -> list[WorkerProcess]:
+    async def ask(self, children: Collection[ChildProcess]) -> list[ChildProcess]:
         """Have each worker tell its metrics; those that did not.
 
         One time after the other: what was asked for earlier must not take the place of what was asked for later.
         """
         async with self._asking:
-            answers = await asyncio.gather(*(worker.ask("/metrics") for worker in workers))
-            for worker, answer in zip(workers, answers, strict=True):
+            answers = await asyncio.gather(*(child.ask("/metrics") for child in children))
+            for child, answer in zip(children, answers, strict=True):
                 if answer is None:
                     continue
-                worker.misses = 0
+                child.misses = 0
                 status, text = answer
-                if status == 200 and worker.is_up:
-                    self._told.tell(worker.process.pid, text)
-        return [worker for worker, answer in zip(workers, answers, strict=True) if answer is None]
+                if status == 200 and child.is_up:
+                    self._told.tell(child.process.pid, text)
+        return [child for child, answer in zip(children, answers, strict=True) if answer is None]
 
-    def end(self, worker: WorkerProcess) -> None:
-        """The worker is gone; what it had counted stays counted."""
-        self._told.end(worker.process.pid)
+    def end(self, child: ChildProcess) -> None:
+        """The child is gone; what it had counted stays counted."""
+        self._told.end(child.process.pid)

@@ -40,7 +40,7 @@ Health and metrics: http://{admin}/readyz  http://{admin}/metrics. Ctrl-C stops.
 """
 
 
-class Worker(NamedTuple):
+class ChildRole(NamedTuple):
     """One of several serving processes on this machine: its number, and where its supervisor finds its admin port."""
 
     number: int
@@ -58,7 +58,7 @@ class Launch:
     settings: Settings
     issuers: tuple[IssuerSettings, ...]
     dev: bool
-    worker: Worker | None = None
+    child: ChildRole | None = None
 
     def announce(self, addresses: dict[str, Address]) -> None:
         """Say that the service is up, and where; a store's URL may hold a password, so of it only the scheme."""
@@ -75,10 +75,10 @@ class Launch:
             print(_DEVELOPMENT.format(jobstatus=command, **where), file=sys.stderr)  # noqa: T201  # to paste
 
 
-def prepare(*, dev: bool, check: Check, given: Mapping[str, object], worker: Worker | None = None) -> Launch:
+def prepare(*, dev: bool, check: Check, given: Mapping[str, object], child: ChildRole | None = None) -> Launch:
     """Read and check the settings, and set up the log. Raises SettingsError or OSError.
 
-    `given` are settings of the command line, which win (None: not given). `worker`: this process is one of several.
+    `given` are settings of the command line, which win (None: not given). `child`: this process is one of several.
     """
     settings = load_settings()
     settings = settings.model_copy(update={name: value for name, value in given.items() if value is not None})
@@ -87,12 +87,12 @@ def prepare(*, dev: bool, check: Check, given: Mapping[str, object], worker: Wor
         issuers = (*issuers, development_issuer(settings))
     check(settings, issuers)
     logs.configure(
-        level=settings.log_level, log_format=settings.log_format, worker=None if worker is None else worker.number
+        level=settings.log_level, log_format=settings.log_format, worker=None if child is None else child.number
     )
-    if worker is None:
+    if child is None:
         for name, meant in unknown_variables(os.environ).items():
             _log.warning("the variable %s is not known%s", name, f"; did you mean {meant}?" if meant else "")
-    return Launch(settings=_fit_to_file_limit(settings), issuers=issuers, dev=dev, worker=worker)
+    return Launch(settings=_fit_to_file_limit(settings), issuers=issuers, dev=dev, child=child)
 
 
 def _fit_to_file_limit(settings: Settings) -> Settings:

@@ -40,17 +40,17 @@ async def _serve_until_signal(launch: Launch) -> None:
     from jobstatus.app.service import serving  # noqa: PLC0415  # loads gRPC, which a supervisor must not
 
     stop = asyncio.Event()
-    catch_signals(stop, is_worker=launch.worker is not None)
+    catch_signals(stop, is_child=launch.child is not None)
     async with serving(
         launch.settings,
         launch.issuers,
         with_reflection=launch.dev or launch.settings.grpc_reflection,
-        admin_socket=None if launch.worker is None else launch.worker.admin_socket,
+        admin_socket=None if launch.child is None else launch.child.admin_socket,
     ) as listening:
-        if launch.worker is None:
+        if launch.child is None:
             launch.announce({"http": listening.http, "grpc": listening.grpc, "admin": listening.admin})
         else:
-            _follow_supervisor(stop, launch.worker.admin_socket.parent)
+            _follow_supervisor(stop, launch.child.admin_socket.parent)
         await _stopped(stop)
     _end()
 
@@ -81,7 +81,7 @@ def _end() -> None:
         signal.signal(number, signal.SIG_IGN)
 
 
-def catch_signals(stop: asyncio.Event, *, is_worker: bool = False) -> None:
+def catch_signals(stop: asyncio.Event, *, is_child: bool = False) -> None:
     """Have SIGTERM and SIGINT set the event; a second one ends the process at once.
 
     But for a worker, which may be told twice to stop: a service manager tells every process (systemd does), and so does
@@ -89,7 +89,7 @@ def catch_signals(stop: asyncio.Event, *, is_worker: bool = False) -> None:
     """
 
     def on_signal(number: signal.Signals) -> None:
-        if stop.is_set() and not is_worker:
+        if stop.is_set() and not is_child:
             os._exit(128 + number)
         stop.set()
 

@@ -6,7 +6,7 @@ from typing import Final
 
 from jobstatus.auth.errors import KeyConfigError
 from jobstatus.processes import process
-from jobstatus.processes.launch import Worker, prepare
+from jobstatus.processes.launch import ChildRole, prepare
 from jobstatus.processes.supervisor import supervise
 from jobstatus.settings import SettingsError, check_edge, check_servable
 from jobstatus.stores import StoreConfigError
@@ -14,15 +14,15 @@ from jobstatus.stores import StoreConfigError
 WRONG_SETTINGS: Final = 2
 
 
-def run(*, dev: bool, workers: int | None = None, worker: Worker | None = None) -> int:
+def run(*, dev: bool, workers: int | None = None, child: ChildRole | None = None) -> int:
     """Serve until a signal; the exit code: 0, or 2 with one sentence on standard error for what cannot be served.
 
-    `workers`, where it is given, takes the place of the setting. `worker`: this process is one of them.
+    `workers`, where it is given, takes the place of the setting. `child`: this process is one of them.
     """
 
     def serve() -> int:
-        launch = prepare(dev=dev, check=check_servable, given={"workers": workers}, worker=worker)
-        if worker is None and launch.settings.workers > 1:
+        launch = prepare(dev=dev, check=check_servable, given={"workers": workers}, child=child)
+        if child is None and launch.settings.workers > 1:
             return supervise(launch)
         return process.serve(launch)
 

@@ -19,8 +19,8 @@ from typing import Any, Final
 
 import uvloop
 
-from jobstatus.processes.child import WorkerProcess, ending
-from jobstatus.processes.child_metrics import WorkersFigures
+from jobstatus.processes.child import ChildProcess, ending
+from jobstatus.processes.child_metrics import ChildMetrics
 from jobstatus.processes.launch import Launch
 from jobstatus.processes.shared_ports import reserved
 from jobstatus.rest.admin import admin_handler
@@ -62,11 +62,11 @@ class _Supervisor:
         self._launch = launch
         self._folder = folder
         self._http, self._grpc = http, grpc
-        self._workers: dict[int, WorkerProcess] = {}
+        self._children: dict[int, ChildProcess] = {}
         self._starts = itertools.count(1)
         self._stopping = asyncio.Event()
         self._has_failed = False
-        self._figures = WorkersFigures()
+        self._figures = ChildMetrics()
 
     async def run(self) -> int:
         """Start, keep and stop the workers; the exit code, that of the first worker when it cannot start."""
@@ -85,7 +85,7 @@ class _Supervisor:
             numbers = range(2, self._launch.settings.workers + 1)
             others = [] if self._stopping.is_set() else await asyncio.gather(*map(self._start, numbers))
             async with asyncio.TaskGroup() as group:
-                keepers = [group.create_task(self._keep(worker)) for worker in (first, *others)]
+                keepers = [group.create_task(self._keep(child)) for child in (first, *others)]
                 asking = group.create_task(self._ask_again_and_again())
                 if not self._stopping.is_set():
                     admin_address = self._launch.settings.admin._replace(port=port)
@@ -97,9 +97,9 @@ class _Supervisor:
         _log.info("stopped")
         return int(self._has_failed)
 
-    async def _code_of_a_failed_start(self, worker: WorkerProcess) -> int:
+    async def _code_of_a_failed_start(self, child: ChildProcess) -> int:
         """The worker has said why, unless it was killed, which raises ChildProcessError."""
-        code = await worker.process.wait()
+        code = await child.process.wait()
         if self._stopping.is_set():
             return 0
         if code < 0:
@@ -108,9 +108,9 @@ class _Supervisor:
 
     # --- one worker ---
 
-    async def _start(self, number: int) -> WorkerProcess:
-        """A new worker, when it is up or has ended. Raises OSError when there can be no new process."""
-        worker = self._workers[number] = await WorkerProcess.started(
+    async def _start(self, number: int) -> ChildProcess:
+        """A new child, when it is up or has ended. Raises OSError when there can be no new process."""
+        child = self._children[number] = await ChildProcess.started(
             number,
             self._folder / f"{next(self._starts)}.sock",
             http=self._http,
@@ -118,50 +118,50 @@ class _Supervisor:
             dev=self._launch.dev,
         )
         if self._stopping.is_set():
-            worker.send(signal.SIGTERM)
-        worker.is_up = await worker.says_that_it_is_up()
+            child.send(signal.SIGTERM)
+        child.is_up = await child.says_that_it_is_up()
         self._count()
-        return worker
+        return child
 
-    async def _keep(self, worker: WorkerProcess) -> None:
+    async def _keep(self, child: ChildProcess) -> None:
         """Replace the worker whenever it ends, until all are to stop."""
         pause = FIRST_PAUSE_SECONDS
         while True:
-            code, was_up = await worker.process.wait(), worker.is_up
-            worker.is_up = False
+            code, was_up = await child.process.wait(), child.is_up
+            child.is_up = False
             self._count()
-            self._figures.end(worker)
-            how = {"worker": worker.number, "ended": ending(code)}
+            self._figures.end(child)
+            how = {"worker": child.number, "ended": ending(code)}
             if self._stopping.is_set():
                 if was_up and code:
                     self._has_failed = True
                     _log.error("a worker did not stop as it should", extra=how)
                 return
             _log.error("a worker ended and is replaced", extra=how)
-            if asyncio.get_running_loop().time() - worker.started_at >= SOUND_SECONDS:
+            if asyncio.get_running_loop().time() - child.started_at >= SOUND_SECONDS:
                 pause = FIRST_PAUSE_SECONDS
-            following = await self._replacement(worker.number, pause)
+            following = await self._replacement(child.number, pause)
             if following is None:
                 return
-            worker, pause = following, min(2 * pause, LONGEST_PAUSE_SECONDS)
+            child, pause = following, min(2 * pause, LONGEST_PAUSE_SECONDS)
 
-    async def _replacement(self, number: int, pause: float) -> WorkerProcess | None:
+    async def _replacement(self, number: int, pause: float) -> ChildProcess | None:
         """A new worker after the pause; None when all are to stop."""
         while not await _happens(self._stopping, pause):
             try:
-                worker = await self._start(number)
+                child = await self._start(number)
             except OSError as error:
                 _log.error("a worker could not be started", extra={"worker": number, "cause": str(error)})
                 pause = LONGEST_PAUSE_SECONDS
                 continue
             self._figures.restarts.inc()
-            if worker.is_up:
-                _log.info("a worker is up again", extra={"worker": number})
-            return worker
+            if child.is_up:
+                _log.info("a child is up again", extra={"worker": number})
+            return child
         return None
 
-    def _those_up(self) -> list[WorkerProcess]:
-        return [worker for worker in self._workers.values() if worker.is_up]
+    def _those_up(self) -> list[ChildProcess]:
+        return [child for child in self._children.values() if child.is_up]
 
     def _count(self) -> None:
         self._figures.up.set(len(self._those_up()))
@@ -172,8 +172,8 @@ class _Supervisor:
         """The first asks all for a graceful stop; a second ends them and this process at once."""
         is_second = self._stopping.is_set()
         self._stopping.set()
-        for worker in self._workers.values():
-            worker.send(signal.SIGKILL if is_second else signal.SIGTERM)
+        for child in self._children.values():
+            child.send(signal.SIGKILL if is_second else signal.SIGTERM)
         if is_second:
             shutil.rmtree(self._folder, ignore_errors=True)
             os._exit(128 + number)
@@ -184,21 +184,21 @@ class _Supervisor:
             return
         _, late = await asyncio.wait(tasks, timeout=self._launch.settings.stop_delay_seconds + STOP_SECONDS)
         if late:
-            for worker in self._workers.values():
-                worker.send(signal.SIGKILL)
+            for child in self._children.values():
+                child.send(signal.SIGKILL)
             await asyncio.wait(late)
 
     async def _stop_all(self) -> None:
         """Let no worker outlive this process, whatever went wrong here."""
-        alive = [worker for worker in self._workers.values() if worker.is_alive]
-        for worker in alive:
-            worker.send(signal.SIGTERM)
-        await self._see_the_end_of([asyncio.create_task(worker.process.wait()) for worker in alive])
+        alive = [child for child in self._children.values() if child.is_alive]
+        for child in alive:
+            child.send(signal.SIGTERM)
+        await self._see_the_end_of([asyncio.create_task(child.process.wait()) for child in alive])
 
     # --- what the admin port tells ---
 
     async def _problem(self) -> str:
-        """Why the service is not ready: no worker is up, or one that is up has a problem."""
+        """Why the service is not ready: no child is up, or one that is up has a problem."""
         if self._stopping.is_set():
             return "stopping"
         asked = self._those_up()
@@ -211,18 +211,18 @@ class _Supervisor:
     async def _ask_again_and_again(self) -> None:
         """So that little of what a worker had counted is forgotten when it dies, and one that hangs is found."""
         while True:
-            for worker in await self._figures.ask(self._those_up()):
-                worker.misses += 1
-                if worker.misses == MISSES and worker.is_up:
-                    _log.error("a worker does not answer and is killed", extra={"worker": worker.number})
-                    worker.send(signal.SIGKILL)
+            for child in await self._figures.ask(self._those_up()):
+                child.misses += 1
+                if child.misses == MISSES and child.is_up:
+                    _log.error("a worker does not answer and is killed", extra={"worker": child.number})
+                    child.send(signal.SIGKILL)
             await asyncio.sleep(ASK_EVERY_SECONDS)
 
 
-async def _problem_of(worker: WorkerProcess) -> str:
-    answer = await worker.ask("/readyz")
+async def _problem_of(child: ChildProcess) -> str:
+    answer = await child.ask("/readyz")
     if answer is None:
-        return "worker_silent" if worker.is_up else ""
+        return "worker_silent" if child.is_up else ""
     status, text = answer
     return "" if status == 200 else str(json.loads(text)["status"])
 

@@ -57,7 +57,7 @@ async def send(
     later: AsyncIterator[Poll],
     known_version: int | None,
 ) -> None:
-    """Send what the looks show, until they end; the document of `known_version` is not sent.
+    """Send what the updates show, until they end; the document of `known_version` is not sent.
 
     A document that has not changed is not sent again; where the version has, the client is told that alone. A stream
     that ends before the job does is for the client to take up again: what has happened is told in that answer.
@@ -76,7 +76,7 @@ async def send(
 
 
 async def _all(first: Poll, later: AsyncIterator[Poll]) -> AsyncIterator[Poll]:
-    """All looks; they end as well when the client may look no more, or nobody can tell."""
+    """All updates; they end as well when the client may look no more, or nobody can tell."""
     yield first
     try:
         async for poll in later:
@@ -86,11 +86,11 @@ async def _all(first: Poll, later: AsyncIterator[Poll]) -> AsyncIterator[Poll]:
 
 
 async def _send_each(
-    request: web.BaseRequest, response: web.StreamResponse, looks: AsyncIterator[Poll], known_version: int | None
+    request: web.BaseRequest, response: web.StreamResponse, updates: AsyncIterator[Poll], known_version: int | None
 ) -> None:
     now = asyncio.get_running_loop().time
     version, body, written_at = known_version, b"", now()
-    async for poll in looks:
+    async for poll in updates:
         if poll.version != version:
             await (_write(response, _id(poll) + b"\n") if poll.body == body else _write_event(response, poll))
         elif now() - written_at >= QUIET_SECONDS and _has_unread(request):

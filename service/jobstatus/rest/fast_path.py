@@ -13,13 +13,13 @@ from aiohttp import HttpVersion11, StreamReader, web
 from aiohttp.http import RawRequestMessage
 from aiohttp.streams import EMPTY_PAYLOAD
 
-from jobstatus.rest.protocol import EdgeProtocol
+from jobstatus.rest.protocol import RestProtocol
 
-AnswerAtOnce: TypeAlias = Callable[[RawRequestMessage], bytes | None]
+TryAnswer: TypeAlias = Callable[[RawRequestMessage], bytes | None]
 """The whole answer to a GET over HTTP/1.1, on a connection that stays open; None where a handler is to be asked."""
 
 
-class Outbox:
+class WriteBatch:
     """Answers of one turn of the event loop, written together when it ends.
 
     A client on this machine, a proxy say, is woken by the first and finds the others. To wake it for each alone would
@@ -42,15 +42,15 @@ class Outbox:
                 transport.write(answer)
 
 
-class AnsweringProtocol(EdgeProtocol):
+class FastPathProtocol(RestProtocol):
     """A connection that leaves to its handler only what cannot be answered at once."""
 
-    def __init__(self, server: web.Server, answer_at_once: AnswerAtOnce, outbox: Outbox, **options: Any) -> None:
+    def __init__(self, server: web.Server, try_answer: TryAnswer, write_batch: WriteBatch, **options: Any) -> None:
         """`options` are aiohttp's for a connection."""
         super().__init__(server, **options)
-        self._parser = cast("Any", _AnsweringParser(self._parser, self))
-        self._answer_at_once = answer_at_once
-        self._outbox = outbox
+        self._parser = cast("Any", _InterceptingParser(self._parser, self))
+        self._try_answer = try_answer
+        self._outbox = write_batch
         self._under_way = 0
         """Requests that the handler has still to answer; answers have to come in the order of their requests."""
 
@@ -58,7 +58,7 @@ class AnsweringProtocol(EdgeProtocol):
         """Whether a request without a body has been answered at once."""
         transport = self.transport
         if not self._under_way and transport is not None and not self.writing_paused:
-            answer = self._answer_at_once(request)
+            answer = self._try_answer(request)
             if answer is not None:
                 self._outbox.put(transport, answer)
                 self._next_keepalive_close_time = self._loop.time() + self._keepalive_timeout
@@ -78,10 +78,10 @@ class AnsweringProtocol(EdgeProtocol):
         return finished
 
 
-class _AnsweringParser:
+class _InterceptingParser:
     """aiohttp's parser for a connection, less the requests that are answered at once."""
 
-    def __init__(self, parser: Any, connection: AnsweringProtocol) -> None:
+    def __init__(self, parser: Any, connection: FastPathProtocol) -> None:
         self._parser = parser
         self._connection = connection
         self.message_consumed = parser.message_consumed

@@ -21,7 +21,7 @@ from jobstatus.auth.errors import CredentialError, MissingCredential
 from jobstatus.core.access import Principal
 from jobstatus.core.job import RequestType
 from jobstatus.core.poll import Poll
-from jobstatus.core.watching.long_poll import NoPlaceToWait, Recognise
+from jobstatus.core.watching.long_poll import CannotWait, Reauthenticate
 from jobstatus.rest import event_stream, responses
 from jobstatus.rest.headers import (
     entity_tag,
@@ -35,7 +35,7 @@ from jobstatus.rest.headers import (
 from jobstatus.rest.responses import PrebuiltResponse
 from jobstatus.rest.routes import target
 from jobstatus.telemetry.metrics import Metrics
-from jobstatus.telemetry.throttle import Seldom
+from jobstatus.telemetry.throttle import LogThrottle
 
 _log = logging.getLogger(__name__)
 
@@ -49,7 +49,7 @@ OPENAPI_PATH: Final = "/openapi.json"
 class Authenticates(Protocol):
     """What the edge needs of `auth`: raises CredentialError, or StoreUnavailable when it cannot tell."""
 
-    def recall(self, authorization: Sequence[str], virtual_key: Sequence[str]) -> Principal | None: ...
+    def authenticate_cached(self, authorization: Sequence[str], virtual_key: Sequence[str]) -> Principal | None: ...
 
     async def authenticate(self, authorization: Sequence[str], virtual_key: Sequence[str]) -> Principal: ...
 
@@ -63,17 +63,19 @@ class Polls(Protocol):
     async def poll(self, job_id: str, request_type: RequestType, principal: Principal) -> Poll: ...
 
 
-class Waits(Protocol):
-    """What the edge needs of the core for those who would rather wait; raises what the other two do, NoPlaceToWait."""
+class LongPolls(Protocol):
+    """What the edge needs of the core for those who would rather wait; raises what the other two do, CannotWait."""
 
-    async def wait(self, job_id: str, request_type: RequestType, recognise: Recognise, seconds: float) -> Poll: ...
+    async def wait(
+        self, job_id: str, request_type: RequestType, reauthenticate: Reauthenticate, seconds: float
+    ) -> Poll: ...
 
-    def looks(
-        self, job_id: str, request_type: RequestType, recognise: Recognise, next_at: Callable[[], float]
+    def updates(
+        self, job_id: str, request_type: RequestType, reauthenticate: Reauthenticate, next_at: Callable[[], float]
     ) -> AsyncGenerator[Poll]: ...
 
 
-class Edge:
+class PollHandler:
     """Answers polls."""
 
     def __init__(
@@ -81,24 +83,24 @@ class Edge:
         *,
         authenticator: Authenticates,
         tracker: Polls,
-        waiter: Waits,
+        long_poller: LongPolls,
         metrics: Metrics,
         retry_after_seconds: int,
     ) -> None:
         """`retry_after_seconds` is the least that a poller is told to wait."""
-        self._recall = authenticator.recall
+        self._authenticate_cached = authenticator.authenticate_cached
         self._authenticate = authenticator.authenticate
         self._find = tracker.poll
         find_now = tracker.poll_now
-        self.answer_at_once: Final = None if find_now is None else partial(self._answer_at_once, find_now)
+        self.try_answer: Final = None if find_now is None else partial(self._try_answer, find_now)
         """The whole answer to a plain poll, where nothing has to be waited for; None to all that `answer` answers."""
-        self._waiter = waiter
+        self._long_poller = long_poller
         self._metrics = metrics
         self._retry_after_seconds = retry_after_seconds
-        self._unanswered = Seldom()
+        self._unanswered = LogThrottle()
         self._openapi = importlib.resources.files("jobstatus.rest").joinpath("openapi.json").read_bytes()
 
-    def _answer_at_once(
+    def _try_answer(
         self, find_now: Callable[[str, RequestType, Principal], Poll | None], message: RawRequestMessage
     ) -> bytes | None:
         started = time.perf_counter()
@@ -108,7 +110,7 @@ class Edge:
             return None
         request_type, job_id = asked_for
         try:
-            principal = self._recall(*_credentials(headers))
+            principal = self._authenticate_cached(*_credentials(headers))
             found = None if principal is None else find_now(job_id, request_type, principal)
         except Exception:  # noqa: BLE001  # `answer` meets it as well, and tells of it
             return None
@@ -152,33 +154,33 @@ class Edge:
         self, request: web.BaseRequest, request_type: RequestType, job_id: str, seconds: int, request_id: str
     ) -> web.StreamResponse:
         """The answer when the job has ended, or after so many seconds; at once where nobody can wait any more."""
-        recognise, lines = self._recognise(request), f"Preference-Applied: wait={seconds}\r\n"
+        reauthenticate, lines = self._reauthenticate(request), f"Preference-Applied: wait={seconds}\r\n"
         try:
-            found = await self._waiter.wait(job_id, request_type, recognise, seconds)
-        except NoPlaceToWait:
-            found, lines = await self._find(job_id, request_type, await recognise()), ""
+            found = await self._long_poller.wait(job_id, request_type, reauthenticate, seconds)
+        except CannotWait:
+            found, lines = await self._find(job_id, request_type, await reauthenticate()), ""
         return self._found(found, request.headers, request_id, lines)
 
     async def _stream(
         self, request: web.BaseRequest, request_type: RequestType, job_id: str, request_id: str
     ) -> web.StreamResponse:
         """The job's events until it ends; the plain answer where nobody can wait any more."""
-        recognise, loop = self._recognise(request), asyncio.get_running_loop()
+        reauthenticate, loop = self._reauthenticate(request), asyncio.get_running_loop()
         known = last_event_version(request.headers.get("Last-Event-ID"))
         next_at = lambda: loop.time() + event_stream.QUIET_SECONDS  # noqa: E731
-        async with aclosing(self._waiter.looks(job_id, request_type, recognise, next_at)) as looks:
+        async with aclosing(self._long_poller.updates(job_id, request_type, reauthenticate, next_at)) as updates:
             try:
-                first = await anext(looks)
-            except NoPlaceToWait:
-                found = await self._find(job_id, request_type, await recognise())
+                first = await anext(updates)
+            except CannotWait:
+                found = await self._find(job_id, request_type, await reauthenticate())
                 return self._found(found, request.headers, request_id)
             if first.is_terminal and first.version == known:
                 return responses.nothing_new(request_id)
             response = responses.event_stream(request_id)
-            await event_stream.send(request, response, first, looks, known)
+            await event_stream.send(request, response, first, updates, known)
             return response
 
-    def _recognise(self, request: web.BaseRequest) -> Recognise:
+    def _reauthenticate(self, request: web.BaseRequest) -> Reauthenticate:
         return partial(self._authenticate, *_credentials(request.headers))
 
     def _found(self, found: Poll, headers: MultiMapping[str], request_id: str, lines: str = "") -> web.StreamResponse:
@@ -189,7 +191,7 @@ class Edge:
             return responses.answer(200, found.body, request_id, f"{lines}ETag: {tag}\r\n", is_kept=True)
         if found.progress is not None:
             lines = f"{lines}Job-Progress: {found.progress:.4g}\r\n"
-        retry_after = retry_after_seconds(found.pause_ms, self._retry_after_seconds)
+        retry_after = retry_after_seconds(found.retry_after_ms, self._retry_after_seconds)
         return responses.answer(202, found.body, request_id, f"{lines}Retry-After: {retry_after}\r\n")
 
     def _refusal(self, error: Exception, request_id: str) -> web.Response:
@@ -203,7 +205,7 @@ class Edge:
             )
         problem = responses.PROBLEMS.get(type(error), responses.INTERNAL)
         if problem is responses.STORE_UNAVAILABLE:
-            if polls := self._unanswered.due():
+            if polls := self._unanswered.should_log():
                 cause = type(error.__cause__).__name__
                 facts = {"request_id": request_id, "cause": cause, "polls": polls}
                 _log.warning("polls could not be answered", extra=facts)

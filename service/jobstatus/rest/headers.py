@@ -21,9 +21,9 @@ def request_id_of(given: str | None) -> str:
     return f"{random.getrandbits(128):032x}"  # it has to be unlikely twice, not secret
 
 
-def retry_after_seconds(pause_ms: int, least_seconds: int) -> int:
+def retry_after_seconds(retry_after_ms: int, least_seconds: int) -> int:
     """After how many whole seconds to poll again, `least_seconds` to 30 s, where the core would have it so."""
-    return min(MAX_RETRY_AFTER_SECONDS, max(least_seconds, pause_ms // 1000))
+    return min(MAX_RETRY_AFTER_SECONDS, max(least_seconds, retry_after_ms // 1000))
 
 
 def entity_tag(version: int, created_at_ms: int) -> str:

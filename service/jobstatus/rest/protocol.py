@@ -21,7 +21,7 @@ BAD_REQUEST: Final = Problem(400, "invalid_request_error", "malformed_request", 
 VERSION_NOT_SUPPORTED: Final = replace(BAD_REQUEST, status=505)
 
 
-class EdgeProtocol(RequestHandler):
+class RestProtocol(RequestHandler):
     """aiohttp's connection with answers of our shape where no handler is asked."""
 
     def finish_response(
@@ -66,7 +66,7 @@ class EdgeProtocol(RequestHandler):
         return response
 
 
-class Surplus(asyncio.Protocol):
+class RefusedConnection(asyncio.Protocol):
     """A connection over the limit: closed at once."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:

@@ -9,8 +9,8 @@ from typing import Any, Final
 
 from aiohttp import web
 
-from jobstatus.rest.fast_path import AnswerAtOnce, AnsweringProtocol, Outbox
-from jobstatus.rest.protocol import EdgeProtocol, Surplus
+from jobstatus.rest.fast_path import FastPathProtocol, TryAnswer, WriteBatch
+from jobstatus.rest.protocol import RefusedConnection, RestProtocol
 
 KEEPALIVE_SECONDS: Final = 45.0
 """An idle connection is closed after this long: longer than the longest Retry-After, so that pollers keep theirs."""
@@ -26,19 +26,19 @@ class HttpServer:
     def __init__(
         self,
         handler: Handler,
-        answer_at_once: AnswerAtOnce | None = None,
+        try_answer: TryAnswer | None = None,
         *,
         max_connections: int,
         grace_seconds: float,
     ) -> None:
         """Stopping takes at most `grace_seconds`, which requests under way have to be answered.
 
-        The handler is not asked for what `answer_at_once` answers.
+        The handler is not asked for what `try_answer` answers.
         """
         server = web.Server(handler, handler_cancellation=True)  # a client that goes away waits no longer
         # aiohttp waits this long for handlers, then cancels them and waits as long again.
         self._runner = web.ServerRunner(server, shutdown_timeout=grace_seconds / 2)
-        self._answer_at_once = answer_at_once
+        self._try_answer = try_answer
         self._max_connections = max_connections
         self._server: asyncio.Server | None = None
 
@@ -68,7 +68,7 @@ class HttpServer:
     async def _factory(self) -> Callable[[], asyncio.Protocol]:
         await self._runner.setup()
         assert self._runner.server is not None  # noqa: S101  # for the type checker: set by setup
-        server, outbox = self._runner.server, Outbox()
+        server, write_batch = self._runner.server, WriteBatch()
         # Bodies are never read: nor shall a stranger have them decompressed.
         options: dict[str, Any] = {
             "loop": asyncio.get_running_loop(),
@@ -79,10 +79,10 @@ class HttpServer:
 
         def connection() -> asyncio.Protocol:
             if len(server.connections) >= self._max_connections:
-                return Surplus()
-            if self._answer_at_once is None:
-                return EdgeProtocol(server, **options)
-            return AnsweringProtocol(server, self._answer_at_once, outbox, **options)
+                return RefusedConnection()
+            if self._try_answer is None:
+                return RestProtocol(server, **options)
+            return FastPathProtocol(server, self._try_answer, write_batch, **options)
 
         return connection
 

@@ -22,19 +22,19 @@ from grpc_status import rpc_status
 from jobstatus.core.errors import InvalidField, JobStatusError
 from jobstatus.rpc.errors import internal_status, status_of
 from jobstatus.telemetry.metrics import Metrics
-from jobstatus.telemetry.throttle import Seldom
+from jobstatus.telemetry.throttle import LogThrottle
 
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 Identify = Callable[[Context, str], None]
 """Raises ClientNotIdentified or ClientNotAllowed; what it is given is the call's context and the method's name."""
 
 _CODE_NAMES: Final = {code.value[0]: code.name for code in grpc.StatusCode}
-_refused: Final[defaultdict[tuple[str, str], Seldom]] = defaultdict(Seldom)
+_refused: Final[defaultdict[tuple[str, str], LogThrottle]] = defaultdict(LogThrottle)
 """By RPC and reason, both from closed lists."""
 _log = logging.getLogger(__name__)
 
 
-class Surroundings:
+class RpcAdapter:
     """Makes gRPC handlers of a servicer's methods."""
 
     def __init__(self, metrics: Metrics, identify: Identify) -> None:
@@ -121,7 +121,7 @@ async def _parsed(request_type: type[Message], messages: AsyncIterator[bytes]) -
 def _translate(name: str, error: Exception) -> Status:
     if isinstance(error, JobStatusError):
         is_ours = error.__cause__ is not None and not isinstance(error, InvalidField)
-        if is_ours and (calls := _refused[name, error.reason].due()):
+        if is_ours and (calls := _refused[name, error.reason].should_log()):
             facts = {"reason": error.reason, "cause": type(error.__cause__).__name__, "calls": calls}
             _log.warning("%s was refused", name, extra=facts)
         return status_of(error)

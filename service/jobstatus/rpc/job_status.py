@@ -15,7 +15,7 @@ from jobstatus.core.errors import InvalidField, JobStatusError
 from jobstatus.core.job import Job, is_valid_id
 from jobstatus.core.store import Listing, StoreError
 from jobstatus.core.tracker import JobTracker
-from jobstatus.core.watching.change_feed import Following
+from jobstatus.core.watching.change_feed import ChangeFeed
 from jobstatus.rpc import commands
 from jobstatus.rpc.errors import operation_error
 from jobstatus.rpc.messages import job_fields, job_state_of, ms_from_timestamp, optional, request_type_of
@@ -117,12 +117,12 @@ class JobStatusServicer:
                 yield pb.WatchJobResponse(job=job_fields(job))
 
     async def FollowJobs(self, requests: AsyncIterator[pb.FollowJobsRequest]) -> AsyncGenerator[pb.FollowJobsResponse]:
-        with self._tracker.following() as following:
-            reading = asyncio.create_task(_read_followed(requests, following), name="jobstatus-follow")
-            reading.add_done_callback(lambda _: following.end())
+        with self._tracker.change_feed() as feed:
+            reading = asyncio.create_task(_read_followed(requests, feed), name="jobstatus-follow")
+            reading.add_done_callback(lambda _: feed.end())
             try:
                 yield pb.FollowJobsResponse()
-                while job_ids := await following.changed():
+                while job_ids := await feed.changed():
                     yield pb.FollowJobsResponse(job_ids=job_ids)
                 await reading
             finally:
@@ -133,15 +133,15 @@ class JobStatusServicer:
         return job_fields(await self._tracker.apply(command), omit_result=True)
 
 
-async def _read_followed(requests: AsyncIterator[pb.FollowJobsRequest], following: Following) -> None:
+async def _read_followed(requests: AsyncIterator[pb.FollowJobsRequest], feed: ChangeFeed) -> None:
     """Follow what the client names, until it ends the stream; raises what is wrong with a request."""
     async for request in requests:
         if len(request.versions) > MAX_BATCH:
             raise InvalidField("versions", f"must have at most {MAX_BATCH} entries")
         for job_id in request.versions:
             check_id("versions", job_id)
-        following.forget(request.forgotten_job_ids)
-        await following.follow(dict(request.versions))
+        feed.forget(request.forgotten_job_ids)
+        await feed.follow(dict(request.versions))
 
 
 def check_count(field: str, count: int) -> None:

@@ -15,7 +15,7 @@ from grpc_health.v1.health import aio as health_aio
 from grpc_reflection.v1alpha import reflection
 
 from jobstatus.core.errors import ClientNotAllowed, ClientNotIdentified
-from jobstatus.rpc.handlers import Context, Surroundings, service_names
+from jobstatus.rpc.handlers import Context, RpcAdapter, service_names
 from jobstatus.rpc.job_status import MAX_ANSWER_BYTES, JobStatusServicer
 from jobstatus.rpc.virtual_keys import VirtualKeysServicer
 from jobstatus.telemetry.metrics import Metrics
@@ -100,7 +100,7 @@ class RpcServer:
         self._server = grpc.aio.server(
             options=_options(max_result_bytes, shared=shared), maximum_concurrent_rpcs=_MAX_RPCS
         )
-        surroundings = Surroundings(metrics, tls.identify if tls else _anybody)
+        surroundings = RpcAdapter(metrics, tls.identify if tls else _anybody)
         servicers: Sequence[object] = (job_status, virtual_keys)
         self._server.add_generic_rpc_handlers(
             [

@@ -54,7 +54,7 @@ class MemoryJobStore:
     async def changed(self, versions: Mapping[str, int]) -> dict[str, int]:  # noqa: ARG002  # the port's
         return {}
 
-    async def claim_sweep(self, holder: str, for_ms: int) -> bool:
+    async def try_lead(self, holder: str, for_ms: int) -> bool:
         if self._sweeper in (None, holder):
             self._sweeper = holder if for_ms else None
         return self._sweeper == holder

@@ -7,7 +7,7 @@ from typing import Final
 EVERY_SECONDS: Final = 10.0
 
 
-class Seldom:
+class LogThrottle:
     """Decides when a line is due. One of these for each kind of line."""
 
     def __init__(self, monotonic: Callable[[], float] = time.monotonic) -> None:
@@ -15,7 +15,7 @@ class Seldom:
         self._due_at = float("-inf")
         self._silent = 0
 
-    def due(self) -> int:
+    def should_log(self) -> int:
         """To be called each time it happens: how often it has since the last line, this time included; 0: say nothing.
 
         The first time is said at once, and so is the first after a while of quiet.

@@ -1,4 +1,4 @@
-"""Keeps an edge's watchers told of changes: one stream to the service, which follows what they wait for.
+"""Keeps an edge's subscriptions told of changes: one stream to the service, which follows what they wait for.
 
 While there is no stream nobody begins to wait. Those who wait already go on: when it is there again the service is told
 what they have seen, and answers at once what has changed since. A service that does not know the call is asked again
@@ -12,8 +12,8 @@ from typing import Final, NoReturn
 
 import grpc
 
-from jobstatus.client.connection import Connection, pauses
-from jobstatus.core.watching.subscriptions import Watchers
+from jobstatus.client.connection import ServiceChannel, pauses
+from jobstatus.core.watching.subscriptions import JobSubscriptions
 from jobstatus.v1 import job_status_pb2 as pb
 
 _IN_ONE_MESSAGE: Final = 1000
@@ -24,11 +24,11 @@ _log = logging.getLogger(__name__)
 
 
 class UpstreamFollower:
-    """Follows what `watchers` wait for, while `run` runs."""
+    """Follows what `subscriptions` wait for, while `run` runs."""
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: ServiceChannel) -> None:
         self._connection = connection
-        self.watchers: Final = Watchers(self._seen, self._left)
+        self.subscriptions: Final = JobSubscriptions(self._seen, self._left)
         self.is_connected = False
         """Whether the service tells of changes now."""
         self._unsent: dict[str, int | None] = {}
@@ -53,14 +53,14 @@ class UpstreamFollower:
 
     async def _follow(self) -> grpc.StatusCode:
         """One stream from its beginning to its end, and with what it ended."""
-        self._unsent = dict(self.watchers.versions())
+        self._unsent = dict(self.subscriptions.versions())
         self._has_unsent.set()
         stream = self._connection.jobs.FollowJobs()
         sending = asyncio.create_task(self._send(stream), name="jobstatus-follow")
         try:
             async for response in stream:
                 self.is_connected = True
-                self.watchers.wake(response.job_ids)
+                self.subscriptions.wake(response.job_ids)
         except grpc.aio.AioRpcError as error:
             return error.code()
         finally:

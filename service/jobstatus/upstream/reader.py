@@ -14,9 +14,9 @@ import grpc
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from jobstatus.client.connection import Connection
+from jobstatus.client.connection import ServiceChannel
 from jobstatus.core.answer import render
-from jobstatus.core.batch_reader import GroupReader
+from jobstatus.core.batch_reader import BatchReader
 from jobstatus.core.errors import InvalidField, JobNotFound, JobStatusError, StoreUnavailable
 from jobstatus.core.job import Job, JobState, is_valid_id
 from jobstatus.core.store import SMALL_RESULT_BYTES, Answer, StoreError, answer_of
@@ -35,7 +35,7 @@ LARGE_RESULT_SECONDS: Final = 10.0
 LARGE_AT_A_TIME: Final = 4
 """How many large results are fetched at a time: each is in memory several times over until it is passed on."""
 
-_NOBODYS_JOB: Final = jobs_v1.Job(
+_NONEXISTENT_JOB: Final = jobs_v1.Job(
     job_id="nobodys",
     request_type=jobs_v1.REQUEST_TYPE_TRANSCRIPTION,
     state=jobs_v1.JOB_STATE_PENDING,
@@ -49,10 +49,10 @@ class UpstreamReader:
 
     read_answer_now = None
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: ServiceChannel) -> None:
         self._connection = connection
-        self._by_id = GroupReader(self._read_virtual_keys)
-        self._by_digest = GroupReader(self._find_virtual_keys)
+        self._by_id = BatchReader(self._read_virtual_keys)
+        self._by_digest = BatchReader(self._find_virtual_keys)
         self._room_for_large = asyncio.Semaphore(LARGE_AT_A_TIME)
 
     async def read_answers(self, job_ids: Sequence[str]) -> list[Answer | StoreError | None]:
@@ -144,7 +144,7 @@ def _answer_in(found: Mapping[str, Answer | StoreError], job_id: str) -> Answer 
     """The answer about one job, for as much work where there is none: else the time of a 404 would tell a stranger."""
     if job_id in found:
         return found[job_id]
-    _read_answer(_NOBODYS_JOB)
+    _read_answer(_NONEXISTENT_JOB)
     return None
 
 

@@ -114,7 +114,7 @@ async def test_a_store_opens_while_a_primary_is_down(
     async with open_store(whole.url(f"prefix={prefix_of(store)}")) as other:
         assert "does not answer: its configuration was not checked" in caplog.text
         assert await failing(other) <= lost
-        assert other._asker.durability.replicas == 1  # type: ignore[attr-defined]
+        assert other._client.durability.replicas == 1  # type: ignore[attr-defined]
         await until(lambda: is_whole(other), HEALED_SECONDS)
     victim.start()
 

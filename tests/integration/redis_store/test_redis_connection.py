@@ -10,14 +10,14 @@ import pytest
 from harness import valkey
 from harness.waiting import until
 from jobstatus.stores.redis.cluster.connection import Connection, connect, pack
-from jobstatus.stores.redis.cluster.url import Address, target_of
+from jobstatus.stores.redis.cluster.url import NodeAddress, parse_url
 
 
 @asynccontextmanager
 async def connected() -> AsyncIterator[Connection]:
     """A connection to the server that tests share."""
     server = valkey.single()
-    connection = await connect(Address("127.0.0.1", server.port), target_of(server.url()))
+    connection = await connect(NodeAddress("127.0.0.1", server.port), parse_url(server.url()))
     yield connection
     connection.abort()
     await asyncio.sleep(0)  # for the loop to notice
@@ -78,8 +78,8 @@ async def test_a_reply_too_many_and_nonsense_close_the_connection(said: bytes) -
         writer.close()
 
     async with await asyncio.start_server(speak, "127.0.0.1", 0) as server:
-        address = Address("127.0.0.1", server.sockets[0].getsockname()[1])
-        connection = await connect(address, target_of("redis://any"))
+        address = NodeAddress("127.0.0.1", server.sockets[0].getsockname()[1])
+        connection = await connect(address, parse_url("redis://any"))
         with pytest.raises(hiredis.ProtocolError):
             await connection.exchange(pack("PING"), 1, 1.0)
         assert not connection.is_open
@@ -88,8 +88,8 @@ async def test_a_reply_too_many_and_nonsense_close_the_connection(said: bytes) -
 async def test_a_server_that_speaks_unasked_is_left() -> None:
     """An idle connection on which something arrives is closed before anybody uses it."""
     async with await asyncio.start_server(greet_twice, "127.0.0.1", 0) as server:
-        address = Address("127.0.0.1", server.sockets[0].getsockname()[1])
-        connection = await connect(address, target_of("redis://any"))
+        address = NodeAddress("127.0.0.1", server.sockets[0].getsockname()[1])
+        connection = await connect(address, parse_url("redis://any"))
         await until(lambda: not connection.is_open)
 
 

@@ -49,7 +49,7 @@ async def all_fail(store: Store) -> None:
     assert isinstance((await store.confirm(["job-1"]))["job-1"], StoreUnavailable)
     assert await store.changed({"job-1": 7}) == {}
     for operation in (
-        store.claim_sweep("me", 1000),
+        store.try_lead("me", 1000),
         store.due(0, 10),
         store.purge(0, 10),
         store.list_jobs(Listing(now_ms=0, limit=10)),
@@ -113,7 +113,7 @@ async def test_connections_that_the_server_has_closed_are_not_used(server: valke
 
 
 def idle_connections(store: Any) -> list[Any]:
-    return [connection for node in store._servers.primaries() for connection in node._idle]
+    return [connection for node in store._nodes.primaries() for connection in node._idle]
 
 
 async def test_a_full_server_says_so_and_can_be_emptied(server: valkey.Server, store: Store) -> None:

@@ -160,7 +160,7 @@ async def test_pages_of_a_listing_have_every_job_once(
     store: Store, monkeypatch: pytest.MonkeyPatch, looks: int
 ) -> None:
     """Page by page, with many jobs of one moment, filters that pass few, and looks at a few jobs at a time."""
-    monkeypatch.setattr(pages, "LOOKS", looks)
+    monkeypatch.setattr(pages, "MAX_SCANS", looks)
     jobs = [
         job(f"job-{number}", created_at_ms=number // 400, virtual_key_id=f"vk-{number % 97}") for number in range(1500)
     ]

@@ -16,8 +16,8 @@ from harness.stores import change, job
 from harness.waiting import until
 from jobstatus.stores import StoreConfigError, open_store
 from jobstatus.stores.redis.cluster.durability import Durability
-from jobstatus.stores.redis.cluster.server_info import Facts, facts_of
-from jobstatus.stores.redis.cluster.url import Address, target_of
+from jobstatus.stores.redis.cluster.server_info import ServerInfo, parse_server_info
+from jobstatus.stores.redis.cluster.url import NodeAddress, parse_url
 
 SECRET = "s3cret-w0rd"
 
@@ -32,8 +32,8 @@ def messages(caplog: pytest.LogCaptureFixture) -> str:
 
 def test_a_url_says_who_and_where_and_how() -> None:
     """Several hosts, IPv6 among them, a login with escaped characters, a database and options."""
-    target = target_of("redis://me:p%40ss%2F@one:7001,[::1]:7002,two/3?prefix=a.b&fsync=false&ephemeral=true")
-    assert target.addresses == (Address("one", 7001), Address("::1", 7002), Address("two", 6379))
+    target = parse_url("redis://me:p%40ss%2F@one:7001,[::1]:7002,two/3?prefix=a.b&fsync=false&ephemeral=true")
+    assert target.addresses == (NodeAddress("one", 7001), NodeAddress("::1", 7002), NodeAddress("two", 6379))
     assert (target.login, target.database, target.prefix) == (("me", "p@ss/"), 3, "a.b")
     assert (target.waits_for_fsync, target.is_ephemeral, target.tls) == (False, True, None)
     assert "p@ss" not in repr(target)
@@ -41,10 +41,10 @@ def test_a_url_says_who_and_where_and_how() -> None:
 
 def test_a_url_may_say_nothing_but_the_host() -> None:
     """A password alone is the default user's; TLS checks certificates."""
-    plain = target_of("redis://host")
-    assert (plain.addresses, plain.login, plain.database) == ((Address("host", 6379),), (), 0)
+    plain = parse_url("redis://host")
+    assert (plain.addresses, plain.login, plain.database) == ((NodeAddress("host", 6379),), (), 0)
     assert (plain.prefix, plain.waits_for_fsync, plain.is_ephemeral) == ("jobstatus", True, False)
-    secure = target_of("rediss://:word@host")
+    secure = parse_url("rediss://:word@host")
     assert secure.login == ("word",)
     assert secure.tls is not None
     assert (secure.tls.verify_mode, secure.tls.check_hostname) == (ssl.CERT_REQUIRED, True)
@@ -66,13 +66,13 @@ def test_a_url_may_say_nothing_but_the_host() -> None:
 def test_a_url_that_cannot_be_is_refused_with_what_is_wrong(rest: str, words: str) -> None:
     """One sentence that names the part."""
     with pytest.raises(StoreConfigError, match=words):
-        target_of(f"redis://{rest}")
+        parse_url(f"redis://{rest}")
 
 
 def test_files_that_are_not_there_are_named_as_such() -> None:
     """TLS with files that cannot be read does not start."""
     with pytest.raises(StoreConfigError, match="ssl_ca_certs"):
-        target_of("rediss://host?ssl_ca_certs=/nowhere.pem")
+        parse_url("rediss://host?ssl_ca_certs=/nowhere.pem")
 
 
 def test_without_the_driver_the_url_says_what_to_install(tmp_path: Path) -> None:
@@ -285,10 +285,10 @@ async def test_a_cluster_that_refuses_all_when_a_part_fails_is_warned_of(caplog:
     cluster = valkey.cluster()
     with caplog.at_level(logging.INFO, "jobstatus"):
         async with open_store(cluster.url()) as store:
-            assert store._asker.durability.replicas == 1  # type: ignore[attr-defined]
+            assert store._client.durability.replicas == 1  # type: ignore[attr-defined]
             assert "is on 1 replicas" in caplog.text
         async with open_store(cluster.url(), redis_replicas=0) as store:
-            assert store._asker.durability.replicas == 0  # type: ignore[attr-defined]
+            assert store._client.durability.replicas == 0  # type: ignore[attr-defined]
     assert messages(caplog) == ""
     server = cluster.primaries()[0]
     server.command("CONFIG", "SET", "cluster-require-full-coverage", "yes")
@@ -317,27 +317,27 @@ async def test_a_server_that_is_still_empty_of_slots_is_no_cluster_yet() -> None
 
 def test_an_old_server_is_known_by_its_version() -> None:
     """Versions are compared as numbers; only newer servers know WAITAOF, and only with a log."""
-    old = facts_of(b"redis_version:6.2.14\r\nredis_mode:standalone\r\nrole:master\r\naof_enabled:1\r\n")
+    old = parse_server_info(b"redis_version:6.2.14\r\nredis_mode:standalone\r\nrole:master\r\naof_enabled:1\r\n")
     assert (old.version, old.is_cluster, old.knows_waitaof) == ((6, 2, 14), False, False)
-    new = facts_of(b"redis_version:10.0.1\r\nredis_mode:cluster\r\naof_enabled:1\r\n")
+    new = parse_server_info(b"redis_version:10.0.1\r\nredis_mode:cluster\r\naof_enabled:1\r\n")
     assert (new.is_cluster, new.knows_waitaof) == (True, True)
-    assert not Facts(version=(9, 1, 0)).knows_waitaof
+    assert not ServerInfo(version=(9, 1, 0)).knows_waitaof
 
 
 def test_a_write_is_durable_only_when_all_that_was_asked_is_answered() -> None:
     """Every count must be reached, and an error or nothing is no count."""
     durability = Durability(replicas=1, fsync=True, replicas_with_aof=1)
-    new = Facts(version=(7, 2), has_aof=True)
+    new = ServerInfo(version=(7, 2), has_aof=True)
     waits = durability.waits(new, size=0, was_missed=False)
     assert waits.are_fulfilled_by([1, [1, 1]])
     assert waits.are_fulfilled_by([2, [1, 2]])
     for replies in ([0, [1, 1]], [1, [0, 1]], [1, [1, 0]], [None, [1, 1]], [1, b"ERR"]):
         assert not waits.are_fulfilled_by(replies)
-    assert durability.waits(Facts(version=(7, 0), has_aof=True), size=0, was_missed=False).least == ((1,),)
+    assert durability.waits(ServerInfo(version=(7, 0), has_aof=True), size=0, was_missed=False).least == ((1,),)
     small, large = (durability.waits(new, size=size, was_missed=False) for size in (0, 10**7))
     assert small.ms < large.ms
     assert durability.waits(new, size=0, was_missed=True).ms < small.ms
-    assert Durability().waits(Facts(version=(7, 2), has_aof=True), size=0, was_missed=False).least == ()
+    assert Durability().waits(ServerInfo(version=(7, 2), has_aof=True), size=0, was_missed=False).least == ()
 
 
 async def test_opening_and_closing_leaves_no_connection(server: valkey.Server) -> None:

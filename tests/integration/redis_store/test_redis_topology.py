@@ -1,9 +1,9 @@
 """What servers say about a cluster, and whom to believe when they differ."""
 
 from jobstatus.stores.redis.cluster.topology import owners, view_of
-from jobstatus.stores.redis.cluster.url import Address
+from jobstatus.stores.redis.cluster.url import NodeAddress
 
-ASKED = Address("127.0.0.1", 7001)
+ASKED = NodeAddress("127.0.0.1", 7001)
 NODES = b"""\
 aaa 10.0.0.1:7001@17001,one.example,shard-id=x myself,master - 0 0 4 connected 0-99 200 [300->-ddd]
 bbb 10.0.0.2:7002@17002,two.example master - 0 1 2 connected 100-199
@@ -12,7 +12,7 @@ ddd :0@0 master,noaddr - 0 1 9 disconnected 0-16383
 eee 10.0.0.5:7005@17005 master,fail - 0 1 1 disconnected 201-300
 fff [fd00::6]:7006@17006 handshake - 0 0 0 connected
 """
-ONE, TWO, THREE, FIVE = (Address(f"10.0.0.{number}", 7000 + number) for number in (1, 2, 3, 5))
+ONE, TWO, THREE, FIVE = (NodeAddress(f"10.0.0.{number}", 7000 + number) for number in (1, 2, 3, 5))
 
 
 def test_a_view_has_primaries_with_their_slots_and_replicas() -> None:
@@ -31,7 +31,7 @@ def test_a_view_has_primaries_with_their_slots_and_replicas() -> None:
 def test_servers_are_called_by_name_where_certificates_are_checked() -> None:
     """A server without a name keeps its address."""
     view = view_of(NODES, ASKED, by_name=True)
-    assert view.members == (Address("one.example", 7001), Address("two.example", 7002), THREE, FIVE)
+    assert view.members == (NodeAddress("one.example", 7001), NodeAddress("two.example", 7002), THREE, FIVE)
 
 
 def test_a_server_that_does_not_know_its_address_is_where_it_was_asked() -> None:

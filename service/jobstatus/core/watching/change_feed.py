@@ -12,19 +12,19 @@ from typing import Final, Self
 from jobstatus.core.errors import Overloaded
 from jobstatus.core.job import Job
 from jobstatus.core.store import StoreError
-from jobstatus.core.watching.subscriptions import UNSEEN, Wake, Watchers
+from jobstatus.core.watching.subscriptions import UNSEEN, JobSubscriptions, Wake
 
 MAX_FOLLOWED: Final = 100_000
 
 
-class Following:
+class ChangeFeed:
     """Follows jobs while its context is entered."""
 
     def __init__(
-        self, watchers: Watchers, read: Callable[[Sequence[str]], Awaitable[list[Job | StoreError | None]]]
+        self, subscriptions: JobSubscriptions, read: Callable[[Sequence[str]], Awaitable[list[Job | StoreError | None]]]
     ) -> None:
         """`read` finds jobs, as JobTracker.get_many does."""
-        self._watchers = watchers
+        self._subscriptions = subscriptions
         self._read = read
         self._wakes: dict[str, Wake] = {}
         self._news: set[str] = set()
@@ -32,12 +32,12 @@ class Following:
         self._is_over = False
 
     def __enter__(self) -> Self:
-        self._watchers.check_open()
-        self._watchers.on_close.add(self._has_news.set)
+        self._subscriptions.check_open()
+        self._subscriptions.on_close.add(self._has_news.set)
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._watchers.on_close.discard(self._has_news.set)
+        self._subscriptions.on_close.discard(self._has_news.set)
         self.forget(list(self._wakes))
 
     async def follow(self, versions: Mapping[str, int]) -> None:
@@ -50,9 +50,9 @@ class Following:
             raise Overloaded
         for job_id in new:
             wake = self._wakes[job_id] = partial(self._tell, job_id)
-            self._watchers.add(job_id, wake)
+            self._subscriptions.add(job_id, wake)
         for job_id in versions.keys() - new:
-            self._watchers.seen(job_id, versions[job_id])
+            self._subscriptions.seen(job_id, versions[job_id])
         if new:  # they may have changed between the client's read and now
             await self._compare({job_id: versions[job_id] for job_id in new})
 
@@ -60,15 +60,15 @@ class Following:
         """Follow these no more; those that are not followed are passed over."""
         for job_id in job_ids:
             if wake := self._wakes.pop(job_id, None):
-                self._watchers.remove(job_id, wake)
+                self._subscriptions.remove(job_id, wake)
                 self._news.discard(job_id)
 
     async def changed(self) -> list[str]:
         """The jobs to read again, once there are any; none when it is over. Raises ShuttingDown on a stop."""
-        while not self._news and not self._is_over and not self._watchers.is_closed:
+        while not self._news and not self._is_over and not self._subscriptions.is_closed:
             self._has_news.clear()
             await self._has_news.wait()
-        self._watchers.check_open()
+        self._subscriptions.check_open()
         job_ids, self._news = list(self._news), set()
         return [] if self._is_over else job_ids
 
@@ -83,7 +83,7 @@ class Following:
             if version != versions[job_id] or version == UNSEEN:
                 self._tell(job_id)
             if version != UNSEEN:
-                self._watchers.seen(job_id, version)
+                self._subscriptions.seen(job_id, version)
 
     def _tell(self, job_id: str) -> None:
         self._news.add(job_id)

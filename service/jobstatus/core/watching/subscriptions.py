@@ -30,7 +30,7 @@ class _Watched:
             wake()
 
 
-class Places:
+class ConcurrencyLimit:
     """How many may wait at a time, in all and for each who asks."""
 
     def __init__(self, limit: int, limit_each: int | None = None) -> None:
@@ -40,7 +40,7 @@ class Places:
         self._of_each: Counter[str | None] = Counter()
 
     @contextmanager
-    def taken(self, owner: str | None = None) -> Iterator[None]:
+    def acquire(self, owner: str | None = None) -> Iterator[None]:
         """A place, while the block lasts. Raises Overloaded when there is none, or the owner has too many already."""
         if self.count >= self._limit or self._of_each[owner] >= self._limit_each:
             raise Overloaded
@@ -55,7 +55,7 @@ class Places:
                 del self._of_each[owner]
 
 
-class Watchers:
+class JobSubscriptions:
     """The waiters of one process."""
 
     def __init__(

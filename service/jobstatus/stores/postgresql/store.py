@@ -99,7 +99,7 @@ class PostgreSQLJobStore:
             return {}
         return dict(await self._read(statements.CHANGED, (list(versions), list(versions.values()))))
 
-    async def claim_sweep(self, holder: str, for_ms: int) -> bool:
+    async def try_lead(self, holder: str, for_ms: int) -> bool:
         statement, values = (statements.CLAIM, (holder, for_ms)) if for_ms else (statements.GIVE_BACK, (holder,))
         rows = await self._write(lambda connection: _fetch(connection, statement, values))
         return bool(rows and for_ms)

@@ -13,11 +13,11 @@ from jobstatus.core.errors import StoreUnavailable
 from jobstatus.core.job import Job
 from jobstatus.core.store import Listing
 from jobstatus.stores.redis import scripts
-from jobstatus.stores.redis.cluster.router import Asker, Command, raise_first
+from jobstatus.stores.redis.cluster.router import ClusterClient, Command, raise_first
 from jobstatus.stores.redis.encoding import job_in
 from jobstatus.stores.redis.keys import BUCKETS, Bucket
 
-LOOKS: Final = 100
+MAX_SCANS: Final = 100
 """How many jobs of one bucket are looked at in one part."""
 AT_ONCE: Final = 4
 """How many buckets are asked at a time."""
@@ -36,14 +36,14 @@ class _Part:
     found: list[tuple[_Place, bytes]] = field(default_factory=list)
 
 
-async def list_jobs(asker: Asker, buckets: Sequence[Bucket], listing: Listing) -> list[Job]:
+async def list_jobs(client: ClusterClient, buckets: Sequence[Bucket], listing: Listing) -> list[Job]:
     """As `JobStore.list_jobs`. Raises StoreUnavailable, also when it takes too long."""
     parts = [_Part(bucket, None) for bucket in buckets]
     try:
         async with asyncio.timeout(LIMIT_SECONDS):
             while asking := _unfinished(parts, listing.limit):
                 for first in range(0, len(asking), AT_ONCE):
-                    await _ask(asker, asking[first : first + AT_ONCE], listing)
+                    await _ask(client, asking[first : first + AT_ONCE], listing)
     except TimeoutError as error:
         raise StoreUnavailable from error
     found = sorted((item for part in parts for item in part.found), reverse=True)
@@ -57,9 +57,9 @@ def _unfinished(parts: Sequence[_Part], limit: int) -> list[_Part]:
     return [part for part in parts if part.is_new or (part.begins is not None and part.begins > last)]
 
 
-async def _ask(asker: Asker, parts: Sequence[_Part], listing: Listing) -> None:
+async def _ask(client: ClusterClient, parts: Sequence[_Part], listing: Listing) -> None:
     commands = [Command(part.bucket.slot, _command(part, listing)) for part in parts]
-    replies = await asker.ask(commands)
+    replies = await client.execute(commands)
     raise_first(replies)
     for part, (page, created_at_ms, job_id) in zip(parts, replies, strict=True):
         part.is_new = False
@@ -79,7 +79,7 @@ def _command(part: _Part, listing: Listing) -> bytes:
         listing.request_type.value if listing.request_type else "",
         listing.virtual_key_id or "",
         2 * listing.limit // BUCKETS + 8,
-        LOOKS,
+        MAX_SCANS,
     ]
     return scripts.PAGE.call(part.bucket.indexes, arguments)
 

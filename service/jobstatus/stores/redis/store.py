@@ -17,9 +17,16 @@ from jobstatus.stores.redis import listing as pages
 from jobstatus.stores.redis import scripts
 from jobstatus.stores.redis.checks import opened
 from jobstatus.stores.redis.cluster.connection import Word, pack
-from jobstatus.stores.redis.cluster.nodes import Servers
-from jobstatus.stores.redis.cluster.router import LIMIT_SECONDS, Asker, Command, is_error, raise_first, unavailable
-from jobstatus.stores.redis.cluster.url import target_of
+from jobstatus.stores.redis.cluster.nodes import Nodes
+from jobstatus.stores.redis.cluster.router import (
+    LIMIT_SECONDS,
+    ClusterClient,
+    Command,
+    is_error,
+    raise_first,
+    unavailable,
+)
+from jobstatus.stores.redis.cluster.url import parse_url
 from jobstatus.stores.redis.encoding import ANSWER_FIELDS, RESULT_FIELDS, answer_of, change_arguments, job_in
 from jobstatus.stores.redis.keys import Bucket, Keys, bucket_of, encoded
 from jobstatus.stores.redis.virtual_keys import VirtualKeys
@@ -41,10 +48,10 @@ class KeyspaceJobStore(VirtualKeys):
 
     def __init__(self, url: str, *, replicas: int | None = None) -> None:
         """`replicas`: on how many an acknowledged write is; None: on one where there are some, else on none."""
-        self._target = target_of(url)
-        keys = Keys(self._target.prefix)
-        self._servers = Servers(self._target, keys.slots)
-        super().__init__(Asker(self._servers), keys)
+        self._config = parse_url(url)
+        keys = Keys(self._config.prefix)
+        self._nodes = Nodes(self._config, keys.slots)
+        super().__init__(ClusterClient(self._nodes), keys)
         self._replicas = replicas
         self._buckets = keys.buckets
         self._first = self._buckets[0]
@@ -53,23 +60,23 @@ class KeyspaceJobStore(VirtualKeys):
 
     async def __aenter__(self) -> Self:
         try:
-            self._asker.durability = await opened(self._servers, self._target, self._replicas)
+            self._client.durability = await opened(self._nodes, self._config, self._replicas)
         except BaseException:
-            await self._servers.close()
+            await self._nodes.close()
             raise
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        await self._asker.close()
-        await self._servers.close()
+        await self._client.close()
+        await self._nodes.close()
 
     async def read_answers(self, job_ids: Sequence[str]) -> list[Answer | StoreError | None]:
-        replies = await self._asker.ask([self._read(job_id, _ANSWER) for job_id in job_ids])
+        replies = await self._client.execute([self._read(job_id, _ANSWER) for job_id in job_ids])
         return [answer_of(reply) if type(reply) is list else reply for reply in replies]
 
     async def read_jobs(self, job_ids: Sequence[str], *, with_results: bool) -> list[Job | StoreError | None]:
         fields = _JOB_WITH_RESULT if with_results else _JOB
-        replies = await self._asker.ask([self._read(job_id, fields) for job_id in job_ids])
+        replies = await self._client.execute([self._read(job_id, fields) for job_id in job_ids])
         return [_job(reply) if type(reply) is list else reply for reply in replies]
 
     async def commit(self, changes: Sequence[Change]) -> dict[str, StoreError | None]:
@@ -77,7 +84,7 @@ class KeyspaceJobStore(VirtualKeys):
         for change in changes:
             together.setdefault(bucket_of(encoded(change.job_id)), []).append(change)
         commands = [_commit(self._buckets[number], part) for number, part in together.items()]
-        replies = await self._asker.ask(commands, durable=True)
+        replies = await self._client.execute(commands, durable=True)
         not_done: dict[str, StoreError | None] = {}
         for part, reply in zip(together.values(), replies, strict=True):
             if isinstance(reply, list):
@@ -95,10 +102,10 @@ class KeyspaceJobStore(VirtualKeys):
         buckets = {job_id: self._buckets[bucket_of(encoded(job_id))] for job_id in job_ids}
         asked = list({bucket.slot: bucket for bucket in buckets.values()}.values())
         commands = [Command(bucket.slot, pack("SET", bucket.confirmed, 1)) for bucket in asked]
-        replies = await self._asker.ask(commands, durable=True)
+        replies = await self._client.execute(commands, durable=True)
         failed = {bucket.slot: reply for bucket, reply in zip(asked, replies, strict=True) if is_error(reply)}
         for bucket in asked:
-            if bucket.slot not in failed and self._servers.steady_seconds(bucket.slot) < STEADY_SECONDS:
+            if bucket.slot not in failed and self._nodes.stable_seconds(bucket.slot) < STEADY_SECONDS:
                 failed[bucket.slot] = unavailable(None)
         return {job_id: failed[bucket.slot] for job_id, bucket in buckets.items() if bucket.slot in failed}
 
@@ -107,15 +114,15 @@ class KeyspaceJobStore(VirtualKeys):
         job_ids = list(versions)
         for first in range(0, len(job_ids), LOOKED_AT_ONCE):
             part = job_ids[first : first + LOOKED_AT_ONCE]
-            replies = await self._asker.ask([self._read(job_id, _VERSION) for job_id in part])
+            replies = await self._client.execute([self._read(job_id, _VERSION) for job_id in part])
             for job_id, reply in zip(part, replies, strict=True):
                 if type(reply) is list and (version := int(reply[0] or 0)) != versions[job_id]:
                     found[job_id] = version
         return found
 
-    async def claim_sweep(self, holder: str, for_ms: int) -> bool:
+    async def try_lead(self, holder: str, for_ms: int) -> bool:
         claim = scripts.CLAIM.call((self._first.sweeper,), [holder, for_ms])
-        (has_it,) = await self._asker.ask([Command(self._first.slot, claim)])
+        (has_it,) = await self._client.execute([Command(self._first.slot, claim)])
         raise_first((has_it,))
         return bool(has_it)
 
@@ -134,12 +141,12 @@ class KeyspaceJobStore(VirtualKeys):
         return sum(replies)
 
     async def list_jobs(self, listing: Listing) -> list[Job]:
-        return await pages.list_jobs(self._asker, self._buckets, listing)
+        return await pages.list_jobs(self._client, self._buckets, listing)
 
     async def count_jobs(self) -> dict[JobState, int]:
         counts = dict.fromkeys(JobState, 0)
         for place, state in enumerate(JobState, 1):
-            replies = await self._asker.ask(
+            replies = await self._client.execute(
                 [Command(bucket.slot, pack("ZCARD", bucket.indexes[place])) for bucket in self._buckets]
             )
             raise_first(replies)
@@ -148,8 +155,8 @@ class KeyspaceJobStore(VirtualKeys):
 
     async def probe(self) -> None:
         """Writes to every primary: a store of which a part cannot write is one that can, but says so in the log."""
-        slots = list(self._servers.primaries().values())
-        replies = await self._asker.ask(
+        slots = list(self._nodes.primaries().values())
+        replies = await self._client.execute(
             [Command(slot, pack("SET", self._confirmed[slot], 1)) for slot in slots], durable=True
         )
         refusing = [reply for reply in replies if is_error(reply)]
@@ -177,7 +184,7 @@ class KeyspaceJobStore(VirtualKeys):
     async def _expired(self, now_ms: int, limit: int) -> dict[Bucket, int]:
         """The buckets that have expired jobs, and how many of them, at most `limit` together."""
         indexes = [(bucket, index) for bucket in self._buckets for index in bucket.indexes[-2:]]
-        replies = await self._asker.ask(
+        replies = await self._client.execute(
             [Command(bucket.slot, pack("ZCOUNT", index, "-inf", now_ms)) for bucket, index in indexes]
         )
         _raise_if_all_failed(replies)
@@ -192,7 +199,7 @@ class KeyspaceJobStore(VirtualKeys):
         replies: list[Any] = []
         for first in range(0, len(buckets), BUCKETS_AT_ONCE):
             part = buckets[first : first + BUCKETS_AT_ONCE]
-            replies += await self._asker.ask([Command(bucket.slot, command(bucket)) for bucket in part])
+            replies += await self._client.execute([Command(bucket.slot, command(bucket)) for bucket in part])
         _raise_if_all_failed(replies)
         return [reply for reply in replies if not is_error(reply)]
 

@@ -16,7 +16,7 @@ from jobstatus.core.errors import InvalidField
 from jobstatus.core.virtual_keys import VirtualKey
 from jobstatus.stores.redis import scripts
 from jobstatus.stores.redis.cluster.connection import Word, pack
-from jobstatus.stores.redis.cluster.router import Asker, Command, raise_first
+from jobstatus.stores.redis.cluster.router import ClusterClient, Command, raise_first
 from jobstatus.stores.redis.keys import Keys
 
 _NAMES: Final = ("documents", "hashes", "created", "ids", "version")
@@ -25,8 +25,8 @@ _NAMES: Final = ("documents", "hashes", "created", "ids", "version")
 class VirtualKeys:
     """Implements `core.store.VirtualKeyStore`."""
 
-    def __init__(self, asker: Asker, keys: Keys) -> None:
-        self._asker = asker
+    def __init__(self, client: ClusterClient, keys: Keys) -> None:
+        self._client = client
         self._slot = keys.slot_of_virtual_keys
         self._keys = tuple(keys.of_virtual_keys + name for name in _NAMES)
         self._documents, self._hashes, self._created, self._ids, self._version = self._keys
@@ -79,7 +79,7 @@ class VirtualKeys:
 
     async def _ask(self, *packed: bytes, durable: bool = False) -> list[Any]:
         """The replies. Raises the first that is an error."""
-        replies = await self._asker.ask([Command(self._slot, command) for command in packed], durable=durable)
+        replies = await self._client.execute([Command(self._slot, command) for command in packed], durable=durable)
         raise_first(replies)
         return replies
 

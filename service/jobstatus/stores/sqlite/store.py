@@ -112,7 +112,7 @@ class SQLiteJobStore:
         now = {job_id: rows[0][0] if rows else 0 for job_id, rows in zip(wanted, found, strict=True)}
         return {job_id: version for job_id, version in now.items() if version != versions[job_id]}
 
-    async def claim_sweep(self, holder: str, for_ms: int) -> bool:
+    async def try_lead(self, holder: str, for_ms: int) -> bool:
         try:
             if for_ms:
                 return self._sweep_lock.take(holder)

@@ -10,7 +10,7 @@ from typing import Any, Final, cast
 
 import hiredis
 
-from jobstatus.stores.redis.cluster.url import Address, Target
+from jobstatus.stores.redis.cluster.url import NodeAddress, RedisConfig
 
 CONNECT_SECONDS: Final = 0.5
 
@@ -110,18 +110,18 @@ class Connection(asyncio.Protocol):
         self._fail(exc or ConnectionResetError())
 
 
-async def connect(address: Address, target: Target) -> Connection:
+async def connect(address: NodeAddress, config: RedisConfig) -> Connection:
     """A connection that is logged in. Raises OSError, TimeoutError, hiredis.ProtocolError, or Refused."""
     loop = asyncio.get_running_loop()
     async with asyncio.timeout(CONNECT_SECONDS):
         _, connection = await loop.create_connection(
-            Connection, *address, ssl=target.tls, server_hostname=address.host if target.tls else None
+            Connection, *address, ssl=config.tls, server_hostname=address.host if config.tls else None
         )
     greeting = [pack("CLIENT", "SETNAME", "jobstatus")]
-    if target.login:
-        greeting.insert(0, pack("AUTH", *target.login))
-    if target.database:
-        greeting.append(pack("SELECT", target.database))
+    if config.login:
+        greeting.insert(0, pack("AUTH", *config.login))
+    if config.database:
+        greeting.append(pack("SELECT", config.database))
     replies = await connection.exchange(b"".join(greeting), len(greeting), CONNECT_SECONDS)
     for reply in replies:
         if isinstance(reply, hiredis.ReplyError) and not str(reply).startswith("NOPERM"):

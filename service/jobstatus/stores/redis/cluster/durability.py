@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
 from jobstatus.stores.redis.cluster.connection import pack
-from jobstatus.stores.redis.cluster.server_info import Facts
+from jobstatus.stores.redis.cluster.server_info import ServerInfo
 
 PATIENCE_MS: Final = 500
 IMPATIENCE_MS: Final = 50
@@ -20,7 +20,7 @@ EVERY_SECOND_MS: Final = 1_600
 """How long disks are waited for that are synced once a second only."""
 
 
-class Waits(NamedTuple):
+class DurabilityWait(NamedTuple):
     """Commands, what each must answer at least, and how long they may take together."""
 
     packed: bytes
@@ -41,18 +41,18 @@ class Durability:
     replicas_with_aof: int = 0
     is_synced_each_second: bool = False
 
-    def waits(self, facts: Facts, *, size: int, was_missed: bool) -> Waits:
+    def waits(self, info: ServerInfo, *, size: int, was_missed: bool) -> DurabilityWait:
         """What is to be asked of a primary after writes of so many bytes."""
         patience_ms = (IMPATIENCE_MS if was_missed else PATIENCE_MS) + size // BYTES_A_MS
         disk_ms = EVERY_SECOND_MS if self.is_synced_each_second else patience_ms
         asked: list[tuple[bytes, tuple[int, ...], int]] = []
-        fsync = self.fsync and facts.knows_waitaof
+        fsync = self.fsync and info.knows_waitaof
         if self.replicas:
             asked.append((pack("WAIT", self.replicas, patience_ms), (self.replicas,), patience_ms))
         if fsync:
             least = (1, self.replicas_with_aof)
             asked.append((pack("WAITAOF", *least, disk_ms), least, disk_ms))
-        return Waits(
+        return DurabilityWait(
             b"".join(packed for packed, _, _ in asked),
             tuple(least for _, least, _ in asked),
             sum(ms for _, _, ms in asked),

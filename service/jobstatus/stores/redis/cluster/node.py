@@ -1,7 +1,7 @@
 """One server and the connections to it: as many exchanges at a time as there are callers, within a bound.
 
-A server that does not answer is left alone: until it has answered a `look`, exchanges with it fail at once, so that its
-silence is waited for by one batch and not by every one that follows.
+A circuit breaker: a node that does not answer is marked down, and exchanges with it fail at once until a health check
+succeeds, so that one batch waits for its silence and not every one that follows.
 """
 
 import asyncio
@@ -12,13 +12,13 @@ from typing import Any, Final
 import hiredis
 
 from jobstatus.stores.redis.cluster.connection import Connection, Refused, connect, pack
-from jobstatus.stores.redis.cluster.server_info import Facts, facts_of
-from jobstatus.stores.redis.cluster.url import Address, Target
+from jobstatus.stores.redis.cluster.server_info import ServerInfo, parse_server_info
+from jobstatus.stores.redis.cluster.url import NodeAddress, RedisConfig
 
 MAX_CONNECTIONS: Final = 16
 SILENCE_SECONDS: Final = 1.0
 """A server that says nothing for so long does not answer."""
-LOOK_SECONDS: Final = 0.5
+HEALTH_CHECK_SECONDS: Final = 0.5
 
 FAULTS: Final = (OSError, TimeoutError, hiredis.HiredisError, Refused)
 """How an exchange fails."""
@@ -27,22 +27,22 @@ _PING: Final = pack("PING")
 _INFO: Final = pack("INFO")
 
 
-class InTrouble(OSError):
+class NodeDown(OSError):
     """The server has not answered lately."""
 
 
 class Node:
     """One server, primary or replica."""
 
-    def __init__(self, address: Address, target: Target, on_trouble: Callable[[], None]) -> None:
-        """`on_trouble` is told when the server stops answering; it should see to it that `look` is called."""
+    def __init__(self, address: NodeAddress, config: RedisConfig, on_down: Callable[[], None]) -> None:
+        """`on_down` is told when the server stops answering; it should see to it that `health_check` is called."""
         self.address = address
-        self.facts = Facts()
-        self.is_in_trouble = False
-        self.steady_since = float("-inf")
+        self.info = ServerInfo()
+        self.is_down = False
+        self.stable_since = float("-inf")
         """Since when (monotonic) no connection was lost: whatever was read from the server since then, it still has."""
-        self._target = target
-        self._on_trouble = on_trouble
+        self._config = config
+        self._on_down = on_down
         self._idle: list[Connection] = []
         self._room = asyncio.Semaphore(MAX_CONNECTIONS)
         self._is_closed = False
@@ -57,32 +57,32 @@ class Node:
             async with asyncio.timeout_at(until), self._room:
                 self._check()
                 return await self._exchange(packed, wanted, SILENCE_SECONDS + waits_ms / 1000)
-        except InTrouble:
+        except NodeDown:
             raise
         except FAULTS:
-            self.trouble()
+            self.mark_down()
             raise
 
-    async def look(self, question: bytes) -> Any:
+    async def health_check(self, question: bytes) -> Any:
         """Ask one thing, in trouble or not; if the server answers and serves, it is in trouble no more.
 
         Raises one of FAULTS when it does not answer; a server that answers and does not serve yet stays in trouble.
         """
-        async with asyncio.timeout(2 * LOOK_SECONDS):
-            answer, ping, info = await self._exchange(question + _PING + _INFO, 3, LOOK_SECONDS)
+        async with asyncio.timeout(2 * HEALTH_CHECK_SECONDS):
+            answer, ping, info = await self._exchange(question + _PING + _INFO, 3, HEALTH_CHECK_SECONDS)
         if not isinstance(info, hiredis.ReplyError):
-            self.facts = facts_of(info)
-        if self.is_in_trouble and not isinstance(ping, hiredis.ReplyError):
-            self.steady_since = time.monotonic()
-            self.is_in_trouble = False
+            self.info = parse_server_info(info)
+        if self.is_down and not isinstance(ping, hiredis.ReplyError):
+            self.stable_since = time.monotonic()
+            self.is_down = False
         return answer
 
-    def trouble(self) -> None:
+    def mark_down(self) -> None:
         """From now on the server counts as one that does not answer."""
-        self.steady_since = time.monotonic()
-        self.is_in_trouble = True
+        self.stable_since = time.monotonic()
+        self.is_down = True
         self._drop_idle()
-        self._on_trouble()
+        self._on_down()
 
     def close(self) -> None:
         """Let go of all connections; exchanges under way end with an error or their replies."""
@@ -90,11 +90,11 @@ class Node:
         self._drop_idle()
 
     def _check(self) -> None:
-        if self.is_in_trouble:
-            raise InTrouble
+        if self.is_down:
+            raise NodeDown
 
     async def _exchange(self, packed: bytes, wanted: int, silence_seconds: float) -> list[Any]:
-        connection = self._take() or await connect(self.address, self._target)
+        connection = self._take() or await connect(self.address, self._config)
         replies = await connection.exchange(packed, wanted, silence_seconds)
         if self._is_closed:
             connection.abort()
@@ -108,7 +108,7 @@ class Node:
             connection = self._idle.pop()
             if connection.is_open:
                 return connection
-            self.steady_since = time.monotonic()  # it was closed by the server, which may have been started anew
+            self.stable_since = time.monotonic()  # it was closed by the server, which may have been started anew
         return None
 
     def _drop_idle(self) -> None:

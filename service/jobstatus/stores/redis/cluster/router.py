@@ -15,10 +15,10 @@ import hiredis
 from jobstatus.core.errors import StoreFull, StoreUnavailable
 from jobstatus.core.store import StoreError
 from jobstatus.stores.redis.cluster.connection import pack
-from jobstatus.stores.redis.cluster.durability import Durability, Waits
+from jobstatus.stores.redis.cluster.durability import Durability, DurabilityWait
 from jobstatus.stores.redis.cluster.node import FAULTS, Node
-from jobstatus.stores.redis.cluster.nodes import Servers
-from jobstatus.stores.redis.cluster.url import Address
+from jobstatus.stores.redis.cluster.nodes import Nodes
+from jobstatus.stores.redis.cluster.url import NodeAddress
 from jobstatus.stores.redis.scripts import LOADING
 
 LIMIT_SECONDS: Final = 2.7
@@ -72,24 +72,24 @@ class _Round:
         return not self.groups and not self.asking
 
 
-class Asker:
+class ClusterClient:
     """Asks the servers on behalf of one store."""
 
-    def __init__(self, servers: Servers) -> None:
+    def __init__(self, nodes: Nodes) -> None:
         self.durability = Durability()
-        self._servers = servers
+        self._nodes = nodes
         self._tasks: set[asyncio.Task[list[Any]]] = set()
         self._missed: set[Node] = set()
         """Servers whose replicas or disks did not confirm the last write in time."""
         self._heard: set[str] = set()
 
-    async def ask(self, commands: Sequence[Command], *, durable: bool = False) -> list[Any]:
+    async def execute(self, commands: Sequence[Command], *, durable: bool = False) -> list[Any]:
         """The reply to each command, or the StoreError in its place.
 
         With `durable` a reply means that what was written is as durable as `durability` says. What has begun is
         finished, also when the caller is cancelled.
         """
-        task = asyncio.create_task(self._ask(commands, durable=durable))
+        task = asyncio.create_task(self._execute(commands, durable=durable))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return await asyncio.shield(task)
@@ -99,13 +99,13 @@ class Asker:
         if self._tasks:
             await asyncio.wait(set(self._tasks))
 
-    async def _ask(self, commands: Sequence[Command], *, durable: bool) -> list[Any]:
+    async def _execute(self, commands: Sequence[Command], *, durable: bool) -> list[Any]:
         replies: list[Any] = [None] * len(commands)
         if not commands:
             return replies
         now = _Round(asyncio.get_running_loop().time() + LIMIT_SECONDS)
         for index, command in enumerate(commands):
-            now.groups.setdefault(self._servers.owner(command.slot), []).append(index)
+            now.groups.setdefault(self._nodes.owner(command.slot), []).append(index)
         for _ in range(MAX_ROUNDS):
             await self._send_all(now, commands, replies, durable=durable)
             following = _Round(now.until)
@@ -138,12 +138,12 @@ class Asker:
     ) -> list[Any]:
         """The replies of one server, or what went wrong in each place."""
         if node is None:
-            self._servers.mend()
+            self._nodes.refresh_topology()
             return [unavailable(None) for _ in packed]
         try:
-            if durable and not node.facts.is_known:
-                await node.look(_PING)
-            waits = self._waits(node, sum(map(len, packed))) if durable else Waits(b"", (), 0)
+            if durable and not node.info.is_known:
+                await node.health_check(_PING)
+            waits = self._waits(node, sum(map(len, packed))) if durable else DurabilityWait(b"", (), 0)
             payload = _ASKING.join((b"", *packed)) if asking else b"".join(packed)
             wanted = len(packed) * (2 if asking else 1)
             found = await node.exchange(
@@ -154,10 +154,10 @@ class Asker:
         replies = found[1:wanted:2] if asking else found[:wanted]
         return self._if_durable(node, replies, waits, found[wanted:])
 
-    def _waits(self, node: Node, size: int) -> Waits:
-        return self.durability.waits(node.facts, size=size, was_missed=node in self._missed)
+    def _waits(self, node: Node, size: int) -> DurabilityWait:
+        return self.durability.waits(node.info, size=size, was_missed=node in self._missed)
 
-    def _if_durable(self, node: Node, replies: list[Any], waits: Waits, confirmations: list[Any]) -> list[Any]:
+    def _if_durable(self, node: Node, replies: list[Any], waits: DurabilityWait, confirmations: list[Any]) -> list[Any]:
         """The replies, unless it is uncertain that what they tell of will last."""
         if waits.are_fulfilled_by(confirmations):
             self._missed.discard(node)
@@ -166,7 +166,7 @@ class Asker:
         for reply in confirmations:
             if isinstance(reply, hiredis.ReplyError):  # its configuration has changed
                 self._report(node, reply)
-                node.trouble()
+                node.mark_down()
         return [
             reply if isinstance(reply, hiredis.ReplyError) else unavailable(NotDurable(str(confirmations)))
             for reply in replies
@@ -191,10 +191,10 @@ class Asker:
             code, _, rest = str(reply).partition(" ")
             match code:
                 case "MOVED":
-                    owner = self._servers.moved(commands[index].slot, _redirected(rest, node))
+                    owner = self._nodes.moved(commands[index].slot, _redirected(rest, node))
                     following.groups.setdefault(owner, []).append(index)
                 case "ASK":
-                    target = self._servers.node(_redirected(rest, node))
+                    target = self._nodes.node(_redirected(rest, node))
                     following.asking.setdefault(target, []).append(index)
                 case "TRYAGAIN":
                     following.groups.setdefault(node, []).append(index)
@@ -217,9 +217,9 @@ class Asker:
         self._report(node, reply)
         match code:
             case "LOADING" | "READONLY":
-                node.trouble()
+                node.mark_down()
             case "CLUSTERDOWN":
-                self._servers.mend()
+                self._nodes.refresh_topology()
         if code == "OOM" or "No space left on device" in str(reply):
             full = StoreFull()
             full.__cause__ = reply
@@ -253,7 +253,7 @@ def raise_first(replies: Iterable[Any]) -> None:
             raise reply
 
 
-def _redirected(rest: str, node: Node) -> Address:
+def _redirected(rest: str, node: Node) -> NodeAddress:
     """`slot host:port`; a host that is left out is the one that said it."""
     host, _, port = rest.partition(" ")[2].rpartition(":")
-    return Address(host.strip("[]") or node.address.host, int(port))
+    return NodeAddress(host.strip("[]") or node.address.host, int(port))

@@ -7,7 +7,7 @@ _UNKNOWN: Final = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Facts:
+class ServerInfo:
     """Empty texts and zeros where the server did not say."""
 
     is_known: bool = False
@@ -25,11 +25,11 @@ class Facts:
         return self.has_aof and self.version >= (7, 2)
 
 
-def facts_of(info: bytes) -> Facts:
+def parse_server_info(info: bytes) -> ServerInfo:
     """The facts in an answer to INFO."""
     lines = (line.partition(":") for line in info.decode("utf-8", "replace").splitlines())
     found = {name: value for name, _, value in lines}
-    return Facts(
+    return ServerInfo(
         is_known=True,
         version=_version(found.get("redis_version", "")),
         is_cluster="1" in (found.get("cluster_enabled"), str(int(found.get("redis_mode") == "cluster"))),

@@ -7,29 +7,29 @@ claim carries the epoch in which it was made, and the latest one holds; so whoev
 from collections.abc import Collection, Iterable
 from typing import NamedTuple
 
-from jobstatus.stores.redis.cluster.url import Address
+from jobstatus.stores.redis.cluster.url import NodeAddress
 
 
 class Claim(NamedTuple):
     """In the opinion of one server: this one is a primary with these slots, as of this epoch."""
 
     epoch: int
-    address: Address
+    address: NodeAddress
     slots: tuple[tuple[int, int], ...]
 
 
 class View(NamedTuple):
     """How one server sees the cluster."""
 
-    members: tuple[Address, ...]
+    members: tuple[NodeAddress, ...]
     claims: tuple[Claim, ...]
-    replicas: tuple[tuple[Address, Address], ...]
+    replicas: tuple[tuple[NodeAddress, NodeAddress], ...]
     """Replica and its primary."""
 
 
-def view_of(text: bytes, asked: Address, *, by_name: bool) -> View:
+def view_of(text: bytes, asked: NodeAddress, *, by_name: bool) -> View:
     """An answer to CLUSTER NODES of the server at `asked`; `by_name` prefers host names, which certificates have."""
-    members: dict[str, Address] = {}
+    members: dict[str, NodeAddress] = {}
     primaries: dict[str, str] = {}
     claims = []
     for line in text.decode("utf-8", "replace").splitlines():
@@ -45,10 +45,10 @@ def view_of(text: bytes, asked: Address, *, by_name: bool) -> View:
     return View(tuple(members.values()), tuple(claims), tuple(replicas))
 
 
-def owners(views: Iterable[View], slots: Collection[int]) -> dict[int, Address]:
+def owners(views: Iterable[View], slots: Collection[int]) -> dict[int, NodeAddress]:
     """Who has each of these slots; those that nobody claims are left out."""
     claims = {claim for view in views for claim in view.claims}
-    found: dict[int, Address] = {}
+    found: dict[int, NodeAddress] = {}
     for claim in sorted(claims, key=lambda claim: claim.epoch):
         for slot in slots:
             if any(first <= slot <= last for first, last in claim.slots):
@@ -56,13 +56,13 @@ def owners(views: Iterable[View], slots: Collection[int]) -> dict[int, Address]:
     return found
 
 
-def _address(text: str, asked: Address, *, by_name: bool) -> Address:
+def _address(text: str, asked: NodeAddress, *, by_name: bool) -> NodeAddress:
     """`ip:port@bus-port,hostname,…`; a server that does not know its own address leaves the ip empty."""
     where, *names = text.split(",")
     host, _, port = where.partition("@")[0].rpartition(":")
     if by_name and names and names[0]:
         host = names[0]
-    return Address(host or asked.host, int(port))
+    return NodeAddress(host or asked.host, int(port))
 
 
 def _ranges(words: Iterable[str]) -> Iterable[tuple[int, int]]:

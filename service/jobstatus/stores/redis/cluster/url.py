@@ -26,7 +26,7 @@ _is_prefix: Final = re.compile(r"[A-Za-z0-9._:-]{1,100}").fullmatch
 _TRUTH: Final = {"true": True, "false": False}
 
 
-class Address(NamedTuple):
+class NodeAddress(NamedTuple):
     """Where one server listens."""
 
     host: str
@@ -37,10 +37,10 @@ class Address(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Target:
+class RedisConfig:
     """The whole URL; `tls` None: in the clear. The password is in no representation."""
 
-    addresses: tuple[Address, ...]
+    addresses: tuple[NodeAddress, ...]
     login: tuple[str, ...]
     database: int
     tls: ssl.SSLContext | None
@@ -49,17 +49,17 @@ class Target:
     is_ephemeral: bool
 
     def __repr__(self) -> str:
-        return f"Target({', '.join(map(str, self.addresses))})"
+        return f"RedisConfig({', '.join(map(str, self.addresses))})"
 
 
-def target_of(url: str) -> Target:
+def parse_url(url: str) -> RedisConfig:
     """What the URL says. Raises StoreConfigError, which repeats nothing of the URL but names."""
     scheme, _, rest = url.partition("://")  # urlsplit, in newer Pythons, lets no bracket stand behind a comma
     front, _, query = rest.partition("?")
     netloc, _, path = front.partition("/")
     who, _, where = netloc.rpartition("@")
     options = _options(query)
-    return Target(
+    return RedisConfig(
         addresses=tuple(_address(text) for text in where.split(",")),
         login=_login(who),
         database=_database(path),
@@ -81,10 +81,10 @@ def _listed(names: frozenset[str]) -> str:
     return ", ".join(sorted(names))
 
 
-def _address(text: str) -> Address:
+def _address(text: str) -> NodeAddress:
     try:
         parts = urlsplit(f"//{text}")
-        return Address(parts.hostname or "127.0.0.1", parts.port or DEFAULT_PORT)
+        return NodeAddress(parts.hostname or "127.0.0.1", parts.port or DEFAULT_PORT)
     except ValueError as error:
         raise StoreConfigError("the store URL must name its servers as host:port, divided by commas") from error
 

@@ -8,8 +8,8 @@ from harness.stores import job
 from jobstatus.core.errors import Overloaded, ShuttingDown, StoreUnavailable
 from jobstatus.core.job import Job
 from jobstatus.core.store import StoreError
-from jobstatus.core.watching.change_feed import Following
-from jobstatus.core.watching.subscriptions import UNSEEN, Watchers
+from jobstatus.core.watching.change_feed import ChangeFeed
+from jobstatus.core.watching.subscriptions import UNSEEN, JobSubscriptions
 
 
 class Jobs:
@@ -27,9 +27,9 @@ class Jobs:
         return job(version=version) if version else None
 
 
-async def told(following: Following) -> set[str]:
+async def told(feed: ChangeFeed) -> set[str]:
     """What it is told of now; nothing when that would have to be waited for."""
-    changed = asyncio.ensure_future(following.changed())
+    changed = asyncio.ensure_future(feed.changed())
     done, _ = await asyncio.wait((changed,), timeout=0)
     if not done:
         await asyncio.wait((changed,), timeout=0.01)
@@ -54,91 +54,91 @@ async def told(following: Following) -> set[str]:
 )
 async def test_what_has_changed_before_is_told_at_once(named: int, present: int, is_told: bool) -> None:
     """A job at another version than the client has read, one that is new or gone, and one nobody can tell of."""
-    watchers = Watchers()
-    with Following(watchers, Jobs(a=present).read) as following:
-        await following.follow({"a": named})
-        assert watchers.versions() == {"a": present}
-        assert await told(following) == ({"a"} if is_told else set())
-        assert await told(following) == set()
+    subscriptions = JobSubscriptions()
+    with ChangeFeed(subscriptions, Jobs(a=present).read) as feed:
+        await feed.follow({"a": named})
+        assert subscriptions.versions() == {"a": present}
+        assert await told(feed) == ({"a"} if is_told else set())
+        assert await told(feed) == set()
 
 
 async def test_changes_are_told_once_until_the_next_one() -> None:
     """Of this process and of others, of the jobs that are followed and of no others."""
-    watchers = Watchers()
-    with Following(watchers, Jobs(a=1, b=1).read) as following:
-        await following.follow({"a": 1, "b": 1})
-        watchers.wake(["a", "c"])
-        assert await told(following) == {"a"}
-        watchers.found({"b": 2})
-        assert await told(following) == {"b"}
-        watchers.found({"b": 2})
-        assert await told(following) == set()
+    subscriptions = JobSubscriptions()
+    with ChangeFeed(subscriptions, Jobs(a=1, b=1).read) as feed:
+        await feed.follow({"a": 1, "b": 1})
+        subscriptions.wake(["a", "c"])
+        assert await told(feed) == {"a"}
+        subscriptions.found({"b": 2})
+        assert await told(feed) == {"b"}
+        subscriptions.found({"b": 2})
+        assert await told(feed) == set()
 
 
 async def test_a_version_that_was_read_since_is_what_the_next_look_compares_with() -> None:
     """Naming a job again says what was read of it, without a read."""
-    watchers, jobs = Watchers(), Jobs(a=1)
-    with Following(watchers, jobs.read) as following:
-        await following.follow({"a": 1})
-        watchers.wake(["a"])
-        assert await told(following) == {"a"}
-        assert watchers.versions() == {"a": UNSEEN}
+    subscriptions, jobs = JobSubscriptions(), Jobs(a=1)
+    with ChangeFeed(subscriptions, jobs.read) as feed:
+        await feed.follow({"a": 1})
+        subscriptions.wake(["a"])
+        assert await told(feed) == {"a"}
+        assert subscriptions.versions() == {"a": UNSEEN}
         jobs.versions = {}
-        await following.follow({"a": 2})
-        assert watchers.versions() == {"a": 2}
-        assert await told(following) == set()
+        await feed.follow({"a": 2})
+        assert subscriptions.versions() == {"a": 2}
+        assert await told(feed) == set()
 
 
 async def test_what_is_forgotten_is_not_told_of() -> None:
     """Nor is it looked for any more; forgetting what was never followed does nothing."""
-    watchers = Watchers()
-    with Following(watchers, Jobs(a=1, b=1).read) as following:
-        await following.follow({"a": 1, "b": 1})
-        watchers.wake(["a", "b"])
-        following.forget(["a", "unknown"])
-        assert await told(following) == {"b"}
-        assert watchers.versions().keys() == {"b"}
+    subscriptions = JobSubscriptions()
+    with ChangeFeed(subscriptions, Jobs(a=1, b=1).read) as feed:
+        await feed.follow({"a": 1, "b": 1})
+        subscriptions.wake(["a", "b"])
+        feed.forget(["a", "unknown"])
+        assert await told(feed) == {"b"}
+        assert subscriptions.versions().keys() == {"b"}
 
 
 async def test_nothing_is_left_behind() -> None:
     """A listener that goes away is told of nothing any more, not even of a stop."""
-    watchers = Watchers()
-    with Following(watchers, Jobs(a=1).read) as following:
-        await following.follow({"a": 1})
-        assert len(watchers.on_close) == 1
-    assert (watchers.versions(), watchers.on_close) == ({}, set())
+    subscriptions = JobSubscriptions()
+    with ChangeFeed(subscriptions, Jobs(a=1).read) as feed:
+        await feed.follow({"a": 1})
+        assert len(subscriptions.on_close) == 1
+    assert (subscriptions.versions(), subscriptions.on_close) == ({}, set())
 
 
 async def test_jobs_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     """One more than MAX_FOLLOWED is refused; naming one again is not one more, and forgetting makes room."""
     monkeypatch.setattr("jobstatus.core.watching.change_feed.MAX_FOLLOWED", 2)
-    with Following(Watchers(), Jobs().read) as following:
-        await following.follow({"a": 0, "b": 0})
-        await following.follow({"a": 0, "b": 0})
+    with ChangeFeed(JobSubscriptions(), Jobs().read) as feed:
+        await feed.follow({"a": 0, "b": 0})
+        await feed.follow({"a": 0, "b": 0})
         with pytest.raises(Overloaded):
-            await following.follow({"c": 0})
-        following.forget(["a"])
-        await following.follow({"c": 0})
+            await feed.follow({"c": 0})
+        feed.forget(["a"])
+        await feed.follow({"c": 0})
 
 
 async def test_a_stop_is_told_to_who_follows_nothing_too() -> None:
     """Who waits for changes is told, and nobody begins to follow."""
-    watchers = Watchers()
-    with Following(watchers, Jobs().read) as following:
-        changed = asyncio.ensure_future(following.changed())
+    subscriptions = JobSubscriptions()
+    with ChangeFeed(subscriptions, Jobs().read) as feed:
+        changed = asyncio.ensure_future(feed.changed())
         await asyncio.wait((changed,), timeout=0)
-        watchers.close()
+        subscriptions.close()
         with pytest.raises(ShuttingDown):
             await changed
-    with pytest.raises(ShuttingDown), Following(watchers, Jobs().read):
+    with pytest.raises(ShuttingDown), ChangeFeed(subscriptions, Jobs().read):
         pass
 
 
 async def test_an_end_is_no_news() -> None:
     """When no more is to be told, what was not told yet is not either."""
-    watchers = Watchers()
-    with Following(watchers, Jobs(a=1).read) as following:
-        await following.follow({"a": 1})
-        watchers.wake(["a"])
-        following.end()
-        assert await following.changed() == []
+    subscriptions = JobSubscriptions()
+    with ChangeFeed(subscriptions, Jobs(a=1).read) as feed:
+        await feed.follow({"a": 1})
+        subscriptions.wake(["a"])
+        feed.end()
+        assert await feed.changed() == []

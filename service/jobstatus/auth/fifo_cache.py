@@ -11,14 +11,14 @@ K = TypeVar("K")
 V = TypeVar("V")
 
 
-class Memory(OrderedDict[K, V]):
+class FifoCache(OrderedDict[K, V]):
     """Holds at most `limit` items, none when that is 0. Read with `get`, forget with `clear`."""
 
     def __init__(self, limit: int) -> None:
         super().__init__()
         self._limit = limit
 
-    def remember(self, key: K, value: V) -> None:
+    def put(self, key: K, value: V) -> None:
         """Hold this item as the newest."""
         self[key] = value
         self.move_to_end(key)

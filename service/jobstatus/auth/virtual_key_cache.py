@@ -9,7 +9,7 @@ because the store is away. Judges nothing: whether a virtual key may be used is 
 from collections.abc import Callable
 from typing import Final
 
-from jobstatus.auth.memory import Memory
+from jobstatus.auth.fifo_cache import FifoCache
 from jobstatus.core.store import VirtualKeyReader
 from jobstatus.core.virtual_keys import VirtualKey
 
@@ -17,43 +17,43 @@ STALE_AFTER_SECONDS: Final = 4.0
 _Answer = tuple[VirtualKey | None]
 
 
-class KnownVirtualKeys:
+class VirtualKeyCache:
     """Reads virtual keys through a memory. All methods raise what the store raises."""
 
     def __init__(self, store: VirtualKeyReader, monotonic: Callable[[], float], limit: int) -> None:
         self._store = store
         self._monotonic = monotonic
-        self._by_digest: Memory[bytes, VirtualKey] = Memory(limit)
-        self._by_id: Memory[str, _Answer] = Memory(limit)
+        self._by_digest: FifoCache[bytes, VirtualKey] = FifoCache(limit)
+        self._by_id: FifoCache[str, _Answer] = FifoCache(limit)
         self._version: int | None = None
         self._fresh_until = float("-inf")
         self._epoch = 0
 
     async def read(self, virtual_key_id: str) -> VirtualKey | None:
         """The virtual key with this id; None when there is none, which is remembered too."""
-        if known := self.recall(virtual_key_id):
+        if known := self.read_cached(virtual_key_id):
             return known[0]
         epoch = self._epoch
         [virtual_key] = await self._store.read_virtual_keys([virtual_key_id])
         if epoch == self._epoch:
-            self._by_id.remember(virtual_key_id, (virtual_key,))
+            self._by_id.put(virtual_key_id, (virtual_key,))
         return virtual_key
 
     async def find(self, digest: bytes) -> VirtualKey | None:
         """The virtual key for which this SHA-256 is registered. None is not remembered: strangers could fill us up."""
-        if remembered := self.recall_holder(digest):
+        if remembered := self.find_cached(digest):
             return remembered
         epoch = self._epoch
         [virtual_key] = await self._store.find_virtual_keys([digest])
         if virtual_key is not None and epoch == self._epoch:
-            self._by_digest.remember(digest, virtual_key)
+            self._by_digest.put(digest, virtual_key)
         return virtual_key
 
-    def recall(self, virtual_key_id: str) -> tuple[VirtualKey | None] | None:
+    def read_cached(self, virtual_key_id: str) -> tuple[VirtualKey | None] | None:
         """What `read` would return without asking the store; None when it would ask."""
         return self._by_id.get(virtual_key_id) if self._is_fresh() else None
 
-    def recall_holder(self, digest: bytes) -> VirtualKey | None:
+    def find_cached(self, digest: bytes) -> VirtualKey | None:
         """What `find` would return without asking the store; None when it would ask."""
         return self._by_digest.get(digest) if self._is_fresh() else None
 

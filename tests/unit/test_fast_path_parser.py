@@ -5,7 +5,7 @@ from typing import Any
 
 from aiohttp import web
 from harness.waiting import until
-from jobstatus.rest.fast_path import AnsweringProtocol, Outbox
+from jobstatus.rest.fast_path import FastPathProtocol, WriteBatch
 
 
 class Transport(asyncio.Transport):
@@ -29,7 +29,7 @@ class Transport(asyncio.Transport):
 async def test_answers_of_one_turn_are_written_together_and_to_nobody_who_has_gone() -> None:
     """In the order in which they were put, once the turn is over; each only once."""
     written: list[tuple[str, bytes]] = []
-    outbox = Outbox()
+    outbox = WriteBatch()
     for answer in (b"1", b"2"):
         for name in ("a", "gone", "b"):
             outbox.put(Transport(written, name), answer)
@@ -50,7 +50,7 @@ async def test_nothing_is_answered_at_once_while_what_was_written_is_not_read() 
         raise AssertionError
 
     server = web.Server(handle)
-    protocol = AnsweringProtocol(server, lambda _: b"at once", Outbox(), loop=asyncio.get_running_loop())
+    protocol = FastPathProtocol(server, lambda _: b"at once", WriteBatch(), loop=asyncio.get_running_loop())
     transport = Transport(written, "client")
     protocol.connection_made(transport)
     protocol.data_received(b"GET /1 HTTP/1.1\r\nHost: test\r\n\r\n")
