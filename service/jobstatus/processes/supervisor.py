@@ -156,7 +156,7 @@ class _Supervisor:
                 continue
             self._figures.restarts.inc()
             if child.is_up:
-                _log.info("a child is up again", extra={"worker": number})
+                _log.info("a worker is up again", extra={"worker": number})
             return child
         return None
 
