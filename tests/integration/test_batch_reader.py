@@ -135,7 +135,7 @@ async def test_an_error_that_says_more_is_told_to_all_of_a_read() -> None:
     """Whatever the error is made of, each caller has it with all that it says, and none is left waiting."""
     slow = SlowReads()
     slow.gate.set()
-    slow.failure = InvalidField("state", "must be a job state with a name")
+    slow.failure = InvalidField.of("state", "must be a job state with a name")
     one, two = await asyncio.gather(*ask(BatchReader(slow.read), "a", "b"), return_exceptions=True)
     assert isinstance(one, InvalidField)
     assert isinstance(two, InvalidField)

@@ -54,7 +54,7 @@ class Heartbeat:
         """Have the next heartbeat carry this; what is None stays as it was. Raises InvalidField."""
         latest = self._latest
         if message is not None and not _is_unicode(message):
-            raise InvalidField("message", "must not have lone surrogates")
+            raise InvalidField.of("message", "must not have lone surrogates")
         self._latest = HeartbeatJob(
             job_id=latest.job_id,
             attempt=latest.attempt,

@@ -107,7 +107,6 @@ def _clone_error(error: Exception) -> Exception:
     """An error for one caller alone: raised by many, one object would gather all their tracebacks."""
     if not isinstance(error, JobStatusError):
         return error
-    copy = type(error).__new__(type(error), *error.args)  # constructors differ
-    copy.metadata = error.metadata
+    copy = type(error)(error.message, **error.metadata)
     copy.__cause__ = error.__cause__
     return copy

@@ -148,7 +148,7 @@ def _check_fence(job: Job, attempt: int) -> None:
 
 def _check_fence_of_ended(job: Job, attempt: int) -> None:
     _check_fence(job, attempt)
-    raise errors.JobTerminal(job.state)
+    raise errors.JobTerminal.in_state(job.state)
 
 
 def _create(job: Job | None, command: CreateJob, now_ms: int, _: Policy) -> Job:
@@ -173,7 +173,7 @@ def _create(job: Job | None, command: CreateJob, now_ms: int, _: Policy) -> Job:
 def _start(stored: Job | None, command: StartJob, now_ms: int, policy: Policy) -> Job:
     job = _existing(stored)
     if job.is_terminal:
-        raise errors.JobTerminal(job.state)
+        raise errors.JobTerminal.in_state(job.state)
     lease_expires_at_ms = None if command.lease_ms is None else now_ms + command.lease_ms
     if job.state is JobState.PROCESSING and job.worker_id == command.worker_id:
         return job._replace(lease_ms=command.lease_ms, lease_expires_at_ms=lease_expires_at_ms)

@@ -33,11 +33,11 @@ class VirtualKey:
     def __post_init__(self) -> None:
         check_id("virtual_key_id", self.virtual_key_id)
         if len(self.key_sha256) > MAX_KEYS:
-            raise InvalidField("key_sha256", f"must have at most {MAX_KEYS} hashes")
+            raise InvalidField.of("key_sha256", f"must have at most {MAX_KEYS} hashes")
         if len(set(self.key_sha256)) < len(self.key_sha256):
-            raise InvalidField("key_sha256", "must not name a hash twice")
+            raise InvalidField.of("key_sha256", "must not name a hash twice")
         if any(len(digest) != hashlib.sha256().digest_size for digest in self.key_sha256):
-            raise InvalidField("key_sha256", "must be SHA-256 hashes of 32 bytes each")
+            raise InvalidField.of("key_sha256", "must be SHA-256 hashes of 32 bytes each")
 
     def is_usable(self, now_ms: int) -> bool:
         """Whether credentials of this virtual key, its JWTs included, are accepted now."""

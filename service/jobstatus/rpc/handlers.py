@@ -110,7 +110,7 @@ def _parse(request_type: type[Message], data: bytes) -> Message:
     try:
         return request_type.FromString(data)
     except DecodeError as error:
-        raise InvalidField("request", f"is not a {request_type.DESCRIPTOR.name}") from error
+        raise InvalidField.of("request", f"is not a {request_type.DESCRIPTOR.name}") from error
 
 
 async def _parsed(request_type: type[Message], messages: AsyncIterator[bytes]) -> AsyncIterator[Message]:

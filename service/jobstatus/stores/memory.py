@@ -96,7 +96,7 @@ class MemoryJobStore:
     async def put_virtual_key(self, virtual_key: VirtualKey) -> VirtualKey:
         for owner in await self.find_virtual_keys(virtual_key.key_sha256):
             if owner is not None and owner.virtual_key_id != virtual_key.virtual_key_id:
-                raise InvalidField("key_sha256", "must not be registered for another virtual key")
+                raise InvalidField.of("key_sha256", "must not be registered for another virtual key")
         before = self._virtual_keys.get(virtual_key.virtual_key_id, virtual_key)
         self._virtual_keys[virtual_key.virtual_key_id] = replace(virtual_key, created_at_ms=before.created_at_ms)
         self._virtual_keys_version += 1

@@ -55,7 +55,7 @@ async def put(connection: Connection, virtual_key: VirtualKey) -> int:
             await connection.execute(_FORGET_HASHES, (virtual_key_id,))
             await connection.execute(_PUT_HASHES, (virtual_key_id, list(virtual_key.key_sha256)))
     except errors.UniqueViolation as error:
-        raise InvalidField("key_sha256", "must not be registered for another virtual key") from error
+        raise InvalidField.of("key_sha256", "must not be registered for another virtual key") from error
     return virtual_key.created_at_ms if stored is None else int(stored[0])
 
 

@@ -59,7 +59,7 @@ class VirtualKeys:
         arguments += (digest.hex() for digest in virtual_key.key_sha256)
         (created_at_ms,) = await self._ask(scripts.PUT_VIRTUAL_KEY.call(self._keys, arguments), durable=True)
         if created_at_ms is None:
-            raise InvalidField("key_sha256", "must not be registered for another virtual key")
+            raise InvalidField.of("key_sha256", "must not be registered for another virtual key")
         return replace(virtual_key, created_at_ms=int(created_at_ms))
 
     async def delete_virtual_key(self, virtual_key_id: str) -> bool:

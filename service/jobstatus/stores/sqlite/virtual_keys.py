@@ -57,7 +57,7 @@ def put(connection: apsw.Connection, virtual_key: VirtualKey) -> None:
     try:
         connection.executemany(_PUT_HASH, hashes)
     except apsw.ConstraintError as error:
-        raise InvalidField("key_sha256", "must not be registered for another virtual key") from error
+        raise InvalidField.of("key_sha256", "must not be registered for another virtual key") from error
     connection.execute(COUNT_UP, (_VERSION,))
 
 
