@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Final
+from typing import Any, Final, Self
 
 from jobstatus.core.answer import render
 from jobstatus.core.job import Job, JobState, RequestType
@@ -29,6 +29,23 @@ SHARED: Final = tuple(name for name in STORES if name != "memory")
 def store_in(kind: str, folder: Path) -> Store:
     """The folder's store of this kind, to be entered."""
     return open_store(STORES[kind](folder))
+
+
+class DelegatingStore:
+    """A store in front of a real one: every operation is the real one's, unless a subclass overrides it."""
+
+    def __init__(self, real: Store) -> None:
+        self.real = real
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.real, name)
+
+    async def __aenter__(self) -> Self:
+        await self.real.__aenter__()
+        return self
+
+    async def __aexit__(self, *exception: object) -> None:
+        await self.real.__aexit__(*exception)  # type: ignore[arg-type]  # three, as it was given them
 
 
 class IgnoringObserver:

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -13,11 +14,12 @@ from harness.faults import meddle
 from harness.hostile_requests import BAD_IDS
 from harness.http import request
 from harness.jobs import complete, create, creation, start
-from harness.service import Service, service_here
+from harness.service import AT_ONCE, Service, service_here
 from harness.stores import SHARED, STORES
 from harness.waiting import LIMIT_SECONDS, until
 from harness.wire import Refusal, channel_to, refused
 from jobstatus.core.errors import StoreUnavailable
+from jobstatus.core.tracker import TrackerLimits
 from jobstatus.v1 import job_status_pb2 as pb
 from jobstatus.v1.job_status_pb2_grpc import JobStatusStub
 
@@ -207,10 +209,10 @@ async def test_too_many_in_one_message_are_refused(service: Service) -> None:
     assert refusal == Refusal(grpc.StatusCode.INVALID_ARGUMENT, "INVALID_FIELD", {"field": "versions"})
 
 
-async def test_too_many_jobs_are_refused(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_too_many_jobs_are_refused() -> None:
     """However many messages named them."""
-    monkeypatch.setattr("jobstatus.core.watching.change_feed.MAX_FOLLOWED", 3)
-    async with following(service) as followed:
+    limits = replace(AT_ONCE, tracker=TrackerLimits(max_followed=3))
+    async with service_here(limits=limits) as service, following(service) as followed:
         await followed.say(j1=UNREAD, j2=UNREAD)
         await followed.say(j1=UNREAD, j3=UNREAD)
         await followed.say(j4=UNREAD)

@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from harness.stores import SHARED, STORES, IgnoringObserver, store_in
+from harness.stores import SHARED, STORES, DelegatingStore, IgnoringObserver, store_in
 from harness.tracking import Clock, completion, creation, tracker_on
 from harness.waiting import LIMIT_SECONDS, until
-from jobstatus.core import writer
 from jobstatus.core.commands import Command, FailJob, HeartbeatJob, StartJob
 from jobstatus.core.errors import (
     JobNotFound,
@@ -28,23 +27,23 @@ from jobstatus.core.rules import Policy
 from jobstatus.core.store import Change, Store, StoreError
 from jobstatus.core.sweeper import Sweeper
 from jobstatus.core.tracker import JobTracker
+from jobstatus.core.write_queue import WriterLimits
 from jobstatus.stores.memory import MemoryJobStore
 
 LEASE_SECONDS = 10
+PATIENT = WriterLimits(callers_wait_seconds=LIMIT_SECONDS * 2)
+"""A writer that waits for callers longer than any test does."""
 
 
-class GatedStore:
-    """A real store. Commits wait at a gate while it is shut, then fail as told; `begun` lists the job ids of each."""
+class GatedStore(DelegatingStore):
+    """Commits wait at a gate while it is shut, then fail as told; `begun` lists the job ids of each."""
 
     def __init__(self, real: Store) -> None:
-        self.real = real
+        super().__init__(real)
         self.gate = asyncio.Event()
         self.gate.set()
         self.begun: list[list[str]] = []
         self.failures: list[Exception | None] = []
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.real, name)
 
     async def commit(self, changes: Sequence[Change]) -> dict[str, StoreError | None]:
         self.begun.append([change.job_id for change in changes])
@@ -116,10 +115,9 @@ async def test_what_arrives_during_a_commit_is_the_next_one(store: Any) -> None:
     assert [len(commit) for commit in store.begun] == [1, 100]
 
 
-async def test_a_commit_waits_for_those_just_answered(store: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_commit_waits_for_those_just_answered(store: Any) -> None:
     """Several callers who come back one after the other share one commit; closing ends the wait for more of them."""
-    monkeypatch.setattr(writer, "GATHERING_SECONDS", LIMIT_SECONDS * 2)
-    tracker = tracker_on(store)
+    tracker = tracker_on(store, writes=PATIENT)
 
     async def write_twice(number: int) -> None:
         await tracker.apply(creation(f"job-{number}"))
@@ -127,19 +125,18 @@ async def test_a_commit_waits_for_those_just_answered(store: Any, monkeypatch: p
         await tracker.apply(completion(f"job-{number}"))
 
     async with held(store, tracker):
-        calls = [asyncio.ensure_future(write_twice(number)) for number in range(writer.SEVERAL_CALLERS)]
+        calls = [asyncio.ensure_future(write_twice(number)) for number in range(PATIENT.several_callers)]
         await turns(1)
     await answers(*calls)
-    assert [len(commit) for commit in store.begun] == [1, writer.SEVERAL_CALLERS, writer.SEVERAL_CALLERS]
+    assert [len(commit) for commit in store.begun] == [1, PATIENT.several_callers, PATIENT.several_callers]
     await answers(tracker.close())
 
 
-async def test_few_callers_are_not_made_to_wait_for_others(store: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_few_callers_are_not_made_to_wait_for_others(store: Any) -> None:
     """After a commit of few the next one begins at once, for whoever is there."""
-    monkeypatch.setattr(writer, "GATHERING_SECONDS", LIMIT_SECONDS * 2)
-    tracker = tracker_on(store)
+    tracker = tracker_on(store, writes=PATIENT)
     async with held(store, tracker):
-        few = range(writer.SEVERAL_CALLERS - 1)
+        few = range(PATIENT.several_callers - 1)
         calls = [asyncio.ensure_future(tracker.apply(creation(f"job-{number}"))) for number in few]
         await turns(1)
     await answers(*calls)
@@ -296,13 +293,10 @@ async def test_a_fault_of_a_store_is_told_and_the_writer_goes_on(store: Any, cap
 # --- too much, and the end ---
 
 
-@pytest.mark.parametrize(("limit", "value"), [("MAX_WAITING_COMMANDS", 6), ("MAX_WAITING_BYTES", 6000)])
-async def test_more_than_may_wait_is_refused_at_once(
-    store: Any, monkeypatch: pytest.MonkeyPatch, limit: str, value: int
-) -> None:
+@pytest.mark.parametrize("limits", [WriterLimits(max_waiting_commands=6), WriterLimits(max_waiting_bytes=6000)])
+async def test_more_than_may_wait_is_refused_at_once(store: Any, limits: WriterLimits) -> None:
     """A call beyond the bound is Overloaded before anything was done; those that wait are served, then new ones too."""
-    monkeypatch.setattr(writer, limit, value)
-    tracker = tracker_on(store)
+    tracker = tracker_on(store, writes=limits)
     async with held(store, tracker):
         calls = [
             asyncio.ensure_future(tracker.write([creation(f"job-{number}"), completion(f"job-{number}", 1900)]))
@@ -316,10 +310,9 @@ async def test_more_than_may_wait_is_refused_at_once(
     assert [type(outcome) for outcome in outcomes] == [Job, Job]
 
 
-async def test_what_was_cancelled_does_not_count_for_ever(store: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_what_was_cancelled_does_not_count_for_ever(store: Any) -> None:
     """Calls that were cancelled while they waited take no room once their turn has come."""
-    monkeypatch.setattr(writer, "MAX_WAITING_COMMANDS", 3)
-    tracker = tracker_on(store)
+    tracker = tracker_on(store, writes=WriterLimits(max_waiting_commands=3))
     for turn in range(3):
         async with held(store, tracker):
             calls = [asyncio.ensure_future(tracker.apply(creation(f"job-{turn}-{number}"))) for number in range(3)]
@@ -438,7 +431,7 @@ async def test_a_race_that_is_lost_for_ever_ends() -> None:
         tracker = JobTracker(store, clock=Clock(), policy=Policy(), observer=races)
         with pytest.raises(Overloaded):
             await tracker.apply(creation("job-a"))
-        assert races.lost == writer.MAX_RACES
+        assert races.lost == WriterLimits().max_rounds
         assert await stored(store, "job-a") == [None]
 
 

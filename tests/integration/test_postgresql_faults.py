@@ -41,7 +41,7 @@ OPERATIONS: dict[str, Callable[[Store], Awaitable[Any]]] = {
     "claim_sweep": lambda one: one.try_lead("me", 1000),
     "due": lambda one: one.due(0, 1),
     "purge": lambda one: one.purge(0, 1),
-    "list_jobs": lambda one: one.list_jobs(Listing(now_ms=0, limit=1)),
+    "list_jobs": lambda one: one.list_jobs(Listing(limit=1), 0),
     "probe": lambda one: one.probe(),
     "read_virtual_keys": lambda one: one.read_virtual_keys(["vk"]),
     "find_virtual_keys": lambda one: one.find_virtual_keys([b"x" * 32]),
@@ -371,7 +371,7 @@ async def test_a_long_look_holds_up_no_read_and_no_write(
     monkeypatch.setattr(store, "COUNT_SECONDS", 4.0)
     counting = [asyncio.ensure_future(failure_of(opened.count_jobs(), 30)) for _ in range(20)]
     await until(lambda: bool(waiting(fragile, database, "PgSleep")))
-    assert await failure_of(opened.list_jobs(Listing(now_ms=0, limit=1))) is StoreUnavailable
+    assert await failure_of(opened.list_jobs(Listing(limit=1), 0)) is StoreUnavailable
     for number in range(20):
         assert await failure_of(opened.commit([change(job(f"beside-{number}"))])) is None
     assert len(waiting(fragile, database, "PgSleep")) == 1

@@ -89,7 +89,7 @@ async def test_nothing_outlives_a_statement(opened: PostgreSQLJobStore) -> None:
         await opened.commit([change(job(version=number + 1), replaces=number)])
         await opened.read_answers(["job-1"])
         await opened.read_jobs(["job-1"], with_results=True)
-        await opened.list_jobs(Listing(now_ms=0, limit=1))
+        await opened.list_jobs(Listing(limit=1), 0)
         await opened.count_jobs()
         await opened.try_lead("me", 1000)
         await opened.put_virtual_key(key)
@@ -123,9 +123,9 @@ async def test_ids_are_in_the_order_of_their_code_points(opened: PostgreSQLJobSt
     """Not in that of any language, which would put _ and - elsewhere and small letters before capital ones."""
     names = sorted(["a", "B", "_", "-", "0", "Z", "z", "a-b", "a_b", "ab"])
     await opened.commit([change(job(name)) for name in names])
-    listed = await opened.list_jobs(Listing(now_ms=0, limit=100))
+    listed = await opened.list_jobs(Listing(limit=100), 0)
     assert [one.job_id for one in listed] == names[::-1]
-    after = await opened.list_jobs(Listing(now_ms=0, limit=100, before=(1000, "Z")))
+    after = await opened.list_jobs(Listing(limit=100, before=(1000, "Z")), 0)
     assert [one.job_id for one in after] == [name for name in names if name < "Z"][::-1]
 
 
@@ -171,7 +171,7 @@ async def test_every_statement_finds_its_rows_by_an_index(opened: PostgreSQLJobS
     ended = {"state": JobState.FAILED, "completed_at_ms": 1, "due_at_ms": None}
     await opened.commit([change(job(f"old-{number}", expires_at_ms=number, **ended)) for number in range(100)])
     server().execute("VACUUM ANALYZE jobstatus.jobs", database)
-    rare = page("jobstatus.jobs", Listing(now_ms=0, limit=50, states=[JobState.COMPLETED]), "%s")
+    rare = page("jobstatus.jobs", Listing(limit=50, states=[JobState.COMPLETED]), 0, "%s")
     asked = {
         "answers": (statements.ANSWERS, (NAMES,)),
         "jobs": (statements.JOBS_WITHOUT_RESULT, (NAMES,)),

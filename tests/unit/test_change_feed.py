@@ -109,10 +109,9 @@ async def test_nothing_is_left_behind() -> None:
     assert (subscriptions.versions(), subscriptions.on_close) == ({}, set())
 
 
-async def test_jobs_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    """One more than MAX_FOLLOWED is refused; naming one again is not one more, and forgetting makes room."""
-    monkeypatch.setattr("jobstatus.core.watching.change_feed.MAX_FOLLOWED", 2)
-    with ChangeFeed(JobSubscriptions(), Jobs().read) as feed:
+async def test_jobs_are_bounded() -> None:
+    """One more than `max_followed` is refused; naming one again is not one more, and forgetting makes room."""
+    with ChangeFeed(JobSubscriptions(), Jobs().read, max_followed=2) as feed:
         await feed.follow({"a": 0, "b": 0})
         await feed.follow({"a": 0, "b": 0})
         with pytest.raises(Overloaded):

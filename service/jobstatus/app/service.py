@@ -15,7 +15,7 @@ from jobstatus.app.limits import ServiceLimits
 from jobstatus.core.rules import Policy
 from jobstatus.core.store import Store
 from jobstatus.core.sweeper import Sweeper
-from jobstatus.core.tracker import JobTracker
+from jobstatus.core.tracker import JobTracker, TrackerLimits
 from jobstatus.core.watching.subscriptions import JobSubscriptions
 from jobstatus.rest.admin import Readiness
 from jobstatus.rest.server import HttpServer
@@ -62,7 +62,7 @@ async def serving(
     async with AsyncExitStack() as stack:
         store = await stack.enter_async_context(open_store(settings.store, redis_replicas=settings.redis_replicas))
         subscriptions = JobSubscriptions()
-        tracker = _tracker(settings, store, metrics, subscriptions)
+        tracker = _tracker(settings, store, metrics, subscriptions, limits.tracker)
         stack.push_async_callback(tracker.close)
         frontend = build_frontend(
             settings,
@@ -127,7 +127,9 @@ async def _start_admin(admin: HttpServer, settings: Settings, socket: Path | Non
     return settings.admin.port
 
 
-def _tracker(settings: Settings, store: Store, metrics: Metrics, subscriptions: JobSubscriptions) -> JobTracker:
+def _tracker(
+    settings: Settings, store: Store, metrics: Metrics, subscriptions: JobSubscriptions, limits: TrackerLimits
+) -> JobTracker:
     policy = Policy(
         pending_timeout_ms=int(settings.pending_timeout_seconds * 1000),
         processing_timeout_ms=int(settings.processing_timeout_seconds * 1000),
@@ -140,6 +142,7 @@ def _tracker(settings: Settings, store: Store, metrics: Metrics, subscriptions: 
         unscoped_for_all=settings.unscoped_jobs == "any_credential",
         max_watchers=settings.max_watchers,
         subscriptions=subscriptions,
+        limits=limits,
     )
 
 

@@ -90,7 +90,6 @@ class JobStatusServicer:
         filters.ClearField("page_token")
         digest = hashlib.sha256(filters.SerializeToString(deterministic=True)).hexdigest()[:16]
         listing = Listing(
-            now_ms=0,
             limit=limit + 1,
             states=frozenset(job_state_of(state) for state in request.states),
             request_type=request_type_of(request.request_type) if request.HasField("request_type") else None,

@@ -73,8 +73,8 @@ class MemoryJobStore:
             del self._jobs[job_id]
         return len(expired)
 
-    async def list_jobs(self, listing: Listing) -> list[Job]:
-        jobs = [job._replace(result=None) for job, _ in self._jobs.values() if _is_wanted(job, listing)]
+    async def list_jobs(self, listing: Listing, now_ms: int) -> list[Job]:
+        jobs = [job._replace(result=None) for job, _ in self._jobs.values() if _is_wanted(job, listing, now_ms)]
         return sorted(jobs, key=_listing_key, reverse=True)[: listing.limit]
 
     async def count_jobs(self) -> dict[JobState, int]:
@@ -117,9 +117,9 @@ def _listing_key(job: Job) -> tuple[int, str]:
     return job.created_at_ms, job.job_id
 
 
-def _is_wanted(job: Job, listing: Listing) -> bool:
+def _is_wanted(job: Job, listing: Listing, now_ms: int) -> bool:
     return (
-        not job.is_expired(listing.now_ms)
+        not job.is_expired(now_ms)
         and (not listing.states or job.state in listing.states)
         and listing.request_type in (None, job.request_type)
         and listing.virtual_key_id in (None, job.virtual_key_id)

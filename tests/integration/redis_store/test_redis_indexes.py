@@ -29,7 +29,7 @@ async def count(store: Store) -> int:
 
 
 async def listed(store: Store) -> list[str]:
-    return [found.job_id for found in await store.list_jobs(Listing(now_ms=0, limit=1000))]
+    return [found.job_id for found in await store.list_jobs(Listing(limit=1000), 0)]
 
 
 def test_buckets_lie_evenly_over_all_slots() -> None:
@@ -178,7 +178,7 @@ async def all_pages(store: Store, **wanted: Any) -> list[Job]:
     """The pages one after the other, as whoever asks for them sees them."""
     found: list[Job] = []
     before = None
-    while page := await store.list_jobs(Listing(now_ms=0, before=before, **wanted)):
+    while page := await store.list_jobs(Listing(before=before, **wanted), 0):
         assert len(page) <= wanted["limit"]
         found += page
         before = (page[-1].created_at_ms, page[-1].job_id)
@@ -189,7 +189,7 @@ async def test_a_look_at_a_listing_is_short(server: valkey.Server, store: Store)
     """A filter that nothing passes is looked through in many short steps, none of which holds the server up."""
     await store.commit([change(job(f"job-{number}", created_at_ms=number)) for number in range(5000)])
     server.command("CONFIG", "RESETSTAT")
-    assert await store.list_jobs(Listing(now_ms=0, limit=10, virtual_key_id="nobody")) == []
+    assert await store.list_jobs(Listing(limit=10, virtual_key_id="nobody"), 0) == []
     statistics = server.command("INFO", "commandstats").decode()
     calls = next(line for line in statistics.splitlines() if line.startswith("cmdstat_evalsha:"))
     facts = dict(part.split("=") for part in calls.partition(":")[2].split(","))

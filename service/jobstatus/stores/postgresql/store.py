@@ -110,8 +110,8 @@ class PostgreSQLJobStore:
     async def purge(self, now_ms: int, limit: int) -> int:
         return len(await self._write(lambda connection: _fetch(connection, statements.PURGE, (now_ms, limit))))
 
-    async def list_jobs(self, listing: Listing) -> list[Job]:
-        statement, values = page("jobstatus.jobs", listing, "%s")
+    async def list_jobs(self, listing: Listing, now_ms: int) -> list[Job]:
+        statement, values = page("jobstatus.jobs", listing, now_ms, "%s")
         rows = await self._long.use(lambda connection: _fetch(connection, statement, values))
         return [job_of(row) for row in rows]
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from jobstatus.core.job import Job
-from jobstatus.core.store import SMALL_RESULT_BYTES, Answer, Change
+from jobstatus.core.store import SMALL_RESULT_BYTES, Answer, Change, ended_at_ms
 from jobstatus.stores.redis.cluster.connection import Word
 from jobstatus.stores.redis.keys import encoded
 from jobstatus.stores.rows import COLUMNS, job_of, row_of
@@ -20,13 +20,14 @@ ANSWER_FIELDS: Final = (
     "virtual_key_id",
     "created_at_ms",
     "expires_at_ms",
+    "ended_at_ms",
     "version",
     "progress",
     "body",
     "result_size",
     "small_result",
 )
-"""What `answer_of` wants to know."""
+"""What `answer_of` decodes. Jobs written by an earlier version have no `ended_at_ms`."""
 RESULT_FIELDS: Final = ("small_result", "large_result")
 
 TTL_SLACK_MS: Final = 60_000
@@ -56,7 +57,7 @@ def change_arguments(change: Change) -> list[Word]:
 
 def answer_of(found: Sequence[bytes | None]) -> Answer | None:
     """The answer in the values of ANSWER_FIELDS."""
-    request_type, virtual_key_id, created_at_ms, expires_at_ms, version, progress, body, result_size, result = found
+    request_type, virtual_key_id, created_at_ms, expires_at_ms, ended, version, progress, body, size, result = found
     if request_type is None or created_at_ms is None or version is None or body is None:
         return None
     return Answer(
@@ -64,10 +65,11 @@ def answer_of(found: Sequence[bytes | None]) -> Answer | None:
         None if virtual_key_id is None else virtual_key_id.decode(),
         int(created_at_ms),
         None if expires_at_ms is None else int(expires_at_ms),
+        None if ended is None else int(ended),
         int(version),
         None if progress is None else float(progress),
         body,
-        None if result_size is None else int(result_size),
+        None if size is None else int(size),
         result,
     )
 
@@ -91,6 +93,7 @@ def _fields(job: Job, answer: bytes) -> list[Word]:
         "virtual_key_id": job.virtual_key_id,
         "created_at_ms": job.created_at_ms,
         "expires_at_ms": job.expires_at_ms,
+        "ended_at_ms": ended_at_ms(job),
         "progress": None if job.progress is None else repr(job.progress),
         "body": answer,
         "row": json.dumps(document, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "surrogatepass"),

@@ -36,14 +36,14 @@ class _Part:
     found: list[tuple[_Place, bytes]] = field(default_factory=list)
 
 
-async def list_jobs(client: ClusterClient, buckets: Sequence[Bucket], listing: Listing) -> list[Job]:
+async def list_jobs(client: ClusterClient, buckets: Sequence[Bucket], listing: Listing, now_ms: int) -> list[Job]:
     """As `JobStore.list_jobs`. Raises StoreUnavailable, also when it takes too long."""
     parts = [_Part(bucket, None) for bucket in buckets]
     try:
         async with asyncio.timeout(LIMIT_SECONDS):
             while asking := _unfinished(parts, listing.limit):
                 for first in range(0, len(asking), AT_ONCE):
-                    await _ask(client, asking[first : first + AT_ONCE], listing)
+                    await _ask(client, asking[first : first + AT_ONCE], listing, now_ms)
     except TimeoutError as error:
         raise StoreUnavailable from error
     found = sorted((item for part in parts for item in part.found), reverse=True)
@@ -57,8 +57,8 @@ def _unfinished(parts: Sequence[_Part], limit: int) -> list[_Part]:
     return [part for part in parts if part.is_new or (part.begins is not None and part.begins > last)]
 
 
-async def _ask(client: ClusterClient, parts: Sequence[_Part], listing: Listing) -> None:
-    commands = [Command(part.bucket.slot, _command(part, listing)) for part in parts]
+async def _ask(client: ClusterClient, parts: Sequence[_Part], listing: Listing, now_ms: int) -> None:
+    commands = [Command(part.bucket.slot, _command(part, listing, now_ms)) for part in parts]
     replies = await client.execute(commands)
     raise_first(replies)
     for part, (page, created_at_ms, job_id) in zip(parts, replies, strict=True):
@@ -67,14 +67,14 @@ async def _ask(client: ClusterClient, parts: Sequence[_Part], listing: Listing) 
         part.found += (((int(at_ms), found_id), row) for at_ms, found_id, row in page)
 
 
-def _command(part: _Part, listing: Listing) -> bytes:
+def _command(part: _Part, listing: Listing, now_ms: int) -> bytes:
     created_at_ms, before = _begin(listing) if part.is_new else part.begins or ("", "")
     arguments: list[Any] = [
         part.bucket.job_prefix,
         created_at_ms,
         before,
         "" if listing.created_after_ms is None else listing.created_after_ms,
-        listing.now_ms,
+        now_ms,
         ",".join(state.value for state in listing.states),
         listing.request_type.value if listing.request_type else "",
         listing.virtual_key_id or "",

@@ -140,8 +140,8 @@ class KeyspaceJobStore(VirtualKeys):
         )
         return sum(replies)
 
-    async def list_jobs(self, listing: Listing) -> list[Job]:
-        return await pages.list_jobs(self._client, self._buckets, listing)
+    async def list_jobs(self, listing: Listing, now_ms: int) -> list[Job]:
+        return await pages.list_jobs(self._client, self._buckets, listing, now_ms)
 
     async def count_jobs(self) -> dict[JobState, int]:
         counts = dict.fromkeys(JobState, 0)

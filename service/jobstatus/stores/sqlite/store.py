@@ -134,8 +134,8 @@ class SQLiteJobStore:
 
         return await self._write(purge)
 
-    async def list_jobs(self, listing: Listing) -> list[Job]:
-        rows = await self._scan(lambda connection: connection.execute(*page("jobs", listing, "?")).fetchall())
+    async def list_jobs(self, listing: Listing, now_ms: int) -> list[Job]:
+        rows = await self._scan(lambda connection: connection.execute(*page("jobs", listing, now_ms, "?")).fetchall())
         return [job_of(row) for row in rows]
 
     async def count_jobs(self) -> dict[JobState, int]:
