@@ -8,6 +8,8 @@ from jobstatus.core.answer import render
 from jobstatus.core.job import Job, JobState, RequestType
 from jobstatus.core.store import Change, Store
 from jobstatus.stores import open_store
+from jobstatus.stores.redis.cluster.limits import ClusterLimits
+from jobstatus.stores.redis.store import RedisJobStore, RedisLimits
 
 from harness import postgresql, valkey
 
@@ -26,9 +28,18 @@ SHARED: Final = tuple(name for name in STORES if name != "memory")
 """The stores that several processes can share."""
 
 
+PATIENT: Final = ClusterLimits(
+    operation_seconds=10, connect_seconds=10, silence_seconds=10, health_check_seconds=10, durable_ms=10_000
+)
+"""How soon a server counts as gone is for the tests of faults; elsewhere it may be slow."""
+
+
 def store_in(kind: str, folder: Path) -> Store:
     """The folder's store of this kind, to be entered."""
-    return open_store(STORES[kind](folder))
+    url = STORES[kind](folder)
+    if url.startswith("redis"):
+        return RedisJobStore(url, limits=RedisLimits(cluster=PATIENT))
+    return open_store(url)
 
 
 class DelegatingStore:

@@ -48,8 +48,8 @@ def open_store(url: str, *, redis_replicas: int | None = None, must_exist: bool 
             return PostgreSQLJobStore(url)
         case "redis" | "rediss":
             with _driver_of("redis"):
-                from jobstatus.stores.redis import KeyspaceJobStore  # noqa: PLC0415
-            return KeyspaceJobStore(url, replicas=redis_replicas)
+                from jobstatus.stores.redis import RedisJobStore  # noqa: PLC0415
+            return RedisJobStore(url, replicas=redis_replicas)
         case _:
             raise StoreConfigError(f"the store URL (JOBSTATUS_STORE) must be one of {', '.join(SCHEMES)}")
 

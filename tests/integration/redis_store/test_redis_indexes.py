@@ -9,8 +9,8 @@ from harness.waiting import until
 from jobstatus.core.job import Job, JobState
 from jobstatus.core.store import SMALL_RESULT_BYTES, Change, Listing, Store
 from jobstatus.stores import open_store
-from jobstatus.stores.redis import listing as pages
 from jobstatus.stores.redis.keys import BUCKETS, SLOTS, Keys, bucket_of, slot_of_tag
+from jobstatus.stores.redis.store import RedisJobStore, RedisLimits
 
 NOW = 10**13
 
@@ -155,12 +155,14 @@ async def test_due_jobs_of_all_buckets_come_in_one_order(store: Store) -> None:
     assert await store.due(499, 300) == [f"job-{at}" for at in range(300)]
 
 
-@pytest.mark.parametrize("looks", [100, 3])
-async def test_pages_of_a_listing_have_every_job_once(
-    store: Store, monkeypatch: pytest.MonkeyPatch, looks: int
-) -> None:
-    """Page by page, with many jobs of one moment, filters that pass few, and looks at a few jobs at a time."""
-    monkeypatch.setattr(pages, "MAX_SCANS", looks)
+@pytest.mark.parametrize("scans", [100, 3])
+async def test_pages_of_a_listing_have_every_job_once(server: valkey.Server, scans: int) -> None:
+    """Page by page, with many jobs of one moment, filters that pass few, and a few jobs scanned at a time."""
+    async with RedisJobStore(server.url(), limits=RedisLimits(max_scans=scans)) as store:
+        await assert_pages_have_every_job_once(store)
+
+
+async def assert_pages_have_every_job_once(store: Store) -> None:
     jobs = [
         job(f"job-{number}", created_at_ms=number // 400, virtual_key_id=f"vk-{number % 97}") for number in range(1500)
     ]

@@ -18,7 +18,8 @@ from harness.waiting import until
 from jobstatus.stores import StoreConfigError, open_store
 from jobstatus.stores.redis.cluster.durability import Durability
 from jobstatus.stores.redis.cluster.server_info import ServerInfo, parse_server_info
-from jobstatus.stores.redis.cluster.url import NodeAddress, parse_url
+from jobstatus.stores.redis.cluster.url import NodeAddress
+from jobstatus.stores.redis.url import parse_url
 
 SECRET = "s3cret-w0rd"
 
@@ -34,18 +35,22 @@ def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
 def test_a_url_says_who_and_where_and_how() -> None:
     """Several hosts, IPv6 among them, a login with escaped characters, a database and options."""
     target = parse_url("redis://me:p%40ss%2F@one:7001,[::1]:7002,two/3?prefix=a.b&fsync=false&ephemeral=true")
-    assert target.addresses == (NodeAddress("one", 7001), NodeAddress("::1", 7002), NodeAddress("two", 6379))
-    assert (target.login, target.database, target.prefix) == (("me", "p@ss/"), 3, "a.b")
-    assert (target.waits_for_fsync, target.is_ephemeral, target.tls) == (False, True, None)
+    assert target.cluster.addresses == (NodeAddress("one", 7001), NodeAddress("::1", 7002), NodeAddress("two", 6379))
+    assert (target.cluster.login, target.cluster.database, target.prefix) == (("me", "p@ss/"), 3, "a.b")
+    assert (target.waits_for_fsync, target.is_ephemeral, target.cluster.tls) == (False, True, None)
     assert "p@ss" not in repr(target)
 
 
 def test_a_url_may_say_nothing_but_the_host() -> None:
     """A password alone is the default user's; TLS checks certificates."""
     plain = parse_url("redis://host")
-    assert (plain.addresses, plain.login, plain.database) == ((NodeAddress("host", 6379),), (), 0)
+    assert (plain.cluster.addresses, plain.cluster.login, plain.cluster.database) == (
+        (NodeAddress("host", 6379),),
+        (),
+        0,
+    )
     assert (plain.prefix, plain.waits_for_fsync, plain.is_ephemeral) == ("jobstatus", True, False)
-    secure = parse_url("rediss://:word@host")
+    secure = parse_url("rediss://:word@host").cluster
     assert secure.login == ("word",)
     assert secure.tls is not None
     assert (secure.tls.verify_mode, secure.tls.check_hostname) == (ssl.CERT_REQUIRED, True)

@@ -1,6 +1,6 @@
-"""What is learnt and checked before a store is used: it refuses servers that would lose jobs, and warns of risks.
+"""The checks before a store is used: they refuse servers that would lose jobs, and warn of risks.
 
-Each sentence says what to change.
+Each message says what to change.
 """
 
 import logging
@@ -10,11 +10,12 @@ from typing import Final
 import hiredis
 
 from jobstatus.stores import StoreConfigError
-from jobstatus.stores.redis.cluster.connection import Refused, pack
+from jobstatus.stores.redis.cluster.connection import pack
 from jobstatus.stores.redis.cluster.durability import Durability
-from jobstatus.stores.redis.cluster.node import FAULTS, Node
+from jobstatus.stores.redis.cluster.errors import FAULTS, Refused
+from jobstatus.stores.redis.cluster.node import Node
 from jobstatus.stores.redis.cluster.nodes import Nodes
-from jobstatus.stores.redis.cluster.url import RedisConfig
+from jobstatus.stores.redis.url import RedisConfig
 
 OLDEST_VERSION: Final = (7, 0)
 
@@ -32,10 +33,10 @@ _CONFIG: Final = pack(
 _log = logging.getLogger(__name__)
 
 
-async def opened(nodes: Nodes, config: RedisConfig, replicas: int | None) -> Durability:
-    """Open the servers and look at every primary; what an acknowledged write will be on.
+async def opened(nodes: Nodes, config: RedisConfig, replicas: int | None, wait_ms: int) -> Durability:
+    """Open the nodes and check every primary. Return what an acknowledged write will be on.
 
-    Raises StoreConfigError when a server cannot be reached, or would lose jobs.
+    Raises StoreConfigError when no server can be reached, or one would lose jobs.
     """
     try:
         await nodes.open()
@@ -49,20 +50,21 @@ async def opened(nodes: Nodes, config: RedisConfig, replicas: int | None) -> Dur
             f"no server answers at {_listed(config)} ({type(error).__name__}): start it, or correct the store URL"
         ) from error
     if not nodes.primaries():
-        raise StoreConfigError(f"the cluster at {_listed(config)} has given its slots to nobody: finish setting it up")
+        raise StoreConfigError(f"the cluster at {_listed(config)} has assigned no slots: finish setting it up")
     for node, configuration in configurations.items():
         _check(node, configuration, config)
     required = _required_replicas(nodes, replicas)
     return Durability(
         replicas=required,
         fsync=config.waits_for_fsync,
+        wait_ms=wait_ms,
         replicas_with_aof=required if _replicas_have_aof(nodes) else 0,
         is_synced_each_second=any(found.get("appendfsync") == "everysec" for found in configurations.values()),
     )
 
 
 async def _configurations(primaries: list[Node]) -> dict[Node, dict[str, str]]:
-    """Of all that answer; the others are warned of. Raises the last fault when none answers."""
+    """Return those of all primaries that answer, and warn of the others. Raises the last fault when none answers."""
     configurations: dict[Node, dict[str, str]] = {}
     for node in primaries:
         try:
@@ -78,7 +80,7 @@ async def _configurations(primaries: list[Node]) -> dict[Node, dict[str, str]]:
 
 
 async def _configuration(node: Node) -> dict[str, str]:
-    """What CONFIG tells, if we may ask; else as much as INFO does."""
+    """Return what CONFIG GET tells, or where it is not allowed, as much as INFO tells."""
     found = await node.health_check(_CONFIG)
     if isinstance(found, hiredis.ReplyError):
         _log.warning(
@@ -98,7 +100,7 @@ async def _configuration(node: Node) -> dict[str, str]:
 
 
 def _check(node: Node, configuration: Mapping[str, str], config: RedisConfig) -> None:
-    """Raise StoreConfigError for what loses jobs; warn of what may."""
+    """Raise StoreConfigError for what loses jobs; warn of what may lose some."""
     where, info = str(node.address), node.info
     if info.version < OLDEST_VERSION:
         version = ".".join(map(str, info.version)) or "unknown"
@@ -137,7 +139,7 @@ def _check(node: Node, configuration: Mapping[str, str], config: RedisConfig) ->
 
 
 def _check_unwritten(where: str, configuration: Mapping[str, str], config: RedisConfig) -> None:
-    """There is no log of writes."""
+    """As `_check`, for a server without an append-only file."""
     if not configuration.get("save"):
         if not config.is_ephemeral:
             raise StoreConfigError(
@@ -157,7 +159,7 @@ def _check_unwritten(where: str, configuration: Mapping[str, str], config: Redis
 
 
 def _required_replicas(nodes: Nodes, asked: int | None) -> int:
-    """On how many replicas writes have to be. Where nobody has said: on one, where a cluster has any."""
+    """Return on how many replicas writes must be. By default one, where a cluster has replicas."""
     required = int(bool(nodes.replicas)) if asked is None else asked
     _log.info(
         "An acknowledged write is on this many replicas besides the primary.",
@@ -185,7 +187,7 @@ def _required_replicas(nodes: Nodes, asked: int | None) -> int:
 
 
 def _replicas_have_aof(nodes: Nodes) -> bool:
-    """Whether the disks of replicas can be waited for; those that do not answer are taken to have what others have."""
+    """Whether the disks of replicas can confirm writes. Replicas that do not answer are assumed to be like others."""
     info = {address: nodes.node(address).info for address, _ in nodes.replicas}
     without = [address for address, of in info.items() if of.is_known and not of.has_aof]
     for address in without:
@@ -197,4 +199,4 @@ def _replicas_have_aof(nodes: Nodes) -> bool:
 
 
 def _listed(config: RedisConfig) -> str:
-    return ", ".join(map(str, config.addresses))
+    return ", ".join(map(str, config.cluster.addresses))

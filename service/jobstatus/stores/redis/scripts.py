@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from typing import Final, NamedTuple
 
 from jobstatus.stores.redis.cluster.connection import Word, pack
+from jobstatus.stores.redis.cluster.router import ScriptLoading
 
 
 class Script(NamedTuple):
@@ -221,11 +222,4 @@ return 1
 ALL: Final = (COMMIT, REMOVE, DUE, PURGE, PAGE, CLAIM, PUT_VIRTUAL_KEY, DELETE_VIRTUAL_KEY)
 
 
-class Loading(NamedTuple):
-    """Commands that teach a server all scripts."""
-
-    packed: bytes
-    replies: int
-
-
-LOADING: Final = Loading(b"".join(pack("SCRIPT", "LOAD", script.text) for script in ALL), len(ALL))
+LOADING: Final = ScriptLoading(b"".join(pack("SCRIPT", "LOAD", script.text) for script in ALL), len(ALL))

@@ -16,7 +16,8 @@ from jobstatus.core.errors import InvalidField
 from jobstatus.core.virtual_keys import VirtualKey
 from jobstatus.stores.redis import scripts
 from jobstatus.stores.redis.cluster.connection import Word, pack
-from jobstatus.stores.redis.cluster.router import ClusterClient, Command, raise_first
+from jobstatus.stores.redis.cluster.router import ClusterClient, Command
+from jobstatus.stores.redis.errors import raise_first
 from jobstatus.stores.redis.keys import Keys
 
 _NAMES: Final = ("documents", "hashes", "created", "ids", "version")
@@ -78,7 +79,7 @@ class VirtualKeys:
         return int(version or 0)
 
     async def _ask(self, *packed: bytes, durable: bool = False) -> list[Any]:
-        """The replies. Raises the first that is an error."""
+        """Return the replies. Raises the first error."""
         replies = await self._client.execute([Command(self._slot, command) for command in packed], durable=durable)
         raise_first(replies)
         return replies
