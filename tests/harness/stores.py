@@ -56,7 +56,7 @@ class DelegatingStore:
         return self
 
     async def __aexit__(self, *exception: object) -> None:
-        await self.real.__aexit__(*exception)  # type: ignore[arg-type]  # three, as it was given them
+        await self.real.__aexit__(*exception)
 
 
 class IgnoringObserver:

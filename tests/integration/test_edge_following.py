@@ -11,7 +11,7 @@ import grpc
 import pytest
 from harness.certificates import Authorities
 from harness.events import ACCEPT, events
-from harness.faults import meddle
+from harness.faults import MeddledStore
 from harness.fronts import listening_edge, poll_patiently, until_it_listens, waiting
 from harness.http import Answer, request
 from harness.jobs import complete, completion, create, creation, start
@@ -161,9 +161,9 @@ def has_said(caplog: pytest.LogCaptureFixture, times: int) -> bool:
     return len(warnings(caplog)) == times
 
 
-async def test_a_store_inside_that_fails_does_not_end_the_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_store_inside_that_fails_does_not_end_the_wait() -> None:
     """The service ends the stream when it cannot compare; the edge calls again, and those who wait hear of the end."""
-    store, reads_before_failure = meddle(monkeypatch), 1
+    store, reads_before_failure = MeddledStore(), 1
 
     async def read_jobs(job_ids: list[str], **options: Any) -> Any:
         nonlocal reads_before_failure
@@ -172,14 +172,14 @@ async def test_a_store_inside_that_fails_does_not_end_the_wait(monkeypatch: pyte
             raise StoreUnavailable
         return await store.real.read_jobs(job_ids, **options)
 
-    async with service_here() as service, listening_edge(service) as edge:
+    async with service_here(store) as service, listening_edge(service) as edge:
         for name in ("j1", "j2"):
             await create(service, name)
         before = await job_reads(service)
         first = asyncio.create_task(poll_patiently(edge, "j1", OWNER, LONG))
         await waiting(edge, 1)
         await until(lambda: has_read(service, before + 2))  # for the edge, and to compare what it then named
-        monkeypatch.setattr(store, "read_jobs", read_jobs, raising=False)
+        store.replace("read_jobs", read_jobs)
         second = asyncio.create_task(poll_patiently(edge, "j2", OWNER, LONG))
 
         async def has_ended() -> bool:
@@ -351,15 +351,15 @@ async def test_ids_that_can_be_none_do_not_hinder_the_others(service: Service, t
         assert [(await in_time(task)).status for task in (poll, other)] == [200, 200]
 
 
-async def test_a_job_is_followed_no_longer_than_somebody_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_job_is_followed_no_longer_than_somebody_waits() -> None:
     """The service asks its store for the jobs alone that somebody waits for; who comes back later is told as before."""
-    store = meddle(monkeypatch)
+    store = MeddledStore()
 
     def looked_for() -> set[str]:
         calls = store.calls_of("changed")
         return set(calls[-1][1]) if calls else set()
 
-    async with service_here() as service, listening_edge(service) as edge:
+    async with service_here(store) as service, listening_edge(service) as edge:
         for name in ("j1", "j2"):
             await create(edge, name)
         other = asyncio.create_task(poll_patiently(edge, "j2", OWNER, LONG))

@@ -10,7 +10,7 @@ from typing import Any, Final
 import grpc
 import pytest
 from harness.certificates import Authorities
-from harness.faults import meddle
+from harness.faults import MeddledStore
 from harness.hostile_requests import BAD_IDS
 from harness.http import request
 from harness.jobs import complete, create, creation, start
@@ -259,27 +259,27 @@ async def test_a_stop_ends_the_call() -> None:
     assert (refusal.code, refusal.reason) == (grpc.StatusCode.UNAVAILABLE, "SHUTTING_DOWN")
 
 
-async def test_a_store_that_fails_ends_the_call(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_store_that_fails_ends_the_call() -> None:
     """Nobody is left to believe that a job has not changed."""
-    store = meddle(monkeypatch)
-    async with service_here() as service, following(service) as followed:
+    store = MeddledStore()
+    async with service_here(store) as service, following(service) as followed:
         store.fail_all(StoreUnavailable())
         await followed.say(j1=1)
         refusal = await followed.refusal()
     assert (refusal.code, refusal.reason) == (grpc.StatusCode.UNAVAILABLE, "STORE_UNAVAILABLE")
 
 
-async def test_a_part_of_the_store_that_fails_is_news(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_part_of_the_store_that_fails_is_news() -> None:
     """A job that cannot be compared is told of, and the others are followed as ever."""
-    store = meddle(monkeypatch)
-    async with service_here() as service:
+    store = MeddledStore()
+    async with service_here(store) as service:
         job = await create(service, "here")
 
         async def read_jobs(job_ids: list[str], **options: Any) -> list[Any]:
             jobs = await store.real.read_jobs(job_ids, **options)
             return [StoreUnavailable() if job_id == "away" else job for job_id, job in zip(job_ids, jobs, strict=True)]
 
-        monkeypatch.setattr(store, "read_jobs", read_jobs, raising=False)
+        store.replace("read_jobs", read_jobs)
         async with following(service) as followed:
             await followed.say(away=1, here=job.version)
             await followed.told_of("away")

@@ -13,7 +13,8 @@ from jobstatus.core.job import Job, JobState
 from jobstatus.core.store import Answer, Listing
 from jobstatus.core.virtual_keys import VirtualKey, hash_key
 from jobstatus.stores.listing import page
-from jobstatus.stores.postgresql import PostgreSQLJobStore, statements, store
+from jobstatus.stores.postgresql import PostgreSQLJobStore, statements
+from jobstatus.stores.postgresql.limits import PostgreSQLLimits
 
 LARGE = b'"' + b"x" * 1_000_000 + b'"'
 NAMES = [f"job-{number}" for number in range(500)]
@@ -193,4 +194,5 @@ async def test_few_connections_are_made(opened: PostgreSQLJobStore, database: st
     await asyncio.gather(*(opened.read_jobs([name], with_results=False) for name in NAMES * 2))
     count = f"SELECT count(*) FROM pg_stat_activity WHERE datname = '{database}' AND application_name = 'jobstatus'"
     ((number,),) = server().execute(count)
-    assert 1 <= number <= store.CONNECTIONS + store.LONG_READS
+    limits = PostgreSQLLimits()
+    assert 1 <= number <= limits.connections + limits.long_connections

@@ -38,7 +38,8 @@ from jobstatus.core.errors import StoreFull, StoreUnavailable
 from jobstatus.core.job import Job
 from jobstatus.core.tracker import JobTracker
 from jobstatus.stores import StoreConfigError
-from jobstatus.stores.sqlite import SQLiteJobStore, schema
+from jobstatus.stores.sqlite import SQLiteJobStore
+from jobstatus.stores.sqlite.limits import SQLiteLimits
 
 UNAVAILABLE = Refusal(grpc.StatusCode.UNAVAILABLE, "STORE_UNAVAILABLE")
 FULL = 2
@@ -375,9 +376,8 @@ async def test_a_broken_disk_is_told_and_healed_without_a_restart(tmp_path: Path
         await until(lambda: is_ready(service))
 
 
-async def test_a_file_that_another_program_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_file_that_another_program_locks(tmp_path: Path) -> None:
     """Writes end UNAVAILABLE after the busy timeout, polls are answered meanwhile, and writes work once it lets go."""
-    monkeypatch.setattr(schema, "BUSY_TIMEOUT_MS", 3000)
     path, admin = tmp_path / "jobs.db", bearer(admin_token())
     async with service_here(f"sqlite:///{path}") as service:
         await create(service, "job-a")
@@ -439,8 +439,8 @@ def test_a_file_that_must_not_be_used_is_refused_and_left_as_it_is(tmp_path: Pat
     assert contents(tmp_path) == before
 
 
-async def open_and_close(path: Path) -> None:
-    async with SQLiteJobStore(str(path)):
+async def open_and_close(path: Path, limits: SQLiteLimits | None = None) -> None:
+    async with SQLiteJobStore(str(path), limits or SQLiteLimits()):
         pass
 
 
@@ -458,15 +458,14 @@ async def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     assert contents(tmp_path) == {"file": b"in the way"}
 
 
-async def test_a_file_that_is_locked_at_the_start_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_file_that_is_locked_at_the_start_is_named(tmp_path: Path) -> None:
     """A start that cannot get the file for itself to look at its schema says who is in the way."""
-    monkeypatch.setattr(schema, "BUSY_TIMEOUT_MS", 50)
     path = tmp_path / "jobs.db"
     await open_and_close(path)
     with closing(apsw.Connection(str(path))) as other:
         other.execute("BEGIN IMMEDIATE")
         with pytest.raises(StoreConfigError, match=r"jobs\.db is locked by another program$"):
-            await open_and_close(path)
+            await open_and_close(path, SQLiteLimits(busy_timeout_ms=50))
 
 
 async def test_an_empty_file_becomes_a_new_store(tmp_path: Path) -> None:

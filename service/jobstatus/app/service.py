@@ -50,17 +50,21 @@ async def serving(
     *,
     with_reflection: bool,
     admin_socket: Path | None = None,
+    store: Store | None = None,
     limits: ServiceLimits = ServiceLimits(),  # noqa: B008  # a frozen value
 ) -> AsyncIterator[Listening]:
     """The whole service, up while the context lasts; leaving it stops gracefully.
 
-    With `admin_socket` the admin application is there rather than on its port, and the other ports are shared with
-    other processes of this user's. Raises KeyConfigError, StoreConfigError or OSError when something cannot be had.
+    `store` is used in place of the one that the settings name. With `admin_socket` the admin application is there
+    rather than on its port, and the other ports are shared with other processes of this user's. Raises KeyConfigError,
+    StoreConfigError or OSError when something cannot be had.
     """
     is_shared = admin_socket is not None
     metrics = Metrics()
     async with AsyncExitStack() as stack:
-        store = await stack.enter_async_context(open_store(settings.store, redis_replicas=settings.redis_replicas))
+        if store is None:
+            store = open_store(settings.store, redis_replicas=settings.redis_replicas)
+        store = await stack.enter_async_context(store)
         subscriptions = JobSubscriptions()
         tracker = _tracker(settings, store, metrics, subscriptions, limits.tracker)
         stack.push_async_callback(tracker.close)

@@ -1,4 +1,4 @@
-"""Jobs in dictionaries: for tests, and as the shortest account of what a store must do. Gone with the process."""
+"""Jobs in dictionaries: for tests, and as the shortest example of a store. They are lost with the process."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -11,7 +11,7 @@ from jobstatus.core.virtual_keys import VirtualKey
 
 
 class MemoryJobStore:
-    """Implements `core.store.Store`. No operation suspends, so each is atomic, and nobody else changes anything."""
+    """Implements `core.store.Store`. No operation suspends, so each is atomic, and there is no other process."""
 
     def __init__(self) -> None:
         self._jobs: dict[str, tuple[Job, bytes]] = {}
