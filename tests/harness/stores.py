@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from types import TracebackType
 from typing import Any, Final, Self
 
 from jobstatus.core.answer import render
@@ -55,8 +56,10 @@ class DelegatingStore:
         await self.real.__aenter__()
         return self
 
-    async def __aexit__(self, *exception: object) -> None:
-        await self.real.__aexit__(*exception)
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self.real.__aexit__(kind, error, traceback)
 
 
 class IgnoringObserver:
