@@ -12,12 +12,12 @@ from jobstatus.core.retry_after import (
     FIRST_PAUSE_MS,
     LATENESS_MS,
     LEARNED_TOGETHER,
-    MAX_ASKED_FOR,
     MAX_KNOWN,
+    MAX_SEEN,
     MIN_ALIVE,
     MIN_KNOWN,
     RetryAfterEstimator,
-    ages_to_ask_at,
+    ages_to_poll_at,
     unlearned_retry_after_ms,
 )
 from jobstatus.core.rules import Policy, decide
@@ -106,7 +106,7 @@ def test_of_jobs_older_than_almost_all_nothing_is_known(history: list[int], beyo
 @given(some_durations)
 def test_the_average_lateness_is_the_one_that_is_allowed(known: list[int]) -> None:
     """Over all jobs that have lived as long: no more at the age that is named, and more a moment later."""
-    for outlived, age_ms in enumerate(ages_to_ask_at(known)):
+    for outlived, age_ms in enumerate(ages_to_poll_at(known)):
         alive = known[outlived:]
         assert lateness_ms(alive, age_ms) <= LATENESS_MS
         assert lateness_ms(alive, age_ms + 1) > LATENESS_MS
@@ -115,7 +115,7 @@ def test_the_average_lateness_is_the_one_that_is_allowed(known: list[int]) -> No
 @given(some_durations)
 def test_who_asks_later_is_never_sent_to_an_earlier_time(known: list[int]) -> None:
     """The age at which to ask grows with the age, and always lies ahead."""
-    found = ages_to_ask_at(known)
+    found = ages_to_poll_at(known)
     assert found == sorted(found)
     assert all(age_ms > duration_ms for age_ms, duration_ms in zip(found, known, strict=True))
 
@@ -184,15 +184,15 @@ def test_an_end_is_news_once() -> None:
 
 
 def test_the_jobs_asked_for_are_forgotten_in_time() -> None:
-    """The last MAX_ASKED_FOR are remembered, those asked for again among them, and never more than twice as many."""
+    """The last MAX_SEEN are remembered, those asked for again among them, and never more than twice as many."""
     expected = RetryAfterEstimator()
-    names = [f"job-{number}" for number in range(3 * MAX_ASKED_FOR)]
+    names = [f"job-{number}" for number in range(3 * MAX_SEEN)]
     for name in names:
         expected.retry_after_ms(name, TYPE, 0)
         expected.retry_after_ms("asked again", TYPE, 0)
     found = [name for name in names if expected.first_seen_ended(name)]
-    assert names[-MAX_ASKED_FOR + 1 :] == found[-MAX_ASKED_FOR + 1 :]
-    assert len(found) <= 2 * MAX_ASKED_FOR
+    assert names[-MAX_SEEN + 1 :] == found[-MAX_SEEN + 1 :]
+    assert len(found) <= 2 * MAX_SEEN
     assert expected.first_seen_ended("asked again")
 
 

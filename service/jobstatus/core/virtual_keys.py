@@ -1,6 +1,6 @@
-"""Virtual keys: the tenants that jobs belong to, and the sk-bf- keys that stand for them.
+"""Virtual keys: the tenants that own jobs, and the sk-bf- keys that authenticate them.
 
-A key is known by its SHA-256 alone; nothing here or below ever sees the key itself.
+Only the SHA-256 of a key is known; neither this module nor a store ever sees the key itself.
 """
 
 import hashlib
@@ -15,7 +15,7 @@ MAX_KEYS: Final = 100
 
 
 def hash_key(key: str) -> bytes:
-    """The 32 bytes by which a key is known: SHA-256 of the whole key, prefix included."""
+    """Return the SHA-256 (32 bytes) of the whole key, prefix included."""
     return hashlib.sha256(key.encode()).digest()
 
 

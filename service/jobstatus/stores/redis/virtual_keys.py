@@ -1,10 +1,10 @@
-"""Virtual keys: few, so they are all together under one hash tag, and every change of them is one script.
+"""Virtual keys: few, so all have one hash tag, and each change is one script.
 
 prefix:{keys}:documents   hash    id -> JSON, see `_document`
 prefix:{keys}:hashes      hash    SHA-256 in hexadecimal -> id
 prefix:{keys}:created     hash    id -> created_at_ms of the first put
 prefix:{keys}:ids         zset    the ids in their order
-prefix:{keys}:version     string  differs after every change, also when a failover has lost one: it follows the time
+prefix:{keys}:version     string  differs after every change, even after a failover that lost one: it follows the time
 """
 
 import json

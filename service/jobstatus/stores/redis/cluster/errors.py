@@ -1,4 +1,4 @@
-"""The errors of the cluster client. Whoever uses it translates them into its own."""
+"""The errors of the cluster client. Its user translates them into its own."""
 
 from typing import Any, Final
 
@@ -14,7 +14,7 @@ class Refused(Exception):
 
 
 class NodeDown(OSError):
-    """The server has not answered lately, so it is not asked until a health check succeeds."""
+    """The server has not answered lately, so nothing is sent to it until a health check succeeds."""
 
 
 class NotDurable(Exception):
