@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Final, Self
@@ -16,12 +17,13 @@ from harness.fronts import listening_edge, poll_patiently, until_it_listens, wai
 from harness.http import Answer, request
 from harness.jobs import complete, completion, create, creation, start
 from harness.raw import talk
-from harness.service import Service, edge_here, service_here
+from harness.service import AT_ONCE, Service, edge_here, service_here
 from harness.stand_in import stand_in
 from harness.tokens import admin_token, bearer, virtual_key_token
 from harness.waiting import until
 from harness.wire import channel_to
 from jobstatus.core.errors import StoreUnavailable
+from jobstatus.core.tracker import TrackerLimits
 from jobstatus.v1 import job_status_pb2 as pb
 from jobstatus.v1 import virtual_keys_pb2 as vk_pb
 from jobstatus.v1.job_status_pb2_grpc import JobStatusStub
@@ -191,12 +193,10 @@ async def test_a_store_inside_that_fails_does_not_end_the_wait() -> None:
         assert [(await in_time(poll)).status for poll in (first, second)] == [200, 200]
 
 
-async def test_a_stream_that_ends_at_once_every_time_is_said_once(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_a_stream_that_ends_at_once_every_time_is_said_once(caplog: pytest.LogCaptureFixture) -> None:
     """It begins each time, and is of no use: as good as none."""
-    monkeypatch.setattr("jobstatus.core.watching.change_feed.MAX_FOLLOWED", 0)
-    async with service_here() as service, listening_edge(service) as edge:
+    limits = replace(AT_ONCE, tracker=TrackerLimits(max_followed=0))
+    async with service_here(limits=limits) as service, listening_edge(service) as edge:
         await create(service, "j1")
         async with events(edge, "j1", OWNER) as stream:
             await stream.event()

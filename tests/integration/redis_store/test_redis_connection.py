@@ -10,6 +10,8 @@ import pytest
 from harness import valkey
 from harness.waiting import LIMIT_SECONDS, until
 from jobstatus.stores.redis.cluster.connection import Connection, connect, pack
+from jobstatus.stores.redis.cluster.limits import ClusterLimits
+from jobstatus.stores.redis.cluster.node import Node
 from jobstatus.stores.redis.cluster.url import ClusterConfig, NodeAddress
 
 ANY = ClusterConfig(addresses=(), login=(), database=0, tls=None)
@@ -64,6 +66,24 @@ async def test_an_exchange_is_finished_without_a_caller_that_goes() -> None:
         async with asyncio.timeout(LIMIT_SECONDS):
             await ended.wait()
         assert await connection.exchange(pack("ECHO", "next"), 1, 1.0) == [b"next"]
+
+
+async def test_an_exchange_without_a_caller_still_takes_its_place() -> None:
+    """However many callers go, there are no more connections than there may be; the next one waits for its turn."""
+    server = valkey.single()
+    address = NodeAddress("127.0.0.1", server.port)
+    node = Node(address, ANY, ClusterLimits(max_connections=1, silence_seconds=LIMIT_SECONDS), lambda: None)
+    ends_at = asyncio.get_running_loop().time() + LIMIT_SECONDS
+    (name,) = await node.exchange(pack("CLIENT", "ID"), 1, until=ends_at)
+    for _ in range(3):
+        task = asyncio.create_task(node.exchange(pack("INCR", "counted") + waiting(0.02), 2, until=ends_at))
+        await asyncio.sleep(0)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        assert task.cancelled()
+        assert await node.exchange(pack("CLIENT", "ID"), 1, until=ends_at) == [name]
+    assert await node.exchange(pack("GETDEL", "counted"), 1, until=ends_at) == [b"3"]
+    await node.close()
 
 
 async def test_a_silence_ends_an_exchange_whose_caller_has_gone() -> None:

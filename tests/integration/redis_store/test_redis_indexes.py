@@ -7,7 +7,7 @@ from harness import valkey
 from harness.stores import change, deletion, job
 from harness.waiting import until
 from jobstatus.core.job import Job, JobState
-from jobstatus.core.store import SMALL_RESULT_BYTES, Change, Listing, Store
+from jobstatus.core.store import SMALL_RESULT_BYTES, Change, Listing, Store, answer_of
 from jobstatus.stores import open_store
 from jobstatus.stores.redis.keys import BUCKETS, SLOTS, Keys, bucket_of, slot_of_tag
 from jobstatus.stores.redis.store import RedisJobStore, RedisLimits
@@ -197,6 +197,16 @@ async def test_a_look_at_a_listing_is_short(server: valkey.Server, store: Store)
     facts = dict(part.split("=") for part in calls.partition(":")[2].split(","))
     assert int(facts["calls"]) >= BUCKETS
     assert float(facts["usec_per_call"]) < 10_000
+
+
+async def test_a_job_of_an_earlier_version_is_answered(server: valkey.Server, store: Store) -> None:
+    """Its hash does not say when the job ended; all else is there."""
+    step = ended("job-1", status_code=500, completed_at_ms=2000)
+    await store.commit([step])
+    assert server.command("HDEL", key_of("job-1"), "ended_at_ms") == 1
+    assert step.job is not None
+    assert step.answer is not None
+    assert await store.read_answers(["job-1"]) == [answer_of(step.job, step.answer)._replace(ended_at_ms=None)]
 
 
 async def test_a_store_that_is_opened_again_has_what_it_had(server: valkey.Server) -> None:
