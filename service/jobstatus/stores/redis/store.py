@@ -78,6 +78,7 @@ class RedisJobStore(VirtualKeys):
         return self
 
     async def __aexit__(self, *_: object) -> None:
+        await self._client.close()
         await self._nodes.close()
 
     async def read_answers(self, job_ids: Sequence[str]) -> list[Answer | StoreError | None]:

@@ -80,6 +80,7 @@ class ClusterClient:
         self._nodes = nodes
         self._scripts = scripts
         self._limit_seconds = limits.operation_seconds
+        self._writes: set[asyncio.Task[list[Any]]] = set()
         self._missed: set[Node] = set()
         """Nodes whose replicas or disks did not confirm the last write in time."""
         self._reported: set[str] = set()
@@ -87,9 +88,23 @@ class ClusterClient:
     async def execute(self, commands: Sequence[Command], *, durable: bool = False) -> list[Any]:
         """Return the reply to each command, or a CommandError in its place, within `operation_seconds`.
 
-        With `durable` a reply means that what was written is as durable as `durability` says. When the caller is
-        cancelled, nodes still execute what they were sent; what they redirect or refuse is not sent again.
+        With `durable` a reply means that what was written is as durable as `durability` says, and all commands are
+        executed even if the caller is cancelled. Without it nodes then still execute what they were sent, but what they
+        redirect is not sent again, which spares every read a task.
         """
+        if not durable:
+            return await self._execute(commands, durable=False)
+        task = asyncio.create_task(self._execute(commands, durable=True), name="durable-write")
+        self._writes.add(task)
+        task.add_done_callback(self._writes.discard)
+        return await asyncio.shield(task)
+
+    async def close(self) -> None:
+        """Return when no durable write is in progress."""
+        if self._writes:
+            await asyncio.wait(set(self._writes))
+
+    async def _execute(self, commands: Sequence[Command], *, durable: bool) -> list[Any]:
         replies: list[Any] = [None] * len(commands)
         if not commands:
             return replies
