@@ -270,7 +270,7 @@ async def test_what_was_read_can_be_confirmed(store: Store) -> None:
 
 
 async def test_a_look_for_changes_tells_versions_and_nothing_that_is_as_it_was(store: Store) -> None:
-    """Jobs at the version that was seen are left out, and there may be none to look for."""
+    """Jobs at the given version are left out, and no versions may be given."""
     await store.commit([change(job(version=3))])
     assert await store.changed({}) == {}
     assert await store.changed({"job-1": 3, "nobody": 0}) == {}

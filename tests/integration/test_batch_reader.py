@@ -1,4 +1,4 @@
-"""Point reads that come together cost the store one read, and yet each caller fares as if it had asked alone."""
+"""Point reads that come together cost the store one read, and yet each caller has the result it would have alone."""
 
 import asyncio
 from collections.abc import Sequence
@@ -62,7 +62,7 @@ async def test_a_read_begins_after_it_was_asked_for() -> None:
 
 
 async def test_a_read_is_bounded() -> None:
-    """More askers than one read may have are spread over several; more than may wait are told so at once."""
+    """More callers than one read may have are spread over several; one more than may wait is Overloaded at once."""
     slow = SlowReads()
     reader = BatchReader(slow.read, BatchReaderLimits(max_batch=2, max_under_way=1, max_waiting=3))
     first = ask(reader, "a")
@@ -93,7 +93,7 @@ async def test_a_caller_that_goes_takes_nobody_along() -> None:
 
 
 async def test_what_fails_is_told_to_those_who_asked_and_the_next_read_is_sound() -> None:
-    """A read that fails fails its callers, each with an error of its own; one answer in error is told to one alone."""
+    """A read that fails raises an error of its own for each caller; an error in one place concerns one caller."""
     slow = SlowReads()
     slow.gate.set()
     reader = BatchReader(slow.read)
@@ -108,7 +108,7 @@ async def test_what_fails_is_told_to_those_who_asked_and_the_next_read_is_sound(
 
 
 async def test_nobody_waits_long_for_a_turn() -> None:
-    """While reads hang those behind them are told that the store is away; what has begun is still waited for."""
+    """While reads hang, those behind them raise StoreUnavailable; reads that have begun are still awaited."""
     slow = SlowReads()
     reader = BatchReader(slow.read, BatchReaderLimits(max_under_way=1, wait_seconds=0.05))
     first = ask(reader, "a")

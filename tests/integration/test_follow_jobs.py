@@ -28,7 +28,7 @@ GONE: Final = 0
 
 
 class Followed:
-    """One call, by what is said and what is told."""
+    """One call, its requests and its responses."""
 
     def __init__(self, call: Any) -> None:
         self.call = call
@@ -46,7 +46,7 @@ class Followed:
         return set(response.job_ids)
 
     async def told_of(self, *job_ids: str) -> None:
-        """Return once all of these, and none besides, were told of; perhaps one by one."""
+        """Return once exactly these jobs were reported, perhaps one by one."""
         missing = set(job_ids)
         while missing:
             told = await self.told()
@@ -64,7 +64,7 @@ class Followed:
 
 @asynccontextmanager
 async def following(service: Service) -> AsyncIterator[Followed]:
-    """A call whose first response has come: it is empty, and changes are told from now on."""
+    """A call whose first response has come: it is empty, and changes are reported from then on."""
     call = service.jobs.FollowJobs()
     followed = Followed(call)
     try:
@@ -75,13 +75,13 @@ async def following(service: Service) -> AsyncIterator[Followed]:
 
 
 async def test_the_first_response_comes_before_anything_is_said(service: Service) -> None:
-    """So that an edge which nobody waits at knows whether it can let anybody wait."""
+    """So that an edge without waiting clients knows whether clients can wait."""
     async with following(service):
         pass
 
 
 async def test_each_change_of_a_job_is_told(service: Service) -> None:
-    """Whatever changes it; of others nothing is told."""
+    """Whatever changes it; other jobs are not reported."""
     job = await create(service, "j1")
     await create(service, "j2")
     async with following(service) as followed:
@@ -100,7 +100,7 @@ async def test_each_change_of_a_job_is_told(service: Service) -> None:
 
 
 async def in_step(followed: Followed, service: Service) -> bool:
-    """Whether all that was said has been heard: a job that was named last, and is news, is told of."""
+    """Whether all requests were handled: a job that was named last, and has changed, is reported."""
     await create(service, "marker")
     await followed.say(marker=GONE)
     while "marker" not in await followed.told():
@@ -144,7 +144,7 @@ async def test_what_is_forgotten_is_told_no_more(service: Service) -> None:
 
 
 async def test_a_thousand_jobs_are_one_message(service: Service) -> None:
-    """All that change at a time are told, in a few responses, and of more than a thousand as well."""
+    """All that change at a time are reported, in a few responses, even more than a thousand."""
     names = [f"job-{number}" for number in range(2500)]
     await write_all([pb.Operation(create_job=creation(name)) for name in names], service)
     async with following(service) as followed:
@@ -177,7 +177,7 @@ async def test_changes_made_through_another_process_are_told(kind: str, tmp_path
 
 
 async def test_several_follow_one_job(service: Service) -> None:
-    """Two edges, and a watch: each is told, and one that goes away leaves the others theirs."""
+    """Two edges and a watch: each is notified, and one that goes away does not affect the others."""
     job = await create(service, "j1")
     async with following(service) as one:
         async with following(service) as other:
@@ -220,7 +220,7 @@ async def test_too_many_jobs_are_refused() -> None:
 
 
 async def test_what_is_no_message_is_refused(service: Service) -> None:
-    """Bytes that are none end the call with the same refusal as everywhere."""
+    """Bytes that are no message end the call with the same refusal as for other calls."""
     async with channel_to(service.grpc_port) as channel:
         make_call: Any = channel.stream_stream(
             "/jobstatus.v1.JobStatus/FollowJobs", response_deserializer=pb.FollowJobsResponse.FromString
@@ -248,7 +248,7 @@ async def test_a_client_that_says_no_more_has_ended_the_call(service: Service) -
 
 
 async def test_a_stop_ends_the_call() -> None:
-    """At once, and the client is told to call again."""
+    """At once, with a code that lets the client call again."""
     async with AsyncExitStack() as stack:
         async with service_here() as service:
             channel = await stack.enter_async_context(channel_to(service.grpc_port))
@@ -260,7 +260,7 @@ async def test_a_stop_ends_the_call() -> None:
 
 
 async def test_a_store_that_fails_ends_the_call() -> None:
-    """Nobody is left to believe that a job has not changed."""
+    """No client may believe that a job has not changed."""
     store = MeddledStore()
     async with service_here(store) as service, following(service) as followed:
         store.fail_all(StoreUnavailable())
@@ -270,7 +270,7 @@ async def test_a_store_that_fails_ends_the_call() -> None:
 
 
 async def test_a_part_of_the_store_that_fails_is_news() -> None:
-    """A job that cannot be compared is told of, and the others are followed as ever."""
+    """A job that cannot be compared is reported, and the others are followed as usual."""
     store = MeddledStore()
     async with service_here(store) as service:
         job = await create(service, "here")

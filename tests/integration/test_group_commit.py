@@ -1,4 +1,4 @@
-"""The writer turns concurrent calls into batches, and yet each call fares as if it had been alone."""
+"""The writer turns concurrent calls into batches, and yet each call has the outcome that it would have alone."""
 
 import asyncio
 import random
@@ -37,7 +37,7 @@ PATIENT = WriterLimits(callers_wait_seconds=LIMIT_SECONDS * 2)
 
 
 class GatedStore(DelegatingStore):
-    """Commits wait at a gate while it is shut, then fail as told; `begun` lists the job ids of each."""
+    """Commits wait at a gate while it is shut, then fail as `failures` says; `begun` lists the job ids of each."""
 
     def __init__(self, real: Store) -> None:
         super().__init__(real)
@@ -134,7 +134,7 @@ async def test_a_commit_waits_for_those_just_answered(store: Any) -> None:
 
 
 async def test_few_callers_are_not_made_to_wait_for_others(store: Any) -> None:
-    """After a commit of few the next one begins at once, for whoever is there."""
+    """After a commit of few callers the next one begins at once."""
     tracker = tracker_on(store, writes=PATIENT)
     async with held(store, tracker):
         few = range(PATIENT.several_callers - 1)
@@ -146,7 +146,7 @@ async def test_few_callers_are_not_made_to_wait_for_others(store: Any) -> None:
 
 
 async def test_who_does_not_come_again_is_not_waited_for(store: Any) -> None:
-    """After a commit of many, one caller alone is answered although nobody else comes."""
+    """After a commit of many, a single caller is answered although no other comes."""
     tracker = tracker_on(store)
     async with held(store, tracker):
         calls = [asyncio.ensure_future(tracker.apply(creation(f"job-{number}"))) for number in range(50)]
@@ -256,7 +256,7 @@ async def test_cancelled_calls_never_harm_others(store: Any, seed: int) -> None:
 
 @pytest.mark.parametrize("failure", [StoreUnavailable(), StoreFull()])
 async def test_a_failed_commit_is_told_to_its_writers_alone(store: Any, failure: JobStatusError) -> None:
-    """Whoever wanted a change is told; what is refused or changes nothing fares as ever; the next batch is well."""
+    """Commands that wanted a change have the error; refused and unchanged ones do not; the next batch succeeds."""
     tracker = tracker_on(store)
     old = await tracker.apply(creation("old"))
     ended = await tracker.apply(completion("old"))
@@ -325,7 +325,7 @@ async def test_what_was_cancelled_does_not_count_for_ever(store: Any) -> None:
 
 
 async def test_closing_answers_what_was_admitted_and_refuses_the_rest(store: Any) -> None:
-    """close() returns after the last answer; whoever comes meanwhile or later is told ShuttingDown."""
+    """close() returns after the last answer; calls meanwhile or later raise ShuttingDown."""
     tracker = tracker_on(store)
     async with held(store, tracker):
         admitted = asyncio.ensure_future(tracker.apply(creation("job-a")))
@@ -350,7 +350,7 @@ async def test_closing_answers_what_was_admitted_and_refuses_the_rest(store: Any
 
 
 class Races(IgnoringObserver):
-    """Counts the commands that were decided anew."""
+    """Counts the commands that were decided again."""
 
     def __init__(self) -> None:
         self.lost = 0
@@ -419,14 +419,14 @@ async def test_every_read_sees_what_another_process_has_written(stores: tuple[St
 
 
 class AlwaysBeaten(MemoryJobStore):
-    """A store in which somebody else is always faster."""
+    """A store in which another process is always faster."""
 
     async def commit(self, changes: Sequence[Change]) -> dict[str, StoreError | None]:
         return {change.job_id: None for change in changes}
 
 
 async def test_a_race_that_is_lost_for_ever_ends() -> None:
-    """After a bounded number of lost races a call is told Overloaded, and nothing has happened."""
+    """After a bounded number of lost races a call is Overloaded, and nothing has happened."""
     async with AlwaysBeaten() as store:
         races = Races()
         tracker = JobTracker(store, clock=Clock(), policy=Policy(), observer=races)

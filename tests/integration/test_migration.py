@@ -58,7 +58,7 @@ async def stores(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterato
 
 
 class InterferingStore(DelegatingStore):
-    """Somebody else writes a job right before the first commit."""
+    """Another client writes a job right before the first commit."""
 
     is_first = True
 
@@ -139,7 +139,7 @@ async def test_what_is_not_as_it_should_be_is_named(stores: Pair) -> None:
 
 
 async def test_a_race_is_run_again(stores: Pair) -> None:
-    """A job that somebody else writes to the target at the same moment is looked at once more."""
+    """A job that another client writes to the target at the same moment is compared again."""
     source, target = stores
     assert await copy(source, InterferingStore(target)) == Report(copied=len(JOBS) - 1, unchanged=1, virtual_keys=2)
     await assert_arrived(target)

@@ -1,4 +1,4 @@
-"""The PostgreSQL store while its server fails: each operation ends in time with an error, and the store heals."""
+"""The PostgreSQL store while its server fails: each operation ends in time with an error, and the store recovers."""
 
 import asyncio
 import random
@@ -114,7 +114,7 @@ def waiting(of: Server, database: str, for_what: str) -> list[int]:
 
 @asynccontextmanager
 async def locked(of: Server, database: str, statement: str) -> AsyncIterator[psycopg.AsyncConnection[Any]]:
-    """While a transaction of somebody else's holds what this statement locks."""
+    """While another client's transaction holds what this statement locks."""
     async with await psycopg.AsyncConnection.connect(of.url(database)) as somebody:
         await somebody.execute(statement.encode())
         yield somebody
@@ -227,7 +227,7 @@ async def test_a_commit_that_gave_up_its_standby_is_not_acknowledged(
 async def test_connections_that_the_server_has_ended_are_not_used(
     fragile: Server, database: str, opened: PostgreSQLJobStore
 ) -> None:
-    """After all idle ones were ended the next operations work at once: nobody is told of it."""
+    """After all idle ones were terminated the next operations work at once, without an error."""
     for _ in range(3):
         await asyncio.gather(*(opened.read_jobs([name], with_results=False) for name in NAMES))
         ended = sessions(fragile, database)
@@ -292,7 +292,7 @@ async def test_a_crash_of_one_process_of_the_server_is_survived(
 async def test_after_the_server_has_turned_read_only_no_connection_of_before_is_kept(
     fragile: Server, database: str, opened: PostgreSQLJobStore
 ) -> None:
-    """A write that is refused as on a standby (25006) has all connections made anew."""
+    """A write that is refused as on a standby (25006) makes the store replace all connections."""
     await asyncio.gather(*(opened.read_jobs([name], with_results=False) for name in NAMES))
     before = sessions(fragile, database)
     assert len(before) > 1
@@ -309,7 +309,7 @@ async def test_after_the_server_has_turned_read_only_no_connection_of_before_is_
 
 
 async def test_a_server_that_takes_no_writes_fails_the_probe(fragile: Server, opened: PostgreSQLJobStore) -> None:
-    """Told to be read-only while it runs, it is unavailable, also to new connections; and it heals."""
+    """A server made read-only while it runs is unavailable, also to new connections, and the store recovers."""
     fragile.set_for_all(default_transaction_read_only="on")
     try:
         await until(lambda: _is(failure_of(opened.probe()), StoreUnavailable))
@@ -330,7 +330,7 @@ async def _is(failure: Awaitable[type[Exception] | None], expected: type[Excepti
 
 
 async def test_a_standby_takes_over() -> None:
-    """The primary hangs, its synchronous standby is promoted: nothing acknowledged is missing, nobody restarts.
+    """The primary hangs, its synchronous standby is promoted: nothing acknowledged is missing, without a restart.
 
     A standby by itself is refused at the start.
     """
@@ -358,7 +358,7 @@ async def test_a_standby_takes_over() -> None:
 async def test_when_all_connections_are_taken_the_others_wait_their_time(
     fragile: Server, database: str, opened: PostgreSQLJobStore
 ) -> None:
-    """Two hundred reads that a lock holds up end in time; not more connections are made, and then all is well."""
+    """Two hundred reads that a lock blocks end in time, without more connections, and then reads work."""
     async with locked(fragile, database, "LOCK TABLE jobstatus.jobs"):
         asked = [failure_of(opened.read_jobs(["job-1"], with_results=True)) for _ in range(200)]
         assert await asyncio.gather(*asked) == [StoreUnavailable] * 200
@@ -372,7 +372,7 @@ SLOW_COUNT = (
     "CREATE AGGREGATE slow.count(*) (SFUNC = slow.step, STYPE = bigint, INITCOND = '0')",
     "ALTER DATABASE {database} SET search_path = slow, pg_catalog",
 )
-"""Has every count of the connections made from now on take a minute for each row."""
+"""Makes every count on new connections take a minute for each row."""
 
 
 async def test_a_long_count_holds_up_no_read_and_no_write(fragile: Server, database: str) -> None:
@@ -393,7 +393,7 @@ async def test_a_long_count_holds_up_no_read_and_no_write(fragile: Server, datab
 
 
 async def test_a_server_without_free_connections_is_unavailable(fragile: Server, database: str) -> None:
-    """While others have them all (53300) operations are errors at once; it heals when they go."""
+    """While others have them all (53300) operations fail at once; the store recovers when they go."""
     role = f"limited_{database}"
     fragile.execute(f"CREATE ROLE {role} LOGIN CONNECTION LIMIT 2")
     fragile.execute(f"ALTER DATABASE {database} OWNER TO {role}")
@@ -439,7 +439,7 @@ async def test_what_the_server_says_besides_is_unavailable_with_its_cause(
 async def test_a_batch_that_is_locked_out_is_tried_again(
     fragile: Server, database: str, opened: PostgreSQLJobStore
 ) -> None:
-    """A deadlock with somebody else costs time, not the batch."""
+    """A deadlock with another client costs time, not the batch."""
     await opened.commit([change(job("a")), change(job("b"))])
     lock = "SELECT 1 FROM jobstatus.jobs WHERE job_id = '{}' FOR UPDATE"
     async with locked(fragile, database, lock.format("b")) as somebody:

@@ -142,7 +142,7 @@ async def plan_of(opened: PostgreSQLJobStore, statement: str, values: Any) -> An
 
 
 async def test_a_poll_does_not_touch_a_large_result(opened: PostgreSQLJobStore) -> None:
-    """Its size is told from the row alone: as few pages are looked at as for a job without one."""
+    """Its size comes from the row alone: as few pages are read as for a job without one."""
     ended = job(
         "large", state=JobState.COMPLETED, result=LARGE, completed_at_ms=2000, expires_at_ms=9000, due_at_ms=None
     )
@@ -165,7 +165,7 @@ async def test_a_poll_does_not_touch_a_large_result(opened: PostgreSQLJobStore) 
 
 
 async def test_every_statement_finds_its_rows_by_an_index(opened: PostgreSQLJobStore, database: str) -> None:
-    """With many jobs none of them looks at the whole table: not sweeps, nor counts, nor listings of what is rare."""
+    """With many jobs none of them scans the whole table: not sweeps, counts, or listings of a rare state."""
     for first in range(0, 20_000, 1000):
         numbers = range(first, first + 1000)
         await opened.commit([change(job(f"job-{one}", created_at_ms=one, message="x" * 400)) for one in numbers])

@@ -1,4 +1,4 @@
-"""The SQLite store while disk, file or neighbours fail: what was acknowledged stays, and the store heals by itself."""
+"""The SQLite store while disk, file or neighbours fail: what was acknowledged stays, and the store recovers."""
 
 import asyncio
 import os
@@ -114,7 +114,7 @@ async def test_a_commit_whose_sync_fails_is_not_acknowledged(tmp_path: Path, dis
 
 @pytest.mark.parametrize("times", [1, 2, 3])
 async def test_nothing_is_written_behind_what_a_failed_sync_has_lost(tmp_path: Path, disk: Disk, times: int) -> None:
-    """Also when the log is found anew, since nobody but the writer had it open, and even closing it failed."""
+    """Also when the log is created again, because only the writer had it open, and even closing it failed."""
     async with SQLiteJobStore(str(tmp_path / "jobs.db")) as store:
         jobs = [job(f"job-{number}") for number in range(5)]
         await store.commit([change(jobs[0])])
@@ -203,7 +203,7 @@ RUNS = 30
 async def test_whatever_fails_first_nothing_acknowledged_is_lost(
     tmp_path: Path, operation: Operation, times: int
 ) -> None:
-    """Whichever operation of the disk fails, the store says so and heals; a power cut after all takes nothing."""
+    """Whichever operation of the disk fails, the store reports it and recovers; a power cut then loses nothing."""
     with faulty_disk() as disk:
         await use(tmp_path / "jobs.db", Ledger(), attempts=1)
     total = disk.counts[operation]
@@ -362,7 +362,7 @@ async def is_out_of_order(service: Service) -> bool:
 
 
 async def test_a_broken_disk_is_told_and_healed_without_a_restart(tmp_path: Path, disk: Disk) -> None:
-    """While no sync succeeds writes are UNAVAILABLE, polls go on and readiness says no; all is well again after."""
+    """While no sync succeeds writes are UNAVAILABLE, polls go on and readiness fails; then everything works again."""
     admin = bearer(admin_token())
     async with service_here(f"sqlite:///{tmp_path / 'jobs.db'}") as service:
         await create(service, "job-a")
@@ -459,7 +459,7 @@ async def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
 
 
 async def test_a_file_that_is_locked_at_the_start_is_named(tmp_path: Path) -> None:
-    """A start that cannot get the file for itself to look at its schema says who is in the way."""
+    """A start that cannot lock the file says that another program has it."""
     path = tmp_path / "jobs.db"
     await open_and_close(path)
     with closing(apsw.Connection(str(path))) as other:
@@ -469,7 +469,7 @@ async def test_a_file_that_is_locked_at_the_start_is_named(tmp_path: Path) -> No
 
 
 async def test_an_empty_file_becomes_a_new_store(tmp_path: Path) -> None:
-    """A file without a byte in it is nobody's."""
+    """An empty file belongs to no other program."""
     (tmp_path / "jobs.db").touch()
     async with opened(tmp_path / "jobs.db") as (store, tracker):
         created = await tracker.apply(creation("job-a"))

@@ -1,4 +1,4 @@
-"""Several connections upon one file: nobody reads what is older than what was acknowledged, and the log stays small."""
+"""Several connections upon one file: no read is older than what was acknowledged, and the log stays small."""
 
 from contextlib import AsyncExitStack
 from pathlib import Path

@@ -47,7 +47,7 @@ def retry_after_ms(expected: RetryAfterEstimator, age_ms: int, request_type: Req
 
 
 def lateness_ms(alive: Sequence[int], age_ms: int) -> float:
-    """How late, on average, the ends of jobs are told that take so long, when they are asked for at this age."""
+    """Return how late, on average, the ends of jobs with these durations are seen by a poll at this age."""
     return sum(max(0, age_ms - duration_ms) for duration_ms in alive) / len(alive)
 
 
@@ -184,7 +184,7 @@ def test_an_end_is_news_once() -> None:
 
 
 def test_the_jobs_asked_for_are_forgotten_in_time() -> None:
-    """The last MAX_SEEN are remembered, those asked for again among them, and never more than twice as many."""
+    """The last MAX_SEEN are kept, including those polled again, and never more than twice as many."""
     expected = RetryAfterEstimator()
     names = [f"job-{number}" for number in range(3 * MAX_SEEN)]
     for name in names:

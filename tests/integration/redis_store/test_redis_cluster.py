@@ -25,7 +25,7 @@ IN_TIME_SECONDS = 6.0
 
 @pytest.fixture(scope="module")
 def whole() -> Iterator[valkey.Cluster]:
-    """A cluster that the tests here break and mend. It takes its time to do so itself, so that they can look."""
+    """A cluster that the tests here break and repair. Its own failover is slow, so that they can observe it."""
     cluster = valkey.Cluster(node_timeout_ms=4000).start()
     yield cluster
     cluster.remove()
@@ -74,7 +74,7 @@ async def test_jobs_lie_evenly_on_the_primaries(whole: valkey.Cluster, store: St
 async def test_a_primary_that_dies_is_missed_by_its_own_jobs_only(
     whole: valkey.Cluster, store: Store, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Its jobs are answered with the error in their places, all others as ever; its replica takes over.
+    """Its jobs have the error in their places, all others are answered as usual; its replica takes over.
 
     With a replica required, the jobs of that part are written again once there is a replica again.
     """
@@ -126,7 +126,7 @@ def prefix_of(store: Any) -> str:
 
 
 async def test_a_slot_that_nobody_has_fails_alone(whole: valkey.Cluster, store: Store) -> None:
-    """Its jobs are answered with the error until somebody has it again; whoever else is asked for does not notice."""
+    """Its jobs have the error until a node owns it again; other jobs are not affected."""
     slot = slot_of(NAMES[2])
     gone = {name for name in NAMES if slot_of(name) == slot}
     owner = whole.owner(slot)
@@ -176,7 +176,7 @@ async def test_a_primary_that_freezes_is_overruled_when_it_wakes(whole: valkey.C
 
 
 async def test_what_was_read_before_another_took_over_is_not_confirmed(whole: valkey.Cluster, store: Store) -> None:
-    """The one that took over may know less than was read, so nobody is told that it is certain, for a while."""
+    """The new primary may have less than was read, so nothing is confirmed for a while."""
     victim = whole.primaries()[2]
     name = min(names_on(whole, victim))
     assert await store.confirm([name]) == {}

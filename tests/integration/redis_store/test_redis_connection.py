@@ -50,7 +50,7 @@ async def test_a_long_exchange_goes_on_while_there_is_progress() -> None:
 
 
 async def test_a_silence_ends_the_exchange_and_the_connection() -> None:
-    """Whoever uses it next is told at once."""
+    """The next exchange fails at once."""
     async with connected() as connection:
         with pytest.raises(TimeoutError):
             await connection.exchange(waiting(5), 1, 0.1)
@@ -59,7 +59,7 @@ async def test_a_silence_ends_the_exchange_and_the_connection() -> None:
 
 
 async def test_an_exchange_is_finished_without_a_caller_that_goes() -> None:
-    """Its reply reaches nobody else: the connection is free for the next exchange only after it."""
+    """Its reply reaches no other caller: the connection is free for the next exchange only after it."""
     async with connected() as connection:
         ended = asyncio.Event()
         connection.exchange(waiting(0.1), 1, 1.0, lambda _: ended.set()).cancel()
@@ -87,7 +87,7 @@ async def test_an_exchange_without_a_caller_still_takes_its_place() -> None:
 
 
 async def test_a_silence_ends_an_exchange_whose_caller_has_gone() -> None:
-    """The connection is closed, and whoever keeps it is told."""
+    """The connection is closed, and its owner is called."""
     async with connected() as connection:
         ended = asyncio.Event()
         connection.exchange(waiting(5), 1, 0.1, lambda _: ended.set()).cancel()

@@ -177,7 +177,7 @@ async def assert_pages_have_every_job_once(store: Store) -> None:
 
 
 async def all_pages(store: Store, **wanted: Any) -> list[Job]:
-    """The pages one after the other, as whoever asks for them sees them."""
+    """Return the pages one after the other, as a client reads them."""
     found: list[Job] = []
     before = None
     while page := await store.list_jobs(Listing(before=before, **wanted), 0):
@@ -188,7 +188,7 @@ async def all_pages(store: Store, **wanted: Any) -> list[Job]:
 
 
 async def test_a_look_at_a_listing_is_short(server: valkey.Server, store: Store) -> None:
-    """A filter that nothing passes is looked through in many short steps, none of which holds the server up."""
+    """A filter that no job passes is applied in many short steps, none of which blocks the server."""
     await store.commit([change(job(f"job-{number}", created_at_ms=number)) for number in range(5000)])
     server.command("CONFIG", "RESETSTAT")
     assert await store.list_jobs(Listing(limit=10, virtual_key_id="nobody"), 0) == []

@@ -104,7 +104,7 @@ async def refusal(url: str) -> str:
 
 
 async def test_a_server_that_is_not_there_is_named() -> None:
-    """Nobody listens: the address is told, nothing of the login."""
+    """No server listens: the message has the address and nothing of the login."""
     nobody = valkey.Server()
     message = await refusal(f"redis://me:{SECRET}@127.0.0.1:{nobody.port}")
     assert f"127.0.0.1:{nobody.port}" in message
@@ -127,7 +127,7 @@ async def test_something_else_that_answers_is_no_server() -> None:
 
 
 async def test_a_password_that_is_wrong_is_not_repeated(server: valkey.Server) -> None:
-    """A login that is refused, and one that nobody asked for; the right one works."""
+    """A wrong login, and one for a server without a password, are refused; the right one works."""
     where = f"127.0.0.1:{server.port}"
     assert "refuses the user, password" in await refusal(f"redis://:{SECRET}@{where}")
     server.command("CONFIG", "SET", "requirepass", SECRET)
@@ -316,7 +316,7 @@ async def test_replicas_that_are_missing_at_the_start_are_warned_of(
 
 
 async def test_a_server_that_is_still_empty_of_slots_is_no_cluster_yet() -> None:
-    """A server in cluster mode whose slots belong to nobody is refused."""
+    """A server in cluster mode whose slots are not assigned is refused."""
     lonely = valkey.Server("--cluster-enabled", "yes", "--appendonly", "yes").start()
     assert "finish setting it up" in await refusal(lonely.url())
     lonely.remove()
