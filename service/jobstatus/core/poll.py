@@ -1,7 +1,7 @@
-"""Polls: the only reads that the public reaches, and the only place where a job's owner is compared.
+"""What a poll is answered: the one reader that strangers reach, and the one place where a job's owner is compared.
 
-Each poll compares expiry with the clock, whether or not the sweeper has run. It needs only two reads of a store, so
-that an edge without a store answers polls with the same code.
+Expiry is judged here, at each read, whether or not the sweeper has run. It needs of a store no more than two reads, so
+that an edge without a store of its own can be polled by the same code.
 """
 
 import time
@@ -19,13 +19,13 @@ from jobstatus.core.retry_after import RetryAfterEstimator
 from jobstatus.core.store import Answer, JobReader, StoreError
 
 NONEXISTENT_ID: Final = ""
-"""Read in place of a malformed id, so that the store does the same work for every 404. No job can have it."""
+"""Looked up in place of a malformed id, so that the store does the same work for every 404. No job can have it."""
 
 
 class Poll(NamedTuple):
-    """The answer of a poll; `body` is the job's whole document. A tuple, because one is made for each poll.
+    """What a poll answers; `body` is the job's whole document. A tuple, since it is made for each poll.
 
-    `retry_after_ms` is the interval after which to poll again, for a job in progress.
+    `retry_after_ms` is after how long it is worth while to ask again, for a job under way.
     """
 
     is_terminal: bool
@@ -62,10 +62,10 @@ class Poller:
         along with an answer (see Answer). In any other store there is no such function."""
 
     async def poll(self, job_id: str, request_type: RequestType, principal: Principal) -> Poll:
-        """Return the answer of the REST contract about a job.
+        """What the REST contract answers about a job.
 
-        Raises JobNotFound for a job that is unknown, expired, of another owner or of another request type, and for a
-        malformed id, all after the same work; raises StoreUnavailable when the store does not answer.
+        Raises JobNotFound for a job that is unknown, expired, somebody else's or another request type's, and for a
+        malformed id, all after the same work; StoreUnavailable when the store does not answer.
         """
         lookup_id = _lookup_id(job_id)
         found = await self._group.read(lookup_id) if self._find_now is None else self._find_now(lookup_id)
@@ -97,7 +97,7 @@ class Poller:
         return self._poll(job_id, request_type, answer, answer.result)
 
     def _checked(self, answer: Answer | StoreError | None, request_type: RequestType, principal: Principal) -> Answer:
-        """Return the answer if it is of a job that this principal may read. Raises as `poll`."""
+        """What was found, if it is a job's that this principal may read; raises as `poll`."""
         if isinstance(answer, JobStatusError):
             raise answer.with_traceback(None)
         if (
@@ -123,7 +123,7 @@ class Poller:
             return await self._store.read_answers(job_ids)
 
     async def _large_result(self, job_id: str, answer: Answer) -> bytes:
-        """Read the result that did not come along. Raises JobNotFound when the job is gone or another one."""
+        """The result that did not come along; JobNotFound when the job has gone, or become another one, meanwhile."""
         with timed(self._observer, "read_jobs"):
             (job,) = await self._store.read_jobs((job_id,), with_results=True)
         if isinstance(job, JobStatusError):
