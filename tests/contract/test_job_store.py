@@ -66,7 +66,13 @@ async def test_unknown_ids_read_as_none_in_their_places(store: Store) -> None:
 async def test_an_answer_has_what_a_poll_needs(store: Store, size: int) -> None:
     """An answer has owner, type, times and the rendered bytes; the result comes along while it is small."""
     completed = job(
-        state=JobState.COMPLETED, virtual_key_id="vk-1", result=b"r" * size, expires_at_ms=10**13, due_at_ms=None
+        state=JobState.COMPLETED,
+        virtual_key_id="vk-1",
+        result=b"r" * size,
+        completed_at_ms=2000,
+        status_code=200,
+        expires_at_ms=10**13,
+        due_at_ms=None,
     )
     await store.commit([change(completed)])
     (answer,) = await store.read_answers(["job-1"])
@@ -76,12 +82,24 @@ async def test_an_answer_has_what_a_poll_needs(store: Store, size: int) -> None:
         "vk-1",
         1000,
         10**13,
+        2000,
         1,
         None,
         change(completed).answer,
         size,
         completed.result if size <= SMALL_RESULT_BYTES else None,
     )
+
+
+@pytest.mark.parametrize(("status_code", "ended_at_ms"), [(500, 2000), (504, None)])
+async def test_an_answer_tells_when_the_worker_ended_the_job(
+    store: Store, status_code: int, ended_at_ms: int | None
+) -> None:
+    """And nothing of a job that the service gave up."""
+    await store.commit([change(job(state=JobState.FAILED, status_code=status_code, completed_at_ms=2000))])
+    (answer,) = await store.read_answers(["job-1"])
+    assert isinstance(answer, Answer)
+    assert answer.ended_at_ms == ended_at_ms
 
 
 @pytest.mark.parametrize("progress", [0.0, 0.1, 1.0])
@@ -205,7 +223,8 @@ LISTED = [
 async def test_a_listing_has_what_it_asks_for_newest_first(store: Store, wanted: dict[str, Any], found: str) -> None:
     """Filters hold together, order is by time and id, and results are left out."""
     await store.commit([change(item) for item in LISTED])
-    jobs = await store.list_jobs(Listing(**({"now_ms": 0, "limit": 10} | wanted)))
+    filters = {name: value for name, value in wanted.items() if name != "now_ms"}
+    jobs = await store.list_jobs(Listing(**({"limit": 10} | filters)), wanted.get("now_ms", 0))
     expected = [item._replace(result=None) for name in found for item in LISTED if item.job_id == name]
     assert jobs == expected
 
@@ -251,7 +270,7 @@ async def test_what_was_read_can_be_confirmed(store: Store) -> None:
 
 
 async def test_a_look_for_changes_tells_versions_and_nothing_that_is_as_it_was(store: Store) -> None:
-    """Jobs at the version that was seen are left out, and there may be none to look for."""
+    """Jobs at the given version are left out, and no versions may be given."""
     await store.commit([change(job(version=3))])
     assert await store.changed({}) == {}
     assert await store.changed({"job-1": 3, "nobody": 0}) == {}

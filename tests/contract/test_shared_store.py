@@ -43,7 +43,7 @@ async def test_a_change_upon_what_another_has_replaced_is_lost(stores: Pair) -> 
 
 
 async def test_changes_of_another_are_found(stores: Pair) -> None:
-    """Created, changed and deleted jobs are told with their versions, again and again until the asker knows."""
+    """Created, changed and deleted jobs are returned with their versions, each time until the caller gives those."""
     one, two = stores
     await one.commit([change(job("kept")), change(job("changed")), change(job("deleted"))])
     seen = {"kept": 1, "changed": 1, "deleted": 1, "created": 0}
@@ -57,7 +57,7 @@ async def test_changes_of_another_are_found(stores: Pair) -> None:
 
 
 async def test_a_job_that_is_watched_only_now_is_looked_at_though_nothing_happens(stores: Pair) -> None:
-    """A look that found nothing to do does not hide what had changed before from those who ask later."""
+    """A call that found no change does not hide earlier changes from later calls."""
     one, two = stores
     await one.commit([change(job("old")), change(job("new"))])
     assert await two.changed({"old": 1}) == {}
@@ -77,7 +77,7 @@ async def test_one_of_two_processes_sweeps(stores: Pair) -> None:
 
 
 async def test_virtual_keys_are_shared(stores: Pair) -> None:
-    """What one process registers the other finds, and its version says that it should look."""
+    """What one process registers the other finds, and the version tells it to read again."""
     one, two = stores
     before = await two.virtual_keys_version()
     put = VirtualKey(virtual_key_id="vk-1", key_sha256=(hash_key("sk-bf-1"),), created_at_ms=5, updated_at_ms=5)
@@ -88,7 +88,7 @@ async def test_virtual_keys_are_shared(stores: Pair) -> None:
 
 @pytest.mark.parametrize("kind", SHARED)
 async def test_a_claim_that_is_not_renewed_ends(kind: str, tmp_path: Path) -> None:
-    """Whoever goes without giving the sweep back is followed by another in time."""
+    """A leader that disappears without resigning is replaced in time."""
     async with store_in(kind, tmp_path) as two:
         async with store_in(kind, tmp_path) as one:
             assert await one.try_lead("one", 3000)

@@ -41,7 +41,7 @@ async def test_a_put_replaces_all_but_the_time_of_the_first(store: Store) -> Non
 
 
 async def test_a_hash_belongs_to_one_virtual_key(store: Store) -> None:
-    """A put that names somebody else's hash is refused and changes nothing."""
+    """A put that names another virtual key's hash is refused and changes nothing."""
     await store.put_virtual_key(virtual_key("vk-1", ONE))
     mine = await store.put_virtual_key(virtual_key("vk-2", TWO))
     with pytest.raises(InvalidField) as refusal:

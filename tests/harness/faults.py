@@ -3,10 +3,12 @@
 import time
 from collections import defaultdict
 from collections.abc import Callable
-from typing import Any, Self
+from typing import Any
 
 import pytest
 from jobstatus.stores import open_store
+
+from harness.stores import DelegatingStore
 
 
 class Clock:
@@ -36,10 +38,10 @@ class Clock:
         return self._ns / 1_000_000_000
 
 
-class MeddledStore:
+class MeddledStore(DelegatingStore):
     """The store of the URL, which notes what it is asked and fails where a test wants it to."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str = "memory://") -> None:
         self.real: Any = open_store(url)
         self.read_answer_now = None
         self.calls: list[tuple[str, Any]] = []
@@ -53,6 +55,10 @@ class MeddledStore:
         """What these operations were asked, in order."""
         return [call for call in self.calls if call[0] in names]
 
+    def replace(self, name: str, operation: Callable[..., Any]) -> None:
+        """Do this from now on when the store is asked for the operation of this name."""
+        vars(self)[name] = operation
+
     def __getattr__(self, name: str) -> Callable[..., Any]:
         async def operation(*arguments: Any, **options: Any) -> Any:
             self.calls.append((name, arguments[0] if arguments else None))
@@ -61,17 +67,3 @@ class MeddledStore:
             return await getattr(self.real, name)(*arguments, **options)
 
         return operation
-
-    async def __aenter__(self) -> Self:
-        await self.real.__aenter__()
-        return self
-
-    async def __aexit__(self, *exception: object) -> None:
-        await self.real.__aexit__(*exception)
-
-
-def meddle(monkeypatch: pytest.MonkeyPatch, url: str = "memory://") -> MeddledStore:
-    """The store that the next service will have, whatever its settings say."""
-    store = MeddledStore(url)
-    monkeypatch.setattr("jobstatus.app.service.open_store", lambda *_, **__: store)
-    return store

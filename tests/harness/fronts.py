@@ -10,6 +10,7 @@ from harness.http import Answer, parse, request
 from harness.jobs import complete, create
 from harness.raw import talk
 from harness.service import Service, edge_here, service_here
+from harness.stores import DelegatingStore
 from harness.tokens import admin_token, bearer
 from harness.waiting import until
 
@@ -18,7 +19,7 @@ _PROBE: Final = "probe-of-the-front"
 
 
 @asynccontextmanager
-async def front_here(front: str, store: str = "memory://", **settings: Any) -> AsyncIterator[Service]:
+async def front_here(front: str, store: str | DelegatingStore = "memory://", **settings: Any) -> AsyncIterator[Service]:
     """A service in this process, met through this one of FRONTS, which has the settings."""
     if front == FRONTS[0]:
         async with service_here(store, **settings) as service:

@@ -9,21 +9,26 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import grpc
 from jobstatus.app.edge import serving_edge
+from jobstatus.app.limits import ServiceLimits
 from jobstatus.app.service import serving
+from jobstatus.core.store import Store
 from jobstatus.settings import IssuerSettings, Settings
 from jobstatus.v1.job_status_pb2_grpc import JobStatusStub
 from jobstatus.v1.virtual_keys_pb2_grpc import VirtualKeysStub
 from pydantic import SecretStr
 
 from harness.http import Answer, request
+from harness.stores import DelegatingStore
 from harness.tokens import AUDIENCE, ISSUER, SECRET
 
 COMMAND = str(Path(sys.executable).with_name("jobstatus"))
 START_SECONDS = 20.0
+AT_ONCE = ServiceLimits(refusing_seconds=0)
+"""The limits of a service in this process, which stops without a pause for callers to come."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,19 +63,25 @@ async def stubs(http_port: int, grpc_port: int, admin_port: int) -> AsyncIterato
 
 
 @asynccontextmanager
-async def service_here(store: str = "memory://", **settings: Any) -> AsyncIterator[Service]:
-    """The service inside this process and loop, on free ports, with the tests' issuer unless others are given."""
+async def service_here(
+    store: str | DelegatingStore = "memory://", *, limits: ServiceLimits = AT_ONCE, **settings: Any
+) -> AsyncIterator[Service]:
+    """The service inside this process and loop, on free ports, with the tests' issuer unless others are given.
+
+    `store` is a URL, or a store to be used in place of the settings' one.
+    """
     issuer = IssuerSettings(issuer=ISSUER, audience=AUDIENCE, algorithm="HS256", secret=SecretStr(SECRET))
     values = {
         "http": "127.0.0.1:0",
         "grpc": "127.0.0.1:0",
         "admin": "127.0.0.1:0",
-        "store": store,
+        "store": store if isinstance(store, str) else "memory://",
         "issuers": (issuer,),
     }
     chosen = Settings(**(values | settings))
+    given = None if isinstance(store, str) else cast("Store", store)
     async with (
-        serving(chosen, chosen.accepted_issuers(), with_reflection=True) as listening,
+        serving(chosen, chosen.accepted_issuers(), with_reflection=True, store=given, limits=limits) as listening,
         stubs(listening.http.port, listening.grpc.port, listening.admin.port) as service,
     ):
         yield service

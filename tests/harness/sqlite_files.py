@@ -11,6 +11,7 @@ from typing import Final
 import apsw
 from jobstatus.core.tracker import JobTracker
 from jobstatus.stores.sqlite import SQLiteJobStore
+from jobstatus.stores.sqlite.limits import SQLiteLimits
 
 from harness.tracking import Clock, Ledger, tracker_on
 
@@ -19,9 +20,11 @@ BATCHES: Final = 6
 
 
 @asynccontextmanager
-async def opened(path: Path, clock: Clock | None = None) -> AsyncIterator[tuple[SQLiteJobStore, JobTracker]]:
+async def opened(
+    path: Path, clock: Clock | None = None, limits: SQLiteLimits | None = None
+) -> AsyncIterator[tuple[SQLiteJobStore, JobTracker]]:
     """The store upon this file, and the core upon the store."""
-    async with SQLiteJobStore(str(path)) as store:
+    async with SQLiteJobStore(str(path), limits or SQLiteLimits()) as store:
         tracker = tracker_on(store, clock)
         yield store, tracker
         await tracker.close()

@@ -2,12 +2,15 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Final
+from types import TracebackType
+from typing import Any, Final, Self
 
 from jobstatus.core.answer import render
 from jobstatus.core.job import Job, JobState, RequestType
 from jobstatus.core.store import Change, Store
 from jobstatus.stores import open_store
+from jobstatus.stores.redis.cluster.limits import ClusterLimits
+from jobstatus.stores.redis.store import RedisJobStore, RedisLimits
 
 from harness import postgresql, valkey
 
@@ -26,9 +29,37 @@ SHARED: Final = tuple(name for name in STORES if name != "memory")
 """The stores that several processes can share."""
 
 
+PATIENT: Final = ClusterLimits(
+    operation_seconds=10, connect_seconds=10, silence_seconds=10, health_check_seconds=10, durable_ms=10_000
+)
+"""How soon a server counts as gone is for the tests of faults; elsewhere it may be slow."""
+
+
 def store_in(kind: str, folder: Path) -> Store:
     """The folder's store of this kind, to be entered."""
-    return open_store(STORES[kind](folder))
+    url = STORES[kind](folder)
+    if url.startswith("redis"):
+        return RedisJobStore(url, limits=RedisLimits(cluster=PATIENT))
+    return open_store(url)
+
+
+class DelegatingStore:
+    """A store in front of a real one: every operation is the real one's, unless a subclass overrides it."""
+
+    def __init__(self, real: Store) -> None:
+        self.real = real
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.real, name)
+
+    async def __aenter__(self) -> Self:
+        await self.real.__aenter__()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self.real.__aexit__(kind, error, traceback)
 
 
 class IgnoringObserver:

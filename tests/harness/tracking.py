@@ -11,7 +11,8 @@ from jobstatus.core.errors import JobStatusError, StoreFull, StoreUnavailable
 from jobstatus.core.job import Job, RequestType
 from jobstatus.core.rules import Policy
 from jobstatus.core.store import JobStore
-from jobstatus.core.tracker import JobTracker
+from jobstatus.core.tracker import JobTracker, TrackerLimits
+from jobstatus.core.write_queue import WriterLimits
 
 from harness.stores import IgnoringObserver
 
@@ -31,9 +32,14 @@ class Clock:
         self.now_ms += int(seconds * 1000)
 
 
-def tracker_on(store: JobStore, clock: Clock | None = None, **policy: int) -> JobTracker:
+def tracker_on(
+    store: JobStore, clock: Clock | None = None, writes: WriterLimits | None = None, **policy: int
+) -> JobTracker:
     """The core upon an open store."""
-    return JobTracker(store, clock=clock or Clock(), policy=Policy(**policy), observer=IgnoringObserver())
+    limits = TrackerLimits(writes=writes or WriterLimits())
+    return JobTracker(
+        store, clock=clock or Clock(), policy=Policy(**policy), observer=IgnoringObserver(), limits=limits
+    )
 
 
 def creation(job_id: str, **fields: Any) -> CreateJob:

@@ -1,13 +1,11 @@
-"""Point reads that come together cost the store one read, and yet each caller fares as if it had asked alone."""
+"""Point reads that come together cost the store one read, and yet each caller has the result it would have alone."""
 
 import asyncio
 from collections.abc import Sequence
 
-import pytest
 from harness.stores import job
 from harness.waiting import until
-from jobstatus.core import batch_reader
-from jobstatus.core.batch_reader import BatchReader
+from jobstatus.core.batch_reader import BatchReader, BatchReaderLimits
 from jobstatus.core.errors import InvalidField, Overloaded, StoreUnavailable
 from jobstatus.core.store import Answer, StoreError
 
@@ -31,7 +29,7 @@ class SlowReads:
 
 def answer(job_id: str) -> Answer:
     """An answer that tells whose it is."""
-    return Answer(job(job_id).request_type, None, 0, None, 1, None, job_id.encode(), None, None)
+    return Answer(job(job_id).request_type, None, 0, None, None, 1, None, job_id.encode(), None, None)
 
 
 def ask(
@@ -49,11 +47,10 @@ async def test_reads_that_come_together_are_one() -> None:
     assert slow.begun == [names]
 
 
-async def test_a_read_begins_after_it_was_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_read_begins_after_it_was_asked_for() -> None:
     """What is asked while as many reads as there may be are under way waits for the next, and joins none of them."""
-    monkeypatch.setattr(batch_reader, "MAX_UNDER_WAY", 1)
     slow = SlowReads()
-    reader = BatchReader(slow.read)
+    reader = BatchReader(slow.read, BatchReaderLimits(max_under_way=1))
     first = ask(reader, "a")
     await until(lambda: slow.begun == [["a"]])
     later = ask(reader, "a", "b")
@@ -64,13 +61,10 @@ async def test_a_read_begins_after_it_was_asked_for(monkeypatch: pytest.MonkeyPa
     assert slow.begun == [["a"], ["a", "b"]]
 
 
-async def test_a_read_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    """More askers than one read may have are spread over several; more than may wait are told so at once."""
-    monkeypatch.setattr(batch_reader, "MAX_BATCH", 2)
-    monkeypatch.setattr(batch_reader, "MAX_UNDER_WAY", 1)
-    monkeypatch.setattr(batch_reader, "MAX_WAITING", 3)
+async def test_a_read_is_bounded() -> None:
+    """More callers than one read may have are spread over several; one more than may wait is Overloaded at once."""
     slow = SlowReads()
-    reader = BatchReader(slow.read)
+    reader = BatchReader(slow.read, BatchReaderLimits(max_batch=2, max_under_way=1, max_waiting=3))
     first = ask(reader, "a")
     await until(lambda: slow.begun == [["a"]])
     rest = ask(reader, "b", "c", "d", "e")
@@ -99,7 +93,7 @@ async def test_a_caller_that_goes_takes_nobody_along() -> None:
 
 
 async def test_what_fails_is_told_to_those_who_asked_and_the_next_read_is_sound() -> None:
-    """A read that fails fails its callers, each with an error of its own; one answer in error is told to one alone."""
+    """A read that fails raises an error of its own for each caller; an error in one place concerns one caller."""
     slow = SlowReads()
     slow.gate.set()
     reader = BatchReader(slow.read)
@@ -113,12 +107,10 @@ async def test_what_fails_is_told_to_those_who_asked_and_the_next_read_is_sound(
     assert await asyncio.gather(*ask(reader, "a", "b")) == [slow.failing["a"], answer("b")]
 
 
-async def test_nobody_waits_long_for_a_turn(monkeypatch: pytest.MonkeyPatch) -> None:
-    """While reads hang those behind them are told that the store is away; what has begun is still waited for."""
-    monkeypatch.setattr(batch_reader, "MAX_UNDER_WAY", 1)
-    monkeypatch.setattr(batch_reader, "WAIT_SECONDS", 0.05)
+async def test_nobody_waits_long_for_a_turn() -> None:
+    """While reads hang, those behind them raise StoreUnavailable; reads that have begun are still awaited."""
     slow = SlowReads()
-    reader = BatchReader(slow.read)
+    reader = BatchReader(slow.read, BatchReaderLimits(max_under_way=1, wait_seconds=0.05))
     first = ask(reader, "a")
     await until(lambda: slow.begun == [["a"]])
     for names in (("b", "c"), ("d",)):  # the second time shows that the timer is set again
@@ -135,7 +127,7 @@ async def test_an_error_that_says_more_is_told_to_all_of_a_read() -> None:
     """Whatever the error is made of, each caller has it with all that it says, and none is left waiting."""
     slow = SlowReads()
     slow.gate.set()
-    slow.failure = InvalidField("state", "must be a job state with a name")
+    slow.failure = InvalidField.of("state", "must be a job state with a name")
     one, two = await asyncio.gather(*ask(BatchReader(slow.read), "a", "b"), return_exceptions=True)
     assert isinstance(one, InvalidField)
     assert isinstance(two, InvalidField)

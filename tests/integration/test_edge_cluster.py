@@ -67,7 +67,7 @@ async def test_the_other_parts_go_on(
     whole: valkey.Cluster, number: signal.Signals, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A primary dies, or stands still: its jobs are a 503, never a 404, until a replica serves them; others never."""
-    for name in ("app.edge.LIMIT_SECONDS", "upstream.reader.LIMIT_SECONDS", "core.batch_reader.WAIT_SECONDS"):
+    for name in ("app.edge.LIMIT_SECONDS", "upstream.reader.LIMIT_SECONDS"):
         monkeypatch.setattr(f"jobstatus.{name}", LIMIT_SECONDS)
     whole.wait()
     victim = whole.primaries()[0]

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Final, Self
@@ -11,17 +12,18 @@ import grpc
 import pytest
 from harness.certificates import Authorities
 from harness.events import ACCEPT, events
-from harness.faults import meddle
+from harness.faults import MeddledStore
 from harness.fronts import listening_edge, poll_patiently, until_it_listens, waiting
 from harness.http import Answer, request
 from harness.jobs import complete, completion, create, creation, start
 from harness.raw import talk
-from harness.service import Service, edge_here, service_here
+from harness.service import AT_ONCE, Service, edge_here, service_here
 from harness.stand_in import stand_in
 from harness.tokens import admin_token, bearer, virtual_key_token
 from harness.waiting import until
 from harness.wire import channel_to
 from jobstatus.core.errors import StoreUnavailable
+from jobstatus.core.tracker import TrackerLimits
 from jobstatus.v1 import job_status_pb2 as pb
 from jobstatus.v1 import virtual_keys_pb2 as vk_pb
 from jobstatus.v1.job_status_pb2_grpc import JobStatusStub
@@ -40,7 +42,7 @@ async def in_time(poll: asyncio.Task[Answer]) -> Answer:
 
 def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
     """What the edge has said of the service's telling of changes."""
-    said = [record for record in caplog.records if "cannot wait" in record.getMessage()]
+    said = [record for record in caplog.records if vars(record).get("event") == "polls_cannot_wait"]
     return [f"{record.levelname} {vars(record)['code']}" for record in said]
 
 
@@ -161,9 +163,9 @@ def has_said(caplog: pytest.LogCaptureFixture, times: int) -> bool:
     return len(warnings(caplog)) == times
 
 
-async def test_a_store_inside_that_fails_does_not_end_the_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_store_inside_that_fails_does_not_end_the_wait() -> None:
     """The service ends the stream when it cannot compare; the edge calls again, and those who wait hear of the end."""
-    store, reads_before_failure = meddle(monkeypatch), 1
+    store, reads_before_failure = MeddledStore(), 1
 
     async def read_jobs(job_ids: list[str], **options: Any) -> Any:
         nonlocal reads_before_failure
@@ -172,14 +174,14 @@ async def test_a_store_inside_that_fails_does_not_end_the_wait(monkeypatch: pyte
             raise StoreUnavailable
         return await store.real.read_jobs(job_ids, **options)
 
-    async with service_here() as service, listening_edge(service) as edge:
+    async with service_here(store) as service, listening_edge(service) as edge:
         for name in ("j1", "j2"):
             await create(service, name)
         before = await job_reads(service)
         first = asyncio.create_task(poll_patiently(edge, "j1", OWNER, LONG))
         await waiting(edge, 1)
         await until(lambda: has_read(service, before + 2))  # for the edge, and to compare what it then named
-        monkeypatch.setattr(store, "read_jobs", read_jobs, raising=False)
+        store.replace("read_jobs", read_jobs)
         second = asyncio.create_task(poll_patiently(edge, "j2", OWNER, LONG))
 
         async def has_ended() -> bool:
@@ -191,12 +193,10 @@ async def test_a_store_inside_that_fails_does_not_end_the_wait(monkeypatch: pyte
         assert [(await in_time(poll)).status for poll in (first, second)] == [200, 200]
 
 
-async def test_a_stream_that_ends_at_once_every_time_is_said_once(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_a_stream_that_ends_at_once_every_time_is_said_once(caplog: pytest.LogCaptureFixture) -> None:
     """It begins each time, and is of no use: as good as none."""
-    monkeypatch.setattr("jobstatus.core.watching.change_feed.MAX_FOLLOWED", 0)
-    async with service_here() as service, listening_edge(service) as edge:
+    limits = replace(AT_ONCE, tracker=TrackerLimits(max_followed=0))
+    async with service_here(limits=limits) as service, listening_edge(service) as edge:
         await create(service, "j1")
         async with events(edge, "j1", OWNER) as stream:
             await stream.event()
@@ -351,15 +351,15 @@ async def test_ids_that_can_be_none_do_not_hinder_the_others(service: Service, t
         assert [(await in_time(task)).status for task in (poll, other)] == [200, 200]
 
 
-async def test_a_job_is_followed_no_longer_than_somebody_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_job_is_followed_no_longer_than_somebody_waits() -> None:
     """The service asks its store for the jobs alone that somebody waits for; who comes back later is told as before."""
-    store = meddle(monkeypatch)
+    store = MeddledStore()
 
     def looked_for() -> set[str]:
         calls = store.calls_of("changed")
         return set(calls[-1][1]) if calls else set()
 
-    async with service_here() as service, listening_edge(service) as edge:
+    async with service_here(store) as service, listening_edge(service) as edge:
         for name in ("j1", "j2"):
             await create(edge, name)
         other = asyncio.create_task(poll_patiently(edge, "j2", OWNER, LONG))

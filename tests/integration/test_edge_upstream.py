@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import pytest
 from harness.certificates import Authorities
-from harness.faults import meddle
+from harness.faults import MeddledStore
 from harness.http import Answer, request
 from harness.jobs import complete, create, job_in, put_virtual_key
 from harness.service import Service, edge_here, service_here
@@ -57,10 +57,10 @@ async def calls(service: Service, method: str) -> float:
 
 
 @pytest.mark.parametrize("header", [OWNER, ADMIN])
-async def test_many_polls_of_a_service_that_hangs_end_in_time(monkeypatch: pytest.MonkeyPatch, header: str) -> None:
+async def test_many_polls_of_a_service_that_hangs_end_in_time(header: str) -> None:
     """However many wait, each is told after 3 s at most; and once the service answers again, so does the edge."""
-    store, gate = meddle(monkeypatch), asyncio.Event()
-    async with service_here() as service, edge_here(service) as edge:
+    store, gate = MeddledStore(), asyncio.Event()
+    async with service_here(store) as service, edge_here(service) as edge:
         await create(service, "job-1")
         assert (await edge.poll("job-1", header)).status == 202
 
@@ -68,7 +68,7 @@ async def test_many_polls_of_a_service_that_hangs_end_in_time(monkeypatch: pytes
             await gate.wait()
             return await store.real.read_answers(job_ids)
 
-        monkeypatch.setattr(store, "read_answers", hang, raising=False)
+        store.replace("read_answers", hang)
         assert_all_unavailable(await asyncio.gather(*(timed(edge.poll("job-1", header)) for _ in range(1000))))
         gate.set()
 
@@ -98,16 +98,16 @@ async def test_a_malformed_id_is_unavailable_too(service: Service) -> None:
         assert (await edge.poll("not.an.id", ADMIN)).status == 404
 
 
-async def test_polls_under_way_are_answered_when_the_edge_stops(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_polls_under_way_are_answered_when_the_edge_stops() -> None:
     """A stop cuts nobody off, not even those who wait for a service that hangs."""
-    store, asked = meddle(monkeypatch), set[str]()
+    store, asked = MeddledStore(), set[str]()
 
     async def hang(job_ids: list[str]) -> Any:
         asked.update(job_ids)
         await asyncio.Event().wait()
 
-    monkeypatch.setattr(store, "read_answers", hang, raising=False)
-    async with service_here() as service:
+    store.replace("read_answers", hang)
+    async with service_here(store) as service:
         async with edge_here(service) as edge:
             polls = [asyncio.create_task(timed(edge.poll(name, ADMIN))) for name in ("job-1", "job-2")]
             await until(lambda: len(asked) == len(polls))
@@ -232,11 +232,11 @@ async def test_many_virtual_keys_at_a_time_are_told_apart(service: Service) -> N
             assert [answer.status for answer in others] == [401 if name == "vk-7" else 404 for name in names[1:]]
 
 
-async def test_few_large_results_are_fetched_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_few_large_results_are_fetched_at_a_time() -> None:
     """Twenty polls of a large result are all answered, and the service is never asked for more than a few at a time."""
-    store = meddle(monkeypatch)
+    store = MeddledStore()
     under_way: list[int] = []
-    async with service_here() as service, edge_here(service) as edge:
+    async with service_here(store) as service, edge_here(service) as edge:
         await create(service, "large")
         await complete(service, "large", b'"' + b"x" * SMALL_RESULT_BYTES + b'"')
         most = 0
@@ -250,16 +250,16 @@ async def test_few_large_results_are_fetched_at_a_time(monkeypatch: pytest.Monke
                 under_way.pop()
             return await store.real.read_jobs(job_ids, with_results=with_results)
 
-        monkeypatch.setattr(store, "read_jobs", read_jobs, raising=False)
+        store.replace("read_jobs", read_jobs)
         answers = await asyncio.gather(*(edge.poll("large", OWNER) for _ in range(20)))
         assert Counter(answer.status for answer in answers) == {200: 20}
         assert 1 <= most <= LARGE_AT_A_TIME
 
 
-async def test_a_slow_part_of_the_store_is_waited_for_once(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_slow_part_of_the_store_is_waited_for_once() -> None:
     """Jobs and small results are read at the same time inside, so that a part which takes a second takes no two."""
-    store = meddle(monkeypatch)
-    async with service_here() as service, edge_here(service) as edge:
+    store = MeddledStore()
+    async with service_here(store) as service, edge_here(service) as edge:
         await job_in(service, JobState.COMPLETED, "done")
         reads = {"read_answers", "read_jobs"}
         begun: set[str] = set()
@@ -276,7 +276,7 @@ async def test_a_slow_part_of_the_store_is_waited_for_once(monkeypatch: pytest.M
             return read
 
         for name in reads:
-            monkeypatch.setattr(store, name, meeting(name), raising=False)
+            store.replace(name, meeting(name))
         answer = await edge.poll("done", OWNER)
         assert answer.status == 200
 

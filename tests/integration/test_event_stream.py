@@ -11,7 +11,7 @@ from typing import Any, Final
 import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
 from harness.events import ACCEPT, Block, CutOff, EventStream, connected, events
-from harness.faults import meddle
+from harness.faults import MeddledStore
 from harness.fronts import FRONTS, front_here, listening_edge, waiting
 from harness.http import request
 from harness.jobs import ENDED, KINDS, complete, create, fail, job_in, number_of, put_virtual_key, start
@@ -359,10 +359,10 @@ async def test_a_job_that_is_deleted_ends_the_stream(front: Service) -> None:
 
 
 @pytest.mark.parametrize("kind", FRONTS)
-async def test_a_store_that_fails_ends_the_stream(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_store_that_fails_ends_the_stream(kind: str) -> None:
     """What cannot be known is not claimed: who asks again gets a 503, and later the end."""
-    store = meddle(monkeypatch)
-    async with front_here(kind) as front:
+    store = MeddledStore()
+    async with front_here(kind, store) as front:
         await create(front, "j1")
         async with events(front, "j1", OWNER) as stream:
             seen = await stream.event()

@@ -3,21 +3,23 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
 import grpc
 import pytest
 from harness.certificates import Authorities
-from harness.faults import meddle
+from harness.faults import MeddledStore
 from harness.hostile_requests import BAD_IDS
 from harness.http import request
 from harness.jobs import complete, create, creation, start
-from harness.service import Service, service_here
+from harness.service import AT_ONCE, Service, service_here
 from harness.stores import SHARED, STORES
 from harness.waiting import LIMIT_SECONDS, until
 from harness.wire import Refusal, channel_to, refused
 from jobstatus.core.errors import StoreUnavailable
+from jobstatus.core.tracker import TrackerLimits
 from jobstatus.v1 import job_status_pb2 as pb
 from jobstatus.v1.job_status_pb2_grpc import JobStatusStub
 
@@ -26,7 +28,7 @@ GONE: Final = 0
 
 
 class Followed:
-    """One call, by what is said and what is told."""
+    """One call, its requests and its responses."""
 
     def __init__(self, call: Any) -> None:
         self.call = call
@@ -44,7 +46,7 @@ class Followed:
         return set(response.job_ids)
 
     async def told_of(self, *job_ids: str) -> None:
-        """Return once all of these, and none besides, were told of; perhaps one by one."""
+        """Return once exactly these jobs were reported, perhaps one by one."""
         missing = set(job_ids)
         while missing:
             told = await self.told()
@@ -62,7 +64,7 @@ class Followed:
 
 @asynccontextmanager
 async def following(service: Service) -> AsyncIterator[Followed]:
-    """A call whose first response has come: it is empty, and changes are told from now on."""
+    """A call whose first response has come: it is empty, and changes are reported from then on."""
     call = service.jobs.FollowJobs()
     followed = Followed(call)
     try:
@@ -73,13 +75,13 @@ async def following(service: Service) -> AsyncIterator[Followed]:
 
 
 async def test_the_first_response_comes_before_anything_is_said(service: Service) -> None:
-    """So that an edge which nobody waits at knows whether it can let anybody wait."""
+    """So that an edge without waiting clients knows whether clients can wait."""
     async with following(service):
         pass
 
 
 async def test_each_change_of_a_job_is_told(service: Service) -> None:
-    """Whatever changes it; of others nothing is told."""
+    """Whatever changes it; other jobs are not reported."""
     job = await create(service, "j1")
     await create(service, "j2")
     async with following(service) as followed:
@@ -98,7 +100,7 @@ async def test_each_change_of_a_job_is_told(service: Service) -> None:
 
 
 async def in_step(followed: Followed, service: Service) -> bool:
-    """Whether all that was said has been heard: a job that was named last, and is news, is told of."""
+    """Whether all requests were handled: a job that was named last, and has changed, is reported."""
     await create(service, "marker")
     await followed.say(marker=GONE)
     while "marker" not in await followed.told():
@@ -142,7 +144,7 @@ async def test_what_is_forgotten_is_told_no_more(service: Service) -> None:
 
 
 async def test_a_thousand_jobs_are_one_message(service: Service) -> None:
-    """All that change at a time are told, in a few responses, and of more than a thousand as well."""
+    """All that change at a time are reported, in a few responses, even more than a thousand."""
     names = [f"job-{number}" for number in range(2500)]
     await write_all([pb.Operation(create_job=creation(name)) for name in names], service)
     async with following(service) as followed:
@@ -175,7 +177,7 @@ async def test_changes_made_through_another_process_are_told(kind: str, tmp_path
 
 
 async def test_several_follow_one_job(service: Service) -> None:
-    """Two edges, and a watch: each is told, and one that goes away leaves the others theirs."""
+    """Two edges and a watch: each is notified, and one that goes away does not affect the others."""
     job = await create(service, "j1")
     async with following(service) as one:
         async with following(service) as other:
@@ -207,10 +209,10 @@ async def test_too_many_in_one_message_are_refused(service: Service) -> None:
     assert refusal == Refusal(grpc.StatusCode.INVALID_ARGUMENT, "INVALID_FIELD", {"field": "versions"})
 
 
-async def test_too_many_jobs_are_refused(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_too_many_jobs_are_refused() -> None:
     """However many messages named them."""
-    monkeypatch.setattr("jobstatus.core.watching.change_feed.MAX_FOLLOWED", 3)
-    async with following(service) as followed:
+    limits = replace(AT_ONCE, tracker=TrackerLimits(max_followed=3))
+    async with service_here(limits=limits) as service, following(service) as followed:
         await followed.say(j1=UNREAD, j2=UNREAD)
         await followed.say(j1=UNREAD, j3=UNREAD)
         await followed.say(j4=UNREAD)
@@ -218,7 +220,7 @@ async def test_too_many_jobs_are_refused(service: Service, monkeypatch: pytest.M
 
 
 async def test_what_is_no_message_is_refused(service: Service) -> None:
-    """Bytes that are none end the call with the same refusal as everywhere."""
+    """Bytes that are no message end the call with the same refusal as for other calls."""
     async with channel_to(service.grpc_port) as channel:
         make_call: Any = channel.stream_stream(
             "/jobstatus.v1.JobStatus/FollowJobs", response_deserializer=pb.FollowJobsResponse.FromString
@@ -246,7 +248,7 @@ async def test_a_client_that_says_no_more_has_ended_the_call(service: Service) -
 
 
 async def test_a_stop_ends_the_call() -> None:
-    """At once, and the client is told to call again."""
+    """At once, with a code that lets the client call again."""
     async with AsyncExitStack() as stack:
         async with service_here() as service:
             channel = await stack.enter_async_context(channel_to(service.grpc_port))
@@ -257,27 +259,27 @@ async def test_a_stop_ends_the_call() -> None:
     assert (refusal.code, refusal.reason) == (grpc.StatusCode.UNAVAILABLE, "SHUTTING_DOWN")
 
 
-async def test_a_store_that_fails_ends_the_call(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nobody is left to believe that a job has not changed."""
-    store = meddle(monkeypatch)
-    async with service_here() as service, following(service) as followed:
+async def test_a_store_that_fails_ends_the_call() -> None:
+    """No client may believe that a job has not changed."""
+    store = MeddledStore()
+    async with service_here(store) as service, following(service) as followed:
         store.fail_all(StoreUnavailable())
         await followed.say(j1=1)
         refusal = await followed.refusal()
     assert (refusal.code, refusal.reason) == (grpc.StatusCode.UNAVAILABLE, "STORE_UNAVAILABLE")
 
 
-async def test_a_part_of_the_store_that_fails_is_news(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A job that cannot be compared is told of, and the others are followed as ever."""
-    store = meddle(monkeypatch)
-    async with service_here() as service:
+async def test_a_part_of_the_store_that_fails_is_news() -> None:
+    """A job that cannot be compared is reported, and the others are followed as usual."""
+    store = MeddledStore()
+    async with service_here(store) as service:
         job = await create(service, "here")
 
         async def read_jobs(job_ids: list[str], **options: Any) -> list[Any]:
             jobs = await store.real.read_jobs(job_ids, **options)
             return [StoreUnavailable() if job_id == "away" else job for job_id, job in zip(job_ids, jobs, strict=True)]
 
-        monkeypatch.setattr(store, "read_jobs", read_jobs, raising=False)
+        store.replace("read_jobs", read_jobs)
         async with following(service) as followed:
             await followed.say(away=1, here=job.version)
             await followed.told_of("away")

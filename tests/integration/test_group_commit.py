@@ -1,4 +1,4 @@
-"""The writer turns concurrent calls into batches, and yet each call fares as if it had been alone."""
+"""The writer turns concurrent calls into batches, and yet each call has the outcome that it would have alone."""
 
 import asyncio
 import random
@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from harness.stores import SHARED, STORES, IgnoringObserver, store_in
+from harness.logged import events_logged
+from harness.stores import SHARED, STORES, DelegatingStore, IgnoringObserver, store_in
 from harness.tracking import Clock, completion, creation, tracker_on
 from harness.waiting import LIMIT_SECONDS, until
-from jobstatus.core import writer
 from jobstatus.core.commands import Command, FailJob, HeartbeatJob, StartJob
 from jobstatus.core.errors import (
     JobNotFound,
@@ -28,23 +28,23 @@ from jobstatus.core.rules import Policy
 from jobstatus.core.store import Change, Store, StoreError
 from jobstatus.core.sweeper import Sweeper
 from jobstatus.core.tracker import JobTracker
+from jobstatus.core.write_queue import WriterLimits
 from jobstatus.stores.memory import MemoryJobStore
 
 LEASE_SECONDS = 10
+PATIENT = WriterLimits(callers_wait_seconds=LIMIT_SECONDS * 2)
+"""A writer that waits for callers longer than any test does."""
 
 
-class GatedStore:
-    """A real store. Commits wait at a gate while it is shut, then fail as told; `begun` lists the job ids of each."""
+class GatedStore(DelegatingStore):
+    """Commits wait at a gate while it is shut, then fail as `failures` says; `begun` lists the job ids of each."""
 
     def __init__(self, real: Store) -> None:
-        self.real = real
+        super().__init__(real)
         self.gate = asyncio.Event()
         self.gate.set()
         self.begun: list[list[str]] = []
         self.failures: list[Exception | None] = []
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.real, name)
 
     async def commit(self, changes: Sequence[Change]) -> dict[str, StoreError | None]:
         self.begun.append([change.job_id for change in changes])
@@ -116,10 +116,9 @@ async def test_what_arrives_during_a_commit_is_the_next_one(store: Any) -> None:
     assert [len(commit) for commit in store.begun] == [1, 100]
 
 
-async def test_a_commit_waits_for_those_just_answered(store: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_commit_waits_for_those_just_answered(store: Any) -> None:
     """Several callers who come back one after the other share one commit; closing ends the wait for more of them."""
-    monkeypatch.setattr(writer, "GATHERING_SECONDS", LIMIT_SECONDS * 2)
-    tracker = tracker_on(store)
+    tracker = tracker_on(store, writes=PATIENT)
 
     async def write_twice(number: int) -> None:
         await tracker.apply(creation(f"job-{number}"))
@@ -127,19 +126,18 @@ async def test_a_commit_waits_for_those_just_answered(store: Any, monkeypatch: p
         await tracker.apply(completion(f"job-{number}"))
 
     async with held(store, tracker):
-        calls = [asyncio.ensure_future(write_twice(number)) for number in range(writer.SEVERAL_CALLERS)]
+        calls = [asyncio.ensure_future(write_twice(number)) for number in range(PATIENT.several_callers)]
         await turns(1)
     await answers(*calls)
-    assert [len(commit) for commit in store.begun] == [1, writer.SEVERAL_CALLERS, writer.SEVERAL_CALLERS]
+    assert [len(commit) for commit in store.begun] == [1, PATIENT.several_callers, PATIENT.several_callers]
     await answers(tracker.close())
 
 
-async def test_few_callers_are_not_made_to_wait_for_others(store: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """After a commit of few the next one begins at once, for whoever is there."""
-    monkeypatch.setattr(writer, "GATHERING_SECONDS", LIMIT_SECONDS * 2)
-    tracker = tracker_on(store)
+async def test_few_callers_are_not_made_to_wait_for_others(store: Any) -> None:
+    """After a commit of few callers the next one begins at once."""
+    tracker = tracker_on(store, writes=PATIENT)
     async with held(store, tracker):
-        few = range(writer.SEVERAL_CALLERS - 1)
+        few = range(PATIENT.several_callers - 1)
         calls = [asyncio.ensure_future(tracker.apply(creation(f"job-{number}"))) for number in few]
         await turns(1)
     await answers(*calls)
@@ -148,7 +146,7 @@ async def test_few_callers_are_not_made_to_wait_for_others(store: Any, monkeypat
 
 
 async def test_who_does_not_come_again_is_not_waited_for(store: Any) -> None:
-    """After a commit of many, one caller alone is answered although nobody else comes."""
+    """After a commit of many, a single caller is answered although no other comes."""
     tracker = tracker_on(store)
     async with held(store, tracker):
         calls = [asyncio.ensure_future(tracker.apply(creation(f"job-{number}"))) for number in range(50)]
@@ -258,7 +256,7 @@ async def test_cancelled_calls_never_harm_others(store: Any, seed: int) -> None:
 
 @pytest.mark.parametrize("failure", [StoreUnavailable(), StoreFull()])
 async def test_a_failed_commit_is_told_to_its_writers_alone(store: Any, failure: JobStatusError) -> None:
-    """Whoever wanted a change is told; what is refused or changes nothing fares as ever; the next batch is well."""
+    """Commands that wanted a change have the error; refused and unchanged ones do not; the next batch succeeds."""
     tracker = tracker_on(store)
     old = await tracker.apply(creation("old"))
     ended = await tracker.apply(completion("old"))
@@ -289,20 +287,17 @@ async def test_a_fault_of_a_store_is_told_and_the_writer_goes_on(store: Any, cap
     for number in range(2):
         with pytest.raises(RuntimeError, match="a fault of the store"):
             await tracker.apply(creation(f"job-{number}"))
-    assert len(caplog.records) == 2
+    assert events_logged(caplog) == ["write_batch_failed"] * 2
     assert (await tracker.apply(creation("job-0"))).version == 1
 
 
 # --- too much, and the end ---
 
 
-@pytest.mark.parametrize(("limit", "value"), [("MAX_WAITING_COMMANDS", 6), ("MAX_WAITING_BYTES", 6000)])
-async def test_more_than_may_wait_is_refused_at_once(
-    store: Any, monkeypatch: pytest.MonkeyPatch, limit: str, value: int
-) -> None:
+@pytest.mark.parametrize("limits", [WriterLimits(max_waiting_commands=6), WriterLimits(max_waiting_bytes=6000)])
+async def test_more_than_may_wait_is_refused_at_once(store: Any, limits: WriterLimits) -> None:
     """A call beyond the bound is Overloaded before anything was done; those that wait are served, then new ones too."""
-    monkeypatch.setattr(writer, limit, value)
-    tracker = tracker_on(store)
+    tracker = tracker_on(store, writes=limits)
     async with held(store, tracker):
         calls = [
             asyncio.ensure_future(tracker.write([creation(f"job-{number}"), completion(f"job-{number}", 1900)]))
@@ -316,10 +311,9 @@ async def test_more_than_may_wait_is_refused_at_once(
     assert [type(outcome) for outcome in outcomes] == [Job, Job]
 
 
-async def test_what_was_cancelled_does_not_count_for_ever(store: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_what_was_cancelled_does_not_count_for_ever(store: Any) -> None:
     """Calls that were cancelled while they waited take no room once their turn has come."""
-    monkeypatch.setattr(writer, "MAX_WAITING_COMMANDS", 3)
-    tracker = tracker_on(store)
+    tracker = tracker_on(store, writes=WriterLimits(max_waiting_commands=3))
     for turn in range(3):
         async with held(store, tracker):
             calls = [asyncio.ensure_future(tracker.apply(creation(f"job-{turn}-{number}"))) for number in range(3)]
@@ -331,7 +325,7 @@ async def test_what_was_cancelled_does_not_count_for_ever(store: Any, monkeypatc
 
 
 async def test_closing_answers_what_was_admitted_and_refuses_the_rest(store: Any) -> None:
-    """close() returns after the last answer; whoever comes meanwhile or later is told ShuttingDown."""
+    """close() returns after the last answer; calls meanwhile or later raise ShuttingDown."""
     tracker = tracker_on(store)
     async with held(store, tracker):
         admitted = asyncio.ensure_future(tracker.apply(creation("job-a")))
@@ -356,7 +350,7 @@ async def test_closing_answers_what_was_admitted_and_refuses_the_rest(store: Any
 
 
 class Races(IgnoringObserver):
-    """Counts the commands that were decided anew."""
+    """Counts the commands that were decided again."""
 
     def __init__(self) -> None:
         self.lost = 0
@@ -425,20 +419,20 @@ async def test_every_read_sees_what_another_process_has_written(stores: tuple[St
 
 
 class AlwaysBeaten(MemoryJobStore):
-    """A store in which somebody else is always faster."""
+    """A store in which another process is always faster."""
 
     async def commit(self, changes: Sequence[Change]) -> dict[str, StoreError | None]:
         return {change.job_id: None for change in changes}
 
 
 async def test_a_race_that_is_lost_for_ever_ends() -> None:
-    """After a bounded number of lost races a call is told Overloaded, and nothing has happened."""
+    """After a bounded number of lost races a call is Overloaded, and nothing has happened."""
     async with AlwaysBeaten() as store:
         races = Races()
         tracker = JobTracker(store, clock=Clock(), policy=Policy(), observer=races)
         with pytest.raises(Overloaded):
             await tracker.apply(creation("job-a"))
-        assert races.lost == writer.MAX_RACES
+        assert races.lost == WriterLimits().max_rounds
         assert await stored(store, "job-a") == [None]
 
 

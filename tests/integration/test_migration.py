@@ -1,19 +1,18 @@
 """Copying from one store to another: all that lives arrives as it is, and may be copied again."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from harness.stores import STORES, change, deletion, job, store_in
-from jobstatus.core import migration
+from harness.stores import STORES, DelegatingStore, change, deletion, job, store_in
 from jobstatus.core.errors import StoreUnavailable
 from jobstatus.core.job import ErrorField, Job, JobError, JobState
-from jobstatus.core.migration import Report, migrate
-from jobstatus.core.store import SMALL_RESULT_BYTES, Listing, Store
+from jobstatus.core.migration import MigrationLimits, Report, migrate
+from jobstatus.core.store import SMALL_RESULT_BYTES, Answer, Change, Listing, Store, StoreError
 from jobstatus.core.virtual_keys import VirtualKey, hash_key
 
 NOW_MS = 5_000
@@ -58,8 +57,40 @@ async def stores(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterato
         yield source, target
 
 
-async def copy(source: Store, target: Store) -> Report:
-    return await migrate(source, target, NOW_MS, lambda _: None)
+class InterferingStore(DelegatingStore):
+    """Another client writes a job right before the first commit."""
+
+    is_first = True
+
+    async def commit(self, changes: Sequence[Change]) -> dict[str, StoreError | None]:
+        if self.is_first:
+            self.is_first = False
+            await self.real.commit([change(JOBS[0])])
+        return await self.real.commit(changes)
+
+
+class FailingStore(DelegatingStore):
+    """The first read of answers fails."""
+
+    is_first = True
+
+    async def read_answers(self, job_ids: Sequence[str]) -> list[Answer | StoreError | None]:
+        if self.is_first:
+            self.is_first = False
+            raise StoreUnavailable
+        return await self.real.read_answers(job_ids)
+
+
+class ForgettingStore(DelegatingStore):
+    """A job is deleted between the page that names it and its answer."""
+
+    async def read_answers(self, job_ids: Sequence[str]) -> list[Answer | StoreError | None]:
+        await self.real.commit([deletion("goes", replaces=1)])
+        return await self.real.read_answers(job_ids)
+
+
+async def copy(source: Any, target: Any, page: int = MigrationLimits().page) -> Report:
+    return await migrate(source, target, NOW_MS, lambda _: None, MigrationLimits(page=page))
 
 
 async def assert_arrived(target: Store) -> None:
@@ -69,10 +100,9 @@ async def assert_arrived(target: Store) -> None:
     assert await target.list_virtual_keys("", 10) == KEYS
 
 
-async def test_all_that_lives_arrives(stores: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_all_that_lives_arrives(stores: Pair) -> None:
     """Jobs in every state, results of every size, jobs of one moment over the border of a page, and virtual keys."""
-    monkeypatch.setattr(migration, "PAGE", 3)
-    report = await copy(*stores)
+    report = await copy(*stores, page=3)
     assert report == Report(copied=len(JOBS), virtual_keys=2)
     await assert_arrived(stores[1])
 
@@ -108,57 +138,35 @@ async def test_what_is_not_as_it_should_be_is_named(stores: Pair) -> None:
     assert sorted((await copy(source, target)).wrong) == ["large", "small"]
 
 
-async def test_a_race_is_run_again(stores: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A job that somebody else writes to the target at the same moment is looked at once more."""
+async def test_a_race_is_run_again(stores: Pair) -> None:
+    """A job that another client writes to the target at the same moment is compared again."""
     source, target = stores
-    commit = target.commit
-
-    async def interfere(changes: Any) -> Any:
-        monkeypatch.setattr(target, "commit", commit)
-        await commit([change(JOBS[0])])
-        return await commit(changes)
-
-    monkeypatch.setattr(target, "commit", interfere)
-    assert await copy(source, target) == Report(copied=len(JOBS) - 1, unchanged=1, virtual_keys=2)
+    assert await copy(source, InterferingStore(target)) == Report(copied=len(JOBS) - 1, unchanged=1, virtual_keys=2)
     await assert_arrived(target)
 
 
-async def test_a_run_that_is_broken_off_harms_nothing(stores: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_run_that_is_broken_off_harms_nothing(stores: Pair) -> None:
     """Wherever it is cancelled or a store fails, what arrived is whole, and the next run finishes."""
-    monkeypatch.setattr(migration, "PAGE", 4)
     source, target = stores
     for turns in (1, 5, 20, 60):
-        task = asyncio.create_task(copy(source, target))
+        task = asyncio.create_task(copy(source, target, page=4))
         for _ in range(turns):
             await asyncio.sleep(0)
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
-    read_answers = source.read_answers
-
-    async def fail(_: Any) -> Any:
-        monkeypatch.setattr(source, "read_answers", read_answers)
-        raise StoreUnavailable
-
-    monkeypatch.setattr(source, "read_answers", fail)
+    failing = FailingStore(source)
     with pytest.raises(StoreUnavailable):
-        await copy(source, target)
-    report = await copy(source, target)
+        await copy(failing, target, page=4)
+    report = await copy(failing, target, page=4)
     assert (report.jobs, report.wrong) == (len(JOBS), [])
     await assert_arrived(target)
 
 
-async def test_a_job_that_goes_meanwhile_is_no_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_job_that_goes_meanwhile_is_no_error(tmp_path: Path) -> None:
     """A job of the source that is deleted between its page and its result is left out."""
     async with AsyncExitStack() as stack:
         source, target = [await stack.enter_async_context(store_in("memory", tmp_path)) for _ in range(2)]
         await source.commit([change(job("stays")), change(job("goes"))])
-        read_answers = source.read_answers
-
-        async def delete_first(job_ids: Any) -> Any:
-            await source.commit([deletion("goes", replaces=1)])
-            return await read_answers(job_ids)
-
-        monkeypatch.setattr(source, "read_answers", delete_first)
-        assert await copy(source, target) == Report(copied=1)
-        listed = await target.list_jobs(Listing(now_ms=0, limit=10))
+        assert await copy(ForgettingStore(source), target) == Report(copied=1)
+        listed = await target.list_jobs(Listing(limit=10), 0)
         assert [item.job_id for item in listed] == ["stays"]

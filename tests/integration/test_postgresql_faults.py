@@ -1,4 +1,4 @@
-"""The PostgreSQL store while its server fails: each operation ends in time with an error, and the store heals."""
+"""The PostgreSQL store while its server fails: each operation ends in time with an error, and the store recovers."""
 
 import asyncio
 import random
@@ -23,10 +23,13 @@ from jobstatus.core.job import Job
 from jobstatus.core.store import Answer, Listing, Store
 from jobstatus.core.virtual_keys import VirtualKey
 from jobstatus.stores import StoreConfigError, open_store
-from jobstatus.stores.postgresql import PostgreSQLJobStore, connections, statements, store
+from jobstatus.stores.postgresql import PostgreSQLJobStore
+from jobstatus.stores.postgresql.connections import Connection
+from jobstatus.stores.postgresql.limits import PostgreSQLLimits
 from psycopg import errors
 
-LIMIT = connections.LIMIT_SECONDS + 4
+LIMITS = PostgreSQLLimits()
+LIMIT = LIMITS.operation_seconds + 4
 """Nothing takes longer, but for a count: the store's own limit, and what a busy machine adds."""
 HEALED_SECONDS = 30.0
 KEY = VirtualKey(virtual_key_id="vk", key_sha256=(), created_at_ms=1, updated_at_ms=1)
@@ -41,7 +44,7 @@ OPERATIONS: dict[str, Callable[[Store], Awaitable[Any]]] = {
     "claim_sweep": lambda one: one.try_lead("me", 1000),
     "due": lambda one: one.due(0, 1),
     "purge": lambda one: one.purge(0, 1),
-    "list_jobs": lambda one: one.list_jobs(Listing(now_ms=0, limit=1)),
+    "list_jobs": lambda one: one.list_jobs(Listing(limit=1), 0),
     "probe": lambda one: one.probe(),
     "read_virtual_keys": lambda one: one.read_virtual_keys(["vk"]),
     "find_virtual_keys": lambda one: one.find_virtual_keys([b"x" * 32]),
@@ -111,7 +114,7 @@ def waiting(of: Server, database: str, for_what: str) -> list[int]:
 
 @asynccontextmanager
 async def locked(of: Server, database: str, statement: str) -> AsyncIterator[psycopg.AsyncConnection[Any]]:
-    """While a transaction of somebody else's holds what this statement locks."""
+    """While another client's transaction holds what this statement locks."""
     async with await psycopg.AsyncConnection.connect(of.url(database)) as somebody:
         await somebody.execute(statement.encode())
         yield somebody
@@ -123,13 +126,13 @@ async def locked(of: Server, database: str, statement: str) -> AsyncIterator[psy
 
 async def test_whatever_is_asked_of_a_frozen_server_ends_in_time(fragile: Server, opened: PostgreSQLJobStore) -> None:
     """Every operation is StoreUnavailable within its limit, on connections of before and new ones; then all work."""
-    await asyncio.gather(*(opened.read_jobs(["job-1"], with_results=True) for _ in range(store.CONNECTIONS)))
+    await asyncio.gather(*(opened.read_jobs(["job-1"], with_results=True) for _ in range(LIMITS.connections)))
     fragile.freeze()
     try:
         for _ in range(2):
             failures = await asyncio.gather(*(failure_of(ask(opened)) for ask in OPERATIONS.values()))
             assert failures == [StoreUnavailable] * len(OPERATIONS)
-        assert await failure_of(opened.count_jobs(), store.COUNT_SECONDS + 4) is StoreUnavailable
+        assert await failure_of(opened.count_jobs(), LIMITS.count_seconds + 4) is StoreUnavailable
     finally:
         fragile.thaw()
     await healed(opened)
@@ -143,11 +146,11 @@ async def test_a_store_closes_though_its_server_is_frozen(fragile: Server, datab
         fragile.freeze()
         try:
             asked = [asyncio.ensure_future(failure_of(one.probe())) for _ in range(3)]
-            counting = asyncio.ensure_future(failure_of(one.count_jobs(), store.COUNT_SECONDS))
+            counting = asyncio.ensure_future(failure_of(one.count_jobs(), LIMITS.count_seconds))
             await asyncio.sleep(0)  # they begin
             began = time.monotonic()
             await one.__aexit__(None, None, None)
-            assert time.monotonic() - began < connections.CLOSE_SECONDS + 1
+            assert time.monotonic() - began < LIMITS.close_seconds + 1
             assert await asyncio.gather(*asked, counting) == [StoreUnavailable] * 4
         finally:
             fragile.thaw()
@@ -194,7 +197,7 @@ async def test_writes_that_hang_do_not_take_every_connection(fragile: Server, op
             assert await opened.read_jobs(["job-1"], with_results=True) == [job()]
         assert await failure_of(opened.confirm(["job-1"])) is StoreUnavailable
         hanging = len(fragile.execute("SELECT pid FROM pg_stat_activity")) - before
-        assert hanging <= store.CONNECTIONS + store.MAX_HANGING, "each attempt would have left four"
+        assert hanging <= LIMITS.connections + LIMITS.max_hanging_writes, "each attempt would have left four"
     finally:
         fragile.set_for_all(synchronous_standby_names="")
     await healed(opened)
@@ -224,7 +227,7 @@ async def test_a_commit_that_gave_up_its_standby_is_not_acknowledged(
 async def test_connections_that_the_server_has_ended_are_not_used(
     fragile: Server, database: str, opened: PostgreSQLJobStore
 ) -> None:
-    """After all idle ones were ended the next operations work at once: nobody is told of it."""
+    """After all idle ones were terminated the next operations work at once, without an error."""
     for _ in range(3):
         await asyncio.gather(*(opened.read_jobs([name], with_results=False) for name in NAMES))
         ended = sessions(fragile, database)
@@ -244,7 +247,7 @@ async def test_a_connection_that_is_ended_under_a_statement_is_an_error_once(
         began = time.monotonic()
         fragile.execute(f"SELECT pg_terminate_backend(pid) FROM unnest(ARRAY{sessions(fragile, database)}) AS pid")
         assert await asyncio.gather(*asked) == [StoreUnavailable] * 4
-        assert time.monotonic() - began < connections.LIMIT_SECONDS - 0.5
+        assert time.monotonic() - began < LIMITS.operation_seconds - 0.5
     assert await opened.read_jobs(["job-1"], with_results=True) == [job()]
 
 
@@ -289,12 +292,12 @@ async def test_a_crash_of_one_process_of_the_server_is_survived(
 async def test_after_the_server_has_turned_read_only_no_connection_of_before_is_kept(
     fragile: Server, database: str, opened: PostgreSQLJobStore
 ) -> None:
-    """A write that is refused as on a standby (25006) has all connections made anew."""
+    """A write that is refused as on a standby (25006) makes the store replace all connections."""
     await asyncio.gather(*(opened.read_jobs([name], with_results=False) for name in NAMES))
     before = sessions(fragile, database)
     assert len(before) > 1
 
-    async def write(connection: connections.Connection) -> None:
+    async def write(connection: Connection) -> None:
         await connection.execute(b"BEGIN READ ONLY")
         await connection.execute(b"DELETE FROM jobstatus.jobs")
 
@@ -306,7 +309,7 @@ async def test_after_the_server_has_turned_read_only_no_connection_of_before_is_
 
 
 async def test_a_server_that_takes_no_writes_fails_the_probe(fragile: Server, opened: PostgreSQLJobStore) -> None:
-    """Told to be read-only while it runs, it is unavailable, also to new connections; and it heals."""
+    """A server made read-only while it runs is unavailable, also to new connections, and the store recovers."""
     fragile.set_for_all(default_transaction_read_only="on")
     try:
         await until(lambda: _is(failure_of(opened.probe()), StoreUnavailable))
@@ -327,7 +330,7 @@ async def _is(failure: Awaitable[type[Exception] | None], expected: type[Excepti
 
 
 async def test_a_standby_takes_over() -> None:
-    """The primary hangs, its synchronous standby is promoted: nothing acknowledged is missing, nobody restarts.
+    """The primary hangs, its synchronous standby is promoted: nothing acknowledged is missing, without a restart.
 
     A standby by itself is refused at the start.
     """
@@ -355,7 +358,7 @@ async def test_a_standby_takes_over() -> None:
 async def test_when_all_connections_are_taken_the_others_wait_their_time(
     fragile: Server, database: str, opened: PostgreSQLJobStore
 ) -> None:
-    """Two hundred reads that a lock holds up end in time; not more connections are made, and then all is well."""
+    """Two hundred reads that a lock blocks end in time, without more connections, and then reads work."""
     async with locked(fragile, database, "LOCK TABLE jobstatus.jobs"):
         asked = [failure_of(opened.read_jobs(["job-1"], with_results=True)) for _ in range(200)]
         assert await asyncio.gather(*asked) == [StoreUnavailable] * 200
@@ -363,23 +366,34 @@ async def test_when_all_connections_are_taken_the_others_wait_their_time(
     assert await opened.read_jobs(["job-1"], with_results=True) == [job()]
 
 
-async def test_a_long_look_holds_up_no_read_and_no_write(
-    fragile: Server, database: str, opened: PostgreSQLJobStore, monkeypatch: pytest.MonkeyPatch
-) -> None:
+SLOW_COUNT = (
+    "CREATE SCHEMA slow",
+    "CREATE FUNCTION slow.step(bigint) RETURNS bigint LANGUAGE sql AS 'SELECT $1 + 1 FROM pg_sleep(60)'",
+    "CREATE AGGREGATE slow.count(*) (SFUNC = slow.step, STYPE = bigint, INITCOND = '0')",
+    "ALTER DATABASE {database} SET search_path = slow, pg_catalog",
+)
+"""Makes every count on new connections take a minute for each row."""
+
+
+async def test_a_long_count_holds_up_no_read_and_no_write(fragile: Server, database: str) -> None:
     """Counts and listings have a connection of their own; many that hang leave the others theirs."""
-    monkeypatch.setattr(statements, "COUNT", "SELECT 'failed', pg_sleep(60)")
-    monkeypatch.setattr(store, "COUNT_SECONDS", 4.0)
-    counting = [asyncio.ensure_future(failure_of(opened.count_jobs(), 30)) for _ in range(20)]
-    await until(lambda: bool(waiting(fragile, database, "PgSleep")))
-    assert await failure_of(opened.list_jobs(Listing(now_ms=0, limit=1))) is StoreUnavailable
-    for number in range(20):
-        assert await failure_of(opened.commit([change(job(f"beside-{number}"))])) is None
-    assert len(waiting(fragile, database, "PgSleep")) == 1
-    assert await asyncio.gather(*counting) == [StoreUnavailable] * 20
+    url = fragile.url(database)
+    async with PostgreSQLJobStore(url, PostgreSQLLimits(count_seconds=4.0)) as opened:
+        assert await opened.commit([change(job())]) == {}
+        async with await psycopg.AsyncConnection.connect(url, autocommit=True) as owner:
+            for statement in SLOW_COUNT:
+                await owner.execute(statement.format(database=database).encode())
+        counting = [asyncio.ensure_future(failure_of(opened.count_jobs(), 30)) for _ in range(20)]
+        await until(lambda: bool(waiting(fragile, database, "PgSleep")))
+        assert await failure_of(opened.list_jobs(Listing(limit=1), 0)) is StoreUnavailable
+        for number in range(20):
+            assert await failure_of(opened.commit([change(job(f"beside-{number}"))])) is None
+        assert len(waiting(fragile, database, "PgSleep")) == 1
+        assert await asyncio.gather(*counting) == [StoreUnavailable] * 20
 
 
 async def test_a_server_without_free_connections_is_unavailable(fragile: Server, database: str) -> None:
-    """While others have them all (53300) operations are errors at once; it heals when they go."""
+    """While others have them all (53300) operations fail at once; the store recovers when they go."""
     role = f"limited_{database}"
     fragile.execute(f"CREATE ROLE {role} LOGIN CONNECTION LIMIT 2")
     fragile.execute(f"ALTER DATABASE {database} OWNER TO {role}")
@@ -425,7 +439,7 @@ async def test_what_the_server_says_besides_is_unavailable_with_its_cause(
 async def test_a_batch_that_is_locked_out_is_tried_again(
     fragile: Server, database: str, opened: PostgreSQLJobStore
 ) -> None:
-    """A deadlock with somebody else costs time, not the batch."""
+    """A deadlock with another client costs time, not the batch."""
     await opened.commit([change(job("a")), change(job("b"))])
     lock = "SELECT 1 FROM jobstatus.jobs WHERE job_id = '{}' FOR UPDATE"
     async with locked(fragile, database, lock.format("b")) as somebody:
@@ -487,7 +501,7 @@ async def test_a_storm_of_cancelled_calls_mixes_nothing_up(
     for _ in range(40):
         await storm()
     await asyncio.gather(*map(ask, NAMES))
-    assert len(sessions(fragile, database)) <= store.CONNECTIONS + store.LONG_READS
+    assert len(sessions(fragile, database)) <= LIMITS.connections + LIMITS.long_connections
 
 
 async def test_the_shared_server_was_left_in_peace() -> None:

@@ -166,7 +166,7 @@ async def test_a_database_that_cannot_keep_every_text_is_refused() -> None:
 
 
 def test_without_the_driver_the_sentence_says_what_to_install(tmp_path: Path) -> None:
-    """The driver is looked for only when the store is opened."""
+    """The driver is imported only when the store is opened."""
     script = "import sys; sys.modules['psycopg'] = None\nimport jobstatus.stores as s\ns.open_store('postgresql://x/y')"
     done = subprocess.run([sys.executable, "-c", script], check=False, capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode

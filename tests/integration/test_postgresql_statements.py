@@ -13,7 +13,8 @@ from jobstatus.core.job import Job, JobState
 from jobstatus.core.store import Answer, Listing
 from jobstatus.core.virtual_keys import VirtualKey, hash_key
 from jobstatus.stores.listing import page
-from jobstatus.stores.postgresql import PostgreSQLJobStore, statements, store
+from jobstatus.stores.postgresql import PostgreSQLJobStore, statements
+from jobstatus.stores.postgresql.limits import PostgreSQLLimits
 
 LARGE = b'"' + b"x" * 1_000_000 + b'"'
 NAMES = [f"job-{number}" for number in range(500)]
@@ -89,7 +90,7 @@ async def test_nothing_outlives_a_statement(opened: PostgreSQLJobStore) -> None:
         await opened.commit([change(job(version=number + 1), replaces=number)])
         await opened.read_answers(["job-1"])
         await opened.read_jobs(["job-1"], with_results=True)
-        await opened.list_jobs(Listing(now_ms=0, limit=1))
+        await opened.list_jobs(Listing(limit=1), 0)
         await opened.count_jobs()
         await opened.try_lead("me", 1000)
         await opened.put_virtual_key(key)
@@ -123,9 +124,9 @@ async def test_ids_are_in_the_order_of_their_code_points(opened: PostgreSQLJobSt
     """Not in that of any language, which would put _ and - elsewhere and small letters before capital ones."""
     names = sorted(["a", "B", "_", "-", "0", "Z", "z", "a-b", "a_b", "ab"])
     await opened.commit([change(job(name)) for name in names])
-    listed = await opened.list_jobs(Listing(now_ms=0, limit=100))
+    listed = await opened.list_jobs(Listing(limit=100), 0)
     assert [one.job_id for one in listed] == names[::-1]
-    after = await opened.list_jobs(Listing(now_ms=0, limit=100, before=(1000, "Z")))
+    after = await opened.list_jobs(Listing(limit=100, before=(1000, "Z")), 0)
     assert [one.job_id for one in after] == [name for name in names if name < "Z"][::-1]
 
 
@@ -141,7 +142,7 @@ async def plan_of(opened: PostgreSQLJobStore, statement: str, values: Any) -> An
 
 
 async def test_a_poll_does_not_touch_a_large_result(opened: PostgreSQLJobStore) -> None:
-    """Its size is told from the row alone: as few pages are looked at as for a job without one."""
+    """Its size comes from the row alone: as few pages are read as for a job without one."""
     ended = job(
         "large", state=JobState.COMPLETED, result=LARGE, completed_at_ms=2000, expires_at_ms=9000, due_at_ms=None
     )
@@ -164,14 +165,14 @@ async def test_a_poll_does_not_touch_a_large_result(opened: PostgreSQLJobStore) 
 
 
 async def test_every_statement_finds_its_rows_by_an_index(opened: PostgreSQLJobStore, database: str) -> None:
-    """With many jobs none of them looks at the whole table: not sweeps, nor counts, nor listings of what is rare."""
+    """With many jobs none of them scans the whole table: not sweeps, counts, or listings of a rare state."""
     for first in range(0, 20_000, 1000):
         numbers = range(first, first + 1000)
         await opened.commit([change(job(f"job-{one}", created_at_ms=one, message="x" * 400)) for one in numbers])
     ended = {"state": JobState.FAILED, "completed_at_ms": 1, "due_at_ms": None}
     await opened.commit([change(job(f"old-{number}", expires_at_ms=number, **ended)) for number in range(100)])
     server().execute("VACUUM ANALYZE jobstatus.jobs", database)
-    rare = page("jobstatus.jobs", Listing(now_ms=0, limit=50, states=[JobState.COMPLETED]), "%s")
+    rare = page("jobstatus.jobs", Listing(limit=50, states=[JobState.COMPLETED]), 0, "%s")
     asked = {
         "answers": (statements.ANSWERS, (NAMES,)),
         "jobs": (statements.JOBS_WITHOUT_RESULT, (NAMES,)),
@@ -193,4 +194,5 @@ async def test_few_connections_are_made(opened: PostgreSQLJobStore, database: st
     await asyncio.gather(*(opened.read_jobs([name], with_results=False) for name in NAMES * 2))
     count = f"SELECT count(*) FROM pg_stat_activity WHERE datname = '{database}' AND application_name = 'jobstatus'"
     ((number,),) = server().execute(count)
-    assert 1 <= number <= store.CONNECTIONS + store.LONG_READS
+    limits = PostgreSQLLimits()
+    assert 1 <= number <= limits.connections + limits.long_connections

@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Final
 
 import pytest
-from harness.faults import Clock, meddle
+from harness.faults import Clock, MeddledStore
 from harness.http import Answer, exchange, request
 from harness.jobs import KINDS, complete, create, job_in, number_of, put_virtual_key
 from harness.service import Service, service_here
+from harness.stores import DelegatingStore
 from harness.tokens import admin_token, bearer, token, virtual_key_token
 from jobstatus.auth.authenticator import Authenticator
 from jobstatus.core.job import JobState, RequestType, is_valid_id
@@ -61,10 +62,10 @@ FOREIGN: Final = [*(state.value for state in JobState), "completed-large"]
 
 
 @asynccontextmanager
-async def furnished(url: str, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Service]:
+async def furnished(store: str | DelegatingStore, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Service]:
     """The service with jobs of vk-1 in each state, one of them large, one of another type, and one that has expired."""
     clock = Clock(monkeypatch)
-    async with service_here(url, sweep_interval_seconds=60) as service:
+    async with service_here(store, sweep_interval_seconds=60) as service:
         for state in JobState:
             await job_in(service, state, state.value)
         await create(service, "completed-large")
@@ -103,8 +104,8 @@ async def test_every_404_is_the_same(monkeypatch: pytest.MonkeyPatch, tmp_path: 
 
 async def test_every_404_costs_the_store_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     """For each cause of a 404 the store does the same reads, and it is never asked for an id that no job can have."""
-    store = meddle(monkeypatch)
-    async with furnished("memory://", monkeypatch) as service:
+    store = MeddledStore()
+    async with furnished(store, monkeypatch) as service:
         await service.poll("no-such-job", OWNER)
         await service.poll("no-such-job", STRANGER)  # now both virtual keys are known
         for job_id, header in [(job_id, STRANGER) for job_id in FOREIGN] + [

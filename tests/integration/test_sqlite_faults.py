@@ -1,4 +1,4 @@
-"""The SQLite store while disk, file or neighbours fail: what was acknowledged stays, and the store heals by itself."""
+"""The SQLite store while disk, file or neighbours fail: what was acknowledged stays, and the store recovers."""
 
 import asyncio
 import os
@@ -38,7 +38,8 @@ from jobstatus.core.errors import StoreFull, StoreUnavailable
 from jobstatus.core.job import Job
 from jobstatus.core.tracker import JobTracker
 from jobstatus.stores import StoreConfigError
-from jobstatus.stores.sqlite import SQLiteJobStore, schema
+from jobstatus.stores.sqlite import SQLiteJobStore
+from jobstatus.stores.sqlite.limits import SQLiteLimits
 
 UNAVAILABLE = Refusal(grpc.StatusCode.UNAVAILABLE, "STORE_UNAVAILABLE")
 FULL = 2
@@ -113,7 +114,7 @@ async def test_a_commit_whose_sync_fails_is_not_acknowledged(tmp_path: Path, dis
 
 @pytest.mark.parametrize("times", [1, 2, 3])
 async def test_nothing_is_written_behind_what_a_failed_sync_has_lost(tmp_path: Path, disk: Disk, times: int) -> None:
-    """Also when the log is found anew, since nobody but the writer had it open, and even closing it failed."""
+    """Also when the log is created again, because only the writer had it open, and even closing it failed."""
     async with SQLiteJobStore(str(tmp_path / "jobs.db")) as store:
         jobs = [job(f"job-{number}") for number in range(5)]
         await store.commit([change(jobs[0])])
@@ -202,7 +203,7 @@ RUNS = 30
 async def test_whatever_fails_first_nothing_acknowledged_is_lost(
     tmp_path: Path, operation: Operation, times: int
 ) -> None:
-    """Whichever operation of the disk fails, the store says so and heals; a power cut after all takes nothing."""
+    """Whichever operation of the disk fails, the store reports it and recovers; a power cut then loses nothing."""
     with faulty_disk() as disk:
         await use(tmp_path / "jobs.db", Ledger(), attempts=1)
     total = disk.counts[operation]
@@ -361,7 +362,7 @@ async def is_out_of_order(service: Service) -> bool:
 
 
 async def test_a_broken_disk_is_told_and_healed_without_a_restart(tmp_path: Path, disk: Disk) -> None:
-    """While no sync succeeds writes are UNAVAILABLE, polls go on and readiness says no; all is well again after."""
+    """While no sync succeeds writes are UNAVAILABLE, polls go on and readiness fails; then everything works again."""
     admin = bearer(admin_token())
     async with service_here(f"sqlite:///{tmp_path / 'jobs.db'}") as service:
         await create(service, "job-a")
@@ -375,9 +376,8 @@ async def test_a_broken_disk_is_told_and_healed_without_a_restart(tmp_path: Path
         await until(lambda: is_ready(service))
 
 
-async def test_a_file_that_another_program_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_file_that_another_program_locks(tmp_path: Path) -> None:
     """Writes end UNAVAILABLE after the busy timeout, polls are answered meanwhile, and writes work once it lets go."""
-    monkeypatch.setattr(schema, "BUSY_TIMEOUT_MS", 3000)
     path, admin = tmp_path / "jobs.db", bearer(admin_token())
     async with service_here(f"sqlite:///{path}") as service:
         await create(service, "job-a")
@@ -439,8 +439,8 @@ def test_a_file_that_must_not_be_used_is_refused_and_left_as_it_is(tmp_path: Pat
     assert contents(tmp_path) == before
 
 
-async def open_and_close(path: Path) -> None:
-    async with SQLiteJobStore(str(path)):
+async def open_and_close(path: Path, limits: SQLiteLimits | None = None) -> None:
+    async with SQLiteJobStore(str(path), limits or SQLiteLimits()):
         pass
 
 
@@ -458,19 +458,18 @@ async def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     assert contents(tmp_path) == {"file": b"in the way"}
 
 
-async def test_a_file_that_is_locked_at_the_start_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A start that cannot get the file for itself to look at its schema says who is in the way."""
-    monkeypatch.setattr(schema, "BUSY_TIMEOUT_MS", 50)
+async def test_a_file_that_is_locked_at_the_start_is_named(tmp_path: Path) -> None:
+    """A start that cannot lock the file says that another program has it."""
     path = tmp_path / "jobs.db"
     await open_and_close(path)
     with closing(apsw.Connection(str(path))) as other:
         other.execute("BEGIN IMMEDIATE")
         with pytest.raises(StoreConfigError, match=r"jobs\.db is locked by another program$"):
-            await open_and_close(path)
+            await open_and_close(path, SQLiteLimits(busy_timeout_ms=50))
 
 
 async def test_an_empty_file_becomes_a_new_store(tmp_path: Path) -> None:
-    """A file without a byte in it is nobody's."""
+    """An empty file belongs to no other program."""
     (tmp_path / "jobs.db").touch()
     async with opened(tmp_path / "jobs.db") as (store, tracker):
         created = await tracker.apply(creation("job-a"))

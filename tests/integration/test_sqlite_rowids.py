@@ -11,7 +11,7 @@ from harness.stores import change, deletion, job
 from jobstatus.core.answer import render
 from jobstatus.core.store import answer_of
 from jobstatus.stores.sqlite import SQLiteJobStore
-from jobstatus.stores.sqlite import store as sqlite_store
+from jobstatus.stores.sqlite.limits import SQLiteLimits
 
 ONE: Final = job("one", created_at_ms=1)
 TWO: Final = job("two", created_at_ms=2)
@@ -73,13 +73,10 @@ async def test_a_row_that_another_job_has_now_is_not_shown(tmp_path: Path, by_ro
     assert by_rowid == [True, True]
 
 
-async def test_what_is_remembered_is_bounded(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, by_rowid: list[bool]
-) -> None:
-    """And what there is not is not remembered."""
-    monkeypatch.setattr(sqlite_store, "MAX_ROWIDS", 2)
+async def test_cached_rowids_are_bounded(tmp_path: Path, by_rowid: list[bool]) -> None:
+    """And a job that there is not is not cached."""
     names = [f"job-{number}" for number in range(3)]
-    async with opened(tmp_path / "jobs.db") as (store, _):
+    async with opened(tmp_path / "jobs.db", limits=SQLiteLimits(max_rowids=2)) as (store, _):
         await store.commit([change(job(name)) for name in names])
         for name in (*names[:2], "unknown", *names[:2], names[2], names[0], names[2]):
             assert (store.read_answer_now(name) is None) == (name == "unknown")

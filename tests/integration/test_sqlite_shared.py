@@ -1,4 +1,4 @@
-"""Several connections upon one file: nobody reads what is older than what was acknowledged, and the log stays small."""
+"""Several connections upon one file: no read is older than what was acknowledged, and the log stays small."""
 
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -7,13 +7,17 @@ import pytest
 from harness.stores import change, job
 from jobstatus.core.job import Job
 from jobstatus.core.store import Store
-from jobstatus.stores import open_store
-from jobstatus.stores.sqlite import reader
+from jobstatus.stores.sqlite import SQLiteJobStore
+from jobstatus.stores.sqlite.limits import SQLiteLimits
+
+DEFAULTS = SQLiteLimits()
 
 
-async def open_stores(stack: AsyncExitStack, folder: Path, count: int) -> list[Store]:
-    url = f"sqlite:///{folder / 'jobs.db'}"
-    return [await stack.enter_async_context(open_store(url)) for _ in range(count)]
+async def open_stores(
+    stack: AsyncExitStack, folder: Path, count: int, limits: SQLiteLimits = DEFAULTS
+) -> list[SQLiteJobStore]:
+    path = str(folder / "jobs.db")
+    return [await stack.enter_async_context(SQLiteJobStore(path, limits)) for _ in range(count)]
 
 
 async def version(store: Store) -> int:
@@ -21,14 +25,11 @@ async def version(store: Store) -> int:
     return stored.version if isinstance(stored, Job) else 0
 
 
-@pytest.mark.parametrize("kept_frames", [reader.MAX_KEPT_FRAMES, 0])
-async def test_a_commit_is_seen_at_once_by_every_other_store(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kept_frames: int
-) -> None:
+@pytest.mark.parametrize("limits", [DEFAULTS, SQLiteLimits(max_kept_frames=0)])
+async def test_a_commit_is_seen_at_once_by_every_other_store(tmp_path: Path, limits: SQLiteLimits) -> None:
     """Whichever store commits, all read the new version right after, whether or not they keep a transaction open."""
-    monkeypatch.setattr(reader, "MAX_KEPT_FRAMES", kept_frames)
     async with AsyncExitStack() as stack:
-        stores = await open_stores(stack, tmp_path, 3)
+        stores = await open_stores(stack, tmp_path, 3, limits)
         for number in range(60):
             writer = stores[number % 3]
             assert [await version(store) for store in stores] == [number] * 3

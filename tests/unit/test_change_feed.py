@@ -1,4 +1,4 @@
-"""One listener for many jobs: what it is told of, and what it leaves behind."""
+"""One listener for many jobs: what it reports, and that it leaves nothing behind."""
 
 import asyncio
 from collections.abc import Sequence
@@ -28,7 +28,7 @@ class Jobs:
 
 
 async def told(feed: ChangeFeed) -> set[str]:
-    """What it is told of now; nothing when that would have to be waited for."""
+    """Return what it reports now; nothing when that would have to be awaited."""
     changed = asyncio.ensure_future(feed.changed())
     done, _ = await asyncio.wait((changed,), timeout=0)
     if not done:
@@ -53,7 +53,7 @@ async def told(feed: ChangeFeed) -> set[str]:
     ],
 )
 async def test_what_has_changed_before_is_told_at_once(named: int, present: int, is_told: bool) -> None:
-    """A job at another version than the client has read, one that is new or gone, and one nobody can tell of."""
+    """A job at another version than the client has read, one that is new or gone, and one that cannot be read."""
     subscriptions = JobSubscriptions()
     with ChangeFeed(subscriptions, Jobs(a=present).read) as feed:
         await feed.follow({"a": named})
@@ -90,7 +90,7 @@ async def test_a_version_that_was_read_since_is_what_the_next_look_compares_with
 
 
 async def test_what_is_forgotten_is_not_told_of() -> None:
-    """Nor is it looked for any more; forgetting what was never followed does nothing."""
+    """Nor are their versions compared any more; forgetting what was never followed does nothing."""
     subscriptions = JobSubscriptions()
     with ChangeFeed(subscriptions, Jobs(a=1, b=1).read) as feed:
         await feed.follow({"a": 1, "b": 1})
@@ -101,7 +101,7 @@ async def test_what_is_forgotten_is_not_told_of() -> None:
 
 
 async def test_nothing_is_left_behind() -> None:
-    """A listener that goes away is told of nothing any more, not even of a stop."""
+    """A listener that goes away is not called any more, not even for a stop."""
     subscriptions = JobSubscriptions()
     with ChangeFeed(subscriptions, Jobs(a=1).read) as feed:
         await feed.follow({"a": 1})
@@ -109,10 +109,9 @@ async def test_nothing_is_left_behind() -> None:
     assert (subscriptions.versions(), subscriptions.on_close) == ({}, set())
 
 
-async def test_jobs_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    """One more than MAX_FOLLOWED is refused; naming one again is not one more, and forgetting makes room."""
-    monkeypatch.setattr("jobstatus.core.watching.change_feed.MAX_FOLLOWED", 2)
-    with ChangeFeed(JobSubscriptions(), Jobs().read) as feed:
+async def test_jobs_are_bounded() -> None:
+    """One more than `max_followed` is refused; naming one again is not one more, and forgetting makes room."""
+    with ChangeFeed(JobSubscriptions(), Jobs().read, max_followed=2) as feed:
         await feed.follow({"a": 0, "b": 0})
         await feed.follow({"a": 0, "b": 0})
         with pytest.raises(Overloaded):
@@ -122,7 +121,7 @@ async def test_jobs_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 async def test_a_stop_is_told_to_who_follows_nothing_too() -> None:
-    """Who waits for changes is told, and nobody begins to follow."""
+    """A waiting listener raises ShuttingDown, and a new one cannot begin."""
     subscriptions = JobSubscriptions()
     with ChangeFeed(subscriptions, Jobs().read) as feed:
         changed = asyncio.ensure_future(feed.changed())
@@ -135,7 +134,7 @@ async def test_a_stop_is_told_to_who_follows_nothing_too() -> None:
 
 
 async def test_an_end_is_no_news() -> None:
-    """When no more is to be told, what was not told yet is not either."""
+    """After the end, changes that were not reported yet are not reported either."""
     subscriptions = JobSubscriptions()
     with ChangeFeed(subscriptions, Jobs(a=1).read) as feed:
         await feed.follow({"a": 1})

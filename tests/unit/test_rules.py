@@ -1,4 +1,4 @@
-"""The rules at their edges: exact moments, and what a random history seldom meets."""
+"""The rules at their boundaries: exact moments, and cases that a random history rarely has."""
 
 from dataclasses import replace
 
@@ -102,7 +102,7 @@ def test_a_lease_runs_once_more_while_nobody_could_hear_heartbeats() -> None:
 
 
 def test_a_job_whose_time_was_moved_is_due_anew() -> None:
-    """A look that changes nothing else moves `due_at_ms`, so that the sweeper does not find the job again and again."""
+    """A command that changes nothing else moves `due_at_ms`, so that the sweeper does not find the job each time."""
     held = made((0, start("w1")), (2000, start("w2")))
     assert held.due_at_ms == 4000
     looked, _ = decide(held, LOOK, 4000, replace(POLICY, leases_count_from_ms=3000))

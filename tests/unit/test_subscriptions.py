@@ -8,7 +8,7 @@ from jobstatus.core.watching.subscriptions import UNSEEN, ConcurrencyLimit, JobS
 
 
 def test_a_waiter_is_woken_by_a_change_that_is_found_and_only_once() -> None:
-    """A newer version wakes those who wait for the job, and nobody else; the same one again wakes nobody."""
+    """A newer version wakes the waiters of the job and no others; the same one again wakes none."""
     subscriptions = JobSubscriptions()
     with subscriptions.waiting_for("a") as mine, subscriptions.waiting_for("b") as other:
         subscriptions.seen("a", 1)
@@ -32,7 +32,7 @@ def test_a_waiter_who_read_an_older_version_is_woken_when_another_reads_a_newer_
 
 
 def test_a_change_of_this_process_wakes_once() -> None:
-    """Those who are told of a change read it, and are not woken again for having read it."""
+    """Waiters that are woken read the change, and are not woken again for having read it."""
     subscriptions = JobSubscriptions()
     with subscriptions.waiting_for("a") as event:
         subscriptions.seen("a", 1)
@@ -44,7 +44,7 @@ def test_a_change_of_this_process_wakes_once() -> None:
 
 
 def test_only_news_of_what_was_read_is_passed_on() -> None:
-    """A version is told once, however many read it how often; and once more after a change was announced."""
+    """A version is reported once, however often it is read, and once more after a wake."""
     seen: list[tuple[str, int]] = []
     left: list[str] = []
     subscriptions = JobSubscriptions(lambda job_id, version: seen.append((job_id, version)), left.append)
@@ -85,7 +85,7 @@ def test_places_are_bounded_and_freed() -> None:
 
 
 def test_nothing_is_left_behind() -> None:
-    """A job that nobody waits for any more is not looked for."""
+    """A job without waiters is not compared."""
     subscriptions = JobSubscriptions()
     with subscriptions.waiting_for("a"), subscriptions.waiting_for("a"):
         assert subscriptions.versions() == {"a": UNSEEN}
@@ -93,7 +93,7 @@ def test_nothing_is_left_behind() -> None:
 
 
 def test_all_can_be_told_to_look_again() -> None:
-    """Whoever waits, for whatever, is woken."""
+    """All waiters are woken, whatever they wait for."""
     subscriptions = JobSubscriptions()
     with subscriptions.waiting_for("a") as one, subscriptions.waiting_for("b") as two:
         subscriptions.wake_all()
@@ -101,7 +101,7 @@ def test_all_can_be_told_to_look_again() -> None:
 
 
 def test_all_are_woken_when_the_service_stops() -> None:
-    """Whoever waits is woken to be told, and nobody is admitted any more."""
+    """All waiters are woken, and no new one is admitted."""
     subscriptions = JobSubscriptions()
     with subscriptions.waiting_for("a") as event:
         subscriptions.close()

@@ -11,10 +11,11 @@ from typing import Final
 
 from jobstatus.app.background import run_once, run_periodically, start_tasks
 from jobstatus.app.frontend import build_frontend, now_ms
+from jobstatus.app.limits import ServiceLimits
 from jobstatus.core.rules import Policy
 from jobstatus.core.store import Store
 from jobstatus.core.sweeper import Sweeper
-from jobstatus.core.tracker import JobTracker
+from jobstatus.core.tracker import JobTracker, TrackerLimits
 from jobstatus.core.watching.subscriptions import JobSubscriptions
 from jobstatus.rest.admin import Readiness
 from jobstatus.rest.server import HttpServer
@@ -27,8 +28,6 @@ from jobstatus.telemetry.metrics import Metrics
 
 GRACE_SECONDS: Final = 3.0
 """How long calls under way may take when the service stops."""
-REFUSING_SECONDS: Final = 0.2
-"""How long calls are still picked up, to be told why they are refused; gRPC cancels those that wait when it stops."""
 CHANGE_CHECK_SECONDS: Final = 0.1
 """How often changes that other processes made are looked for while somebody waits for any."""
 
@@ -51,18 +50,23 @@ async def serving(
     *,
     with_reflection: bool,
     admin_socket: Path | None = None,
+    store: Store | None = None,
+    limits: ServiceLimits = ServiceLimits(),  # noqa: B008  # a frozen value
 ) -> AsyncIterator[Listening]:
     """The whole service, up while the context lasts; leaving it stops gracefully.
 
-    With `admin_socket` the admin application is there rather than on its port, and the other ports are shared with
-    other processes of this user's. Raises KeyConfigError, StoreConfigError or OSError when something cannot be had.
+    `store` is used in place of the one that the settings name. With `admin_socket` the admin application is there
+    rather than on its port, and the other ports are shared with other processes of this user's. Raises KeyConfigError,
+    StoreConfigError or OSError when something cannot be had.
     """
     is_shared = admin_socket is not None
     metrics = Metrics()
     async with AsyncExitStack() as stack:
-        store = await stack.enter_async_context(open_store(settings.store, redis_replicas=settings.redis_replicas))
+        if store is None:
+            store = open_store(settings.store, redis_replicas=settings.redis_replicas)
+        store = await stack.enter_async_context(store)
         subscriptions = JobSubscriptions()
-        tracker = _tracker(settings, store, metrics, subscriptions)
+        tracker = _tracker(settings, store, metrics, subscriptions, limits.tracker)
         stack.push_async_callback(tracker.close)
         frontend = build_frontend(
             settings,
@@ -116,7 +120,7 @@ async def serving(
             await rpc.say_stopping()
             await asyncio.sleep(settings.stop_delay_seconds)
             tracker.refuse()
-            await asyncio.sleep(REFUSING_SECONDS)
+            await asyncio.sleep(limits.refusing_seconds)
             await asyncio.gather(rpc.stop(GRACE_SECONDS), public.stop())
 
 
@@ -127,7 +131,9 @@ async def _start_admin(admin: HttpServer, settings: Settings, socket: Path | Non
     return settings.admin.port
 
 
-def _tracker(settings: Settings, store: Store, metrics: Metrics, subscriptions: JobSubscriptions) -> JobTracker:
+def _tracker(
+    settings: Settings, store: Store, metrics: Metrics, subscriptions: JobSubscriptions, limits: TrackerLimits
+) -> JobTracker:
     policy = Policy(
         pending_timeout_ms=int(settings.pending_timeout_seconds * 1000),
         processing_timeout_ms=int(settings.processing_timeout_seconds * 1000),
@@ -140,6 +146,7 @@ def _tracker(settings: Settings, store: Store, metrics: Metrics, subscriptions: 
         unscoped_for_all=settings.unscoped_jobs == "any_credential",
         max_watchers=settings.max_watchers,
         subscriptions=subscriptions,
+        limits=limits,
     )
 
 

@@ -300,7 +300,7 @@ def time_stamp(field: str, time: datetime | None) -> Timestamp | None:
     if time is None:
         return None
     if time.tzinfo is None:
-        raise InvalidField(field, "must have a time zone")
+        raise InvalidField.of(field, "must have a time zone")
     stamp = Timestamp()
     stamp.FromDatetime(time)
     return stamp

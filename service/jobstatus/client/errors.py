@@ -78,14 +78,8 @@ def _error_info(error: grpc.aio.AioRpcError) -> ErrorInfo | None:
 
 
 def _rebuilt(reason: str, message: str, metadata: Mapping[str, str]) -> JobStatusError:
-    """A leaf as it was on the other side; its own constructor would build the message anew."""
-    leaf = _LEAVES.get(reason)
-    if leaf is None:
-        return ServiceFailed(message)
-    error = leaf.__new__(leaf)
-    JobStatusError.__init__(error, message)
-    error.metadata = dict(metadata)
-    return error
+    """The error as the service raised it; ServiceFailed for a reason that this version does not know."""
+    return _LEAVES.get(reason, ServiceFailed)(message, **metadata)
 
 
 def _last_error(details: str) -> str:

@@ -54,7 +54,7 @@ class Heartbeat:
         """Have the next heartbeat carry this; what is None stays as it was. Raises InvalidField."""
         latest = self._latest
         if message is not None and not _is_unicode(message):
-            raise InvalidField("message", "must not have lone surrogates")
+            raise InvalidField.of("message", "must not have lone surrogates")
         self._latest = HeartbeatJob(
             job_id=latest.job_id,
             attempt=latest.attempt,
@@ -95,7 +95,11 @@ class Heartbeat:
         except JobStatusError as error:
             if self._loop.time() >= self._lease_ends_at:
                 raise
-            _logger.warning("job %s: no heartbeat: %s", self._latest.job_id, error)
+            _logger.warning(
+                "A heartbeat of job %s failed and is retried while the lease lasts: %s",
+                *(self._latest.job_id, error),
+                extra={"event": "heartbeat_failed", "job_id": self._latest.job_id},
+            )
             return min(self._usual_gap_seconds(), LONGEST_GAP_AFTER_FAILURE_SECONDS)
         self._lease_ends_at = self._loop.time() + self._lease_seconds
         return self._usual_gap_seconds()

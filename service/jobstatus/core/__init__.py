@@ -1,5 +1,5 @@
-"""What a job is and what may happen to it.
+"""The domain: jobs, the rules of their life, the use cases and the store port.
 
-Pure rules (`rules`), the use cases (`tracker`), the store port (`store`) and the errors. Imports the standard library
-only: it must not know HTTP, gRPC, SQL or who is calling.
+`rules` are pure functions, `tracker` has the use cases, `store` is the port, `errors` are what callers handle. It
+imports only the standard library: it must not know HTTP, gRPC, SQL or its callers.
 """

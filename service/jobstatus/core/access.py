@@ -1,4 +1,4 @@
-"""Who is asking, and the one place that says which jobs they may read."""
+"""The caller of a poll, and the rule that says which jobs it may read."""
 
 import math
 from dataclasses import dataclass, field
@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True, slots=True)
 class Principal:
-    """Whom a valid credential stands for: the virtual key with this id, or an admin where it is None.
+    """The owner of a valid credential: the virtual key with this id, or an admin where it is None.
 
-    `valid_until`, in seconds since the epoch, is when the credential ends by itself; it may be withdrawn before.
+    `valid_until`, in seconds since the epoch, is when the credential expires; it may be revoked before.
     """
 
     virtual_key_id: str | None

@@ -1,4 +1,4 @@
-"""What callers may ask of a job, checked on construction: a command that exists is within its bounds.
+"""The commands that change jobs. Their bounds are checked on construction, so a command that exists is valid.
 
 Each raises InvalidField with the name that the field has in the gRPC contract.
 """
@@ -25,19 +25,19 @@ MAX_BATCH: Final = 1000
 def check_id(field: str, value: str) -> None:
     """Raise InvalidField unless `value` may be an id."""
     if not is_valid_id(value):
-        raise InvalidField(field, "must match [A-Za-z0-9_-]{1,128}")
+        raise InvalidField.of(field, "must match [A-Za-z0-9_-]{1,128}")
 
 
 def check_range(field: str, value: float, low: int, high: int, unit: str = "") -> None:
     """Raise InvalidField unless low <= value <= high (which NaN is not)."""
     if not low <= value <= high:
-        raise InvalidField(field, f"must be from {low} to {high}{unit}")
+        raise InvalidField.of(field, f"must be from {low} to {high}{unit}")
 
 
 def check_attempt(value: int) -> None:
-    """Raise InvalidField for a number that no attempt can have; 0 stands for none."""
+    """Raise InvalidField for a negative number; 0 stands for no attempt."""
     if value < 0:
-        raise InvalidField("attempt", "must not be negative")
+        raise InvalidField.of("attempt", "must not be negative")
 
 
 def check_span(field: str, value_ms: int, high_ms: int) -> None:
@@ -46,9 +46,9 @@ def check_span(field: str, value_ms: int, high_ms: int) -> None:
 
 
 def check_text(field: str, value: str | None, high: int) -> None:
-    """Raise InvalidField when the text is too long, or has NUL, which not every store can keep."""
+    """Raise InvalidField when the text is too long, or contains NUL, which some stores cannot keep."""
     if value is not None and (len(value) > high or "\0" in value):
-        raise InvalidField(field, f"must have at most {high} characters and no NUL")
+        raise InvalidField.of(field, f"must have at most {high} characters and no NUL")
 
 
 def check_status_code(field: str, value: int) -> None:
@@ -57,7 +57,7 @@ def check_status_code(field: str, value: int) -> None:
 
 
 def check_error(error: JobError) -> None:
-    """Raise InvalidField unless the error is one that can be stored and shown."""
+    """Raise InvalidField unless the error is within its bounds."""
     if error.status_code is not None:
         check_status_code("error.status_code", error.status_code)
     inner, extra = error.error, error.extra_fields
@@ -76,7 +76,7 @@ def check_error(error: JobError) -> None:
     for field, value in texts.items():
         check_text(field, value, MAX_ERROR_BYTES)
     if sum(len(value.encode()) for value in texts.values() if value) > MAX_ERROR_BYTES:
-        raise InvalidField("error", f"must have at most {MAX_ERROR_BYTES} bytes of text")
+        raise InvalidField.of("error", f"must have at most {MAX_ERROR_BYTES} bytes of text")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -166,7 +166,7 @@ class DeleteJob:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EnforceDeadlines:
-    """The sweeper's: look at a job whose lease or timeout may have ended. A job that is gone is no error."""
+    """The sweeper's command: apply a lease or timeout that has ended. A missing job is JobNotFound."""
 
     job_id: str
 

@@ -1,18 +1,21 @@
-"""What can go wrong, one leaf for each decision that a caller can take.
+"""The errors of the service: one class for each decision that a caller can take.
 
-A leaf's `reason` is the stable word that clients branch on; `metadata` holds every part of the message that varies.
-Messages are fit for a stranger: no credential, result, SQL or path is ever in them. Both edges translate with a table.
+`reason` is the stable word that clients branch on; `metadata` holds each part of the message that varies. A message may
+be shown to anyone: it contains no credential, result, SQL or path. REST and gRPC each translate them with a table.
+
+All classes are constructed alike, `(message, **metadata)`, so that an error can be copied, or rebuilt from a gRPC
+status, without knowing its class. A class whose message varies has a named constructor.
 """
 
-from typing import ClassVar
+from typing import ClassVar, Self
 
 
 class JobStatusError(Exception):
-    """The root of all that this service says no with."""
+    """The root of all errors that a caller is shown."""
 
     reason: ClassVar[str]
 
-    def __init__(self, message: str | None = None, **metadata: str) -> None:
+    def __init__(self, message: str | None = None, /, **metadata: str) -> None:
         super().__init__(message or self.__doc__)
         self.metadata = metadata
 
@@ -27,8 +30,10 @@ class InvalidField(JobStatusError):
 
     reason = "INVALID_FIELD"
 
-    def __init__(self, field: str, problem: str) -> None:
-        super().__init__(f"{field}: {problem}", field=field)
+    @classmethod
+    def of(cls, field: str, problem: str) -> Self:
+        """The error for one field; `problem` continues the sentence that the field's name begins."""
+        return cls(f"{field}: {problem}", field=field)
 
 
 class ResultNotJson(JobStatusError):
@@ -66,8 +71,10 @@ class JobTerminal(JobStatusError):
 
     reason = "JOB_TERMINAL"
 
-    def __init__(self, state: str) -> None:
-        super().__init__(f"The job is {state}; its outcome stays as it is.", state=state)
+    @classmethod
+    def in_state(cls, state: str) -> Self:
+        """The error for a job that has ended in this state."""
+        return cls(f"The job is {state}; its outcome stays as it is.", state=state)
 
 
 class JobNotStarted(JobStatusError):

@@ -1,6 +1,6 @@
-"""The values that everything else talks about: a job, its states, its error.
+"""The values of the domain: a job, its states, its error.
 
-Times are milliseconds since the Unix epoch (UTC), spans are milliseconds. What is absent is None, never empty.
+Times are milliseconds since the Unix epoch (UTC), durations are milliseconds. An absent value is None, never empty.
 """
 
 import re
@@ -10,7 +10,7 @@ from typing import Final, NamedTuple
 
 ID_PATTERN: Final = "[A-Za-z0-9_-]{1,128}"
 is_valid_id: Final = re.compile(ID_PATTERN).fullmatch
-"""Whether a string may be the id of a job, a virtual key or a worker (truthy when it may)."""
+"""Truthy for a string that may be the id of a job, a virtual key or a worker."""
 
 
 class JobState(StrEnum):
@@ -72,11 +72,11 @@ class JobError:
 
 
 class Job(NamedTuple):
-    """A job as of one version. A new version is a new value; only `rules` makes them.
+    """A job at one version. A new version is a new value; only `rules` makes them.
 
-    A tuple, since several are made for each write: one with a field changed costs a fifth of what a dataclass takes.
-    `due_at_ms` is when the rules want to look at the job again by themselves (a lease or a timeout ends); terminal
-    jobs have none. `lease_ms` is what a heartbeat renews the lease by; None while the attempt has no lease.
+    A tuple, because several are made for each write, and changing a field costs a fifth of what a dataclass takes.
+    `due_at_ms` is when a lease or a timeout ends by itself; None for a terminal job. `lease_ms` is the duration of a
+    lease, by which a heartbeat renews it; None while the attempt has no lease.
     """
 
     job_id: str
@@ -109,9 +109,9 @@ class Job(NamedTuple):
 
     @property
     def is_leased(self) -> bool:
-        """Whether the current attempt has a lease, running or ended."""
+        """Whether the current attempt has a lease, running or expired."""
         return self.lease_ms is not None
 
     def is_expired(self, now_ms: int) -> bool:
-        """Whether every read says not found from now on."""
+        """Whether reads answer that there is no such job."""
         return self.expires_at_ms is not None and self.expires_at_ms <= now_ms

@@ -1,31 +1,39 @@
-"""Copies jobs and virtual keys from one store to another, as they are, and looks whether they arrived.
+"""Copies jobs and virtual keys from one store to another, unchanged, and compares what arrived.
 
-A job keeps its version, so that a copy can be told from what was changed since: the same version is left alone, an
-older one is replaced, a newer one is the target's own business. So a copy may be broken off and begun again. Memory
-holds two pages of jobs, whatever the stores hold.
+A job keeps its version, which tells a copy from a later change: the same version in the target is left, an older one is
+replaced, a newer one is left. So a copy may be interrupted and run again. Memory holds two pages of jobs, however many
+the stores hold.
 """
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Final, TypeVar
+from typing import TypeVar
 
 from jobstatus.core.answer import render
 from jobstatus.core.errors import JobStatusError, Overloaded
 from jobstatus.core.job import Job
-from jobstatus.core.store import Answer, Change, Listing, Store, StoreError
+from jobstatus.core.store import Answer, Change, Listing, Store, StoreError, ended_at_ms
 from jobstatus.core.virtual_keys import VirtualKey
 
 T = TypeVar("T")
 
-PAGE: Final = 1000
-PAGE_BYTES: Final = 32 * 1024 * 1024
-MAX_RACES: Final = 5
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MigrationLimits:
+    """How much is copied at a time."""
+
+    page: int = 1000
+    """Jobs or virtual keys."""
+    page_bytes: int = 32 * 1024 * 1024
+    """Of results."""
+    max_rounds: int = 5
+    """How often a page is written while others change its jobs in the target."""
 
 
 @dataclass(slots=True, kw_only=True)
 class Report:
-    """What a copy did. `wrong` names the jobs and virtual keys that are not in the target as they should be."""
+    """What a copy did. `wrong` names the jobs and virtual keys that differ in the target."""
 
     copied: int = 0
     replaced: int = 0
@@ -35,7 +43,7 @@ class Report:
     wrong: list[str] = field(default_factory=list)
 
     def count(self, stored: int, version: int) -> None:
-        """A job of this version met this one in the target; 0: none."""
+        """Count a job of this version, found in the target at version `stored`; 0: not found."""
         if stored == 0:
             self.copied += 1
         elif stored < version:
@@ -47,26 +55,32 @@ class Report:
 
     @property
     def jobs(self) -> int:
-        """How many jobs were looked at."""
+        """How many jobs were compared."""
         return self.copied + self.replaced + self.unchanged + self.newer
 
 
-async def migrate(source: Store, target: Store, now_ms: int, on_progress: Callable[[int], None]) -> Report:
-    """Copy the jobs that have not expired, and all virtual keys. `on_progress` is told how many jobs are done.
+async def migrate(
+    source: Store,
+    target: Store,
+    now_ms: int,
+    on_progress: Callable[[int], None],
+    limits: MigrationLimits = MigrationLimits(),
+) -> Report:
+    """Copy the jobs that have not expired, and all virtual keys. `on_progress` is called with the jobs done so far.
 
-    Raises what the stores raise; what was copied by then is there, and another run goes on.
+    Raises what the stores raise. What was copied by then stays, and another run continues.
     """
     report = Report()
-    await _copy_virtual_keys(source, target, report)
-    async for jobs in _ahead(_jobs_of(source, now_ms)):
-        await _copy(jobs, target, report)
+    await _copy_virtual_keys(source, target, report, limits.page)
+    async for jobs in _ahead(_jobs_of(source, now_ms, limits)):
+        await _copy(jobs, target, report, limits.max_rounds)
         on_progress(report.jobs)
     return report
 
 
-async def _copy_virtual_keys(source: Store, target: Store, report: Report) -> None:
+async def _copy_virtual_keys(source: Store, target: Store, report: Report, limit: int) -> None:
     after = ""
-    while page := await source.list_virtual_keys(after, PAGE):
+    while page := await source.list_virtual_keys(after, limit):
         after = page[-1].virtual_key_id
         there = await target.read_virtual_keys([virtual_key.virtual_key_id for virtual_key in page])
         for virtual_key, before in zip(page, there, strict=True):
@@ -77,28 +91,28 @@ async def _copy_virtual_keys(source: Store, target: Store, report: Report) -> No
 
 
 def _says_the_same(one: VirtualKey | None, other: VirtualKey) -> bool:
-    """Whether they are alike but for when they were first recorded, which a store keeps."""
+    """Whether they are equal apart from `created_at_ms`, which a store keeps from the first put."""
     return one is not None and replace(one, created_at_ms=other.created_at_ms) == other
 
 
-async def _jobs_of(source: Store, now_ms: int) -> AsyncIterator[list[Job]]:
-    """All jobs with their results, newest first, in parts of bounded size."""
-    listing = Listing(now_ms=now_ms, limit=PAGE)
-    while page := await source.list_jobs(listing):
+async def _jobs_of(source: Store, now_ms: int, limits: MigrationLimits) -> AsyncIterator[list[Job]]:
+    """Yield all jobs with their results, newest first, in parts of bounded size."""
+    listing = Listing(limit=limits.page)
+    while page := await source.list_jobs(listing, now_ms):
         last = page[-1]
         listing = replace(listing, before=(last.created_at_ms, last.job_id))
         job_ids = [job.job_id for job in page]
         sizes = [answer.result_size or 0 if answer else 0 for answer in _sound(await source.read_answers(job_ids))]
-        for part in _parts(job_ids, sizes):
+        for part in _parts(job_ids, sizes, limits.page_bytes):
             yield [job for job in _sound(await source.read_jobs(part, with_results=True)) if job is not None]
 
 
-def _parts(job_ids: Sequence[str], sizes: Sequence[int]) -> Iterator[list[str]]:
-    """The ids in order, in parts whose results have PAGE_BYTES together, or which are one job alone."""
+def _parts(job_ids: Sequence[str], sizes: Sequence[int], max_bytes: int) -> Iterator[list[str]]:
+    """Yield the ids in order, in parts whose results have at most `max_bytes` together, or which are a single job."""
     part: list[str] = []
     size = 0
     for job_id, more in zip(job_ids, sizes, strict=True):
-        if part and size + more > PAGE_BYTES:
+        if part and size + more > max_bytes:
             yield part
             part, size = [], 0
         part.append(job_id)
@@ -107,10 +121,10 @@ def _parts(job_ids: Sequence[str], sizes: Sequence[int]) -> Iterator[list[str]]:
         yield part
 
 
-async def _copy(jobs: list[Job], target: Store, report: Report) -> None:
-    """Write what the target lacks, and compare all that it should have now."""
+async def _copy(jobs: list[Job], target: Store, report: Report, max_rounds: int) -> None:
+    """Write what the target lacks, and compare everything that it should have now."""
     waiting = {job.job_id: job for job in jobs}
-    for _ in range(MAX_RACES):
+    for _ in range(max_rounds):
         if not waiting:
             break
         there = _sound(await target.read_jobs(list(waiting), with_results=False))
@@ -132,7 +146,7 @@ async def _copy(jobs: list[Job], target: Store, report: Report) -> None:
 
 
 async def _find_wrong(jobs: list[Job], target: Store) -> list[str]:
-    """The ids of jobs that the target has otherwise, or answers otherwise; newer ones are its own business."""
+    """Return the ids of jobs that are missing or older in the target, or differ at the same version."""
     job_ids = [job.job_id for job in jobs]
     stored = _sound(await target.read_jobs(job_ids, with_results=True))
     answers = _sound(await target.read_answers(job_ids))
@@ -146,18 +160,19 @@ async def _find_wrong(jobs: list[Job], target: Store) -> list[str]:
 
 
 def _is_answered(job: Job, answer: Answer | None) -> bool:
-    """Whether a poll of the target answers what one of the source does."""
+    """Whether a poll of the target has the same answer as one of the source."""
     size = None if job.result is None else len(job.result)
     return (
         answer is not None
         and (answer.body, answer.result_size, answer.result in (None, job.result)) == (render(job), size, True)
         and (answer.request_type, answer.virtual_key_id) == (job.request_type.value, job.virtual_key_id)
         and (answer.created_at_ms, answer.expires_at_ms) == (job.created_at_ms, job.expires_at_ms)
+        and answer.ended_at_ms in (None, ended_at_ms(job))
     )
 
 
 def _sound(items: Sequence[T | StoreError]) -> list[T]:
-    """The items; raises the first that is an error of a part of the store."""
+    """Return the items. Raises the first that is an error of a part of the store."""
     for item in items:
         if isinstance(item, JobStatusError):
             raise item
@@ -165,7 +180,7 @@ def _sound(items: Sequence[T | StoreError]) -> list[T]:
 
 
 async def _ahead(items: AsyncIterator[T]) -> AsyncIterator[T]:
-    """The same items; the next one is being made while its user is at work with the one before."""
+    """Yield the same items, making the next one while the caller works with the one before."""
     end = object()
     following: asyncio.Future[T | object] = asyncio.ensure_future(_next(items, end))
     try:

@@ -1,4 +1,4 @@
-"""What the core tells whoever keeps the metrics. It must not know how they are kept."""
+"""What the core reports to the metrics. It must not know how they are kept."""
 
 import time
 from collections.abc import Iterator
@@ -12,21 +12,21 @@ class Observer(Protocol):
         ...
 
     def races_lost(self, commands: int) -> None:
-        """This many commands are decided anew, since another process changed their jobs meanwhile."""
+        """This many commands are decided again, because another process changed their jobs."""
         ...
 
     def swept(self, what: str, jobs: int) -> None:
-        """A sweep `settled` or `purged` this many jobs."""
+        """A sweep has `settled` (applied the deadlines of) or `purged` this many jobs."""
         ...
 
     def store_answered(self, operation: str, seconds: float) -> None:
-        """The store took this long, whether it succeeded or not."""
+        """An operation of the store took this long, successful or not."""
         ...
 
 
 @contextmanager
 def timed(observer: Observer, operation: str) -> Iterator[None]:
-    """Report how long the block took as the store's time."""
+    """Report the duration of the block as the store's."""
     started = time.perf_counter()
     try:
         yield

@@ -10,8 +10,8 @@ from functools import partial
 from typing import Final, NamedTuple
 
 from jobstatus.core.access import Principal, may_read
-from jobstatus.core.answer import RESULT_TAIL, ended_at_ms
-from jobstatus.core.batch_reader import BatchReader
+from jobstatus.core.answer import RESULT_TAIL
+from jobstatus.core.batch_reader import BatchReader, BatchReaderLimits
 from jobstatus.core.errors import JobNotFound, JobStatusError
 from jobstatus.core.job import RequestType, is_valid_id
 from jobstatus.core.observer import Observer, timed
@@ -40,14 +40,20 @@ class Poller:
     """Answers polls from one store."""
 
     def __init__(
-        self, store: JobReader, *, clock: Callable[[], int], observer: Observer, unscoped_for_all: bool
+        self,
+        store: JobReader,
+        *,
+        clock: Callable[[], int],
+        observer: Observer,
+        unscoped_for_all: bool,
+        limits: BatchReaderLimits = BatchReaderLimits(),  # noqa: B008  # a frozen value
     ) -> None:
-        """`clock` tells ms since the epoch; `unscoped_for_all` as in `access.may_read`."""
+        """`clock` returns ms since the epoch; `unscoped_for_all` as in `access.may_read`."""
         self._store = store
         self._clock = clock
         self._observer = observer
         self._unscoped_for_all = unscoped_for_all
-        self._group = BatchReader(self._read_together)
+        self._group = BatchReader(self._read_together, limits)
         self._expected = RetryAfterEstimator()
         read_now = store.read_answer_now
         self._find_now = None if read_now is None else partial(self._find_with, read_now)
@@ -106,16 +112,11 @@ class Poller:
     def _poll(self, job_id: str, request_type: RequestType, answer: Answer, result: bytes | None) -> Poll:
         body = answer.body if result is None else b"".join((answer.body, result, RESULT_TAIL))
         if answer.expires_at_ms is not None:
-            if self._expected.first_seen_ended(job_id):
-                self._learn(request_type, answer)
+            if self._expected.first_seen_ended(job_id) and answer.ended_at_ms is not None:
+                self._expected.learn(request_type, answer.ended_at_ms - answer.created_at_ms)
             return Poll(True, answer.created_at_ms, answer.version, answer.progress, body)
         retry_after_ms = self._expected.retry_after_ms(job_id, request_type, self._clock() - answer.created_at_ms)
         return Poll(False, answer.created_at_ms, answer.version, answer.progress, body, retry_after_ms)
-
-    def _learn(self, request_type: RequestType, answer: Answer) -> None:
-        at_ms = ended_at_ms(answer.body)
-        if at_ms is not None:
-            self._expected.learn(request_type, at_ms - answer.created_at_ms)
 
     async def _read_together(self, job_ids: Sequence[str]) -> list[Answer | StoreError | None]:
         with timed(self._observer, "read_answers"):

@@ -1,8 +1,7 @@
 """The life of a job: pending → processing → completed | failed, as pure functions of values and the time.
 
-`decide` is the only way to a new version of a job. Time is an argument: nothing here looks at a clock, and nothing
-here waits. Nothing leaves a terminal state, and `completed_at` is never before `created_at`, even when the clock steps
-back.
+`decide` is the only way to a new version of a job. Time is an argument: nothing here reads a clock or waits. No job
+leaves a terminal state, and `completed_at` is never before `created_at`, even when the clock steps back.
 """
 
 from collections.abc import Callable
@@ -28,10 +27,10 @@ GATEWAY_TIMEOUT: Final = 504
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Policy:
-    """What an operator may set of the rules.
+    """The parameters of the rules.
 
-    `leases_count_from_ms` is since when heartbeats can be heard without a gap. A lease counts only from then on:
-    after a restart, or an outage of the store, each lease runs once more in full before the job is given up.
+    `leases_count_from_ms` is since when heartbeats could arrive without a gap. A lease counts from then at the
+    earliest: after a restart, or an outage of the store, each lease runs once more in full before the job fails.
     """
 
     pending_timeout_ms: int = DAY_MS
@@ -42,11 +41,11 @@ class Policy:
 def decide(
     stored: Job | None, command: Command, now_ms: int, policy: Policy
 ) -> tuple[Job | None, errors.JobStatusError | None]:
-    """What becomes of a job when a command arrives: its next version, and why the command was refused if it was.
+    """Apply a command. Return the next version of the job, and the refusal of the command, if any.
 
-    `stored` None: there is no such job; None is returned when there is none afterwards. The same object comes back when
-    nothing changes. What is overdue is settled first, so that a command never finds a lease or timeout that has ended
-    and was not acted upon; that change stands even when the command is then refused.
+    `stored` None: there is no such job. None is returned when there is none afterwards, and the same object when
+    nothing changes. Ended leases and timeouts are applied first, so a command never finds one that has ended and was
+    not applied; that change stands even if the command is then refused.
     """
     current = None if stored is None or stored.is_expired(now_ms) else _apply_deadlines(stored, now_ms, policy)
     try:
@@ -64,7 +63,7 @@ def _next_version(stored: Job | None, following: Job, policy: Policy) -> Job:
 
 
 def due_at(job: Job, policy: Policy) -> int | None:
-    """When `decide` would change the job by itself, in ms since the epoch; None for a terminal job."""
+    """Return when a deadline of the job ends, in ms since the epoch; None for a terminal job."""
     match job.state:
         case JobState.PENDING:
             return job.created_at_ms + policy.pending_timeout_ms
@@ -124,7 +123,7 @@ def _ended(
 
 
 def completed_error(error: JobError, job: Job) -> JobError:
-    """The worker's error with what it left out of `extra_fields` taken from the job."""
+    """Return the worker's error, with what is absent in `extra_fields` taken from the job."""
     given = error.extra_fields
     extra_fields = ErrorExtraFields(
         provider=given.provider if given.provider is not None else job.provider,
@@ -141,14 +140,14 @@ def _existing(job: Job | None) -> Job:
 
 
 def _check_fence(job: Job, attempt: int) -> None:
-    """A write must name the current attempt; while there is no lease it may name none (0)."""
+    """Raise LeaseLost unless the write names the current attempt, or none (0) while there is no lease."""
     if attempt != job.attempt and (attempt != 0 or job.is_leased):
         raise errors.LeaseLost
 
 
 def _check_fence_of_ended(job: Job, attempt: int) -> None:
     _check_fence(job, attempt)
-    raise errors.JobTerminal(job.state)
+    raise errors.JobTerminal.in_state(job.state)
 
 
 def _create(job: Job | None, command: CreateJob, now_ms: int, _: Policy) -> Job:
@@ -173,7 +172,7 @@ def _create(job: Job | None, command: CreateJob, now_ms: int, _: Policy) -> Job:
 def _start(stored: Job | None, command: StartJob, now_ms: int, policy: Policy) -> Job:
     job = _existing(stored)
     if job.is_terminal:
-        raise errors.JobTerminal(job.state)
+        raise errors.JobTerminal.in_state(job.state)
     lease_expires_at_ms = None if command.lease_ms is None else now_ms + command.lease_ms
     if job.state is JobState.PROCESSING and job.worker_id == command.worker_id:
         return job._replace(lease_ms=command.lease_ms, lease_expires_at_ms=lease_expires_at_ms)

@@ -1,19 +1,20 @@
-"""The port: what every store can do, in enough words to write a new one from.
+"""The port: what every store must do, in enough detail to implement a new one.
 
-A store is a compare-and-set table of jobs and a small table of virtual keys. It decides nothing: the rules live in
-`rules`, and expiry is judged by the caller. Every operation works on many items in one round trip, because the callers
-above batch whatever arrives at the same time.
+A store is a compare-and-set table of jobs and a small table of virtual keys. It decides nothing: the rules are in
+`rules`, and the caller compares expiry with the clock. Every operation works on many items in one round trip, because
+the core batches what arrives at the same time.
 
-What holds for every operation:
+For every operation:
 
 * It raises StoreUnavailable when the store does not answer within the store's own time limit, and StoreFull when there
-  is no room. It raises nothing else of its driver's; the cause is kept as `__cause__`.
-* Where a store has parts that fail one by one (the shards of a cluster), what the failed part holds is answered with
-  the error in its place, and the rest as ever.
-* After a failure the store heals by itself once the cause is gone, without a restart.
-* A caller that is cancelled while it waits harms nobody: what has begun is finished.
-* Reads see every change whose commit has returned, to whomever it returned.
-* Bytes come back exactly as they went in.
+  is no room. It raises no other error of its driver; the cause is kept as `__cause__`.
+* A store may have parts that fail separately (the shards of a cluster). Each item of a failed part then has the error
+  in its place, and the other items are answered as usual.
+* After a failure the store recovers by itself once the cause is gone, without a restart.
+* The caller may be cancelled while it waits. A write that has begun is then finished, and other callers are unaffected.
+* Reads see every change whose commit has returned, in whichever process.
+* Bytes come back exactly as they were given.
+* Times are milliseconds since the Unix epoch.
 """
 
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -23,20 +24,24 @@ from typing import Final, NamedTuple, Protocol, TypeAlias
 
 from jobstatus.core.errors import StoreFull, StoreUnavailable
 from jobstatus.core.job import Job, JobState, RequestType
+from jobstatus.core.rules import GATEWAY_TIMEOUT
 from jobstatus.core.virtual_keys import VirtualKey
 
 SMALL_RESULT_BYTES: Final = 16 * 1024
-"""Results up to this size come along with an answer; larger ones only once the owner was compared (see Answer)."""
+"""Results up to this size come along with an answer; larger ones are read after the owner was compared (see Answer)."""
+
+UNKNOWN_SIZE: Final = -1
+"""The `result_size` of a large result where the reader does not know the size."""
 
 StoreError: TypeAlias = StoreUnavailable | StoreFull
-"""How a store fails."""
+"""The errors of a store, raised or in an item's place."""
 
 
 class Change(NamedTuple):
-    """One step of one job: `job` takes the place of version `replaces`. A tuple, since it is made for each write.
+    """One step of one job: `job` replaces version `replaces`. A tuple, because one is made for each write.
 
-    `replaces` 0: there must be no such job. `job` None: the job is removed. `answer` is what a poll of the new version
-    answers, rendered by `answer.render`; None with `job` None.
+    `replaces` 0: there must be no such job. `job` None: the job is removed. `answer` is the body of a poll of the new
+    version, rendered by `answer.render`; None where `job` is None.
     """
 
     job_id: str
@@ -46,17 +51,19 @@ class Change(NamedTuple):
 
 
 class Answer(NamedTuple):
-    """What a poll needs of a job, and no more. A tuple, since it is made for each poll.
+    """What a poll needs of a job, and no more. A tuple, because one is made for each poll.
 
-    `body` is the answer's bytes, up to but without the result where `result_size` says that there is one. `result` is
-    None when it is larger than SMALL_RESULT_BYTES: that one is read in a second step, so that the time a poll takes
-    tells a stranger nothing about a job that is not theirs.
+    `ended_at_ms` is when the worker's report ended the job; None while the job is under way, where the service gave the
+    job up, and where an earlier version did not store it. `body` is the document, up to the result where there is one.
+    `result_size` is in bytes, None without a result. `result` is None when it is larger than SMALL_RESULT_BYTES: such a
+    result is read in a second step, so that the time of a poll tells nothing about a job that the caller may not read.
     """
 
     request_type: str
     virtual_key_id: str | None
     created_at_ms: int
     expires_at_ms: int | None
+    ended_at_ms: int | None
     version: int
     progress: float | None
     body: bytes
@@ -64,14 +71,20 @@ class Answer(NamedTuple):
     result: bytes | None
 
 
+def ended_at_ms(job: Job) -> int | None:
+    """Return `Answer.ended_at_ms` of a job: its end, unless the status code says that the service gave it up."""
+    return None if job.status_code == GATEWAY_TIMEOUT else job.completed_at_ms
+
+
 def answer_of(job: Job, body: bytes) -> Answer:
-    """What a poll of the job needs; `body` is what `answer.render` made of it."""
+    """Return the answer for a job; `body` is its document as `answer.render` makes it."""
     result = job.result
     return Answer(
         request_type=job.request_type,
         virtual_key_id=job.virtual_key_id,
         created_at_ms=job.created_at_ms,
         expires_at_ms=job.expires_at_ms,
+        ended_at_ms=ended_at_ms(job),
         version=job.version,
         progress=job.progress,
         body=body,
@@ -82,13 +95,11 @@ def answer_of(job: Job, body: bytes) -> Answer:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Listing:
-    """Which jobs a listing wants, newest first: by (created_at_ms, job_id), both descending.
+    """Which jobs a listing returns, newest first: by (created_at_ms, job_id), both descending.
 
-    Every filter that is given must hold. `before` is the key of the last job of the page before. Jobs that expire at or
-    before `now_ms` are left out.
+    Every filter that is given must hold. `before` is the key of the last job of the page before.
     """
 
-    now_ms: int
     limit: int
     states: Collection[JobState] = ()
     request_type: RequestType | None = None
@@ -103,18 +114,18 @@ class JobReader(Protocol):
 
     @property
     def read_answer_now(self) -> Callable[[str], Answer | StoreError | None] | None:
-        """As read_answers, of one job, in a store that has nothing to wait for when it reads; None in any other."""
+        """As read_answers, for one job, in a store whose reads wait for nothing; None in any other store."""
         ...
 
     async def read_answers(self, job_ids: Sequence[str]) -> list[Answer | StoreError | None]:
-        """What polls of these jobs answer, in the order asked for; None where there is no such job.
+        """Return the answers for these jobs, in the order asked for; None where there is no such job.
 
-        The ids may be any strings. Takes no longer for a job that exists than for one that does not, within noise.
+        The ids may be any strings. The time does not depend on whether a job exists, apart from noise.
         """
         ...
 
     async def read_jobs(self, job_ids: Sequence[str], *, with_results: bool) -> list[Job | StoreError | None]:
-        """These jobs, in the order asked for; None where there is no such job."""
+        """Return these jobs, in the order asked for; None where there is no such job."""
         ...
 
 
@@ -122,61 +133,63 @@ class JobStore(JobReader, Protocol):
     """Where jobs are kept."""
 
     async def commit(self, changes: Sequence[Change]) -> dict[str, StoreError | None]:
-        """Make all those changes durable, in one step, whose `replaces` is still the stored version.
+        """Make durable, in one step, all changes whose `replaces` is still the stored version.
 
-        Returns what did not certainly happen: by id, None for a change whose job is at another version, which is as it
-        was, and an error for one of which only the store knows whether it happened (wholly or not at all). No two
-        changes name the same job. When this returns the other changes are on stable storage, as the store's
-        documentation defines it; when it raises, each fitting change happened or did not, and in a store without parts
-        either all did or none.
+        Return by id what did not certainly happen: None for a change whose job is at another version and stays as it
+        was; the error for a change that happened wholly or not at all. No two changes name the same job. On return the
+        other changes are on stable storage, as the store's documentation defines it. When this raises, each fitting
+        change happened or did not; in a store without parts all did or none.
         """
         ...
 
     async def confirm(self, job_ids: Sequence[str]) -> dict[str, StoreError]:
-        """Return when what reads have shown of these jobs is on stable storage; by id, where that is not certain.
+        """Return when what reads have shown of these jobs is on stable storage, with the errors of those uncertain.
 
-        For whoever acknowledges a write that changed nothing because it had happened before. A store whose reads only
-        show what is on stable storage has nothing to do.
+        Used before acknowledging a write that changed nothing because it had happened before. A store whose reads only
+        show what is on stable storage does nothing.
         """
         ...
 
     async def changed(self, versions: Mapping[str, int]) -> dict[str, int]:
-        """The jobs among these that are at another version than the one given, and at which (0: there is no such job).
+        """Return the jobs that are at another version than the one given, with that version (0: there is no such job).
 
-        Those that only this object has changed may be left out: its user knows of them. Asked several times a second,
-        so it is one cheap look, and a part that does not answer is left out too.
+        Jobs that only this object has changed may be left out, because its user knows of them. A part that does not
+        answer is left out. Called several times a second, so it must be cheap.
         """
         ...
 
     async def try_lead(self, holder: str, for_ms: int) -> bool:
-        """Whether `holder` is the one of all who share the store that looks after it for the next `for_ms`.
+        """Return whether `holder` leads all processes that share the store for the next `for_ms`.
 
-        One who asks again in time stays it. When it no longer asks another becomes it, at the latest after `for_ms`.
-        `for_ms` 0 gives it back.
+        The leader stays leader by calling again in time. Another can become leader at the latest `for_ms` after its
+        last call. `for_ms` 0 resigns.
         """
         ...
 
     async def due(self, now_ms: int, limit: int) -> list[str]:
-        """Ids of jobs with `due_at_ms` <= now, the longest due first, at most `limit`.
+        """Return the ids of at most `limit` jobs with `due_at_ms` <= now, the longest due first.
 
-        A store with parts leaves out a part that does not answer, and raises when none does.
+        A part that does not answer is left out; raises when none answers.
         """
         ...
 
     async def purge(self, now_ms: int, limit: int) -> int:
-        """Free the space of at most `limit` jobs with `expires_at_ms` <= now; how many it were. Parts as in `due`."""
+        """Remove at most `limit` jobs with `expires_at_ms` <= now. Return how many. Parts as in `due`."""
         ...
 
-    async def list_jobs(self, listing: Listing) -> list[Job]:
-        """A page of jobs without results. Must not hold up point reads and commits while it looks."""
+    async def list_jobs(self, listing: Listing, now_ms: int) -> list[Job]:
+        """Return a page of the jobs that have not expired at `now_ms`, without results.
+
+        Must not delay point reads and commits.
+        """
         ...
 
     async def count_jobs(self) -> dict[JobState, int]:
-        """How many jobs of each state are stored, for the metrics. Must not hold up point reads and commits."""
+        """Return how many jobs of each state are stored, for the metrics. Must not delay point reads and commits."""
         ...
 
     async def probe(self) -> None:
-        """Return if the store can really write now, by writing; raise StoreUnavailable or StoreFull if not."""
+        """Write something, and return if that succeeds. Raises StoreUnavailable or StoreFull if not."""
         ...
 
 
@@ -184,36 +197,36 @@ class VirtualKeyReader(Protocol):
     """What credentials need of a store."""
 
     async def read_virtual_keys(self, virtual_key_ids: Sequence[str]) -> list[VirtualKey | None]:
-        """These virtual keys, in the order asked for; None where there is none."""
+        """Return these virtual keys, in the order asked for; None where there is none."""
         ...
 
     async def find_virtual_keys(self, digests: Sequence[bytes]) -> list[VirtualKey | None]:
-        """The virtual key for which each SHA-256 is registered, in the order asked for; None where there is none."""
+        """Return the virtual key that each SHA-256 is registered for, in the order given; None where there is none."""
         ...
 
     async def virtual_keys_version(self) -> int:
-        """A number that differs after every put and delete, whoever made it. Cheap: asked about once a second."""
+        """Return a number that differs after each put and delete of any process. Called every second: must be cheap."""
         ...
 
 
 class VirtualKeyStore(VirtualKeyReader, Protocol):
-    """Where virtual keys are kept. There are few of them, changed seldom."""
+    """Where virtual keys are kept. There are few, and they change rarely."""
 
     async def put_virtual_key(self, virtual_key: VirtualKey) -> VirtualKey:
-        """Durably record a virtual key in place of what was there; the first `created_at_ms` stays.
+        """Durably store a virtual key in place of what was there, with the `created_at_ms` of the first put.
 
-        Raises InvalidField("key_sha256") when a hash is registered for another virtual key.
+        Return it as stored. Raises InvalidField (field `key_sha256`) when a hash is registered for another virtual key.
         """
         ...
 
     async def delete_virtual_key(self, virtual_key_id: str) -> bool:
-        """Durably forget a virtual key and its hashes; whether there was one."""
+        """Durably delete a virtual key and its hashes. Return whether there was one."""
         ...
 
     async def list_virtual_keys(self, after: str, limit: int) -> list[VirtualKey]:
-        """At most `limit` virtual keys with ids above `after`, in the order of their ids (by code point)."""
+        """Return at most `limit` virtual keys with ids above `after`, in the order of their ids (by code point)."""
         ...
 
 
 class Store(JobStore, VirtualKeyStore, AbstractAsyncContextManager["Store"], Protocol):
-    """A store of both, open while its context is entered."""
+    """A store of jobs and virtual keys, open while its context is entered."""

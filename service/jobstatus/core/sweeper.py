@@ -1,8 +1,8 @@
-"""What happens by itself: leases and timeouts end, expired jobs leave the store.
+"""Periodic work: applies ended leases and timeouts, and removes expired jobs.
 
-Reads judge expiry by themselves, and every write settles what is overdue of its job first; so a sweep that comes late
-delays only what nobody touches, and two sweepers harm nobody. Of many processes upon one store one sweeps at a time, so
-that the work is not done, nor the store asked, once for each.
+Each read compares expiry with the clock, and each write first applies the ended deadlines of its job. So a late sweep
+delays only jobs that are not used, and two sweepers do no harm. Of all processes that share a store only the leader
+sweeps, so that the work is done once.
 """
 
 import uuid
@@ -17,11 +17,11 @@ from jobstatus.core.tracker import JobTracker
 
 BATCH: Final = 500
 MAX_BATCHES: Final = 20
-"""A sweep stops after so many batches, so that a flood of work is spread over several."""
+"""The most batches of a sweep, so that a large amount of work is spread over several sweeps."""
 
 
 class Sweeper:
-    """Settles what is due and purges what is expired."""
+    """Applies ended deadlines and purges expired jobs, while this process leads."""
 
     def __init__(
         self,
@@ -32,18 +32,18 @@ class Sweeper:
         observer: Observer,
         every_seconds: float,
     ) -> None:
-        """`every_seconds` is how often `sweep` will be called."""
+        """`every_seconds`: how often `sweep` is called. `clock` returns ms since the epoch."""
         self._holder = uuid.uuid4().hex
         self._claim_ms = int(every_seconds * 2000) + 1000
         self.is_leader = False
-        """Whether this is the one that sweeps, as far as it knows."""
+        """Whether this process led at the last sweep."""
         self._tracker = tracker
         self._store = store
         self._clock = clock
         self._observer = observer
 
     async def sweep(self) -> None:
-        """Settle and purge what is due now, in batches, unless another process does. Raises what the store raises."""
+        """Apply and purge what is due now, in batches, unless another process leads. Raises what the store raises."""
         self.is_leader = False
         with timed(self._observer, "claim_sweep"):
             self.is_leader = await self._store.try_lead(self._holder, self._claim_ms)
@@ -68,6 +68,6 @@ class Sweeper:
                 break
 
     async def resign(self) -> None:
-        """Let another process sweep at once. Raises what the store raises."""
+        """Let another process lead at once. Raises what the store raises."""
         if self.is_leader:
             await self._store.try_lead(self._holder, 0)

@@ -1,14 +1,16 @@
-"""The use cases: what the two edges can ask of the core. It must not know HTTP or gRPC.
+"""The use cases: what REST and gRPC can ask of the core. It must not know either of them.
 
-Expiry is judged at each read, here and in `poll`, whether or not the sweeper has run.
+Each read compares expiry with the clock, here and in `poll`, whether or not the sweeper has run.
 """
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Sequence
-from dataclasses import replace
+from contextlib import aclosing
+from dataclasses import dataclass
 from functools import partial
 from typing import Final
 
+from jobstatus.core.batch_reader import BatchReaderLimits
 from jobstatus.core.commands import Command
 from jobstatus.core.errors import JobNotFound, JobStatusError
 from jobstatus.core.job import Job, JobState
@@ -17,12 +19,24 @@ from jobstatus.core.poll import Poller
 from jobstatus.core.rules import Policy
 from jobstatus.core.store import Answer, JobStore, Listing, StoreError
 from jobstatus.core.watching.change_feed import ChangeFeed
+from jobstatus.core.watching.each_version import each_version
 from jobstatus.core.watching.subscriptions import ConcurrencyLimit, JobSubscriptions
-from jobstatus.core.writer import Outcome, Writer
+from jobstatus.core.write_queue import Outcome, WriterLimits
+from jobstatus.core.writer import Writer
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrackerLimits:
+    """The limits of a tracker's parts."""
+
+    reads: BatchReaderLimits = BatchReaderLimits()  # noqa: RUF009  # a frozen value
+    writes: WriterLimits = WriterLimits()  # noqa: RUF009  # a frozen value
+    max_followed: int = 100_000
+    """Jobs that one change feed may follow."""
 
 
 class JobTracker:
-    """Writes and reads of jobs upon one store. Enter `watching` reads through `watch`; end with `close`."""
+    """Reads, writes and watches of the jobs of one store. End with `close`."""
 
     def __init__(
         self,
@@ -34,36 +48,45 @@ class JobTracker:
         unscoped_for_all: bool = False,
         max_watchers: int = 10_000,
         subscriptions: JobSubscriptions | None = None,
+        limits: TrackerLimits = TrackerLimits(),
     ) -> None:
         """`clock` returns ms since the epoch; `unscoped_for_all` as in `access.may_read`."""
+        self._limits = limits
         self._store = store
         self._clock = clock
         self._observer = observer
-        poller = Poller(store, clock=clock, observer=observer, unscoped_for_all=unscoped_for_all)
+        poller = Poller(store, clock=clock, observer=observer, unscoped_for_all=unscoped_for_all, limits=limits.reads)
         self.poll: Final = poller.poll
         self.poll_now: Final = poller.poll_now
         self._subscriptions = JobSubscriptions() if subscriptions is None else subscriptions
-        self._limit = ConcurrencyLimit(max_watchers)
-        self._writer = Writer(store, clock=clock, policy=policy, observer=observer, on_commit=self._subscriptions.wake)
+        self._watchers = ConcurrencyLimit(max_watchers)
+        self._writer = Writer(
+            store,
+            clock=clock,
+            policy=policy,
+            observer=observer,
+            on_commit=self._subscriptions.wake,
+            limits=limits.writes,
+        )
 
     async def write(self, commands: Sequence[Command]) -> list[Outcome]:
-        """Apply commands as `Writer.write` says: one outcome for each, in order."""
+        """Apply commands as `Writer.write` does. Return one outcome for each, in order."""
         return await self._writer.write(commands)
 
     async def apply(self, command: Command) -> Job:
-        """Apply one command; the job as it left it. Raises what refused it, or why the store could not."""
+        """Apply one command. Return the job as the command left it. Raises the refusal, or the store's error."""
         (outcome,) = await self._writer.write((command,))
         if isinstance(outcome, JobStatusError):
             raise outcome.with_traceback(None)
         return outcome
 
     async def result_bytes(self, job_ids: Sequence[str]) -> int:
-        """How large the results of these jobs are together."""
+        """Return the size of the results of these jobs together."""
         answers = await self._store.read_answers(job_ids)
         return sum(answer.result_size or 0 for answer in answers if isinstance(answer, Answer))
 
     async def get(self, job_id: str, *, with_result: bool = True) -> Job:
-        """One job. Raises JobNotFound when it is unknown or expired."""
+        """Return one job. Raises JobNotFound when it is unknown or expired, or the store's error."""
         (job,) = await self.get_many((job_id,), with_results=with_result)
         if job is None:
             raise JobNotFound
@@ -72,16 +95,16 @@ class JobTracker:
         return job
 
     async def get_many(self, job_ids: Sequence[str], *, with_results: bool) -> list[Job | StoreError | None]:
-        """Jobs in the order asked for; None where one is unknown or expired, the error where one cannot be read."""
+        """Return jobs in the order asked for; None where unknown or expired, the error where a job cannot be read."""
         with timed(self._observer, "read_jobs"):
             jobs = await self._store.read_jobs(job_ids, with_results=with_results)
         now_ms = self._clock()
         return [None if isinstance(job, Job) and job.is_expired(now_ms) else job for job in jobs]
 
     async def get_many_small(self, job_ids: Sequence[str]) -> list[Job | StoreError | None]:
-        """The same with those results that come along with an answer (see Answer); larger ones are left out.
+        """As `get_many`, with the results that come along with an answer (see Answer), without larger ones.
 
-        Both reads at a time: the caller is an edge that has no more patience than one takes.
+        Both reads run at the same time, because the caller is an edge, whose time limit allows for one.
         """
         answers, jobs = await asyncio.gather(
             self._store.read_answers(job_ids), self.get_many(job_ids, with_results=False)
@@ -89,35 +112,35 @@ class JobTracker:
         return [_with_small_result(job, answer) for job, answer in zip(jobs, answers, strict=True)]
 
     async def list_jobs(self, listing: Listing) -> list[Job]:
-        """A page of jobs without results, newest first, as of now (the listing's `now_ms` is set here)."""
+        """Return a page of the jobs that have not expired, without results, newest first."""
         with timed(self._observer, "list_jobs"):
-            return await self._store.list_jobs(replace(listing, now_ms=self._clock()))
+            return await self._store.list_jobs(listing, self._clock())
 
     async def watch(self, job_id: str, *, after_version: int, with_result: bool) -> AsyncGenerator[Job]:
-        """The job now if it is above `after_version` or terminal, then its newer versions; ends after the terminal one.
+        """Yield the job now if it is above `after_version` or terminal, then its newer versions up to the terminal one.
 
-        Raises JobNotFound when it is unknown or goes away, ShuttingDown when the service stops, Overloaded when too
-        many watch already.
+        Raises JobNotFound when the job is unknown or goes away, ShuttingDown when the service stops, and Overloaded
+        when `max_watchers` watch already.
         """
-        with self._limit.acquire(), self._subscriptions.waiting_for(job_id) as changed:
-            while True:
-                changed.clear()
-                job = await self.get(job_id, with_result=with_result)
-                self._subscriptions.seen(job_id, job.version)
-                if job.version > after_version or job.is_terminal:
-                    after_version = job.version
-                    yield job
-                if job.is_terminal:
-                    return
-                await changed.wait()
-                self._subscriptions.check_open()
+        read = partial(self.get, job_id, with_result=with_result)
+        with self._watchers.acquire(), self._subscriptions.waiting_for(job_id) as changed:
+            async with aclosing(each_version(self._subscriptions, job_id, changed, read, self._next_change)) as jobs:
+                async for job in jobs:
+                    if job.version > after_version or job.is_terminal:
+                        after_version = job.version
+                        yield job
+
+    async def _next_change(self, changed: asyncio.Event) -> bool:
+        await changed.wait()
+        self._subscriptions.check_open()
+        return True
 
     def change_feed(self) -> ChangeFeed:
-        """A listener for the changes of many jobs, to be entered."""
-        return ChangeFeed(self._subscriptions, partial(self.get_many, with_results=False))
+        """Return a listener for the changes of many jobs, to be entered."""
+        return ChangeFeed(self._subscriptions, partial(self.get_many, with_results=False), self._limits.max_followed)
 
     async def notify_remote_changes(self) -> None:
-        """Wake those who wait for a job that another process has changed. Raises what the store raises."""
+        """Wake the waiters of jobs that another process has changed. Raises what the store raises."""
         if versions := self._subscriptions.versions():
             with timed(self._observer, "changed"):
                 found = await self._store.changed(versions)
@@ -129,13 +152,13 @@ class JobTracker:
         self._writer.refuse()
 
     async def close(self) -> None:
-        """End the watches, refuse new writes, and return when those under way are answered."""
+        """End every watch, refuse new writes, and return when those under way are answered."""
         self.refuse()
         await self._writer.close()
 
 
 def _with_small_result(job: Job | StoreError | None, answer: Answer | StoreError | None) -> Job | StoreError | None:
-    """The job with the answer's result, if that is this job's: each was read on its own."""
+    """Return the job with the answer's result, if it is of the same job: the two were read apart."""
     if not isinstance(job, Job) or not isinstance(answer, Answer) or job.state is not JobState.COMPLETED:
         return job
     is_same = (job.virtual_key_id, job.created_at_ms, job.expires_at_ms) == answer[1:4]

@@ -1,6 +1,6 @@
-"""Virtual keys: the tenants that jobs belong to, and the sk-bf- keys that stand for them.
+"""Virtual keys: the tenants that own jobs, and the sk-bf- keys that authenticate them.
 
-A key is known by its SHA-256 alone; nothing here or below ever sees the key itself.
+Only the SHA-256 of a key is known; neither this module nor a store ever sees the key itself.
 """
 
 import hashlib
@@ -15,7 +15,7 @@ MAX_KEYS: Final = 100
 
 
 def hash_key(key: str) -> bytes:
-    """The 32 bytes by which a key is known: SHA-256 of the whole key, prefix included."""
+    """Return the SHA-256 (32 bytes) of the whole key, prefix included."""
     return hashlib.sha256(key.encode()).digest()
 
 
@@ -33,11 +33,11 @@ class VirtualKey:
     def __post_init__(self) -> None:
         check_id("virtual_key_id", self.virtual_key_id)
         if len(self.key_sha256) > MAX_KEYS:
-            raise InvalidField("key_sha256", f"must have at most {MAX_KEYS} hashes")
+            raise InvalidField.of("key_sha256", f"must have at most {MAX_KEYS} hashes")
         if len(set(self.key_sha256)) < len(self.key_sha256):
-            raise InvalidField("key_sha256", "must not name a hash twice")
+            raise InvalidField.of("key_sha256", "must not name a hash twice")
         if any(len(digest) != hashlib.sha256().digest_size for digest in self.key_sha256):
-            raise InvalidField("key_sha256", "must be SHA-256 hashes of 32 bytes each")
+            raise InvalidField.of("key_sha256", "must be SHA-256 hashes of 32 bytes each")
 
     def is_usable(self, now_ms: int) -> bool:
         """Whether credentials of this virtual key, its JWTs included, are accepted now."""

@@ -59,7 +59,7 @@ def heartbeat_job(message: pb.HeartbeatJobRequest) -> core.HeartbeatJob:
 
 def fail_job(message: pb.FailJobRequest) -> core.FailJob:
     if not message.HasField("error"):
-        raise InvalidField("error", "is required")
+        raise InvalidField.of("error", "is required")
     return core.FailJob(job_id=message.job_id, error=error_from_message(message.error), **_given(message, _OF_AN_END))
 
 
@@ -89,7 +89,7 @@ class CommandReader:
     def _operation(self, message: pb.Operation) -> core.Command | JobStatusError:
         name = message.WhichOneof("operation")
         if name is None:
-            return InvalidField("operation", "must be one of the five writes")
+            return InvalidField.of("operation", "must be one of the five writes")
         try:
             return self._readers[name](getattr(message, name))
         except JobStatusError as error:

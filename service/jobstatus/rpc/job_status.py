@@ -74,7 +74,7 @@ class JobStatusServicer:
             jobs = await self._tracker.get_many_small(request.job_ids)
         else:
             if not request.omit_result and await self._tracker.result_bytes(request.job_ids) > MAX_ANSWER_BYTES:
-                raise InvalidField("job_ids", f"their results exceed {MAX_ANSWER_BYTES} bytes: ask for fewer")
+                raise InvalidField.of("job_ids", f"their results exceed {MAX_ANSWER_BYTES} bytes: ask for fewer")
             jobs = await self._tracker.get_many(request.job_ids, with_results=not request.omit_result)
         failed = {job_id: job for job_id, job in zip(request.job_ids, jobs, strict=True) if isinstance(job, StoreError)}
         if failed and not request.allow_partial_success:
@@ -90,7 +90,6 @@ class JobStatusServicer:
         filters.ClearField("page_token")
         digest = hashlib.sha256(filters.SerializeToString(deterministic=True)).hexdigest()[:16]
         listing = Listing(
-            now_ms=0,
             limit=limit + 1,
             states=frozenset(job_state_of(state) for state in request.states),
             request_type=request_type_of(request.request_type) if request.HasField("request_type") else None,
@@ -137,7 +136,7 @@ async def _read_followed(requests: AsyncIterator[pb.FollowJobsRequest], feed: Ch
     """Follow what the client names, until it ends the stream; raises what is wrong with a request."""
     async for request in requests:
         if len(request.versions) > MAX_BATCH:
-            raise InvalidField("versions", f"must have at most {MAX_BATCH} entries")
+            raise InvalidField.of("versions", f"must have at most {MAX_BATCH} entries")
         for job_id in request.versions:
             check_id("versions", job_id)
         feed.forget(request.forgotten_job_ids)
@@ -147,13 +146,13 @@ async def _read_followed(requests: AsyncIterator[pb.FollowJobsRequest], feed: Ch
 def check_count(field: str, count: int) -> None:
     """Raise InvalidField unless a request has from 1 to MAX_BATCH items."""
     if not 1 <= count <= MAX_BATCH:
-        raise InvalidField(field, f"must have from 1 to {MAX_BATCH} items")
+        raise InvalidField.of(field, f"must have from 1 to {MAX_BATCH} items")
 
 
 def page_size(asked: int) -> int:
     """AIP-158: 0 is the default, too many is the most, negative raises InvalidField."""
     if asked < 0:
-        raise InvalidField("page_size", "must not be negative")
+        raise InvalidField.of("page_size", "must not be negative")
     return min(asked or DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE)
 
 
@@ -180,5 +179,5 @@ def _read_token(token: str, digest: str) -> tuple[int, str]:
     except (ValueError, TypeError, binascii.Error, RecursionError):
         fits = False
     if not fits or made_for != digest:
-        raise InvalidField("page_token", "must be the next_page_token of an answer to the same filters")
+        raise InvalidField.of("page_token", "must be the next_page_token of an answer to the same filters")
     return created_at_ms, job_id

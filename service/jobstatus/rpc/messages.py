@@ -35,14 +35,14 @@ _NANOS_PER_MS: Final = 1_000_000
 def request_type_of(number: int, field: str = "request_type") -> RequestType:
     """Raises InvalidField for the zero value and for a number that has no name."""
     if number not in _REQUEST_TYPES_BACK:
-        raise InvalidField(field, "must be a request type with a name")
+        raise InvalidField.of(field, "must be a request type with a name")
     return _REQUEST_TYPES_BACK[number]
 
 
 def job_state_of(number: int, field: str = "states") -> JobState:
     """Raises InvalidField for the zero value and for a number that has no name."""
     if number not in _JOB_STATES_BACK:
-        raise InvalidField(field, "must be a job state with a name")
+        raise InvalidField.of(field, "must be a job state with a name")
     return _JOB_STATES_BACK[number]
 
 
@@ -54,7 +54,7 @@ def duration_from_ms(span_ms: int) -> Duration:
 def ms_from_duration(span: Duration, field: str) -> int:
     """Whole milliseconds. Raises InvalidField for a Duration that is malformed."""
     if abs(span.seconds) > _MAX_SECONDS or abs(span.nanos) >= 1000 * _NANOS_PER_MS or span.seconds * span.nanos < 0:
-        raise InvalidField(field, "must be a valid google.protobuf.Duration")
+        raise InvalidField.of(field, "must be a valid google.protobuf.Duration")
     return span.seconds * 1000 + span.nanos // _NANOS_PER_MS
 
 
@@ -68,7 +68,7 @@ def ms_from_timestamp(at: Timestamp, field: str) -> int:
     if not (
         0 <= at.nanos < 1000 * _NANOS_PER_MS and -62_135_596_800 <= at.seconds <= 253_402_300_799
     ):  # years 1 to 9999
-        raise InvalidField(field, "must be a valid google.protobuf.Timestamp")
+        raise InvalidField.of(field, "must be a valid google.protobuf.Timestamp")
     return at.seconds * 1000 - (-at.nanos // _NANOS_PER_MS)
 
 
@@ -170,7 +170,7 @@ def error_to_message(error: JobError) -> pb.JobError:
 def error_from_message(message: pb.JobError) -> JobError:
     """The error that a worker reports. Raises InvalidField when the inner `error` is absent."""
     if not message.HasField("error"):
-        raise InvalidField("error.error", "is required")
+        raise InvalidField.of("error.error", "is required")
     inner, extra = message.error, message.extra_fields
     return JobError(
         event_id=optional(message, "event_id"),

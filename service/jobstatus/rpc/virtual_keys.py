@@ -51,7 +51,7 @@ class VirtualKeysServicer:
     async def BatchGetVirtualKeys(self, request: pb.BatchGetVirtualKeysRequest) -> pb.BatchGetVirtualKeysResponse:
         for field in ("virtual_key_ids", "key_sha256"):
             if len(getattr(request, field)) > MAX_BATCH:
-                raise InvalidField(field, f"must have at most {MAX_BATCH} items")
+                raise InvalidField.of(field, f"must have at most {MAX_BATCH} items")
         for virtual_key_id in request.virtual_key_ids:
             check_id("virtual_key_ids", virtual_key_id)
         version = await self.store.virtual_keys_version()

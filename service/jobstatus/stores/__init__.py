@@ -1,4 +1,4 @@
-"""The port's implementations. `open_store` maps a URL to one and imports its driver only then."""
+"""The implementations of the port. `open_store` maps a URL to one, and imports its driver only then."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,14 +21,14 @@ class StoreConfigError(ValueError):
 
 
 def open_store(url: str, *, redis_replicas: int | None = None, must_exist: bool = False) -> Store:
-    """The store that a URL names, to be entered as an async context manager.
+    """Return the store that a URL names, to be entered as an async context manager.
 
     `sqlite:///relative/path` and `sqlite:////absolute/path` keep jobs in a file, `postgresql://` in a database,
     `redis://` and `rediss://` (with TLS) in a Redis or Valkey server or cluster, where a write is acknowledged once it
     is on `redis_replicas` replicas (None: one, where there are replicas), `memory://` until the process ends.
 
-    Raises StoreConfigError for any other URL, for a file that is not there with `must_exist`, and here or on entering
-    when the store refuses to open.
+    Raises StoreConfigError for any other URL, for a missing file with `must_exist`, and here or on entering when the
+    store cannot be opened.
     """
     scheme, separator, rest = url.partition("://")
     match scheme if separator else "":
@@ -48,15 +48,15 @@ def open_store(url: str, *, redis_replicas: int | None = None, must_exist: bool 
             return PostgreSQLJobStore(url)
         case "redis" | "rediss":
             with _driver_of("redis"):
-                from jobstatus.stores.redis import KeyspaceJobStore  # noqa: PLC0415
-            return KeyspaceJobStore(url, replicas=redis_replicas)
+                from jobstatus.stores.redis import RedisJobStore  # noqa: PLC0415
+            return RedisJobStore(url, replicas=redis_replicas)
         case _:
             raise StoreConfigError(f"the store URL (JOBSTATUS_STORE) must be one of {', '.join(SCHEMES)}")
 
 
 @contextmanager
 def _driver_of(extra: str) -> Iterator[None]:
-    """Say what to install when the driver is not there."""
+    """Name the package to install when the driver is missing."""
     try:
         yield
     except ModuleNotFoundError as error:

@@ -1,4 +1,4 @@
-"""A page of a listing in SQL, which is the same in every SQL store but for the mark that stands for a value."""
+"""A page of a listing in SQL, the same in every SQL store except for the placeholder of a value."""
 
 from typing import Any
 
@@ -6,8 +6,8 @@ from jobstatus.core.store import Listing
 from jobstatus.stores.rows import COLUMNS_WITHOUT_RESULT
 
 
-def page(table: str, listing: Listing, mark: str) -> tuple[str, list[Any]]:
-    """The statement that finds the rows of a page, and its values."""
+def page(table: str, listing: Listing, now_ms: int, mark: str) -> tuple[str, list[Any]]:
+    """Return the statement that finds the rows of a page, and its values; `mark` is the placeholder."""
     request_type = None if listing.request_type is None else listing.request_type.value
     optional = (
         (f"request_type = {mark}", request_type),
@@ -16,7 +16,7 @@ def page(table: str, listing: Listing, mark: str) -> tuple[str, list[Any]]:
         (f"created_at_ms < {mark}", listing.created_before_ms),
     )
     filters: list[tuple[str, list[Any]]] = [(text, [value]) for text, value in optional if value is not None]
-    filters.append((f"(expires_at_ms IS NULL OR expires_at_ms > {mark})", [listing.now_ms]))
+    filters.append((f"(expires_at_ms IS NULL OR expires_at_ms > {mark})", [now_ms]))
     if listing.states:
         marks = ", ".join([mark] * len(listing.states))
         filters.append((f"state IN ({marks})", [state.value for state in listing.states]))

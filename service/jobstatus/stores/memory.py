@@ -1,4 +1,4 @@
-"""Jobs in dictionaries: for tests, and as the shortest account of what a store must do. Gone with the process."""
+"""Jobs in dictionaries: for tests, and as the shortest example of a store. They are lost with the process."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -11,7 +11,7 @@ from jobstatus.core.virtual_keys import VirtualKey
 
 
 class MemoryJobStore:
-    """Implements `core.store.Store`. No operation suspends, so each is atomic, and nobody else changes anything."""
+    """Implements `core.store.Store`. No operation suspends, so each is atomic, and there is no other process."""
 
     def __init__(self) -> None:
         self._jobs: dict[str, tuple[Job, bytes]] = {}
@@ -73,8 +73,8 @@ class MemoryJobStore:
             del self._jobs[job_id]
         return len(expired)
 
-    async def list_jobs(self, listing: Listing) -> list[Job]:
-        jobs = [job._replace(result=None) for job, _ in self._jobs.values() if _is_wanted(job, listing)]
+    async def list_jobs(self, listing: Listing, now_ms: int) -> list[Job]:
+        jobs = [job._replace(result=None) for job, _ in self._jobs.values() if _is_wanted(job, listing, now_ms)]
         return sorted(jobs, key=_listing_key, reverse=True)[: listing.limit]
 
     async def count_jobs(self) -> dict[JobState, int]:
@@ -96,7 +96,7 @@ class MemoryJobStore:
     async def put_virtual_key(self, virtual_key: VirtualKey) -> VirtualKey:
         for owner in await self.find_virtual_keys(virtual_key.key_sha256):
             if owner is not None and owner.virtual_key_id != virtual_key.virtual_key_id:
-                raise InvalidField("key_sha256", "must not be registered for another virtual key")
+                raise InvalidField.of("key_sha256", "must not be registered for another virtual key")
         before = self._virtual_keys.get(virtual_key.virtual_key_id, virtual_key)
         self._virtual_keys[virtual_key.virtual_key_id] = replace(virtual_key, created_at_ms=before.created_at_ms)
         self._virtual_keys_version += 1
@@ -117,9 +117,9 @@ def _listing_key(job: Job) -> tuple[int, str]:
     return job.created_at_ms, job.job_id
 
 
-def _is_wanted(job: Job, listing: Listing) -> bool:
+def _is_wanted(job: Job, listing: Listing, now_ms: int) -> bool:
     return (
-        not job.is_expired(listing.now_ms)
+        not job.is_expired(now_ms)
         and (not listing.states or job.state in listing.states)
         and listing.request_type in (None, job.request_type)
         and listing.virtual_key_id in (None, job.virtual_key_id)

@@ -1,6 +1,6 @@
-"""A job as a row: the columns that every SQL store has, in their order, and the way there and back.
+"""A job as a row of a SQL store, and back: the columns and their order.
 
-The names are the domain's, so that a person who looks into the database reads the same words as everywhere else.
+The names are the domain's, so the database, the API and the logs use the same words.
 """
 
 import json
@@ -11,7 +11,7 @@ from jobstatus.core.answer import error_document, to_json
 from jobstatus.core.job import ErrorExtraFields, ErrorField, Job, JobError, JobState, RequestType
 
 COLUMNS: Final = Job._fields
-"""Column for column a field of Job of the same name; `error` is the contract's BifrostError as JSON. Result last."""
+"""The fields of Job, in order, the result last; `error` is the contract's BifrostError as JSON."""
 COLUMNS_WITHOUT_RESULT: Final = f"{', '.join(COLUMNS[:-1])}, NULL"
 
 _REQUEST_TYPES: Final = {request_type.value: request_type for request_type in RequestType}
@@ -19,21 +19,21 @@ _STATES: Final = {state.value: state for state in JobState}
 
 
 def row_of(job: Job) -> tuple[Any, ...]:
-    """The values of COLUMNS."""
+    """Encode a job as the values of COLUMNS."""
     job_id, request_type, state, *middle, error, result = job
     text = None if error is None else to_json(error_document(error)).decode()
     return (job_id, request_type.value, state.value, *middle, text, result)
 
 
 def job_of(row: Sequence[Any]) -> Job:
-    """The job that a row of COLUMNS stands for."""
+    """Decode a row of COLUMNS."""
     job_id, request_type, state, *middle, text, result = row
     error = None if text is None else error_of(text)
     return Job._make((job_id, _REQUEST_TYPES[request_type], _STATES[state], *middle, error, result))
 
 
 def error_of(text: str) -> JobError:
-    """The error that a BifrostError document stands for."""
+    """Decode a BifrostError document."""
     document = json.loads(text)
     inner, extra = ErrorField(**document.pop("error")), ErrorExtraFields(**document.pop("extra_fields"))
     return JobError(**document, error=inner, extra_fields=extra)

@@ -15,11 +15,11 @@ from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from jobstatus.client.connection import ServiceChannel
-from jobstatus.core.answer import render
+from jobstatus.core.answer import render, render_without_result
 from jobstatus.core.batch_reader import BatchReader
 from jobstatus.core.errors import InvalidField, JobNotFound, JobStatusError, StoreUnavailable
 from jobstatus.core.job import Job, JobState, is_valid_id
-from jobstatus.core.store import SMALL_RESULT_BYTES, Answer, StoreError, answer_of
+from jobstatus.core.store import UNKNOWN_SIZE, Answer, StoreError, answer_of
 from jobstatus.core.virtual_keys import VirtualKey
 from jobstatus.rpc.messages import job_from_message, virtual_key_from_message
 from jobstatus.v1 import job_status_pb2 as jobs_v1
@@ -152,4 +152,4 @@ def _answer_of(job: Job) -> Answer:
     """What a poll of the job answers. A completed job without its result has a large one, whose size is not known."""
     if job.state is not JobState.COMPLETED or job.result is not None:
         return answer_of(job, render(job))
-    return answer_of(job, render(job._replace(result=b"")))._replace(result_size=SMALL_RESULT_BYTES + 1)
+    return answer_of(job, render_without_result(job))._replace(result_size=UNKNOWN_SIZE)

@@ -151,8 +151,8 @@ async def test_virtual_keys_are_put_read_listed_and_deleted(client: JobStatusCli
 
 def made(leaf: type[errors.JobStatusError]) -> errors.JobStatusError:
     if leaf is errors.InvalidField:
-        return errors.InvalidField("job_id", "is odd")
-    return errors.JobTerminal("failed") if leaf is errors.JobTerminal else leaf()
+        return errors.InvalidField.of("job_id", "is odd")
+    return errors.JobTerminal.in_state("failed") if leaf is errors.JobTerminal else leaf()
 
 
 @pytest.mark.parametrize("leaf", CODES)

@@ -8,16 +8,20 @@ from contextlib import asynccontextmanager
 import hiredis
 import pytest
 from harness import valkey
-from harness.waiting import until
+from harness.waiting import LIMIT_SECONDS, until
 from jobstatus.stores.redis.cluster.connection import Connection, connect, pack
-from jobstatus.stores.redis.cluster.url import NodeAddress, parse_url
+from jobstatus.stores.redis.cluster.limits import ClusterLimits
+from jobstatus.stores.redis.cluster.node import Node
+from jobstatus.stores.redis.cluster.url import ClusterConfig, NodeAddress
+
+ANY = ClusterConfig(addresses=(), login=(), database=0, tls=None)
 
 
 @asynccontextmanager
 async def connected() -> AsyncIterator[Connection]:
     """A connection to the server that tests share."""
     server = valkey.single()
-    connection = await connect(NodeAddress("127.0.0.1", server.port), parse_url(server.url()))
+    connection = await connect(NodeAddress("127.0.0.1", server.port), ANY, 1.0)
     yield connection
     connection.abort()
     await asyncio.sleep(0)  # for the loop to notice
@@ -46,7 +50,7 @@ async def test_a_long_exchange_goes_on_while_there_is_progress() -> None:
 
 
 async def test_a_silence_ends_the_exchange_and_the_connection() -> None:
-    """Whoever uses it next is told at once."""
+    """The next exchange fails at once."""
     async with connected() as connection:
         with pytest.raises(TimeoutError):
             await connection.exchange(waiting(5), 1, 0.1)
@@ -54,14 +58,41 @@ async def test_a_silence_ends_the_exchange_and_the_connection() -> None:
             await connection.exchange(pack("PING"), 1, 1.0)
 
 
-async def test_a_caller_that_goes_closes_the_connection() -> None:
-    """Its reply, which may still come, can reach nobody else."""
+async def test_an_exchange_is_finished_without_a_caller_that_goes() -> None:
+    """Its reply reaches no other caller: the connection is free for the next exchange only after it."""
     async with connected() as connection:
-        task = asyncio.create_task(connection.exchange(waiting(0.1), 1, 1.0))
+        ended = asyncio.Event()
+        connection.exchange(waiting(0.1), 1, 1.0, lambda _: ended.set()).cancel()
+        async with asyncio.timeout(LIMIT_SECONDS):
+            await ended.wait()
+        assert await connection.exchange(pack("ECHO", "next"), 1, 1.0) == [b"next"]
+
+
+async def test_an_exchange_without_a_caller_still_takes_its_place() -> None:
+    """However many callers go, there are no more connections than there may be; the next one waits for its turn."""
+    server = valkey.single()
+    address = NodeAddress("127.0.0.1", server.port)
+    node = Node(address, ANY, ClusterLimits(max_connections=1, silence_seconds=LIMIT_SECONDS), lambda: None)
+    ends_at = asyncio.get_running_loop().time() + LIMIT_SECONDS
+    (name,) = await node.exchange(pack("CLIENT", "ID"), 1, until=ends_at)
+    for _ in range(3):
+        task = asyncio.create_task(node.exchange(pack("INCR", "counted") + waiting(0.02), 2, until=ends_at))
         await asyncio.sleep(0)
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
         assert task.cancelled()
+        assert await node.exchange(pack("CLIENT", "ID"), 1, until=ends_at) == [name]
+    assert await node.exchange(pack("GETDEL", "counted"), 1, until=ends_at) == [b"3"]
+    await node.close()
+
+
+async def test_a_silence_ends_an_exchange_whose_caller_has_gone() -> None:
+    """The connection is closed, and its owner is called."""
+    async with connected() as connection:
+        ended = asyncio.Event()
+        connection.exchange(waiting(5), 1, 0.1, lambda _: ended.set()).cancel()
+        async with asyncio.timeout(LIMIT_SECONDS):
+            await ended.wait()
         assert not connection.is_open
 
 
@@ -79,7 +110,7 @@ async def test_a_reply_too_many_and_nonsense_close_the_connection(said: bytes) -
 
     async with await asyncio.start_server(speak, "127.0.0.1", 0) as server:
         address = NodeAddress("127.0.0.1", server.sockets[0].getsockname()[1])
-        connection = await connect(address, parse_url("redis://any"))
+        connection = await connect(address, ANY, 1.0)
         with pytest.raises(hiredis.ProtocolError):
             await connection.exchange(pack("PING"), 1, 1.0)
         assert not connection.is_open
@@ -89,7 +120,7 @@ async def test_a_server_that_speaks_unasked_is_left() -> None:
     """An idle connection on which something arrives is closed before anybody uses it."""
     async with await asyncio.start_server(greet_twice, "127.0.0.1", 0) as server:
         address = NodeAddress("127.0.0.1", server.sockets[0].getsockname()[1])
-        connection = await connect(address, parse_url("redis://any"))
+        connection = await connect(address, ANY, 1.0)
         await until(lambda: not connection.is_open)
 
 

@@ -1,4 +1,4 @@
-"""A server fails in every way that servers do: callers are told in time, nobody is told a lie, all heals by itself."""
+"""Every kind of fault of a server: each call fails in time, no answer is false, and the store recovers by itself."""
 
 import asyncio
 import random
@@ -52,7 +52,7 @@ async def all_fail(store: Store) -> None:
         store.try_lead("me", 1000),
         store.due(0, 10),
         store.purge(0, 10),
-        store.list_jobs(Listing(now_ms=0, limit=10)),
+        store.list_jobs(Listing(limit=10), 0),
         store.count_jobs(),
         store.probe(),
         store.read_virtual_keys(["vk-1"]),
@@ -93,7 +93,7 @@ async def test_a_server_that_is_frozen_holds_up_nobody_for_long(server: valkey.S
 
 
 async def test_many_callers_wait_for_a_frozen_server_no_longer_than_one(server: valkey.Server, store: Store) -> None:
-    """More callers than there may be connections are all told in time."""
+    """With more callers than connections every call still fails in time."""
     server.send(signal.SIGSTOP)
     began = time.monotonic()
     answers = await asyncio.gather(*(store.read_answers([f"job-{number}"]) for number in range(200)))
@@ -104,7 +104,7 @@ async def test_many_callers_wait_for_a_frozen_server_no_longer_than_one(server: 
 
 
 async def test_connections_that_the_server_has_closed_are_not_used(server: valkey.Server, store: Store) -> None:
-    """A server that closes idle connections costs nobody an error."""
+    """A server that closes idle connections causes no error."""
     for number in range(5):
         assert await store.commit([change(job(f"job-{number}"))]) == {}
         server.command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
@@ -146,7 +146,7 @@ async def test_a_full_server_says_so_and_can_be_emptied(server: valkey.Server, s
 async def test_a_server_that_must_not_write_is_one_that_does_not_answer_writes(
     server: valkey.Server, store: Store
 ) -> None:
-    """A primary that was made a replica, or has too few of its own: writes fail, reads go on, and all heals."""
+    """A primary that was made a replica, or has too few replicas: writes fail, reads go on, and the store recovers."""
     await store.commit([change(job())])
     nobody = valkey.Server().start()
     for wrong, right in (
@@ -197,7 +197,7 @@ async def test_a_write_that_too_few_replicas_have_is_not_acknowledged(server: va
 async def test_what_was_read_from_a_server_that_was_started_anew_is_not_confirmed(
     server: valkey.Server, store: Store
 ) -> None:
-    """What a server that ended had shown may be lost with it, so nobody is told that it is certain, for a while."""
+    """What was read from a server that ended may be lost with it, so nothing is confirmed for a while."""
     await store.commit([change(job())])
     assert await store.confirm(["job-1"]) == {}
     server.kill()
@@ -212,7 +212,7 @@ async def is_confirmed(store: Store, job_id: str) -> bool:
 
 
 async def test_a_log_that_is_switched_off_is_noticed_at_the_next_write(server: valkey.Server, store: Store) -> None:
-    """A write whose sync cannot be waited for any more is not acknowledged, until the server's word is taken anew."""
+    """A write whose sync cannot be waited for any more is not acknowledged, until the server's INFO was read again."""
     assert await store.commit([change(job("before"))]) == {}
     server.command("CONFIG", "SET", "appendonly", "no")
     not_done = await store.commit([change(job("during"))])

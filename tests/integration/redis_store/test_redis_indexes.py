@@ -7,10 +7,10 @@ from harness import valkey
 from harness.stores import change, deletion, job
 from harness.waiting import until
 from jobstatus.core.job import Job, JobState
-from jobstatus.core.store import SMALL_RESULT_BYTES, Change, Listing, Store
+from jobstatus.core.store import SMALL_RESULT_BYTES, Change, Listing, Store, answer_of
 from jobstatus.stores import open_store
-from jobstatus.stores.redis import listing as pages
 from jobstatus.stores.redis.keys import BUCKETS, SLOTS, Keys, bucket_of, slot_of_tag
+from jobstatus.stores.redis.store import RedisJobStore, RedisLimits
 
 NOW = 10**13
 
@@ -29,7 +29,7 @@ async def count(store: Store) -> int:
 
 
 async def listed(store: Store) -> list[str]:
-    return [found.job_id for found in await store.list_jobs(Listing(now_ms=0, limit=1000))]
+    return [found.job_id for found in await store.list_jobs(Listing(limit=1000), 0)]
 
 
 def test_buckets_lie_evenly_over_all_slots() -> None:
@@ -155,12 +155,14 @@ async def test_due_jobs_of_all_buckets_come_in_one_order(store: Store) -> None:
     assert await store.due(499, 300) == [f"job-{at}" for at in range(300)]
 
 
-@pytest.mark.parametrize("looks", [100, 3])
-async def test_pages_of_a_listing_have_every_job_once(
-    store: Store, monkeypatch: pytest.MonkeyPatch, looks: int
-) -> None:
-    """Page by page, with many jobs of one moment, filters that pass few, and looks at a few jobs at a time."""
-    monkeypatch.setattr(pages, "MAX_SCANS", looks)
+@pytest.mark.parametrize("scans", [100, 3])
+async def test_pages_of_a_listing_have_every_job_once(server: valkey.Server, scans: int) -> None:
+    """Page by page, with many jobs of one moment, filters that pass few, and a few jobs scanned at a time."""
+    async with RedisJobStore(server.url(), limits=RedisLimits(max_scans=scans)) as store:
+        await assert_pages_have_every_job_once(store)
+
+
+async def assert_pages_have_every_job_once(store: Store) -> None:
     jobs = [
         job(f"job-{number}", created_at_ms=number // 400, virtual_key_id=f"vk-{number % 97}") for number in range(1500)
     ]
@@ -175,10 +177,10 @@ async def test_pages_of_a_listing_have_every_job_once(
 
 
 async def all_pages(store: Store, **wanted: Any) -> list[Job]:
-    """The pages one after the other, as whoever asks for them sees them."""
+    """Return the pages one after the other, as a client reads them."""
     found: list[Job] = []
     before = None
-    while page := await store.list_jobs(Listing(now_ms=0, before=before, **wanted)):
+    while page := await store.list_jobs(Listing(before=before, **wanted), 0):
         assert len(page) <= wanted["limit"]
         found += page
         before = (page[-1].created_at_ms, page[-1].job_id)
@@ -186,15 +188,25 @@ async def all_pages(store: Store, **wanted: Any) -> list[Job]:
 
 
 async def test_a_look_at_a_listing_is_short(server: valkey.Server, store: Store) -> None:
-    """A filter that nothing passes is looked through in many short steps, none of which holds the server up."""
+    """A filter that no job passes is applied in many short steps, none of which blocks the server."""
     await store.commit([change(job(f"job-{number}", created_at_ms=number)) for number in range(5000)])
     server.command("CONFIG", "RESETSTAT")
-    assert await store.list_jobs(Listing(now_ms=0, limit=10, virtual_key_id="nobody")) == []
+    assert await store.list_jobs(Listing(limit=10, virtual_key_id="nobody"), 0) == []
     statistics = server.command("INFO", "commandstats").decode()
     calls = next(line for line in statistics.splitlines() if line.startswith("cmdstat_evalsha:"))
     facts = dict(part.split("=") for part in calls.partition(":")[2].split(","))
     assert int(facts["calls"]) >= BUCKETS
     assert float(facts["usec_per_call"]) < 10_000
+
+
+async def test_a_job_of_an_earlier_version_is_answered(server: valkey.Server, store: Store) -> None:
+    """Its hash does not say when the job ended; all else is there."""
+    step = ended("job-1", status_code=500, completed_at_ms=2000)
+    await store.commit([step])
+    assert server.command("HDEL", key_of("job-1"), "ended_at_ms") == 1
+    assert step.job is not None
+    assert step.answer is not None
+    assert await store.read_answers(["job-1"]) == [answer_of(step.job, step.answer)._replace(ended_at_ms=None)]
 
 
 async def test_a_store_that_is_opened_again_has_what_it_had(server: valkey.Server) -> None:

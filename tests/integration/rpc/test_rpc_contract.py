@@ -10,7 +10,7 @@ import pytest
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import Message
 from grpc import StatusCode as Code
-from harness.faults import Clock, meddle
+from harness.faults import Clock, MeddledStore
 from harness.hostile_requests import INVALID, NO_JSON
 from harness.jobs import (
     RESULT,
@@ -333,12 +333,10 @@ async def test_results_have_a_bound() -> None:
     ],
     ids=["unavailable", "full", "fault of ours"],
 )
-async def test_store_that_fails(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, fault: Exception, expected: Refusal
-) -> None:
+async def test_store_that_fails(caplog: pytest.LogCaptureFixture, fault: Exception, expected: Refusal) -> None:
     """Every RPC says what is the matter with the store, or that there is a fault of ours without a word of it (G31)."""
-    store = meddle(monkeypatch)
-    async with service_here() as service:
+    store = MeddledStore()
+    async with service_here(store) as service:
         await furnish(service)
         store.fail_all(fault)
         store.failures.update(dict.fromkeys(BACKGROUND))

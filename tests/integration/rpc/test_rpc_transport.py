@@ -12,7 +12,7 @@ from grpc import StatusCode as Code
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from harness.certificates import Authorities
-from harness.faults import meddle
+from harness.faults import MeddledStore
 from harness.http import LIMIT_SECONDS
 from harness.jobs import creation
 from harness.service import Service, service_here
@@ -30,10 +30,10 @@ from jobstatus.v1.job_status_pb2_grpc import JobStatusStub
 SERVICES: Final = ("jobstatus.v1.JobStatus", "jobstatus.v1.VirtualKeys")
 
 
-async def test_health_follows_the_store(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_health_follows_the_store() -> None:
     """Health is SERVING for the server and both services, NOT_SERVING while the store cannot write."""
-    store = meddle(monkeypatch)
-    async with service_here() as service, channel_to(service.grpc_port) as channel:
+    store = MeddledStore()
+    async with service_here(store) as service, channel_to(service.grpc_port) as channel:
         health: Any = health_pb2_grpc.HealthStub(channel)
 
         async def are_all(status: int) -> bool:

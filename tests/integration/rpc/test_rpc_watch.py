@@ -96,16 +96,16 @@ async def test_watches_have_a_cap_and_are_freed(watched: tuple[Service, JobTrack
         await stream.read()
     assert await refused(watch(service, "completed").read()) == Refusal(Code.RESOURCE_EXHAUSTED, "OVERLOADED")
     streams[0].cancel()
-    await until(lambda: tracker._limit.count == 2)
+    await until(lambda: tracker._watchers.count == 2)
     assert (await watch(service, "completed").read()).job.state == pb.JOB_STATE_COMPLETED
     async with channel_to(service.grpc_port) as channel:
         await JobStatusStub(channel).WatchJob(pb.WatchJobRequest(job_id="leased")).read()
-    await until(lambda: tracker._limit.count == 2)  # that client has gone without a word
+    await until(lambda: tracker._watchers.count == 2)  # that client has gone without a word
     await complete(service, "pending")
     for stream in streams[1:]:
         assert (await stream.read()).job.state == pb.JOB_STATE_COMPLETED
     assert await refused(watch(service, "unknown").read()) == NOT_FOUND
-    await until(lambda: tracker._limit.count == 0)
+    await until(lambda: tracker._watchers.count == 0)
     assert tracker._subscriptions.versions() == {}
 
 

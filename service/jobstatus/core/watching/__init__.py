@@ -1,1 +1,1 @@
-"""Who waits for which job: subscriptions in this process, long polls upon them, and the feed that an edge follows."""
+"""Waiting for changes of jobs: subscriptions in this process, long polls upon them, and the feed that edges follow."""

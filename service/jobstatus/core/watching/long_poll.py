@@ -1,7 +1,8 @@
-"""Polls that wait for the end of a job, or follow its changes, instead of asking again and again.
+"""Polls that wait for the end of a job, or follow its changes, instead of being repeated.
 
-One that waits costs a place and a registration, no task of its own. It reads the job again when that has changed, when
-its time is up, and when something has happened to credentials: whoever may not read the job any more is told so then.
+A waiting poll takes one place of the concurrency limit and one subscription, but no task of its own. It reads the job
+again when the job has changed, when its time is up, and when a credential may have changed, so that a client that may
+no longer read the job learns it then.
 """
 
 import asyncio
@@ -13,20 +14,21 @@ from jobstatus.core.access import Principal
 from jobstatus.core.errors import Overloaded, ShuttingDown
 from jobstatus.core.job import RequestType, is_valid_id
 from jobstatus.core.poll import Poll
+from jobstatus.core.watching.each_version import each_version
 from jobstatus.core.watching.subscriptions import ConcurrencyLimit, JobSubscriptions
 
 MIN_PAUSE_SECONDS: Final = 1.0
-"""Between two updates at a credential that should have ended and is still accepted."""
+"""Shortest time between two updates for a credential that has passed its end and is still accepted."""
 Reauthenticate = Callable[[], Awaitable[Principal]]
-"""Whom the credential of a request stands for now; raises what says that it stands for nobody."""
+"""Returns the principal that a request's credential stands for now; raises what refuses the credential."""
 
 
 class CannotWait(Exception):
-    """Too many wait already, or the service stops, or nobody would tell of a change: to be answered at once."""
+    """The poll must be answered at once: too many wait already, the service stops, or no change would be noticed."""
 
 
 class LongPoller:
-    """Looks at jobs for those who wait."""
+    """Answers polls that wait."""
 
     def __init__(
         self,
@@ -38,10 +40,11 @@ class LongPoller:
         limit_each: int,
         hears_of_changes: Callable[[], bool] = lambda: True,
     ) -> None:
-        """`poll` is a Poller's, `clock` tells ms since the epoch.
+        """`poll` is a Poller's, `clock` returns ms since the epoch.
 
-        At most `limit` wait at a time, and at most `limit_each` of one virtual key, or of all admins; and nobody begins
-        to while `hears_of_changes` says that the subscriptions are not told of any, nor for what can be no job's id.
+        At most `limit` polls wait at a time, and at most `limit_each` of one virtual key, or of all admins together.
+        No poll begins to wait for a malformed id, nor while `hears_of_changes` returns False, which means that nothing
+        notifies the subscriptions.
         """
         self._poll = poll
         self._subscriptions = subscriptions
@@ -51,13 +54,13 @@ class LongPoller:
 
     @property
     def count(self) -> int:
-        """How many wait."""
+        """How many polls wait."""
         return self._concurrency.count
 
     async def wait(
         self, job_id: str, request_type: RequestType, reauthenticate: Reauthenticate, seconds: float
     ) -> Poll:
-        """The poll once the job has ended, `seconds` have passed or the service stops. Raises as `updates`."""
+        """Return the poll once the job has ended, `seconds` have passed or the service stops. Raises as `updates`."""
         loop = asyncio.get_running_loop()
         ends_at = loop.time() + seconds
         async with aclosing(self.updates(job_id, request_type, reauthenticate, lambda: ends_at)) as updates:
@@ -69,24 +72,30 @@ class LongPoller:
     async def updates(
         self, job_id: str, request_type: RequestType, reauthenticate: Reauthenticate, next_at: Callable[[], float]
     ) -> AsyncGenerator[Poll]:
-        """The poll now, and again whenever it may have changed; ends with the job, or when the service stops.
+        """Yield the poll now, and again whenever it may have changed, until the job has ended or the service stops.
 
-        `next_at` says at what time of the loop to look again at the latest. Raises CannotWait instead of the first
+        `next_at` returns the loop's time at which to poll again at the latest. Raises CannotWait instead of the first
         poll, and at any time what `reauthenticate` and `Poller.poll` raise.
         """
         principal = await reauthenticate()
+
+        async def poll() -> Poll:
+            return await self._poll(job_id, request_type, principal)
+
+        async def wait(changed: asyncio.Event) -> bool:
+            nonlocal principal
+            if self._subscriptions.is_closed:
+                return False
+            valid_seconds = max(MIN_PAUSE_SECONDS, principal.valid_until - self._clock() / 1000)
+            await _set_or_at(changed, min(next_at(), asyncio.get_running_loop().time() + valid_seconds))
+            principal = await reauthenticate()
+            return True
+
         with ExitStack() as stack:
             changed = self._take_place(stack, principal, job_id)
-            while True:
-                changed.clear()
-                poll = await self._poll(job_id, request_type, principal)
-                self._subscriptions.seen(job_id, poll.version)
-                yield poll
-                if poll.is_terminal or self._subscriptions.is_closed:
-                    return
-                valid_seconds = max(MIN_PAUSE_SECONDS, principal.valid_until - self._clock() / 1000)
-                await _set_or_at(changed, min(next_at(), asyncio.get_running_loop().time() + valid_seconds))
-                principal = await reauthenticate()
+            async with aclosing(each_version(self._subscriptions, job_id, changed, poll, wait)) as polls:
+                async for found in polls:
+                    yield found
 
     def _take_place(self, stack: ExitStack, principal: Principal, job_id: str) -> asyncio.Event:
         if not self._hears_of_changes() or not is_valid_id(job_id):

@@ -1,7 +1,7 @@
-"""Who waits for which job: one registration for each waiter, no task, woken when the job changes.
+"""Subscriptions to jobs: one callback for each waiter, called when the job changes. A waiter needs no task of its own.
 
-Changes that this process makes are told at once. For those made elsewhere the store is asked, several times a second
-and for all jobs at a time, which of them are no longer at the version that was last seen.
+Changes made by this process wake the waiters at once. For changes made elsewhere the store is asked, several times a
+second and about all jobs at a time, which of them are no longer at the version last seen.
 """
 
 import asyncio
@@ -15,12 +15,12 @@ from jobstatus.core.errors import Overloaded, ShuttingDown
 
 Wake = Callable[[], None]
 UNSEEN: Final = -1
-"""The version of a job that nobody has read since its waiters were last woken: whatever the store says is news."""
+"""The version of a job that was not read since its waiters were last woken: any version in the store is a change."""
 
 
 @dataclass(slots=True)
 class _Watched:
-    """The waiters of one job, and the version that all of them have been woken for."""
+    """The waiters of one job, and the version for which all of them were woken."""
 
     wakes: set[Wake] = field(default_factory=set)
     version: int = UNSEEN
@@ -31,7 +31,7 @@ class _Watched:
 
 
 class ConcurrencyLimit:
-    """How many may wait at a time, in all and for each who asks."""
+    """Bounds how many hold a place at a time: `limit` in all, `limit_each` of each owner."""
 
     def __init__(self, limit: int, limit_each: int | None = None) -> None:
         self.count = 0
@@ -41,7 +41,7 @@ class ConcurrencyLimit:
 
     @contextmanager
     def acquire(self, owner: str | None = None) -> Iterator[None]:
-        """A place, while the block lasts. Raises Overloaded when there is none, or the owner has too many already."""
+        """Hold a place while the block lasts. Raises Overloaded when all, or all of this owner, are taken."""
         if self.count >= self._limit or self._of_each[owner] >= self._limit_each:
             raise Overloaded
         self.count += 1
@@ -63,20 +63,20 @@ class JobSubscriptions:
         on_seen: Callable[[str, int], None] = lambda job_id, version: None,  # noqa: ARG005
         on_left: Callable[[str], None] = lambda job_id: None,  # noqa: ARG005
     ) -> None:
-        """`on_seen` is told of each new version that is read, `on_left` of each job that nobody waits for any more."""
+        """`on_seen` is called with each new version that is read, `on_left` with each job whose last waiter left."""
         self._watched: dict[str, _Watched] = {}
         self._on_seen = on_seen
         self._on_left = on_left
         self.is_closed = False
         """Whether the service stops."""
         self.on_close: set[Wake] = set()
-        """Who wants to be told when it does, whatever they wait for."""
+        """Called when the service stops, besides the waiters."""
 
     @contextmanager
     def waiting_for(self, job_id: str) -> Iterator[asyncio.Event]:
-        """An event that is set whenever the job has changed, and when the service stops; clear it before you look.
+        """Yield an event that is set whenever the job has changed, and when the service stops. Clear it before a read.
 
-        Raises ShuttingDown when the service stops already.
+        Raises ShuttingDown when the service is stopping already.
         """
         self.check_open()
         event = asyncio.Event()
@@ -91,7 +91,7 @@ class JobSubscriptions:
         self._watched.setdefault(job_id, _Watched()).wakes.add(wake)
 
     def remove(self, job_id: str, wake: Wake) -> None:
-        """Call it no more."""
+        """Undo `add`."""
         watched = self._watched[job_id]
         watched.wakes.discard(wake)
         if not watched.wakes:
@@ -99,19 +99,19 @@ class JobSubscriptions:
             self._on_left(job_id)
 
     def wake_all(self) -> None:
-        """Tell everybody to look again: what they may see has changed."""
+        """Wake all waiters, because what they may read has changed."""
         for watched in self._watched.values():
             watched.wake()
 
     def wake(self, job_ids: Iterable[str]) -> None:
-        """Tell those who wait for these jobs, which this process has just changed, to look again."""
+        """Wake the waiters of these jobs, which this process has just changed."""
         for job_id in job_ids:
             if watched := self._watched.get(job_id):
                 watched.version = UNSEEN
                 watched.wake()
 
     def seen(self, job_id: str, version: int) -> None:
-        """A waiter has read this version. Where others wait who have read another one, all look again."""
+        """Record that a waiter has read this version. Wake all waiters of the job if another one was last seen."""
         if (watched := self._watched.get(job_id)) and watched.version != version:
             if watched.version != UNSEEN:
                 watched.wake()
@@ -119,22 +119,22 @@ class JobSubscriptions:
             self._on_seen(job_id, version)
 
     def versions(self) -> dict[str, int]:
-        """The jobs that are waited for, and the version last seen of each."""
+        """The version last seen of each job that has waiters."""
         return {job_id: watched.version for job_id, watched in self._watched.items()}
 
     def found(self, versions: Mapping[str, int]) -> None:
-        """These jobs are at these versions now, others than `versions` said: their waiters look again."""
+        """Wake the waiters of these jobs, which the store has at these versions, other than those last seen."""
         for job_id, version in versions.items():
             if (watched := self._watched.get(job_id)) and watched.version != version:
                 watched.version = version
                 watched.wake()
 
     def close(self) -> None:
-        """Wake all for the last time; check_open raises for them from now on."""
+        """Wake all waiters for the last time; `check_open` raises from now on."""
         self.is_closed = True
         self.wake_all()
-        for tell in self.on_close:
-            tell()
+        for wake in self.on_close:
+            wake()
 
     def check_open(self) -> None:
         """Raise ShuttingDown once the service stops."""

@@ -1,4 +1,4 @@
-"""Where the server is: from the URL of the settings to what libpq is told."""
+"""From the store URL to the conninfo of libpq."""
 
 from typing import Any, Final
 
@@ -6,11 +6,9 @@ import psycopg
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from jobstatus.stores import StoreConfigError
-from jobstatus.stores.postgresql.connections import CONNECT_SECONDS
 
 _DEFAULTS: Final[dict[str, Any]] = {
-    "target_session_attrs": "read-write",  # of several hosts the primary, whichever it is at the moment
-    "connect_timeout": CONNECT_SECONDS,
+    "target_session_attrs": "read-write",  # of several hosts the current primary
     "application_name": "jobstatus",
     "client_encoding": "utf8",
     "keepalives_idle": 10,
@@ -18,21 +16,21 @@ _DEFAULTS: Final[dict[str, Any]] = {
     "keepalives_count": 3,
     "tcp_user_timeout": 10_000,
 }
-"""What holds unless the URL says otherwise."""
+"""Parameters that the URL may override."""
 
 
-def conninfo_of(url: str) -> str:
-    """What to connect with. Raises StoreConfigError, which does not repeat the URL: it may hold a password."""
+def conninfo_of(url: str, connect_seconds: int) -> str:
+    """Return the conninfo. Raises StoreConfigError, which does not repeat the URL, because it may hold a password."""
     try:
         given = conninfo_to_dict(url)
-        conninfo = make_conninfo("", **(_DEFAULTS | given))
+        conninfo = make_conninfo("", **(_DEFAULTS | {"connect_timeout": connect_seconds} | given))
     except psycopg.Error:
-        raise StoreConfigError("the store URL (JOBSTATUS_STORE) is no valid PostgreSQL URL") from None
+        raise StoreConfigError("the store URL (JOBSTATUS_STORE) is not a valid PostgreSQL URL") from None
     ports = str(given.get("port", "")).split(",")
     names = (str(given.get(part, "")) for part in ("host", "dbname"))
-    # A password with one of these characters as it is ends up in the parts behind it, which libpq's errors repeat.
+    # A password with one of these characters unescaped ends up in the parts behind it, which libpq's errors repeat.
     if not all(port.isdecimal() or not port for port in ports) or any("@" in name for name in names):
         raise StoreConfigError(
-            "the store URL (JOBSTATUS_STORE) cannot be told apart: in a password write : / ? # @ as %3A %2F %3F %23 %40"
+            "the store URL (JOBSTATUS_STORE) is ambiguous: in a password write : / ? # @ as %3A %2F %3F %23 %40"
         )
     return conninfo

@@ -1,11 +1,11 @@
-"""A few connections to one PostgreSQL, and the promise that nothing takes longer than it may.
+"""A few connections to one PostgreSQL, with a time limit for everything.
 
-Statements travel alone, each a transaction of its own with its values beside it: nothing is prepared, set or locked for
-a session, so that a pooler may hand every statement to another server process.
+Each statement is a transaction of its own, sent with its values: nothing is prepared, set or locked for a session, so a
+pooler may pass every statement to another server process.
 
-A statement that has begun is never cancelled: it runs in a task of its own, and a caller that goes away leaves it
-alone. One that takes too long has its connection broken under it, since a server that hangs does not answer a request
-to cancel either; and a commit that waits for a standby would take such a request for leave to do without.
+A statement that has begun is never cancelled: it runs in its own task, which goes on when the caller is cancelled. When
+it takes too long its connection is shut down instead, because a server that hangs does not answer a cancel request
+either, and because such a request makes a commit stop waiting for its standby.
 """
 
 import asyncio
@@ -19,12 +19,10 @@ import psycopg
 from psycopg import errors
 
 from jobstatus.core.errors import JobStatusError, StoreFull, StoreUnavailable
+from jobstatus.stores.postgresql.limits import PostgreSQLLimits
 
 T = TypeVar("T")
 
-CONNECT_SECONDS: Final = 2
-LIMIT_SECONDS: Final = 3.0
-CLOSE_SECONDS: Final = 4.0
 _LEEWAY_SECONDS: Final = 0.2
 _WRONG_SERVER: Final = (
     errors.ReadOnlySqlTransaction,
@@ -32,9 +30,9 @@ _WRONG_SERVER: Final = (
     errors.CrashShutdown,
     errors.CannotConnectNow,
 )
-"""After these no connection of before is worth trying: the server stops, or is a standby now."""
+"""After these all connections are dropped, because the server stops, or is a standby now."""
 CONFLICTS: Final = (errors.DeadlockDetected, errors.SerializationFailure)
-"""After these a transaction is to be tried again."""
+"""After these a transaction is repeated."""
 _HARMLESS: Final = (
     JobStatusError,
     errors.DataError,
@@ -43,29 +41,29 @@ _HARMLESS: Final = (
     errors.QueryCanceled,
     errors.DiskFull,
 )
-"""These end a statement, not the connection."""
+"""After these the connection can be used again."""
 
 
 class Connection(psycopg.AsyncConnection[tuple[Any, ...]]):
-    """A connection that knows when the server has stopped waiting for a standby."""
+    """A connection that notices when the server has stopped waiting for a standby."""
 
     is_uncertain: bool = False
-    """A commit was answered though the standbys that it was to wait for may lack it."""
+    """A commit was answered although the standbys that it should have waited for may lack it."""
 
     def is_stale(self) -> bool:
-        """Whether the server has said something though nobody had asked: mostly that it is gone."""
+        """Whether the server has sent something unasked: mostly that it closes the connection."""
         poll = select.poll()
         poll.register(self.fileno(), select.POLLIN)
         return bool(poll.poll(0))
 
     def cut(self) -> None:
-        """Have the statement under way fail at once, whether or not the server notices."""
+        """Shut the socket down, so that the statement under way fails at once even if the server hangs."""
         if not self.closed:
             with socket.socket(fileno=os.dup(self.fileno())) as peer:
                 try:
                     peer.shutdown(socket.SHUT_RDWR)
                 except OSError:
-                    return  # the connection is broken already, which is what was wanted
+                    return  # the connection is broken already
 
     def _heed(self, notice: errors.Diagnostic) -> None:
         if notice.source_function == "SyncRepWaitForLSN":  # its text depends on the server's language
@@ -73,25 +71,28 @@ class Connection(psycopg.AsyncConnection[tuple[Any, ...]]):
 
 
 async def connect(conninfo: str) -> Connection:
-    """A new connection, with settings for statements that travel alone. Raises what psycopg raises."""
+    """Open a connection that commits each statement and prepares none. Raises what psycopg raises."""
     connection = await Connection.connect(conninfo, autocommit=True, prepare_threshold=None)
     connection.add_notice_handler(connection._heed)  # noqa: SLF001  # its own
     return connection
 
 
 class Connections:
-    """At most `limit` connections, made when they are needed and kept while they are sound."""
+    """At most `limit` connections, opened when they are needed and kept while they are sound."""
 
-    def __init__(self, conninfo: str, limit: int) -> None:
+    def __init__(self, conninfo: str, limit: int, limits: PostgreSQLLimits) -> None:
         self._conninfo = conninfo
+        self._limits = limits
         self._free: list[Connection] = []
         self._busy: set[Connection] = set()
         self._places = asyncio.Semaphore(limit)
         self._tasks: set[asyncio.Task[Any]] = set()
         self._generation = 0
 
-    async def use(self, work: Callable[[Connection], Awaitable[T]], seconds: float = LIMIT_SECONDS) -> T:
-        """What the work makes of a connection. Raises StoreUnavailable, StoreFull, or a JobStatusError of the work."""
+    async def use(self, work: Callable[[Connection], Awaitable[T]], seconds: float | None = None) -> T:
+        """Return the result of `work` on a connection. Raises StoreUnavailable, StoreFull, or its JobStatusError."""
+        if seconds is None:
+            seconds = self._limits.operation_seconds
         task = asyncio.create_task(self._use(work, asyncio.get_running_loop().time() + seconds))
         self._tasks.add(task)
         task.add_done_callback(self._end)
@@ -101,12 +102,12 @@ class Connections:
         return task.result()
 
     async def close(self) -> None:
-        """Let go of everything, when what is under way has ended or its time is up."""
-        await self._wait(CLOSE_SECONDS)
+        """Close all connections, when what is under way has ended or its time is up."""
+        await self._wait(self._limits.close_seconds)
         for connection in list(self._busy):
             connection.cut()
         await self._wait(_LEEWAY_SECONDS)
-        for task in list(self._tasks):  # what is left is still looking for the server
+        for task in list(self._tasks):  # these are still connecting
             task.cancel()
         await self._wait(_LEEWAY_SECONDS)
         await self._drop_free()
@@ -118,7 +119,7 @@ class Connections:
     def _end(self, task: asyncio.Task[Any]) -> None:
         self._tasks.discard(task)
         if not task.cancelled():
-            task.exception()  # a caller that has gone asks no more
+            task.exception()  # retrieved, because the caller may have gone
 
     async def _use(self, work: Callable[[Connection], Awaitable[T]], ends_at: float) -> T:
         try:
@@ -176,7 +177,7 @@ class Connections:
 
 
 async def _outcome_of(work: Callable[[Connection], Awaitable[T]], connection: Connection, ends_at: float) -> T:
-    """What the work makes of the connection, if it begins in time and its commit is what it says."""
+    """Return the result of the work, if it begins in time and its commit is certain."""
     if asyncio.get_running_loop().time() >= ends_at:
         raise StoreUnavailable from TimeoutError("connecting took too long")
     outcome = await work(connection)

@@ -1,6 +1,6 @@
 """The database: its schema and migrations, and which servers are refused.
 
-Everything is in a schema of its own, so that a database may be shared and no search path matters.
+Everything is in a schema of its own, so the database may be shared and the search path does not matter.
 """
 
 from typing import Any, Final
@@ -78,7 +78,7 @@ _NEEDED: Final = (
         "ALTER ROLE … SET synchronous_commit = on for the role that JobStatus uses",
     ),
 )
-"""A setting, the values that are well, what another one would mean, and what to do about it."""
+"""A setting, its acceptable values, what another value would mean, and what to do about it."""
 
 
 _MAY_WORK: Final = """
@@ -95,7 +95,7 @@ _NO_RIGHTS: Final = (
 async def prepare(connection: Connection) -> None:
     """Check the server and bring the schema up to date. Raises StoreConfigError with one sentence, or psycopg.Error.
 
-    Replicas that start together wait for each other.
+    Replicas that start at the same time wait for each other.
     """
     if await _value(connection, "SELECT pg_is_in_recovery()"):
         raise StoreConfigError("the PostgreSQL server is a standby, which cannot be written to; name the primary")

@@ -1,8 +1,9 @@
-"""What the database is asked, and with which values: one statement for each batch, whatever its size."""
+"""The statements and their values: one statement for each batch, whatever its size."""
 
 from collections.abc import Sequence
 from typing import Any, Final
 
+from jobstatus.core.rules import GATEWAY_TIMEOUT
 from jobstatus.core.store import SMALL_RESULT_BYTES, Change
 from jobstatus.stores.rows import COLUMNS, COLUMNS_WITHOUT_RESULT, row_of
 
@@ -21,14 +22,15 @@ _GIVEN: Final = (*_STORED, "replaces", "is_deletion")
 _NOTHING: Final = (None,) * (len(_STORED) - 1)
 
 ANSWERS: Final = f"""
-    SELECT job_id, request_type, virtual_key_id, created_at_ms, expires_at_ms, version, progress, answer,
+    SELECT job_id, request_type, virtual_key_id, created_at_ms, expires_at_ms,
+           CASE WHEN status_code <> {GATEWAY_TIMEOUT} THEN completed_at_ms END, version, progress, answer,
            octet_length(result), CASE WHEN octet_length(result) <= {SMALL_RESULT_BYTES} THEN result END
     FROM jobstatus.jobs WHERE job_id = ANY(%s::text[])"""  # noqa: S608  # fixed names here and below
 JOBS: Final = f"SELECT {', '.join(COLUMNS)} FROM jobstatus.jobs WHERE job_id = ANY(%s::text[])"  # noqa: S608
 JOBS_WITHOUT_RESULT: Final = f"SELECT {COLUMNS_WITHOUT_RESULT} FROM jobstatus.jobs WHERE job_id = ANY(%s::text[])"  # noqa: S608
 
-# Rows are locked in the order of their ids, whatever plan is chosen, and inserted in that order, in which the values
-# come, before: two batches that meet wait for each other instead of locking each other out.
+# Rows are inserted in the order of their ids, in which the values come, and then locked in that order, whatever plan is
+# chosen, so that two batches wait for each other instead of deadlocking.
 COMMIT: Final = f"""
     WITH given AS (
         SELECT * FROM unnest({", ".join(f"%b::{_TYPE_OF[column]}[]" for column in _GIVEN)})
@@ -51,12 +53,12 @@ COMMIT: Final = f"""
 CONFIRM: Final = """
     SELECT CASE WHEN current_setting('synchronous_standby_names') <> ''
                 THEN pg_logical_emit_message(true, 'jobstatus', '') END"""
-"""Waits, as a commit does, until the standbys have all that was committed before, where there are any to wait for."""
+"""Waits, as a commit does, until the synchronous standbys have everything that was committed before."""
 HANGING: Final = """
     SELECT count(*) FROM pg_stat_activity
     WHERE usename = current_user AND datname = current_database() AND state = 'active' AND backend_xid IS NOT NULL
     AND query LIKE '%%jobstatus.%%' AND query_start < clock_timestamp() - %s * interval '1 second'"""
-"""How many writes are under way for longer than anybody waits for them."""
+"""Counts the writes that have been under way for longer than their callers wait."""
 CHANGED: Final = """
     SELECT given.job_id, coalesce(job.version, 0)
     FROM unnest(%s::text[], %s::bigint[]) AS given(job_id, version) LEFT JOIN jobstatus.jobs AS job USING (job_id)
@@ -79,12 +81,12 @@ PROBE: Final = "UPDATE jobstatus.counters SET value = value + 1 WHERE name = 'pr
 
 
 def askable(texts: Sequence[str]) -> list[str]:
-    """The texts that PostgreSQL can be asked for, which has no NUL; nothing is stored under any other."""
+    """Return the texts that can be an id: PostgreSQL rejects a query with a NUL."""
     return [text for text in texts if text.isprintable()]
 
 
 def columns_of(changes: Sequence[Change]) -> list[list[Any]]:
-    """The values of COMMIT, column by column, in the order of the ids."""
+    """Return the values of COMMIT, column by column, in the order of the ids."""
     rows = [
         (change.job_id, *_NOTHING, change.replaces, True)
         if change.job is None

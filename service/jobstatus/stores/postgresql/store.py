@@ -1,4 +1,4 @@
-"""PostgreSQL behind the port: reads and writes on a few connections, and what is done when writes hang."""
+"""PostgreSQL behind the port: reads and writes on a few connections, and protection from writes that hang."""
 
 import asyncio
 import random
@@ -16,36 +16,33 @@ from jobstatus.stores import StoreConfigError
 from jobstatus.stores.listing import page
 from jobstatus.stores.postgresql import schema, statements, virtual_keys
 from jobstatus.stores.postgresql.address import conninfo_of
-from jobstatus.stores.postgresql.connections import CONFLICTS, LIMIT_SECONDS, Connection, Connections, connect
+from jobstatus.stores.postgresql.connections import CONFLICTS, Connection, Connections, connect
+from jobstatus.stores.postgresql.limits import PostgreSQLLimits
 from jobstatus.stores.rows import job_of
 
 T = TypeVar("T")
 
-CONNECTIONS: Final = 8
-LONG_READS: Final = 1
-"""Connections for listings and counts, beside the others, so that those never wait for them."""
-COUNT_SECONDS: Final = 10.0
-"""Nobody waits for a count, and it may have to look at every job."""
-START_SECONDS: Final = 60.0
-"""A replica that starts may have to wait for another one's migration."""
 CONFLICT_PAUSES_MS: Final = (5, 20, 80)
-"""What is waited, less a random part, before each further try of a batch that another one has locked out."""
-MAX_HANGING: Final = 4
+"""The pauses, less a random part, before a batch that another one has locked out is repeated."""
 
 
 class PostgreSQLJobStore:
     """Implements `core.store.Store` upon one database, which any number of processes may share.
 
-    A write that hangs, as when a synchronous standby has gone, keeps its server process though nobody waits for it any
-    more. So after a failure writes look first how many hang, and are refused while that are several: else they would
-    use up the server's connections, and reads would fail too.
+    A write that hangs, as it does when a synchronous standby has gone, keeps its server process although its caller has
+    given up. So after a failure each write first counts those that hang, and is refused while there are several:
+    otherwise they would use up the server's connections, and reads would fail too.
     """
 
     read_answer_now = None
 
-    def __init__(self, url: str) -> None:
-        """`url` is one that libpq knows; it may name several hosts, of which the one that can be written to is used."""
-        self._conninfo = conninfo_of(url)
+    def __init__(self, url: str, limits: PostgreSQLLimits = PostgreSQLLimits()) -> None:  # noqa: B008  # a frozen value
+        """`url` is a libpq URL. It may name several hosts, of which the one that accepts writes is used.
+
+        Raises StoreConfigError for a URL that cannot be used.
+        """
+        self._limits = limits
+        self._conninfo = conninfo_of(url, limits.connect_seconds)
         self._may_hang = False
 
     async def __aenter__(self) -> Self:
@@ -53,7 +50,7 @@ class PostgreSQLJobStore:
             connection = await connect(self._conninfo)
         except (psycopg.Error, OSError) as error:
             raise StoreConfigError(f"cannot connect to PostgreSQL: {_first_line(error)}") from error
-        cutting = asyncio.get_running_loop().call_later(START_SECONDS, connection.cut)
+        cutting = asyncio.get_running_loop().call_later(self._limits.start_seconds, connection.cut)
         try:
             await schema.prepare(connection)
         except psycopg.Error as error:
@@ -61,8 +58,8 @@ class PostgreSQLJobStore:
         finally:
             cutting.cancel()
             await connection.close()
-        self._short = Connections(self._conninfo, CONNECTIONS)
-        self._long = Connections(self._conninfo, LONG_READS)
+        self._short = Connections(self._conninfo, self._limits.connections, self._limits)
+        self._long = Connections(self._conninfo, self._limits.long_connections, self._limits)
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -88,8 +85,8 @@ class PostgreSQLJobStore:
     async def confirm(self, job_ids: Sequence[str]) -> dict[str, StoreError]:  # noqa: ARG002  # the port's
         """Wait for the synchronous standbys, if there are any.
 
-        What can be read was flushed by the primary before. But a standby may lack it: a commit stops waiting when its
-        server process is ended or cancelled, and after a crash of the primary nobody waits for what was under way.
+        What can be read was flushed by the primary before. A standby may still lack it, because a commit stops waiting
+        when its server process is terminated or cancelled, and does not go on waiting after a crash of the primary.
         """
         await self._write(lambda connection: _fetch(connection, statements.CONFIRM))
         return {}
@@ -110,13 +107,13 @@ class PostgreSQLJobStore:
     async def purge(self, now_ms: int, limit: int) -> int:
         return len(await self._write(lambda connection: _fetch(connection, statements.PURGE, (now_ms, limit))))
 
-    async def list_jobs(self, listing: Listing) -> list[Job]:
-        statement, values = page("jobstatus.jobs", listing, "%s")
+    async def list_jobs(self, listing: Listing, now_ms: int) -> list[Job]:
+        statement, values = page("jobstatus.jobs", listing, now_ms, "%s")
         rows = await self._long.use(lambda connection: _fetch(connection, statement, values))
         return [job_of(row) for row in rows]
 
     async def count_jobs(self) -> dict[JobState, int]:
-        rows = await self._long.use(lambda connection: _fetch(connection, statements.COUNT), COUNT_SECONDS)
+        rows = await self._long.use(lambda connection: _fetch(connection, statements.COUNT), self._limits.count_seconds)
         return dict.fromkeys(JobState, 0) | {JobState(state): count for state, count in rows}
 
     async def probe(self) -> None:
@@ -150,7 +147,7 @@ class PostgreSQLJobStore:
     async def _write(self, work: Callable[[Connection], Awaitable[T]]) -> T:
         async def guarded(connection: Connection) -> T:
             if self._may_hang:
-                await _refuse_to_hang_too(connection)
+                await self._refuse_to_hang_too(connection)
             return await work(connection)
 
         try:
@@ -161,6 +158,11 @@ class PostgreSQLJobStore:
         self._may_hang = False
         return outcome
 
+    async def _refuse_to_hang_too(self, connection: Connection) -> None:
+        ((hanging,),) = await _fetch(connection, statements.HANGING, (self._limits.operation_seconds,))
+        if hanging >= self._limits.max_hanging_writes:
+            raise StoreUnavailable from TimeoutError(f"{hanging} earlier writes still hang")
+
 
 async def _fetch(connection: Connection, statement: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
     cursor = connection.cursor(binary=True)
@@ -169,7 +171,7 @@ async def _fetch(connection: Connection, statement: str, values: Sequence[Any] =
 
 
 async def _commit(connection: Connection, values: Sequence[list[Any]]) -> list[tuple[Any, ...]]:
-    """Try every change; the ids of those made. Batches of two processes that lock each other out are tried again."""
+    """Try every change. Return the ids of those made. Repeat the batch after a deadlock with another process."""
     for pause_ms in CONFLICT_PAUSES_MS:
         try:
             return await _fetch(connection, statements.COMMIT, values)
@@ -178,12 +180,6 @@ async def _commit(connection: Connection, values: Sequence[list[Any]]) -> list[t
     return await _fetch(connection, statements.COMMIT, values)
 
 
-async def _refuse_to_hang_too(connection: Connection) -> None:
-    ((hanging,),) = await _fetch(connection, statements.HANGING, (LIMIT_SECONDS,))
-    if hanging >= MAX_HANGING:
-        raise StoreUnavailable from TimeoutError(f"{hanging} earlier writes still hang")
-
-
 def _first_line(error: Exception) -> str:
-    """What the server or the driver says, which holds no password."""
+    """Return what the server or the driver says, which holds no password."""
     return str(error).strip().partition("\n")[0] or type(error).__name__

@@ -1,4 +1,4 @@
-"""Virtual keys in PostgreSQL: few, changed seldom, one change at a time."""
+"""Virtual keys in PostgreSQL: few, changed rarely, one change at a time."""
 
 from collections.abc import Sequence
 from typing import Any, Final
@@ -32,7 +32,7 @@ _PUT_HASHES: Final = """
 
 
 def virtual_key_of(row: Sequence[Any]) -> VirtualKey:
-    """The virtual key that a row of BY_ID or LISTED stands for."""
+    """Decode a row of BY_ID or LISTED."""
     virtual_key_id, disabled, expires_at_ms, created_at_ms, updated_at_ms, digests = row
     return VirtualKey(
         virtual_key_id=virtual_key_id,
@@ -45,22 +45,22 @@ def virtual_key_of(row: Sequence[Any]) -> VirtualKey:
 
 
 async def put(connection: Connection, virtual_key: VirtualKey) -> int:
-    """Record it; the time of its first record. Raises InvalidField when a hash is somebody else's."""
+    """Store it. Return the created_at_ms of its first put. Raises InvalidField when a hash is another virtual key's."""
     virtual_key_id = virtual_key.virtual_key_id
     row = (virtual_key.disabled, virtual_key.expires_at_ms, virtual_key.created_at_ms, virtual_key.updated_at_ms)
     try:
         async with connection.transaction():
-            await connection.execute(_COUNT_UP)  # first, since it has everybody else wait
+            await connection.execute(_COUNT_UP)  # first, because it makes every other change wait
             stored = await (await connection.execute(_PUT, (virtual_key_id, *row))).fetchone()
             await connection.execute(_FORGET_HASHES, (virtual_key_id,))
             await connection.execute(_PUT_HASHES, (virtual_key_id, list(virtual_key.key_sha256)))
     except errors.UniqueViolation as error:
-        raise InvalidField("key_sha256", "must not be registered for another virtual key") from error
+        raise InvalidField.of("key_sha256", "must not be registered for another virtual key") from error
     return virtual_key.created_at_ms if stored is None else int(stored[0])
 
 
 async def delete(connection: Connection, virtual_key_id: str) -> bool:
-    """Forget it and its hashes; whether it was there."""
+    """Delete it and its hashes. Return whether it was there."""
     async with connection.transaction():
         await connection.execute(_COUNT_UP)
         await connection.execute(_FORGET_HASHES, (virtual_key_id,))

@@ -1,12 +1,12 @@
-"""Jobs in the keyspace of a Redis or Valkey server, or of a cluster of them."""
+"""Jobs in a Redis or Valkey server or cluster."""
 
 from jobstatus.stores import StoreConfigError
 
 try:
-    from jobstatus.stores.redis.store import KeyspaceJobStore
+    from jobstatus.stores.redis.store import RedisJobStore
 except ModuleNotFoundError as error:
     if error.name != "hiredis":
         raise
     raise StoreConfigError("redis:// and rediss:// need a driver: pip install 'jobstatus[redis]'") from error
 
-__all__ = ["KeyspaceJobStore"]
+__all__ = ["RedisJobStore"]

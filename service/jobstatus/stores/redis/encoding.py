@@ -1,8 +1,8 @@
-"""A job as a hash, and the way back.
+"""A job as a hash, and back.
 
-What a poll and the scripts need stands in fields of its own; the whole job without its result is `row`, a JSON object
-with the names of `rows.COLUMNS`. A result that a poll may read along is `small_result`, another one `large_result`, so
-that neither the server nor the wire handles more than was asked for. What is absent has no field.
+What a poll and the scripts need is in fields of its own; the whole job without its result is `row`, a JSON object with
+the names of `rows.COLUMNS`. A result that comes along with an answer is `small_result`, a larger one `large_result`, so
+that neither the server nor the network handles more than was asked for. Absent values have no field.
 """
 
 import json
@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from jobstatus.core.job import Job
-from jobstatus.core.store import SMALL_RESULT_BYTES, Answer, Change
+from jobstatus.core.store import SMALL_RESULT_BYTES, Answer, Change, ended_at_ms
 from jobstatus.stores.redis.cluster.connection import Word
 from jobstatus.stores.redis.keys import encoded
 from jobstatus.stores.rows import COLUMNS, job_of, row_of
@@ -20,23 +20,24 @@ ANSWER_FIELDS: Final = (
     "virtual_key_id",
     "created_at_ms",
     "expires_at_ms",
+    "ended_at_ms",
     "version",
     "progress",
     "body",
     "result_size",
     "small_result",
 )
-"""What `answer_of` wants to know."""
+"""What `answer_of` decodes. Jobs written by an earlier version have no `ended_at_ms`."""
 RESULT_FIELDS: Final = ("small_result", "large_result")
 
 TTL_SLACK_MS: Final = 60_000
-"""How much later than its expiry the server itself drops a job: whoever purges comes first, on any clock."""
+"""How much later than its expiry the server itself drops a job, so that the purge comes first on any clock."""
 
 _ROW_COLUMNS: Final = COLUMNS[:-1]  # all but the result
 
 
 def change_arguments(change: Change) -> list[Word]:
-    """What the script `COMMIT` is told about one change."""
+    """Return the arguments of the script `COMMIT` for one change."""
     job = change.job
     if job is None or change.answer is None:
         return [encoded(change.job_id), change.replaces, "", "", "", "", 0]
@@ -55,8 +56,8 @@ def change_arguments(change: Change) -> list[Word]:
 
 
 def answer_of(found: Sequence[bytes | None]) -> Answer | None:
-    """The answer in the values of ANSWER_FIELDS."""
-    request_type, virtual_key_id, created_at_ms, expires_at_ms, version, progress, body, result_size, result = found
+    """Decode the values of ANSWER_FIELDS."""
+    request_type, virtual_key_id, created_at_ms, expires_at_ms, ended, version, progress, body, size, result = found
     if request_type is None or created_at_ms is None or version is None or body is None:
         return None
     return Answer(
@@ -64,22 +65,23 @@ def answer_of(found: Sequence[bytes | None]) -> Answer | None:
         None if virtual_key_id is None else virtual_key_id.decode(),
         int(created_at_ms),
         None if expires_at_ms is None else int(expires_at_ms),
+        None if ended is None else int(ended),
         int(version),
         None if progress is None else float(progress),
         body,
-        None if result_size is None else int(result_size),
+        None if size is None else int(size),
         result,
     )
 
 
 def job_in(row: bytes, result: bytes | None) -> Job:
-    """The job that a `row` and a result make."""
+    """Decode a job from its `row` and its result."""
     document = json.loads(row)
     return job_of([*map(document.get, _ROW_COLUMNS), result])
 
 
 def _fields(job: Job, answer: bytes) -> list[Word]:
-    """Field, value, field, value, …"""
+    """Encode a job as field, value, field, value, …"""
     row = zip(_ROW_COLUMNS, row_of(job), strict=False)  # the row has the result too
     document = {name: value for name, value in row if value is not None}
     result = job.result
@@ -91,6 +93,7 @@ def _fields(job: Job, answer: bytes) -> list[Word]:
         "virtual_key_id": job.virtual_key_id,
         "created_at_ms": job.created_at_ms,
         "expires_at_ms": job.expires_at_ms,
+        "ended_at_ms": ended_at_ms(job),
         "progress": None if job.progress is None else repr(job.progress),
         "body": answer,
         "row": json.dumps(document, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "surrogatepass"),

@@ -1,7 +1,7 @@
-"""A page of a listing, merged from the buckets: each has its own jobs in order, and tells them part by part.
+"""A page of a listing, merged from the buckets: each has its own jobs in order, and returns them part by part.
 
-A part looks at a bounded number of jobs, and few buckets are asked at a time, so that a filter that hardly anything
-passes keeps no server from answering polls.
+A part scans a bounded number of jobs, and few buckets are read at a time, so that a filter that few jobs pass does not
+keep a server from answering polls.
 """
 
 import asyncio
@@ -13,14 +13,13 @@ from jobstatus.core.errors import StoreUnavailable
 from jobstatus.core.job import Job
 from jobstatus.core.store import Listing
 from jobstatus.stores.redis import scripts
-from jobstatus.stores.redis.cluster.router import ClusterClient, Command, raise_first
+from jobstatus.stores.redis.cluster.router import ClusterClient, Command
 from jobstatus.stores.redis.encoding import job_in
+from jobstatus.stores.redis.errors import raise_first
 from jobstatus.stores.redis.keys import BUCKETS, Bucket
 
-MAX_SCANS: Final = 100
-"""How many jobs of one bucket are looked at in one part."""
 AT_ONCE: Final = 4
-"""How many buckets are asked at a time."""
+"""How many buckets are read at a time."""
 LIMIT_SECONDS: Final = 30.0
 
 _Place = tuple[int, bytes]
@@ -28,7 +27,7 @@ _Place = tuple[int, bytes]
 
 @dataclass(slots=True)
 class _Part:
-    """What is known of one bucket: the jobs found so far, and where its next part begins (None: it has no more)."""
+    """What is known of one bucket: the jobs found so far, and where its next part begins (None: there is none)."""
 
     bucket: Bucket
     begins: _Place | None
@@ -36,14 +35,16 @@ class _Part:
     found: list[tuple[_Place, bytes]] = field(default_factory=list)
 
 
-async def list_jobs(client: ClusterClient, buckets: Sequence[Bucket], listing: Listing) -> list[Job]:
-    """As `JobStore.list_jobs`. Raises StoreUnavailable, also when it takes too long."""
+async def list_jobs(
+    client: ClusterClient, buckets: Sequence[Bucket], listing: Listing, now_ms: int, max_scans: int
+) -> list[Job]:
+    """As `JobStore.list_jobs`; one part scans at most `max_scans` jobs. Raises StoreUnavailable, also on a timeout."""
     parts = [_Part(bucket, None) for bucket in buckets]
     try:
         async with asyncio.timeout(LIMIT_SECONDS):
             while asking := _unfinished(parts, listing.limit):
                 for first in range(0, len(asking), AT_ONCE):
-                    await _ask(client, asking[first : first + AT_ONCE], listing)
+                    await _ask(client, asking[first : first + AT_ONCE], listing, now_ms, max_scans)
     except TimeoutError as error:
         raise StoreUnavailable from error
     found = sorted((item for part in parts for item in part.found), reverse=True)
@@ -51,14 +52,14 @@ async def list_jobs(client: ClusterClient, buckets: Sequence[Bucket], listing: L
 
 
 def _unfinished(parts: Sequence[_Part], limit: int) -> list[_Part]:
-    """The buckets that may still have jobs newer than the last one of the page as it stands."""
+    """Return the buckets that may still have jobs newer than the last one of the page so far."""
     found = sorted((place for part in parts for place, _ in part.found), reverse=True)[:limit]
     last = found[-1] if len(found) == limit else (-1, b"")
     return [part for part in parts if part.is_new or (part.begins is not None and part.begins > last)]
 
 
-async def _ask(client: ClusterClient, parts: Sequence[_Part], listing: Listing) -> None:
-    commands = [Command(part.bucket.slot, _command(part, listing)) for part in parts]
+async def _ask(client: ClusterClient, parts: Sequence[_Part], listing: Listing, now_ms: int, max_scans: int) -> None:
+    commands = [Command(part.bucket.slot, _command(part, listing, now_ms, max_scans)) for part in parts]
     replies = await client.execute(commands)
     raise_first(replies)
     for part, (page, created_at_ms, job_id) in zip(parts, replies, strict=True):
@@ -67,25 +68,25 @@ async def _ask(client: ClusterClient, parts: Sequence[_Part], listing: Listing) 
         part.found += (((int(at_ms), found_id), row) for at_ms, found_id, row in page)
 
 
-def _command(part: _Part, listing: Listing) -> bytes:
+def _command(part: _Part, listing: Listing, now_ms: int, max_scans: int) -> bytes:
     created_at_ms, before = _begin(listing) if part.is_new else part.begins or ("", "")
     arguments: list[Any] = [
         part.bucket.job_prefix,
         created_at_ms,
         before,
         "" if listing.created_after_ms is None else listing.created_after_ms,
-        listing.now_ms,
+        now_ms,
         ",".join(state.value for state in listing.states),
         listing.request_type.value if listing.request_type else "",
         listing.virtual_key_id or "",
         2 * listing.limit // BUCKETS + 8,
-        MAX_SCANS,
+        max_scans,
     ]
     return scripts.PAGE.call(part.bucket.indexes, arguments)
 
 
 def _begin(listing: Listing) -> tuple[int | str, str]:
-    """In front of which created_at_ms and id the page begins, the earlier of the two that the listing may give."""
+    """Return the created_at_ms and id before which the page begins: the earlier of those that the listing has."""
     places: list[tuple[int, str]] = [] if listing.before is None else [listing.before]
     if listing.created_before_ms is not None:
         places.append((listing.created_before_ms, ""))

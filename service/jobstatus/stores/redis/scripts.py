@@ -1,12 +1,12 @@
-"""What runs inside the servers: each script changes or reads all keys that belong together, in one step.
+"""The scripts that run inside the servers: each changes or reads all keys that belong together, in one step.
 
-All keys of a call have one hash tag. A script that needs room is refused as a whole where there is none, before it has
-changed anything; those that free room are not (`allow-oom`).
+All keys of a call have one hash tag. A server without free memory refuses a script before it has changed anything,
+except for those that free memory (`allow-oom`).
 
-Indexes and jobs change together, so no crash comes between them. What can come apart all the same is put right where it
-is met: the server's own TTL takes a job and leaves its index entries, which `purge` removes when their time has come,
-and a new job of the same id before that; an entry whose job somebody has deleted by hand is dropped by whoever reads it
-(`due`, `purge`) or overlooked (`page`). A count of jobs is the size of an index, so counts are right when those are.
+Indexes and jobs change together, so a crash cannot separate them. Two other cases are repaired where they are found.
+The server's TTL removes a job and leaves its index entries: `PURGE` removes them when they are due, and a new job of
+the same id before that. An entry whose job was deleted by hand is removed by `DUE` and `PURGE` and skipped by `PAGE`. A
+count of jobs is the size of an index.
 """
 
 import hashlib
@@ -14,16 +14,17 @@ from collections.abc import Sequence
 from typing import Final, NamedTuple
 
 from jobstatus.stores.redis.cluster.connection import Word, pack
+from jobstatus.stores.redis.cluster.router import ScriptLoading
 
 
 class Script(NamedTuple):
-    """A script and the name that servers know it by."""
+    """A script and the SHA-1 that servers know it by."""
 
     text: str
     digest: str
 
     def call(self, keys: Sequence[Word], arguments: Sequence[Word]) -> bytes:
-        """The packed command."""
+        """Encode the command that runs the script."""
         return pack("EVALSHA", self.digest, len(keys), *keys, *arguments)
 
 
@@ -68,7 +69,7 @@ score in the state's index, created_at_ms, TTL in ms or '', how many arguments f
 Returns the places (from 0) of the jobs that are at another version."""
 
 REMOVE: Final = _script(_COMMIT, "allow-oom")
-"""The same for changes that all delete."""
+"""As COMMIT, for changes that all delete."""
 
 DUE: Final = _script(
     """
@@ -90,8 +91,8 @@ return due
 """,
     "allow-oom",
 )
-"""KEYS: `Bucket.indexes`. ARGV: what keys of jobs begin with, now, limit. Returns due_at_ms and id, at most
-`limit` for each state."""
+"""KEYS: `Bucket.indexes`. ARGV: the prefix of keys of jobs, now, limit. Returns due_at_ms and id, at most `limit`
+for each state."""
 
 PURGE: Final = _script(
     """
@@ -110,13 +111,13 @@ return purged
 """,
     "allow-oom",
 )
-"""KEYS: `Bucket.indexes`. ARGV: what keys of jobs begin with, now, limit. Returns how many jobs are gone."""
+"""KEYS: `Bucket.indexes`. ARGV: the prefix of keys of jobs, now, limit. Returns how many jobs were removed."""
 
 PAGE: Final = _script(
     """
 local listed, prefix = KEYS[1], ARGV[1]
-local from, before, least, now, state_list, request_type, owner, limit, looks = unpack(ARGV, 2, 10)
-limit, looks = tonumber(limit), tonumber(looks)
+local from, before, least, now, state_list, request_type, owner, limit, scans = unpack(ARGV, 2, 10)
+limit, scans = tonumber(limit), tonumber(scans)
 
 local function is_before(one, other)
   for at = 1, math.min(#one, #other) do
@@ -137,7 +138,7 @@ if from ~= '' then
   end
 end
 
-local found = redis.call('ZREVRANGE', listed, first, first + looks - 1, 'WITHSCORES')
+local found = redis.call('ZREVRANGE', listed, first, first + scans - 1, 'WITHSCORES')
 local page, wanted, place = {}, {}, nil
 for state in string.gmatch(state_list, '%a+') do wanted[state] = true end
 for at = 1, #found, 2 do
@@ -153,14 +154,14 @@ for at = 1, #found, 2 do
     if #page == limit then break end
   end
 end
-if place == nil or (#found < 2 * looks and place == #found - 1) then return {page, false, false} end
+if place == nil or (#found < 2 * scans and place == #found - 1) then return {page, false, false} end
 return {page, found[place + 1], found[place]}
 """
 )
-"""A part of a listing. KEYS: `Bucket.indexes`. ARGV: what keys of jobs begin with; created_at_ms and id in front of
-which it begins, or '' and ''; the least created_at_ms or ''; now; names of states, of a request type, of a virtual key,
-or ''; how many jobs it may return and look at. Returns the jobs, as created_at_ms, id and row each, and the
-created_at_ms and id that the next part begins in front of, or nothing where there is no next."""
+"""A part of a listing. KEYS: `Bucket.indexes`. ARGV: the prefix of keys of jobs; created_at_ms and id before which the
+part begins, or '' and ''; the least created_at_ms or ''; now; states, request type and virtual key, or ''; how many
+jobs it may return and scan. Returns the jobs, as created_at_ms, id and row each, and the created_at_ms and id before
+which the next part begins, or nothing where there is none."""
 
 CLAIM: Final = _script(
     """
@@ -175,7 +176,7 @@ return 1
 """,
     "allow-oom",
 )
-"""KEYS: the claim. ARGV: who, for how many ms (0 gives it back). Returns whether they have it."""
+"""KEYS: the claim. ARGV: the holder, for how many ms (0 resigns). Returns whether the holder leads."""
 
 PUT_VIRTUAL_KEY: Final = _script(
     """
@@ -199,7 +200,7 @@ return redis.call('HGET', KEYS[3], id)
 """
 )
 """KEYS: see `virtual_keys`. ARGV: id, document, created_at_ms, and each hash in hexadecimal. Returns the created_at_ms
-that holds, or nothing when a hash is somebody else's."""
+that was stored first, or nothing when a hash is another virtual key's."""
 
 DELETE_VIRTUAL_KEY: Final = _script(
     """
@@ -216,16 +217,9 @@ return 1
 """,
     "allow-oom",
 )
-"""KEYS as above. ARGV: id. Returns whether there was one."""
+"""KEYS as above. ARGV: id. Returns whether it existed."""
 
 ALL: Final = (COMMIT, REMOVE, DUE, PURGE, PAGE, CLAIM, PUT_VIRTUAL_KEY, DELETE_VIRTUAL_KEY)
 
 
-class Loading(NamedTuple):
-    """Commands that teach a server all scripts."""
-
-    packed: bytes
-    replies: int
-
-
-LOADING: Final = Loading(b"".join(pack("SCRIPT", "LOAD", script.text) for script in ALL), len(ALL))
+LOADING: Final = ScriptLoading(b"".join(pack("SCRIPT", "LOAD", script.text) for script in ALL), len(ALL))

@@ -1,13 +1,14 @@
 """Redis and Valkey behind the port.
 
-Acknowledged means: in the memory of the primary, on as many replicas as are required, and, where the server can tell,
-on the primary's disk and theirs. `keys` says where things are, `scripts` how they change, `documents` what a job looks
-like, `commands` how servers are asked, `servers` how the right ones are found again after a failure.
+Acknowledged means: in the memory of the primary, on as many replicas as are required, and, where the server can confirm
+it, on the primary's disk and theirs. `keys` names the keys, `scripts` change them, `encoding` is how a job is stored;
+`cluster` sends commands to the right nodes, also after a failover.
 """
 
 import heapq
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Final, NamedTuple, Self
 
 from jobstatus.core.errors import StoreUnavailable
@@ -17,41 +18,49 @@ from jobstatus.stores.redis import listing as pages
 from jobstatus.stores.redis import scripts
 from jobstatus.stores.redis.checks import opened
 from jobstatus.stores.redis.cluster.connection import Word, pack
+from jobstatus.stores.redis.cluster.errors import is_error
+from jobstatus.stores.redis.cluster.limits import ClusterLimits
 from jobstatus.stores.redis.cluster.nodes import Nodes
-from jobstatus.stores.redis.cluster.router import (
-    LIMIT_SECONDS,
-    ClusterClient,
-    Command,
-    is_error,
-    raise_first,
-    unavailable,
-)
-from jobstatus.stores.redis.cluster.url import parse_url
+from jobstatus.stores.redis.cluster.router import ClusterClient, Command
 from jobstatus.stores.redis.encoding import ANSWER_FIELDS, RESULT_FIELDS, answer_of, change_arguments, job_in
+from jobstatus.stores.redis.errors import raise_first, store_error
 from jobstatus.stores.redis.keys import Bucket, Keys, bucket_of, encoded
+from jobstatus.stores.redis.url import parse_url
 from jobstatus.stores.redis.virtual_keys import VirtualKeys
 
-LOOKED_AT_ONCE: Final = 500
-"""Jobs whose versions are asked for at a time, so that polls are answered in between."""
+COMPARED_AT_ONCE: Final = 500
+"""Jobs whose versions are read at a time, so that polls are answered in between."""
 BUCKETS_AT_ONCE: Final = 8
 """Buckets that are swept at a time, for the same reason."""
-STEADY_SECONDS: Final = 2 * LIMIT_SECONDS
-"""Longer than it takes to read, to commit, and to confirm what was read."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RedisLimits:
+    """The limits of the store and of its client."""
+
+    cluster: ClusterLimits = ClusterLimits()  # noqa: RUF009  # a frozen value
+    max_scans: int = 100
+    """How many jobs of one bucket one part of a listing scans."""
+
 
 _log = logging.getLogger(__name__)
 
 
-class KeyspaceJobStore(VirtualKeys):
+class RedisJobStore(VirtualKeys):
     """Implements `core.store.Store`. Any number of processes may have it open."""
 
     read_answer_now = None
 
-    def __init__(self, url: str, *, replicas: int | None = None) -> None:
-        """`replicas`: on how many an acknowledged write is; None: on one where there are some, else on none."""
+    def __init__(self, url: str, *, replicas: int | None = None, limits: RedisLimits = RedisLimits()) -> None:
+        """`replicas`: on how many an acknowledged write is; None: on one where there are any, else on none.
+
+        Raises StoreConfigError for a URL that cannot be used.
+        """
+        self._limits = limits
         self._config = parse_url(url)
         keys = Keys(self._config.prefix)
-        self._nodes = Nodes(self._config, keys.slots)
-        super().__init__(ClusterClient(self._nodes), keys)
+        self._nodes = Nodes(self._config.cluster, keys.slots, limits.cluster)
+        super().__init__(ClusterClient(self._nodes, scripts.LOADING, limits.cluster), keys)
         self._replicas = replicas
         self._buckets = keys.buckets
         self._first = self._buckets[0]
@@ -60,7 +69,9 @@ class KeyspaceJobStore(VirtualKeys):
 
     async def __aenter__(self) -> Self:
         try:
-            self._client.durability = await opened(self._nodes, self._config, self._replicas)
+            self._client.durability = await opened(
+                self._nodes, self._config, self._replicas, self._limits.cluster.durable_ms
+            )
         except BaseException:
             await self._nodes.close()
             raise
@@ -72,12 +83,12 @@ class KeyspaceJobStore(VirtualKeys):
 
     async def read_answers(self, job_ids: Sequence[str]) -> list[Answer | StoreError | None]:
         replies = await self._client.execute([self._read(job_id, _ANSWER) for job_id in job_ids])
-        return [answer_of(reply) if type(reply) is list else reply for reply in replies]
+        return [answer_of(reply) if type(reply) is list else store_error(reply) for reply in replies]
 
     async def read_jobs(self, job_ids: Sequence[str], *, with_results: bool) -> list[Job | StoreError | None]:
         fields = _JOB_WITH_RESULT if with_results else _JOB
         replies = await self._client.execute([self._read(job_id, fields) for job_id in job_ids])
-        return [_job(reply) if type(reply) is list else reply for reply in replies]
+        return [_job(reply) if type(reply) is list else store_error(reply) for reply in replies]
 
     async def commit(self, changes: Sequence[Change]) -> dict[str, StoreError | None]:
         together: dict[int, list[Change]] = {}
@@ -90,30 +101,33 @@ class KeyspaceJobStore(VirtualKeys):
             if isinstance(reply, list):
                 not_done |= {part[place].job_id: None for place in reply}
             else:
-                not_done |= {change.job_id: reply for change in part}
+                not_done |= {change.job_id: store_error(reply) for change in part}
         return not_done
 
     async def confirm(self, job_ids: Sequence[str]) -> dict[str, StoreError]:
-        """Writes a trifle beside the jobs, and waits for that to be as durable as a commit.
+        """Write a small value beside the jobs, and wait until that is as durable as a commit.
 
-        Servers keep the order, so everything before is durable then. That is worth nothing where a server has taken
-        over, or has been started anew, since the jobs were read: it may know less than was read.
+        Servers keep the order of writes, so everything before is durable then. That does not hold where a node has
+        taken over, or was restarted, since the jobs were read, because it may have less than was read.
         """
         buckets = {job_id: self._buckets[bucket_of(encoded(job_id))] for job_id in job_ids}
         asked = list({bucket.slot: bucket for bucket in buckets.values()}.values())
         commands = [Command(bucket.slot, pack("SET", bucket.confirmed, 1)) for bucket in asked]
         replies = await self._client.execute(commands, durable=True)
-        failed = {bucket.slot: reply for bucket, reply in zip(asked, replies, strict=True) if is_error(reply)}
+        failed = {
+            bucket.slot: store_error(reply) for bucket, reply in zip(asked, replies, strict=True) if is_error(reply)
+        }
+        long_enough = 2 * self._limits.cluster.operation_seconds  # to read, to commit, and to confirm what was read
         for bucket in asked:
-            if bucket.slot not in failed and self._nodes.stable_seconds(bucket.slot) < STEADY_SECONDS:
-                failed[bucket.slot] = unavailable(None)
+            if bucket.slot not in failed and self._nodes.stable_seconds(bucket.slot) < long_enough:
+                failed[bucket.slot] = StoreUnavailable()
         return {job_id: failed[bucket.slot] for job_id, bucket in buckets.items() if bucket.slot in failed}
 
     async def changed(self, versions: Mapping[str, int]) -> dict[str, int]:
         found: dict[str, int] = {}
         job_ids = list(versions)
-        for first in range(0, len(job_ids), LOOKED_AT_ONCE):
-            part = job_ids[first : first + LOOKED_AT_ONCE]
+        for first in range(0, len(job_ids), COMPARED_AT_ONCE):
+            part = job_ids[first : first + COMPARED_AT_ONCE]
             replies = await self._client.execute([self._read(job_id, _VERSION) for job_id in part])
             for job_id, reply in zip(part, replies, strict=True):
                 if type(reply) is list and (version := int(reply[0] or 0)) != versions[job_id]:
@@ -127,7 +141,7 @@ class KeyspaceJobStore(VirtualKeys):
         return bool(has_it)
 
     async def due(self, now_ms: int, limit: int) -> list[str]:
-        replies = await self._ask_buckets(
+        replies = await self._in_buckets(
             lambda bucket: scripts.DUE.call(bucket.indexes, [bucket.job_prefix, now_ms, limit]), self._buckets
         )
         due = heapq.nsmallest(limit, (pair for reply in replies for pair in _pairs(reply)))
@@ -135,13 +149,13 @@ class KeyspaceJobStore(VirtualKeys):
 
     async def purge(self, now_ms: int, limit: int) -> int:
         shares = await self._expired(now_ms, limit)
-        replies = await self._ask_buckets(
+        replies = await self._in_buckets(
             lambda bucket: scripts.PURGE.call(bucket.indexes, [bucket.job_prefix, now_ms, shares[bucket]]), list(shares)
         )
         return sum(replies)
 
-    async def list_jobs(self, listing: Listing) -> list[Job]:
-        return await pages.list_jobs(self._client, self._buckets, listing)
+    async def list_jobs(self, listing: Listing, now_ms: int) -> list[Job]:
+        return await pages.list_jobs(self._client, self._buckets, listing, now_ms, self._limits.max_scans)
 
     async def count_jobs(self) -> dict[JobState, int]:
         counts = dict.fromkeys(JobState, 0)
@@ -154,24 +168,35 @@ class KeyspaceJobStore(VirtualKeys):
         return counts
 
     async def probe(self) -> None:
-        """Writes to every primary: a store of which a part cannot write is one that can, but says so in the log."""
+        """Write to every primary. Raises only where all refuse; fewer are logged when their number changes."""
         slots = list(self._nodes.primaries().values())
         replies = await self._client.execute(
             [Command(slot, pack("SET", self._confirmed[slot], 1)) for slot in slots], durable=True
         )
-        refusing = [reply for reply in replies if is_error(reply)]
+        refusing = [store_error(reply) for reply in replies if is_error(reply)]
         if len(refusing) != self._refusing:
             self._refusing = len(refusing)
-            reasons = sorted({reply.reason for reply in refusing})
-            _log.log(
-                logging.WARNING if refusing else logging.INFO,
-                "%d of the store's %d primaries do not take writes",
-                *(len(refusing), len(slots)),
-                extra={"reasons": reasons},
-            )
+            self._report(refusing, len(slots))
         if len(refusing) == len(slots):
-            raise_first(refusing)
-            raise StoreUnavailable
+            raise refusing[0] if refusing else StoreUnavailable()
+
+    def _report(self, refusing: Sequence[StoreError], primaries: int) -> None:
+        if not refusing:
+            _log.info(
+                "All primaries of the store accept writes again.",
+                extra={"event": "primaries_accept_writes", "primaries": primaries},
+            )
+            return
+        reasons = sorted({reply.reason for reply in refusing})
+        _log.warning(
+            "Primaries of the store refuse writes.",
+            extra={
+                "event": "primaries_refuse_writes",
+                "refusing": len(refusing),
+                "primaries": primaries,
+                "reasons": reasons,
+            },
+        )
 
     # --- the buckets ---
 
@@ -182,7 +207,7 @@ class KeyspaceJobStore(VirtualKeys):
         return Command(bucket.slot, b"%b%d\r\n%b%b" % (what.head, len(key), key, what.tail))
 
     async def _expired(self, now_ms: int, limit: int) -> dict[Bucket, int]:
-        """The buckets that have expired jobs, and how many of them, at most `limit` together."""
+        """Return the buckets that have expired jobs, with how many, at most `limit` together."""
         indexes = [(bucket, index) for bucket in self._buckets for index in bucket.indexes[-2:]]
         replies = await self._client.execute(
             [Command(bucket.slot, pack("ZCOUNT", index, "-inf", now_ms)) for bucket, index in indexes]
@@ -194,8 +219,8 @@ class KeyspaceJobStore(VirtualKeys):
                 shares[bucket] = shares.get(bucket, 0) + share
         return shares
 
-    async def _ask_buckets(self, command: Callable[[Bucket], bytes], buckets: Sequence[Bucket]) -> list[Any]:
-        """The replies of those that answer. Raises when none does."""
+    async def _in_buckets(self, command: Callable[[Bucket], bytes], buckets: Sequence[Bucket]) -> list[Any]:
+        """Execute a command in each bucket. Return the replies of those that answer; raise when none does."""
         replies: list[Any] = []
         for first in range(0, len(buckets), BUCKETS_AT_ONCE):
             part = buckets[first : first + BUCKETS_AT_ONCE]
@@ -205,7 +230,7 @@ class KeyspaceJobStore(VirtualKeys):
 
 
 class _Read(NamedTuple):
-    """HMGET of some fields, but for the key and its length."""
+    """HMGET of some fields, without the key and its length."""
 
     head: bytes
     tail: bytes
@@ -224,7 +249,7 @@ _VERSION: Final = _read_of("version")
 
 
 def _job(found: Sequence[bytes | None]) -> Job | None:
-    """The job in the values of `_JOB` or `_JOB_WITH_RESULT`."""
+    """Decode the values of `_JOB` or `_JOB_WITH_RESULT`."""
     row, *results = found
     return None if row is None else job_in(row, next((result for result in results if result is not None), None))
 
@@ -237,7 +262,7 @@ def _commit(bucket: Bucket, changes: Sequence[Change]) -> Command:
 
 
 def _pairs(reply: Sequence[bytes]) -> Iterable[tuple[int, bytes]]:
-    """due_at_ms and id."""
+    """Return pairs of due_at_ms and id."""
     return zip(map(int, reply[::2]), reply[1::2], strict=True)
 
 

@@ -1,10 +1,10 @@
-"""Virtual keys: few, so they are all together under one hash tag, and every change of them is one script.
+"""Virtual keys: few, so all have one hash tag, and each change is one script.
 
 prefix:{keys}:documents   hash    id -> JSON, see `_document`
 prefix:{keys}:hashes      hash    SHA-256 in hexadecimal -> id
 prefix:{keys}:created     hash    id -> created_at_ms of the first put
 prefix:{keys}:ids         zset    the ids in their order
-prefix:{keys}:version     string  differs after every change, also when a failover has lost one: it follows the time
+prefix:{keys}:version     string  differs after every change, even after a failover that lost one: it follows the time
 """
 
 import json
@@ -16,7 +16,8 @@ from jobstatus.core.errors import InvalidField
 from jobstatus.core.virtual_keys import VirtualKey
 from jobstatus.stores.redis import scripts
 from jobstatus.stores.redis.cluster.connection import Word, pack
-from jobstatus.stores.redis.cluster.router import ClusterClient, Command, raise_first
+from jobstatus.stores.redis.cluster.router import ClusterClient, Command
+from jobstatus.stores.redis.errors import raise_first
 from jobstatus.stores.redis.keys import Keys
 
 _NAMES: Final = ("documents", "hashes", "created", "ids", "version")
@@ -59,7 +60,7 @@ class VirtualKeys:
         arguments += (digest.hex() for digest in virtual_key.key_sha256)
         (created_at_ms,) = await self._ask(scripts.PUT_VIRTUAL_KEY.call(self._keys, arguments), durable=True)
         if created_at_ms is None:
-            raise InvalidField("key_sha256", "must not be registered for another virtual key")
+            raise InvalidField.of("key_sha256", "must not be registered for another virtual key")
         return replace(virtual_key, created_at_ms=int(created_at_ms))
 
     async def delete_virtual_key(self, virtual_key_id: str) -> bool:
@@ -78,7 +79,7 @@ class VirtualKeys:
         return int(version or 0)
 
     async def _ask(self, *packed: bytes, durable: bool = False) -> list[Any]:
-        """The replies. Raises the first that is an error."""
+        """Return the replies. Raises the first error."""
         replies = await self._client.execute([Command(self._slot, command) for command in packed], durable=durable)
         raise_first(replies)
         return replies

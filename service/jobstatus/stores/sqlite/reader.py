@@ -1,13 +1,13 @@
 """Point reads on the event loop's thread, without a system call while nothing changes.
 
-A read transaction of SQLite's takes and gives back a file lock, which costs as much as the read itself. So one
-transaction is kept open from read to read, for as long as the database is as it was when it began. Whether it is can be
-seen in the first bytes of the wal-index (the `-shm` file, which all connections map): its header is written anew at
-every commit of every process (https://www.sqlite.org/walformat.html, section 2.1). A read therefore still sees each
-commit that was acknowledged before it, whoever made it.
+A read transaction of SQLite takes and releases a file lock, which costs as much as the read itself. So one transaction
+is kept open from read to read, as long as the database has not changed since it began. The first bytes of the wal-index
+(the `-shm` file, which all connections map) show that: every commit of every process rewrites its header
+(https://www.sqlite.org/walformat.html, section 2.1). A read therefore sees every commit that was acknowledged before
+it, in whichever process.
 
-A transaction that is open keeps the log from starting over. So it is not kept while this process writes, and in no
-process once the log has grown.
+An open transaction keeps the log from restarting. So none is kept while this process writes, nor once the log has
+grown.
 """
 
 import mmap
@@ -21,17 +21,18 @@ from jobstatus.stores.sqlite import schema
 
 _HEADER_BYTES: Final = 48
 _FRAMES: Final = struct.Struct("=16xI")  # mxFrame of the header: how many frames the log has
-MAX_KEPT_FRAMES: Final = 1000
 
 
 class PointReader:
     """A read-only connection for statements that find a row or a few. Raises what apsw and the opening raise."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, max_kept_frames: int) -> None:
+        """A transaction is kept only while the log has at most `max_kept_frames`."""
+        self._max_kept_frames = max_kept_frames
         self._connection = schema.open_reader(path, schema.READER_CACHE_KIB)
         try:
             self._cursor = self._connection.cursor()
-            self._cursor.execute("SELECT count(*) FROM counters").fetchall()  # from here on the wal-index exists
+            self._cursor.execute("SELECT count(*) FROM counters").fetchall()  # which creates the wal-index
             self._index = _wal_index(path.with_name(f"{path.name}-shm"))
         except BaseException:
             self._connection.close()
@@ -39,11 +40,11 @@ class PointReader:
         self._kept = b""
 
     def fetch(self, statement: str, each: Iterable[Sequence[Any]], *, keep: bool) -> list[list[Any]]:
-        """The rows that the statement finds for each set of values; `keep` allows the transaction to stay open."""
+        """Return the rows that the statement finds for each set of values. `keep`: the transaction may stay open."""
         header = self._index[:_HEADER_BYTES]
         if header != self._kept:
             self.release()
-            if keep and _FRAMES.unpack_from(header)[0] <= MAX_KEPT_FRAMES:
+            if keep and _FRAMES.unpack_from(header)[0] <= self._max_kept_frames:
                 # The snapshot is taken after the header was read: a commit in between is found at the next read.
                 self._cursor.execute("BEGIN; SELECT count(*) FROM counters").fetchall()
                 self._kept = header
@@ -51,22 +52,22 @@ class PointReader:
         return [execute(statement, values).fetchall() for values in each]
 
     def release(self) -> None:
-        """End the transaction that was kept, so that the log may start over."""
+        """End the transaction that was kept, so that the log can restart."""
         if self._kept:
             self._kept = b""
             self._cursor.execute("COMMIT").fetchall()
 
     def close(self) -> None:
-        """Close whatever state it is in."""
+        """Close in whatever state."""
         self._connection.close(True)
 
 
 def _wal_index(path: Path) -> mmap.mmap:
-    """The mapped header of a wal-index, one for each file that this process has ever looked at and that still exists.
+    """Return the mapped header of a wal-index: one for each file that this process has used and that still exists.
 
-    It is never closed while the file has a name: when a process closes any descriptor of a file, POSIX takes from it
-    all the locks that it holds there, SQLite's among them (https://www.sqlite.org/howtocorrupt.html, section 2.2).
-    SQLite deletes the file when nobody has the database open any more; then it may go.
+    It is not closed while the file has a name: when a process closes any descriptor of a file, POSIX releases all locks
+    that the process holds on it, including SQLite's (https://www.sqlite.org/howtocorrupt.html, section 2.2). SQLite
+    deletes the file when no connection has the database open any more; then the mapping is closed.
     """
     for key, (descriptor, _) in list(_MAPPED.items()):
         if os.fstat(descriptor).st_nlink == 0:

@@ -13,12 +13,11 @@ import apsw
 from jobstatus.stores import StoreConfigError
 
 APPLICATION_ID: Final = 0x4A6F6253  # "JobS"
-BUSY_TIMEOUT_MS: Final = 3000
-READER_BUSY_TIMEOUT_MS: Final = 100  # point reads run on the event loop; in WAL mode they wait for recovery only
+READER_BUSY_TIMEOUT_MS: Final = 100  # point reads run on the event loop; in WAL mode they only wait for recovery
 CACHE_KIB: Final = 16 * 1024
 READER_CACHE_KIB: Final = 64 * 1024
 CHECKED_BYTES: Final = 256 * 1024 * 1024
-"""Files up to this size are checked from end to end at the start; larger ones would hold it up for seconds."""
+"""Files up to this size are checked completely at the start; a larger one would delay it by seconds."""
 
 MIGRATIONS: Final = (
     """
@@ -77,15 +76,15 @@ MIGRATIONS: Final = (
 _DAMAGED: Final = "damaged or no SQLite file; restore it from a backup or name another"
 
 
-def open_writer(path: Path, *, create: bool) -> apsw.Connection:
-    """The connection that writes; the file is made (for its owner only) and migrated where need be.
+def open_writer(path: Path, busy_timeout_ms: int, *, create: bool) -> apsw.Connection:
+    """Open the connection that writes. Create the file (for its owner only) and migrate it where necessary.
 
     Raises StoreConfigError with one sentence for a file that must not or cannot be used. With `create` False, as after
-    a fault, a file that has gone is an error too, and the whole file is not checked again. Either way, what the log
-    holds is moved into the file before anything is written behind it.
+    a fault, a missing file is an error too, and the whole file is not checked again. Either way, what the log holds is
+    moved into the file before anything is appended to it.
     """
     try:
-        return _open_writer(path, create=create)
+        return _open_writer(path, busy_timeout_ms, create=create)
     except OSError as error:
         raise StoreConfigError(f"cannot use {path}: {error.strerror or error}") from error
     except (apsw.NotADBError, apsw.CorruptError) as error:
@@ -101,7 +100,7 @@ def open_writer(path: Path, *, create: bool) -> apsw.Connection:
 
 
 def open_reader(path: Path, cache_kib: int = CACHE_KIB) -> apsw.Connection:
-    """A connection that cannot write, upon a file that a writer has open."""
+    """Open a connection that cannot write, to a file that a writer has open."""
     connection = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READONLY)
     connection.set_busy_timeout(READER_BUSY_TIMEOUT_MS)
     _configure(connection, cache_kib)
@@ -109,19 +108,19 @@ def open_reader(path: Path, cache_kib: int = CACHE_KIB) -> apsw.Connection:
 
 
 def identity(path: Path) -> tuple[int, int]:
-    """Which file stands at the path; differs when another was put in its place. Raises OSError when there is none."""
+    """Return which file is at the path; differs when it was replaced. Raises OSError when there is none."""
     status = path.stat()
     return status.st_dev, status.st_ino
 
 
-def _open_writer(path: Path, *, create: bool) -> apsw.Connection:
+def _open_writer(path: Path, busy_timeout_ms: int, *, create: bool) -> apsw.Connection:
     if create:
         path.parent.mkdir(parents=True, exist_ok=True)
         with suppress(FileExistsError):  # an existing file is not opened here: closing it would give up SQLite's locks
             os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
     connection = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READWRITE)
     try:
-        connection.set_busy_timeout(BUSY_TIMEOUT_MS)
+        connection.set_busy_timeout(busy_timeout_ms)
         _refuse_strangers(connection, path)
         if create and path.stat().st_size <= CHECKED_BYTES:
             _check_whole(connection, path)
@@ -129,7 +128,7 @@ def _open_writer(path: Path, *, create: bool) -> apsw.Connection:
         _migrate(connection)
         _move_log(connection, is_alone=not create)
     except BaseException:
-        connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)  # what is refused keeps its log where it is
+        connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)  # the log of a refused file stays as it is
         connection.close()
         raise
     return connection
@@ -156,7 +155,7 @@ def _check_whole(connection: apsw.Connection, path: Path) -> None:
 
 
 def _configure(connection: apsw.Connection, cache_kib: int) -> None:
-    """Settings that belong to a connection, not to the file; the two that durability rests on are read back."""
+    """Apply the settings of a connection. The two that durability depends on are read back."""
     readonly = connection.readonly("main")
     if not readonly:
         _pragma(connection, "journal_mode", "WAL")
@@ -168,9 +167,9 @@ def _configure(connection: apsw.Connection, cache_kib: int) -> None:
 
 
 def _move_log(connection: apsw.Connection, *, is_alone: bool) -> None:
-    """Move what the log holds into the file: a sync of the log may have failed, and then it is not to be trusted.
+    """Move what the log holds into the file, because a log whose sync failed cannot be relied on.
 
-    At a start another process may be at work with the log; then it is that one's to see to.
+    At a start another process may be using the log, which is then left to it.
     """
     try:
         connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)

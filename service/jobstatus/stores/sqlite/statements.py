@@ -1,12 +1,14 @@
-"""What the file is asked, and with which values."""
+"""The statements and their values."""
 
 from typing import Any, Final
 
+from jobstatus.core.rules import GATEWAY_TIMEOUT
 from jobstatus.core.store import SMALL_RESULT_BYTES, Change
 from jobstatus.stores.rows import COLUMNS, COLUMNS_WITHOUT_RESULT, row_of
 
 _ANSWER_COLUMNS: Final = f"""
-    request_type, virtual_key_id, created_at_ms, expires_at_ms, version, progress, answer, length(result),
+    request_type, virtual_key_id, created_at_ms, expires_at_ms,
+    CASE WHEN status_code <> {GATEWAY_TIMEOUT} THEN completed_at_ms END, version, progress, answer, length(result),
     CASE WHEN length(result) <= {SMALL_RESULT_BYTES} THEN result END"""
 ANSWER: Final = f"SELECT {_ANSWER_COLUMNS}, rowid FROM jobs WHERE job_id = ?"  # noqa: S608  # fixed names
 ANSWER_AT_ROWID: Final = f"SELECT {_ANSWER_COLUMNS} FROM jobs WHERE rowid = ? AND job_id = ?"  # noqa: S608
@@ -26,18 +28,18 @@ _INSERT: Final = (
     f"INSERT INTO jobs ({', '.join(_STORED)}) VALUES ({', '.join('?' * len(_STORED))})"  # noqa: S608  # fixed names
     " ON CONFLICT DO NOTHING"
 )
-"""Takes a row of COLUMNS and the answer."""
+"""Values: a row of COLUMNS, and the answer."""
 _UPDATE: Final = (
     f"UPDATE jobs SET {', '.join(f'{name} = ?{place}' for place, name in enumerate(_STORED[1:], start=2))}"  # noqa: S608
     f" WHERE job_id = ?1 AND version = ?{len(_STORED) + 1}"
 )
-"""Takes the same and the version that is replaced."""
+"""Values: the same, and the version that is replaced."""
 _DELETE: Final = "DELETE FROM jobs WHERE job_id = ? AND version = ?"
 COUNT_UP: Final = "UPDATE counters SET value = value + 1 WHERE name = ?"
 
 
 def step(change: Change) -> tuple[str, tuple[Any, ...]]:
-    """What changes one row, or none when another version is stored, and its values."""
+    """Return the statement that changes one row, or none when another version is stored, and its values."""
     if change.job is None:
         return _DELETE, (change.job_id, change.replaces)
     row = row_of(change.job)

@@ -1,12 +1,12 @@
 """SQLite behind the port: one thread that writes, point reads on the event loop, long reads on a second thread.
 
-Group commit comes from above (`core.writer`); here one batch is one `BEGIN IMMEDIATE` … `COMMIT` on the writer's
-thread, which is never cancelled half-way: asyncio can leave the wait, not the work. Point reads by id take
-microseconds, less than a hop to a thread, and in WAL mode they wait for nobody.
+Group commit comes from `core.writer`; here one batch is one `BEGIN IMMEDIATE` … `COMMIT` on the writer's thread, which
+is never cancelled half-way: asyncio can end the wait, not the work. Point reads by id take microseconds, less than a
+hop to a thread, and in WAL mode they do not wait for writers.
 
-After an error that may have left the log in doubt, the connections are thrown away. Before the next write the file is
-opened anew and the log is moved into it: a failed fsync is never simply tried again, since the kernel may have dropped
-what it could not write.
+After an error that may have damaged the log, the connections are closed. Before the next write the file is reopened and
+the log is moved into it: a failed fsync is never just repeated, because the kernel may have dropped what it could not
+write.
 """
 
 import asyncio
@@ -26,24 +26,24 @@ from jobstatus.stores import StoreConfigError
 from jobstatus.stores.listing import page
 from jobstatus.stores.rows import job_of
 from jobstatus.stores.sqlite import schema, statements, virtual_keys
+from jobstatus.stores.sqlite.limits import SQLiteLimits
 from jobstatus.stores.sqlite.reader import PointReader
 from jobstatus.stores.sqlite.sweep_lock import SweepLock
 
 T = TypeVar("T")
 
-MAX_ROWIDS: Final = 100_000
-"""Of how many jobs that were polled the rowid is remembered."""
-_LOOKED_AT_ONCE: Final = 500
-"""Jobs whose versions are read without letting polls through."""
+_COMPARED_AT_ONCE: Final = 500
+"""Jobs whose versions are read before polls are answered in between."""
 _FAULTS: Final = (apsw.Error, OSError, StoreConfigError)
 _HARMLESS: Final = (apsw.BusyError, apsw.LockedError, apsw.FullError)
-"""Errors after which the connection is as good as before."""
+"""Errors after which the connection can be used again."""
 
 
 class SQLiteJobStore:
-    """Implements `core.store.Store` upon one file. Any number of processes may have it open."""
+    """Implements `core.store.Store` in one file. Any number of processes may have it open."""
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, limits: SQLiteLimits = SQLiteLimits()) -> None:  # noqa: B008  # a frozen value
+        self._limits = limits
         self._path = Path(path).absolute()
         self._writer: apsw.Connection | None = None
         self._reader: PointReader | None = None
@@ -52,7 +52,7 @@ class SQLiteJobStore:
         self._writes = 0
         self._opened = 0
         self._rowids: dict[str, int] = {}
-        self._looked_at: tuple[frozenset[str], tuple[int, int]] = frozenset(), (0, 0)
+        self._compared: tuple[frozenset[str], tuple[int, int]] = frozenset(), (0, 0)
         self._sweep_lock = SweepLock(self._path)
         self._write_thread = ThreadPoolExecutor(1, "sqlite-writer")
         self._scan_thread = ThreadPoolExecutor(1, "sqlite-scanner")
@@ -68,7 +68,7 @@ class SQLiteJobStore:
     async def __aexit__(self, *_: object) -> None:
         await self._in(self._scan_thread, lambda: _close(self._scanner))
         self._close_reader()
-        self._sweep_lock.give_back()
+        self._sweep_lock.release()
         await self._in(self._write_thread, lambda: _close(self._writer))
         self._stop_threads()
 
@@ -76,14 +76,14 @@ class SQLiteJobStore:
         return [self.read_answer_now(job_id) for job_id in job_ids]
 
     def read_answer_now(self, job_id: str) -> Answer | StoreError | None:
-        """A job that was polled before is found by its rowid, if it still has it, which takes one tree, not two."""
+        """Find a job that was polled before by its rowid, which takes one B-tree instead of two."""
         rowid = self._rowids.get(job_id)
         if rowid is not None and (found := self._read(statements.ANSWER_AT_ROWID, (rowid, job_id))):
             return Answer(*found[0])
         if not (found := self._read(statements.ANSWER, (job_id,))):
             return None
         *answer, rowid = found[0]
-        if len(self._rowids) >= MAX_ROWIDS:
+        if len(self._rowids) >= self._limits.max_rowids:
             self._rowids.clear()
         self._rowids[job_id] = rowid
         return Answer(*answer)
@@ -96,19 +96,19 @@ class SQLiteJobStore:
         return dict.fromkeys(await self._write(lambda connection: _commit(connection, changes)))
 
     async def confirm(self, job_ids: Sequence[str]) -> dict[str, StoreError]:  # noqa: ARG002  # the port's
-        return {}  # a commit is shown to readers after its sync, not before
+        return {}  # readers see a commit only after its sync
 
     async def changed(self, versions: Mapping[str, int]) -> dict[str, int]:
-        """Looks only when another process has committed, which SQLite tells without looking at any job."""
+        """Compare only after a commit of another process, which SQLite tells without reading a job."""
         mark = await self._in(self._write_thread, self._mark_of_others)
-        looked_at, before = self._looked_at
-        wanted = list(versions.keys() - looked_at) if mark == before else list(versions)
+        compared, before = self._compared
+        wanted = list(versions.keys() - compared) if mark == before else list(versions)
         found: list[list[Any]] = []
-        for first in range(0, len(wanted), _LOOKED_AT_ONCE):
-            part = wanted[first : first + _LOOKED_AT_ONCE]
+        for first in range(0, len(wanted), _COMPARED_AT_ONCE):
+            part = wanted[first : first + _COMPARED_AT_ONCE]
             found += self._read_all(statements.VERSION, [(job_id,) for job_id in part])
             await asyncio.sleep(0)  # polls go on
-        self._looked_at = frozenset(versions), mark
+        self._compared = frozenset(versions), mark
         now = {job_id: rows[0][0] if rows else 0 for job_id, rows in zip(wanted, found, strict=True)}
         return {job_id: version for job_id, version in now.items() if version != versions[job_id]}
 
@@ -116,7 +116,7 @@ class SQLiteJobStore:
         try:
             if for_ms:
                 return self._sweep_lock.take(holder)
-            self._sweep_lock.give_back()
+            self._sweep_lock.release()
         except OSError as error:
             raise StoreUnavailable from error
         return False
@@ -134,8 +134,8 @@ class SQLiteJobStore:
 
         return await self._write(purge)
 
-    async def list_jobs(self, listing: Listing) -> list[Job]:
-        rows = await self._scan(lambda connection: connection.execute(*page("jobs", listing, "?")).fetchall())
+    async def list_jobs(self, listing: Listing, now_ms: int) -> list[Job]:
+        rows = await self._scan(lambda connection: connection.execute(*page("jobs", listing, now_ms, "?")).fetchall())
         return [job_of(row) for row in rows]
 
     async def count_jobs(self) -> dict[JobState, int]:
@@ -167,28 +167,28 @@ class SQLiteJobStore:
     # --- connections ---
 
     def _open(self, *, create: bool) -> apsw.Connection:
-        """Open the writer, on its thread."""
-        self._writer = schema.open_writer(self._path, create=create)
+        """Open the writer's connection, on its thread."""
+        self._writer = schema.open_writer(self._path, self._limits.busy_timeout_ms, create=create)
         self._opened += 1
         self._file = self._file or schema.identity(self._path)
         return self._writer
 
     def _read(self, statement: str, values: Sequence[Any]) -> list[Any]:
-        """A short read, at once."""
+        """Do a short read on the event loop's thread."""
         return self._read_all(statement, (values,))[0]
 
     def _read_all(self, statement: str, each: Iterable[Sequence[Any]]) -> list[list[Any]]:
-        """The rows that the statement finds for each set of values."""
+        """Return the rows that the statement finds for each set of values."""
         try:
             if self._reader is None:
-                self._reader = PointReader(self._path)
+                self._reader = PointReader(self._path, self._limits.max_kept_frames)
             return self._reader.fetch(statement, each, keep=not self._writes)
         except _FAULTS as error:
             self._close_reader()
             raise StoreUnavailable from error
 
     def _release_reader(self) -> None:
-        """Let go of the log before a write; a reader that cannot is opened anew when it is needed."""
+        """Release the log before a write. A reader that fails to is closed, and reopened when it is needed."""
         try:
             if self._reader is not None:
                 self._reader.release()
@@ -201,7 +201,7 @@ class SQLiteJobStore:
             self._reader = None
 
     async def _scan(self, read: Callable[[apsw.Connection], T]) -> T:
-        """A read that may be long, on its own thread and connection."""
+        """Do a read that may be long, on its own thread and connection."""
 
         def scan() -> T:
             try:
@@ -216,8 +216,8 @@ class SQLiteJobStore:
         return await self._in(self._scan_thread, scan)
 
     async def _write(self, work: Callable[[apsw.Connection], T]) -> T:
-        """Do the work in a transaction on the writer's thread; return when it is committed and synced."""
-        ends_at = time.monotonic() + schema.BUSY_TIMEOUT_MS / 1000
+        """Do the work in a transaction on the writer's thread. Return when it is committed and synced."""
+        ends_at = time.monotonic() + self._limits.busy_timeout_ms / 1000
         self._writes += 1
         try:
             self._release_reader()
@@ -226,7 +226,7 @@ class SQLiteJobStore:
             self._writes -= 1
 
     def _transact(self, work: Callable[[apsw.Connection], T], ends_at: float) -> T:
-        """What waited behind others for the thread waits the less for a lock."""
+        """As `_write`, on the thread. The time spent waiting for the thread is not waited for a lock again."""
         try:
             connection = self._writing()
             connection.set_busy_timeout(max(0, int((ends_at - time.monotonic()) * 1000)))
@@ -246,10 +246,10 @@ class SQLiteJobStore:
         return outcome
 
     def _writing(self) -> apsw.Connection:
-        """The writer's connection, opened anew after a fault.
+        """Return the writer's connection, reopened after a fault.
 
-        Raises StoreConfigError while another file stands at the path: what is written to the one that was moved away
-        would be lost, and the log beside it belongs to that one and would ruin the other.
+        Raises StoreConfigError while another file is at the path: what is written to the file that was moved away would
+        be lost, and its log at this path would damage the other.
         """
         if schema.identity(self._path) != self._file:
             raise StoreConfigError(f"{self._path} was replaced while it was in use")
@@ -259,9 +259,10 @@ class SQLiteJobStore:
         return await asyncio.get_running_loop().run_in_executor(thread, work)
 
     def _mark_of_others(self) -> tuple[int, int]:
-        """Differs when another process, or another object of this one, has committed since, and perhaps otherwise.
+        """Return a value that differs once another process, or another store of this one, has committed.
 
-        To be asked on the writer's thread: `data_version` leaves out what its own connection has committed.
+        It may differ without that. Call this on the writer's thread, because `data_version` ignores commits of its own
+        connection.
         """
         try:
             return int(str(self._writing().pragma("data_version"))), self._opened
@@ -275,11 +276,11 @@ class SQLiteJobStore:
 
 def _close(connection: apsw.Connection | None) -> None:
     if connection is not None:
-        connection.close(True)  # force: an error while closing has been reported by the operation
+        connection.close(True)  # force: the operation has reported the error already
 
 
 def _commit(connection: apsw.Connection, changes: Iterable[Change]) -> list[str]:
-    """Try every change; the ids of those whose version did not fit."""
+    """Try every change. Return the ids of those whose version did not fit."""
     execute = connection.cursor().execute
     lost = []
     for change in changes:

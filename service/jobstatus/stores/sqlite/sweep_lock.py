@@ -1,6 +1,6 @@
-"""Who of all processes upon one database sweeps it: whoever holds a lock on a file beside it.
+"""The leader of all processes that share a database: the one that holds a lock on a file beside it.
 
-A lock costs no write, and the kernel gives it back when its process ends, however that ends.
+A lock needs no write, and the kernel releases it when its process ends, however it ends.
 """
 
 import fcntl
@@ -9,7 +9,7 @@ from pathlib import Path
 
 
 class SweepLock:
-    """The lock, taken or not. Raises OSError when its file cannot be had."""
+    """The lock, held or not. Raises OSError when its file cannot be opened."""
 
     def __init__(self, path: Path) -> None:
         self._path = path.with_name(f"{path.name}-sweep")
@@ -17,13 +17,13 @@ class SweepLock:
         self._descriptor: int | None = None
 
     def take(self, holder: str) -> bool:
-        """Whether the holder has it, from now on or already."""
+        """Take the lock for the holder if it is free. Return whether the holder has it."""
         if self._holder is None and self._lock():
             self._holder = holder
         return self._holder == holder
 
-    def give_back(self) -> None:
-        """Let somebody else have it."""
+    def release(self) -> None:
+        """Release the lock."""
         self._holder = None
         if self._descriptor is not None:
             os.close(self._descriptor)

@@ -1,4 +1,4 @@
-"""Virtual keys in SQLite: few, changed seldom. The store gives a way to read, or a connection in a transaction."""
+"""Virtual keys in SQLite: few, changed rarely. The store passes a function that reads, or a connection that writes."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, Final, TypeAlias
@@ -10,7 +10,7 @@ from jobstatus.core.virtual_keys import VirtualKey
 from jobstatus.stores.sqlite.statements import COUNT_UP
 
 Read: TypeAlias = Callable[[str, Sequence[Any]], list[Any]]
-"""The rows that a statement finds for its values."""
+"""Returns the rows that a statement finds for its values."""
 
 _VERSION: Final = "virtual_keys_version"
 _SELECT: Final = "SELECT virtual_key_id, disabled, expires_at_ms, created_at_ms, updated_at_ms FROM virtual_keys WHERE "
@@ -26,29 +26,29 @@ _PUT: Final = """
 
 
 def by_id(read: Read, virtual_key_id: str) -> VirtualKey | None:
-    """The virtual key with this id."""
+    """Return the virtual key with this id."""
     rows = read(_BY_ID, (virtual_key_id,))
     return _virtual_key_of(read, rows[0]) if rows else None
 
 
 def by_digest(read: Read, digest: bytes) -> VirtualKey | None:
-    """The virtual key for which this SHA-256 is registered."""
+    """Return the virtual key that this SHA-256 is registered for."""
     owners = read(_OWNER, (digest,))
     return by_id(read, owners[0][0]) if owners else None
 
 
 def listed(read: Read, after: str, limit: int) -> list[VirtualKey]:
-    """At most so many with ids above this one, in order."""
+    """Return at most `limit` with ids above `after`, in order."""
     return [_virtual_key_of(read, row) for row in read(_LISTED, (after, limit))]
 
 
 def version(read: Read) -> int:
-    """A number that grows with every put and delete."""
+    """Return a number that grows with every put and delete."""
     return int(read("SELECT value FROM counters WHERE name = ?", (_VERSION,))[0][0])
 
 
 def put(connection: apsw.Connection, virtual_key: VirtualKey) -> None:
-    """Record it. Raises InvalidField when a hash is somebody else's."""
+    """Store it. Raises InvalidField when a hash is another virtual key's."""
     virtual_key_id = virtual_key.virtual_key_id
     row = (virtual_key.disabled, virtual_key.expires_at_ms, virtual_key.created_at_ms, virtual_key.updated_at_ms)
     connection.execute(_PUT, (virtual_key_id, *row))
@@ -57,12 +57,12 @@ def put(connection: apsw.Connection, virtual_key: VirtualKey) -> None:
     try:
         connection.executemany(_PUT_HASH, hashes)
     except apsw.ConstraintError as error:
-        raise InvalidField("key_sha256", "must not be registered for another virtual key") from error
+        raise InvalidField.of("key_sha256", "must not be registered for another virtual key") from error
     connection.execute(COUNT_UP, (_VERSION,))
 
 
 def delete(connection: apsw.Connection, virtual_key_id: str) -> bool:
-    """Forget it and its hashes; whether there was one."""
+    """Delete it and its hashes. Return whether there was one."""
     connection.execute(_FORGET_HASHES, (virtual_key_id,))
     connection.execute("DELETE FROM virtual_keys WHERE virtual_key_id = ?", (virtual_key_id,))
     existed = connection.changes() > 0

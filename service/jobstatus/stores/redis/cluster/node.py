@@ -1,7 +1,7 @@
 """One server and the connections to it: as many exchanges at a time as there are callers, within a bound.
 
-A circuit breaker: a node that does not answer is marked down, and exchanges with it fail at once until a health check
-succeeds, so that one batch waits for its silence and not every one that follows.
+A node is a circuit breaker: one that does not answer is marked down, and exchanges with it fail at once until a health
+check succeeds. So one batch waits for the silence of a node, not every batch that follows.
 """
 
 import asyncio
@@ -11,52 +11,56 @@ from typing import Any, Final
 
 import hiredis
 
-from jobstatus.stores.redis.cluster.connection import Connection, Refused, connect, pack
+from jobstatus.stores.redis.cluster.connection import Connection, connect, pack
+from jobstatus.stores.redis.cluster.errors import FAULTS, NodeDown
+from jobstatus.stores.redis.cluster.limits import ClusterLimits
 from jobstatus.stores.redis.cluster.server_info import ServerInfo, parse_server_info
-from jobstatus.stores.redis.cluster.url import NodeAddress, RedisConfig
-
-MAX_CONNECTIONS: Final = 16
-SILENCE_SECONDS: Final = 1.0
-"""A server that says nothing for so long does not answer."""
-HEALTH_CHECK_SECONDS: Final = 0.5
-
-FAULTS: Final = (OSError, TimeoutError, hiredis.HiredisError, Refused)
-"""How an exchange fails."""
+from jobstatus.stores.redis.cluster.url import ClusterConfig, NodeAddress
 
 _PING: Final = pack("PING")
 _INFO: Final = pack("INFO")
 
 
-class NodeDown(OSError):
-    """The server has not answered lately."""
-
-
 class Node:
     """One server, primary or replica."""
 
-    def __init__(self, address: NodeAddress, config: RedisConfig, on_down: Callable[[], None]) -> None:
-        """`on_down` is told when the server stops answering; it should see to it that `health_check` is called."""
+    def __init__(
+        self, address: NodeAddress, config: ClusterConfig, limits: ClusterLimits, on_down: Callable[[], None]
+    ) -> None:
+        """`on_down` is called when the node is marked down; it must have `health_check` called from time to time."""
         self.address = address
         self.info = ServerInfo()
         self.is_down = False
         self.stable_since = float("-inf")
-        """Since when (monotonic) no connection was lost: whatever was read from the server since then, it still has."""
+        """Since when (monotonic) no connection was lost: the server still has all that was read from it since then."""
         self._config = config
+        self._limits = limits
         self._on_down = on_down
         self._idle: list[Connection] = []
-        self._room = asyncio.Semaphore(MAX_CONNECTIONS)
+        self._busy: set[Connection] = set()
+        self._room = asyncio.Semaphore(limits.max_connections)
         self._is_closed = False
+        self._is_quiet = asyncio.Event()
 
     async def exchange(self, packed: bytes, wanted: int, *, until: float, waits_ms: int = 0) -> list[Any]:
-        """The replies to so many commands, error replies in their places.
+        """Send `wanted` commands and return their replies, error replies in their places.
 
-        Raises one of FAULTS: at once while the server is in trouble, else after a silence, to which the commands may
-        add `waits_ms`, or when the loop's time is `until`.
+        What was sent is finished when the caller is cancelled. Raises one of FAULTS: at once while the node is down,
+        else after a silence, which `waits_ms` of the commands may prolong, or at the loop's time `until`.
         """
         try:
-            async with asyncio.timeout_at(until), self._room:
-                self._check()
-                return await self._exchange(packed, wanted, SILENCE_SECONDS + waits_ms / 1000)
+            async with asyncio.timeout_at(until):
+                await self._room.acquire()
+                try:
+                    self._check_up()
+                    connection = self._take() or await self._connect()
+                    replies = self._begin(
+                        connection, packed, wanted, self._limits.silence_seconds + waits_ms / 1000, self._end_in_room
+                    )
+                except BaseException:
+                    self._room.release()
+                    raise
+                return await replies
         except NodeDown:
             raise
         except FAULTS:
@@ -64,12 +68,15 @@ class Node:
             raise
 
     async def health_check(self, question: bytes) -> Any:
-        """Ask one thing, in trouble or not; if the server answers and serves, it is in trouble no more.
+        """Send one command, even while the node is down, and return its reply.
 
-        Raises one of FAULTS when it does not answer; a server that answers and does not serve yet stays in trouble.
+        The node is up again if it answers and serves; one that answers but does not serve yet stays down. Raises one of
+        FAULTS when it does not answer.
         """
-        async with asyncio.timeout(2 * HEALTH_CHECK_SECONDS):
-            answer, ping, info = await self._exchange(question + _PING + _INFO, 3, HEALTH_CHECK_SECONDS)
+        seconds = self._limits.health_check_seconds
+        async with asyncio.timeout(2 * seconds):
+            connection = self._take() or await self._connect()
+            answer, ping, info = await self._begin(connection, question + _PING + _INFO, 3, seconds, self._end)
         if not isinstance(info, hiredis.ReplyError):
             self.info = parse_server_info(info)
         if self.is_down and not isinstance(ping, hiredis.ReplyError):
@@ -78,37 +85,62 @@ class Node:
         return answer
 
     def mark_down(self) -> None:
-        """From now on the server counts as one that does not answer."""
+        """Open the circuit breaker: exchanges fail at once until a health check succeeds."""
         self.stable_since = time.monotonic()
         self.is_down = True
         self._drop_idle()
         self._on_down()
 
-    def close(self) -> None:
-        """Let go of all connections; exchanges under way end with an error or their replies."""
+    async def close(self) -> None:
+        """Close all connections, after the exchanges under way have ended."""
+        self.drop()
+        if self._busy:
+            await self._is_quiet.wait()
+
+    def drop(self) -> None:
+        """Close the idle connections now, and the others when their exchanges have ended."""
         self._is_closed = True
         self._drop_idle()
 
-    def _check(self) -> None:
+    def _check_up(self) -> None:
         if self.is_down:
             raise NodeDown
 
-    async def _exchange(self, packed: bytes, wanted: int, silence_seconds: float) -> list[Any]:
-        connection = self._take() or await connect(self.address, self._config)
-        replies = await connection.exchange(packed, wanted, silence_seconds)
-        if self._is_closed:
-            connection.abort()
-        else:
-            self._idle.append(connection)
+    async def _connect(self) -> Connection:
+        return await connect(self.address, self._config, self._limits.connect_seconds)
+
+    def _begin(
+        self,
+        connection: Connection,
+        packed: bytes,
+        wanted: int,
+        silence_seconds: float,
+        on_end: Callable[[Connection], None],
+    ) -> asyncio.Future[list[Any]]:
+        replies = connection.exchange(packed, wanted, silence_seconds, on_end)
+        self._busy.add(connection)
         return replies
 
+    def _end_in_room(self, connection: Connection) -> None:
+        self._room.release()
+        self._end(connection)
+
+    def _end(self, connection: Connection) -> None:
+        self._busy.discard(connection)
+        if self._is_closed:
+            connection.abort()
+            if not self._busy:
+                self._is_quiet.set()
+        elif connection.is_open:
+            self._idle.append(connection)
+
     def _take(self) -> Connection | None:
-        """The connection that was used last, which is the likeliest to be well."""
+        """Return the idle connection that was used last, which is the most likely to be open."""
         while self._idle:
             connection = self._idle.pop()
             if connection.is_open:
                 return connection
-            self.stable_since = time.monotonic()  # it was closed by the server, which may have been started anew
+            self.stable_since = time.monotonic()  # it was closed by the server, which may have been restarted
         return None
 
     def _drop_idle(self) -> None:

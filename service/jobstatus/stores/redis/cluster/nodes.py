@@ -1,7 +1,7 @@
-"""All servers of a store, and which of them has which slot.
+"""The nodes of a cluster (or a single server), and which of them owns which slot.
 
-When a server stops answering, a task looks at all servers that are known until every slot has an owner that answers:
-the same ones again, or others that have taken over. Until then whoever asks for such a slot is told so at once.
+When a node stops answering, a task health-checks all known nodes until every slot has an owner that answers: the same
+one again, or one that has taken over. Until then commands for such a slot fail at once.
 """
 
 import asyncio
@@ -12,13 +12,15 @@ from typing import Final
 import hiredis
 
 from jobstatus.stores.redis.cluster.connection import pack
-from jobstatus.stores.redis.cluster.node import FAULTS, Node
+from jobstatus.stores.redis.cluster.errors import FAULTS
+from jobstatus.stores.redis.cluster.limits import ClusterLimits
+from jobstatus.stores.redis.cluster.node import Node
 from jobstatus.stores.redis.cluster.topology import View, owners, view_of
-from jobstatus.stores.redis.cluster.url import NodeAddress, RedisConfig
+from jobstatus.stores.redis.cluster.url import ClusterConfig, NodeAddress
 
 SHORT_PAUSE_SECONDS: Final = 0.05
 LONG_PAUSE_SECONDS: Final = 0.5
-"""How long to wait between two looks: the first after a fault, and the last of many."""
+"""The pause between two refreshes of the topology: the first after a fault, and the longest."""
 
 _CLUSTER_NODES: Final = pack("CLUSTER", "NODES")
 _PING: Final = pack("PING")
@@ -27,11 +29,12 @@ _PING: Final = pack("PING")
 class Nodes:
     """Open from `open` to `close`."""
 
-    def __init__(self, config: RedisConfig, slots: Collection[int]) -> None:
-        """`slots` are all that will ever be asked for."""
+    def __init__(self, config: ClusterConfig, slots: Collection[int], limits: ClusterLimits) -> None:
+        """`slots` are all that commands will be sent to."""
+        self._limits = limits
         self.is_cluster = False
         self.replicas: tuple[tuple[NodeAddress, NodeAddress], ...] = ()
-        """Replica and its primary, as far as a cluster tells."""
+        """Each replica with its primary; empty for a single server."""
         self._config = config
         self._slots = slots
         self._nodes: dict[NodeAddress, Node] = {}
@@ -40,7 +43,7 @@ class Nodes:
         self._is_closed = False
 
     async def open(self) -> None:
-        """Learn who has what. Raises the fault of the first server when none answers."""
+        """Learn which node owns which slot. Raises the fault of the first seed when none answers."""
         faults: list[Exception] = []
         for address in self._config.addresses:
             node = self.node(address)
@@ -57,35 +60,34 @@ class Nodes:
         raise faults[0]
 
     async def close(self) -> None:
-        """Let go of everything."""
+        """Close all connections, after the exchanges under way have ended."""
         self._is_closed = True
         if self._refreshing is not None:
             self._refreshing.cancel()
             await asyncio.wait([self._refreshing])
-        for node in self._nodes.values():
-            node.close()
+        await asyncio.gather(*(node.close() for node in self._nodes.values()))
 
     def node(self, address: NodeAddress) -> Node:
-        """The server at this address."""
+        """Return the node at this address."""
         if address not in self._nodes:
-            self._nodes[address] = Node(address, self._config, self.refresh_topology)
+            self._nodes[address] = Node(address, self._config, self._limits, self.refresh_topology)
         return self._nodes[address]
 
     def owner(self, slot: int) -> Node | None:
-        """Who has the slot; None where nobody knows."""
+        """Return the owner of the slot; None where it is unknown."""
         return self._owners.get(slot)
 
     def primaries(self) -> dict[Node, int]:
-        """Every server that has slots of ours, and one of those."""
+        """Return every node that owns slots, with one of them."""
         return {node: slot for slot, node in self._owners.items()}
 
     def stable_seconds(self, slot: int) -> float:
-        """For how long the slot has had the same owner, and that one has kept all it had, without a doubt."""
+        """Return for how long the slot has certainly had the same owner, without a restart; 0 for an unknown owner."""
         owner = self._owners.get(slot)
         return 0.0 if owner is None else time.monotonic() - owner.stable_since
 
     def moved(self, slot: int, address: NodeAddress) -> Node:
-        """A server says that another one has the slot now."""
+        """Record that the node at this address owns the slot now, as another node has said."""
         node = self.node(address)
         node.stable_since = time.monotonic()
         self._owners[slot] = node
@@ -93,9 +95,9 @@ class Nodes:
         return node
 
     def refresh_topology(self) -> None:
-        """See to it, in the background, that every slot has an owner that answers."""
+        """Refresh in the background, until every slot has an owner that answers."""
         if not self._is_closed and (self._refreshing is None or self._refreshing.done()):
-            self._refreshing = asyncio.create_task(self._refresh_until_complete(), name="jobstatus-mend")
+            self._refreshing = asyncio.create_task(self._refresh_until_complete(), name="refresh-topology")
 
     async def _refresh_until_complete(self) -> None:
         pause = SHORT_PAUSE_SECONDS
@@ -104,7 +106,7 @@ class Nodes:
             pause = min(1.5 * pause, LONG_PAUSE_SECONDS)
 
     async def _check_all(self) -> bool:
-        """Ask every server, also those that the others name; whether every slot has an owner that answers."""
+        """Check every node, including those that others name. Return whether every slot has an owner that answers."""
         if self.is_cluster:
             views: dict[Node, View] = {}
             asked: set[Node] = set()
@@ -125,7 +127,7 @@ class Nodes:
         return list(self._nodes.values())
 
     async def _view(self, node: Node) -> View | None:
-        """How the server sees the cluster; None when it does not say."""
+        """Return how the node sees the cluster; None when it does not answer."""
         try:
             answer = await node.health_check(_CLUSTER_NODES if self.is_cluster else _PING)
         except FAULTS:
@@ -137,7 +139,7 @@ class Nodes:
         return view_of(answer, node.address, by_name=self._config.tls is not None)
 
     def _learn(self, views: list[View]) -> None:
-        """Believe the latest claims, and forget servers that nobody names any more."""
+        """Apply the latest claims, and drop nodes that no view names any more."""
         for slot, address in owners(views, self._slots).items():
             node = self.node(address)
             if self._owners.get(slot) not in (None, node):
@@ -146,4 +148,4 @@ class Nodes:
         self.replicas = tuple({pair for view in views for pair in view.replicas})
         named = {address for view in views for address in view.members}
         for address in self._nodes.keys() - named - set(self._config.addresses):
-            self._nodes.pop(address).close()
+            self._nodes.pop(address).drop()

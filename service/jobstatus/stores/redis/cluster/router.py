@@ -1,28 +1,25 @@
-"""Commands brought to the servers that they concern, and their replies back.
+"""Routes each command to the node that owns its slot and returns the replies in order.
 
-A server that fails fails its own commands only. Redirections (MOVED, ASK), keys on their way (TRYAGAIN) and forgotten
-scripts (NOSCRIPT) are settled here; what else a server says against a command becomes StoreUnavailable or StoreFull.
+A node that fails fails only its own commands. Redirections (MOVED, ASK), keys that are being moved (TRYAGAIN) and
+scripts that a node does not have (NOSCRIPT) are handled here; any other error reply becomes a CommandError.
 """
 
 import asyncio
 import logging
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
 
 import hiredis
 
-from jobstatus.core.errors import StoreFull, StoreUnavailable
-from jobstatus.core.store import StoreError
 from jobstatus.stores.redis.cluster.connection import pack
 from jobstatus.stores.redis.cluster.durability import Durability, DurabilityWait
-from jobstatus.stores.redis.cluster.node import FAULTS, Node
+from jobstatus.stores.redis.cluster.errors import FAULTS, CommandError, NoSpace, NotDurable, Unavailable
+from jobstatus.stores.redis.cluster.limits import ClusterLimits
+from jobstatus.stores.redis.cluster.node import Node
 from jobstatus.stores.redis.cluster.nodes import Nodes
 from jobstatus.stores.redis.cluster.url import NodeAddress
-from jobstatus.stores.redis.scripts import LOADING
 
-LIMIT_SECONDS: Final = 2.7
-"""How long an operation takes at most, whatever happens."""
 MAX_ROUNDS: Final = 16
 PAUSE_SECONDS: Final = 0.05
 
@@ -42,25 +39,28 @@ _EXPECTED: Final = frozenset(
         "UNBLOCKED",
     }
 )
-"""What servers say when something is the matter with them; anything else is news for whoever runs this."""
+"""Error replies of a node that is at fault itself; any other is logged, because an operator has to act."""
 
 _log = logging.getLogger(__name__)
 
 
 class Command(NamedTuple):
-    """One command, for whoever has the slot."""
+    """One command, for the owner of the slot."""
 
     slot: int
     packed: bytes
 
 
-class NotDurable(Exception):
-    """Too few replicas or disks have confirmed a write."""
+class ScriptLoading(NamedTuple):
+    """The commands that load the scripts which commands may use, and how many they are."""
+
+    packed: bytes
+    replies: int
 
 
 @dataclass(slots=True)
 class _Round:
-    """What is sent at one time: by server, the indexes of its commands; `asking` those that another one passed on."""
+    """What is sent at one time: by node, the indexes of its commands; `asking`: those with an ASK redirection."""
 
     until: float
     groups: dict[Node | None, list[int]] = field(default_factory=dict)
@@ -73,55 +73,60 @@ class _Round:
 
 
 class ClusterClient:
-    """Asks the servers on behalf of one store."""
+    """Executes commands on the nodes that own their slots."""
 
-    def __init__(self, nodes: Nodes) -> None:
+    def __init__(self, nodes: Nodes, scripts: ScriptLoading, limits: ClusterLimits) -> None:
         self.durability = Durability()
         self._nodes = nodes
-        self._tasks: set[asyncio.Task[list[Any]]] = set()
+        self._scripts = scripts
+        self._limit_seconds = limits.operation_seconds
+        self._writes: set[asyncio.Task[list[Any]]] = set()
         self._missed: set[Node] = set()
-        """Servers whose replicas or disks did not confirm the last write in time."""
-        self._heard: set[str] = set()
+        """Nodes whose replicas or disks did not confirm the last write in time."""
+        self._reported: set[str] = set()
 
     async def execute(self, commands: Sequence[Command], *, durable: bool = False) -> list[Any]:
-        """The reply to each command, or the StoreError in its place.
+        """Return the reply to each command, or a CommandError in its place, within `operation_seconds`.
 
-        With `durable` a reply means that what was written is as durable as `durability` says. What has begun is
-        finished, also when the caller is cancelled.
+        With `durable` a reply means that what was written is as durable as `durability` says, and all commands are
+        executed even if the caller is cancelled. Without it nodes then still execute what they were sent, but what they
+        redirect is not sent again, which spares every read a task.
         """
-        task = asyncio.create_task(self._execute(commands, durable=durable))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        if not durable:
+            return await self._execute(commands, durable=False)
+        task = asyncio.create_task(self._execute(commands, durable=True), name="durable-write")
+        self._writes.add(task)
+        task.add_done_callback(self._writes.discard)
         return await asyncio.shield(task)
 
     async def close(self) -> None:
-        """Return when nothing is under way any more."""
-        if self._tasks:
-            await asyncio.wait(set(self._tasks))
+        """Return when no durable write is in progress."""
+        if self._writes:
+            await asyncio.wait(set(self._writes))
 
     async def _execute(self, commands: Sequence[Command], *, durable: bool) -> list[Any]:
         replies: list[Any] = [None] * len(commands)
         if not commands:
             return replies
-        now = _Round(asyncio.get_running_loop().time() + LIMIT_SECONDS)
+        now = _Round(asyncio.get_running_loop().time() + self._limit_seconds)
         for index, command in enumerate(commands):
             now.groups.setdefault(self._nodes.owner(command.slot), []).append(index)
         for _ in range(MAX_ROUNDS):
             await self._send_all(now, commands, replies, durable=durable)
             following = _Round(now.until)
             for node, indexes in (*now.groups.items(), *now.asking.items()):
-                await self._judge_all(node, indexes, commands, replies, following)
+                await self._handle_errors(node, indexes, commands, replies, following)
             if following.is_empty:
                 break
             now = following
             if now.pause:
                 await asyncio.sleep(PAUSE_SECONDS)
-        return [unavailable(reply) if isinstance(reply, hiredis.ReplyError) else reply for reply in replies]
+        return [_error(Unavailable, reply) if isinstance(reply, hiredis.ReplyError) else reply for reply in replies]
 
-    # --- there ---
+    # --- requests ---
 
     async def _send_all(self, now: _Round, commands: Sequence[Command], replies: list[Any], *, durable: bool) -> None:
-        """Send to all servers at the same time; put every reply, or what went wrong, in its place."""
+        """Send to all nodes at the same time. Put every reply, or its error, in its place."""
 
         async def send(node: Node | None, indexes: list[int], *, asking: bool) -> None:
             packed = [commands[index].packed for index in indexes]
@@ -136,10 +141,10 @@ class ClusterClient:
     async def _send(
         self, node: Node | None, packed: list[bytes], *, asking: bool, until: float, durable: bool
     ) -> list[Any]:
-        """The replies of one server, or what went wrong in each place."""
+        """Return the replies of one node, or an error in each place."""
         if node is None:
             self._nodes.refresh_topology()
-            return [unavailable(None) for _ in packed]
+            return [_error(Unavailable, None) for _ in packed]
         try:
             if durable and not node.info.is_known:
                 await node.health_check(_PING)
@@ -150,7 +155,7 @@ class ClusterClient:
                 payload + waits.packed, wanted + len(waits.least), until=until, waits_ms=waits.ms
             )
         except FAULTS as error:
-            return [unavailable(error) for _ in packed]
+            return [_error(Unavailable, error) for _ in packed]
         replies = found[1:wanted:2] if asking else found[:wanted]
         return self._if_durable(node, replies, waits, found[wanted:])
 
@@ -158,7 +163,7 @@ class ClusterClient:
         return self.durability.waits(node.info, size=size, was_missed=node in self._missed)
 
     def _if_durable(self, node: Node, replies: list[Any], waits: DurabilityWait, confirmations: list[Any]) -> list[Any]:
-        """The replies, unless it is uncertain that what they tell of will last."""
+        """Return the replies, or errors in place of those that are not certainly durable."""
         if waits.are_fulfilled_by(confirmations):
             self._missed.discard(node)
             return replies
@@ -168,13 +173,13 @@ class ClusterClient:
                 self._report(node, reply)
                 node.mark_down()
         return [
-            reply if isinstance(reply, hiredis.ReplyError) else unavailable(NotDurable(str(confirmations)))
+            reply if isinstance(reply, hiredis.ReplyError) else _error(Unavailable, NotDurable(str(confirmations)))
             for reply in replies
         ]
 
-    # --- and back ---
+    # --- replies ---
 
-    async def _judge_all(
+    async def _handle_errors(
         self,
         node: Node | None,
         indexes: Collection[int],
@@ -182,7 +187,7 @@ class ClusterClient:
         replies: list[Any],
         following: _Round,
     ) -> None:
-        """What becomes of error replies: a place in the following round, or an error for the caller."""
+        """Put each command with an error reply into the following round, or its error in the place of the reply."""
         has_scripts = False
         for index in indexes:
             reply = replies[index]
@@ -206,14 +211,14 @@ class ClusterClient:
                     replies[index] = self._refusal(node, reply, code)
 
     async def _load_scripts(self, node: Node, until: float) -> bool:
-        """Teach the server our scripts; whether it listened (if not, the next round says why)."""
+        """Load the scripts. Return whether that worked; if not, the next round has the error."""
         try:
-            await node.exchange(LOADING.packed, LOADING.replies, until=until)
+            await node.exchange(self._scripts.packed, self._scripts.replies, until=until)
         except FAULTS:
             return False
         return True
 
-    def _refusal(self, node: Node, reply: hiredis.ReplyError, code: str) -> StoreError:
+    def _refusal(self, node: Node, reply: hiredis.ReplyError, code: str) -> CommandError:
         self._report(node, reply)
         match code:
             case "LOADING" | "READONLY":
@@ -221,39 +226,28 @@ class ClusterClient:
             case "CLUSTERDOWN":
                 self._nodes.refresh_topology()
         if code == "OOM" or "No space left on device" in str(reply):
-            full = StoreFull()
-            full.__cause__ = reply
-            return full
-        return unavailable(reply)
+            return _error(NoSpace, reply)
+        return _error(Unavailable, reply)
 
     def _report(self, node: Node, reply: hiredis.ReplyError) -> None:
-        """Say once what no fault of a server explains, such as a command that we may not use."""
+        """Log once an error that no fault of a node explains, such as a command that the user may not execute."""
         code = str(reply).partition(" ")[0]
-        if code not in _EXPECTED and code not in self._heard:
-            self._heard.add(code)
-            _log.error("the store refused a command", extra={"server": str(node.address), "code": code})
+        if code not in _EXPECTED and code not in self._reported:
+            self._reported.add(code)
+            _log.error(
+                "The store refused a command.",
+                extra={"event": "store_command_refused", "server": str(node.address), "code": code},
+            )
 
 
-def unavailable(cause: BaseException | None) -> StoreUnavailable:
-    """The error, made anew for each who is told."""
-    error = StoreUnavailable()
+def _error(leaf: type[CommandError], cause: BaseException | None) -> CommandError:
+    """Make an error for one command alone."""
+    error = leaf()
     error.__cause__ = cause
     return error
 
 
-def is_error(reply: Any) -> bool:
-    """Whether what `ask` returned in a place is a StoreError."""
-    return isinstance(reply, StoreUnavailable | StoreFull)
-
-
-def raise_first(replies: Iterable[Any]) -> None:
-    """Raise the first StoreError among replies."""
-    for reply in replies:
-        if isinstance(reply, StoreUnavailable | StoreFull):
-            raise reply
-
-
 def _redirected(rest: str, node: Node) -> NodeAddress:
-    """`slot host:port`; a host that is left out is the one that said it."""
+    """Parse `slot host:port`; an absent host is the node that replied."""
     host, _, port = rest.partition(" ")[2].rpartition(":")
     return NodeAddress(host.strip("[]") or node.address.host, int(port))

@@ -1,4 +1,4 @@
-"""What a server says about itself (INFO), as far as it matters to a store."""
+"""What a server says about itself (INFO)."""
 
 from dataclasses import dataclass
 from typing import Final
@@ -8,7 +8,7 @@ _UNKNOWN: Final = ""
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServerInfo:
-    """Empty texts and zeros where the server did not say."""
+    """Empty texts and zeros where INFO does not say."""
 
     is_known: bool = False
     version: tuple[int, ...] = ()
@@ -21,12 +21,12 @@ class ServerInfo:
 
     @property
     def knows_waitaof(self) -> bool:
-        """Whether the server can be asked to wait for a disk."""
+        """Whether WAITAOF works on the server."""
         return self.has_aof and self.version >= (7, 2)
 
 
 def parse_server_info(info: bytes) -> ServerInfo:
-    """The facts in an answer to INFO."""
+    """Parse a reply to INFO."""
     lines = (line.partition(":") for line in info.decode("utf-8", "replace").splitlines())
     found = {name: value for name, _, value in lines}
     return ServerInfo(

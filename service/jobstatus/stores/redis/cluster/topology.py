@@ -1,7 +1,7 @@
-"""Which server has which slots, as the servers of a cluster tell it (CLUSTER NODES).
+"""Which node owns which slots, according to the nodes of a cluster (CLUSTER NODES).
 
-Servers may disagree for a while: a primary that was frozen still believes that it has what another took over. Each
-claim carries the epoch in which it was made, and the latest one holds; so whoever knows better need only be heard.
+Nodes may disagree for a while: a primary that was frozen still claims what another has taken over. Each claim carries
+the epoch in which it was made, and the latest one wins, so it is enough that one node which knows it answers.
 """
 
 from collections.abc import Collection, Iterable
@@ -11,7 +11,7 @@ from jobstatus.stores.redis.cluster.url import NodeAddress
 
 
 class Claim(NamedTuple):
-    """In the opinion of one server: this one is a primary with these slots, as of this epoch."""
+    """One node says that the node at `address` is a primary with these slots, as of this epoch."""
 
     epoch: int
     address: NodeAddress
@@ -19,16 +19,16 @@ class Claim(NamedTuple):
 
 
 class View(NamedTuple):
-    """How one server sees the cluster."""
+    """How one node sees the cluster."""
 
     members: tuple[NodeAddress, ...]
     claims: tuple[Claim, ...]
     replicas: tuple[tuple[NodeAddress, NodeAddress], ...]
-    """Replica and its primary."""
+    """Each replica with its primary."""
 
 
 def view_of(text: bytes, asked: NodeAddress, *, by_name: bool) -> View:
-    """An answer to CLUSTER NODES of the server at `asked`; `by_name` prefers host names, which certificates have."""
+    """Parse the reply of the node at `asked` to CLUSTER NODES. `by_name` prefers host names, as in certificates."""
     members: dict[str, NodeAddress] = {}
     primaries: dict[str, str] = {}
     claims = []
@@ -46,7 +46,7 @@ def view_of(text: bytes, asked: NodeAddress, *, by_name: bool) -> View:
 
 
 def owners(views: Iterable[View], slots: Collection[int]) -> dict[int, NodeAddress]:
-    """Who has each of these slots; those that nobody claims are left out."""
+    """Return the owner of each of these slots; slots without a claim are left out."""
     claims = {claim for view in views for claim in view.claims}
     found: dict[int, NodeAddress] = {}
     for claim in sorted(claims, key=lambda claim: claim.epoch):
@@ -57,7 +57,7 @@ def owners(views: Iterable[View], slots: Collection[int]) -> dict[int, NodeAddre
 
 
 def _address(text: str, asked: NodeAddress, *, by_name: bool) -> NodeAddress:
-    """`ip:port@bus-port,hostname,…`; a server that does not know its own address leaves the ip empty."""
+    """Parse `ip:port@bus-port,hostname,…`; a node that does not know its own address leaves the ip empty."""
     where, *names = text.split(",")
     host, _, port = where.partition("@")[0].rpartition(":")
     if by_name and names and names[0]:
@@ -67,6 +67,6 @@ def _address(text: str, asked: NodeAddress, *, by_name: bool) -> NodeAddress:
 
 def _ranges(words: Iterable[str]) -> Iterable[tuple[int, int]]:
     for word in words:
-        if not word.startswith("["):  # a slot on its way to another server, which has its owner all the same
+        if not word.startswith("["):  # a slot that is being moved, which still has its owner
             first, _, last = word.partition("-")
             yield int(first), int(last or first)

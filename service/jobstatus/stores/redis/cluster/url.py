@@ -1,29 +1,21 @@
-"""What a `redis://` or `rediss://` URL says: where the servers are, who we are there, and how the store is to be kept.
+"""What a `redis://` or `rediss://` URL says of the servers and of the login.
 
-    redis://user:password@host:6379,other-host:6379/0?prefix=jobstatus
+    redis://user:password@host:6379,other-host:6379/0?ssl_ca_certs=ca.pem
 
-Several hosts are for a cluster, of which any that answers names the others. Names in the query:
-
-* `prefix`: what the names of all keys begin with, so that several services can share a server.
-* `fsync=false`: do not wait until a write is on a disk, where the server could say so.
-* `ephemeral=true`: jobs may be lost when the server ends; without it a server that writes nothing down is refused.
-* `ssl_ca_certs`, `ssl_certfile`, `ssl_keyfile`: files for TLS (rediss), else the machine's own authorities are trusted.
+Several hosts are seeds of a cluster; any that answers names the others. The options `ssl_ca_certs`, `ssl_certfile` and
+`ssl_keyfile` are files for TLS (rediss); without `ssl_ca_certs` the authorities of the machine are trusted.
 """
 
-import re
 import ssl
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 from urllib.parse import parse_qsl, unquote, urlsplit
 
-from jobstatus.stores import StoreConfigError
+from jobstatus.stores.redis.cluster.errors import UrlError
 
 DEFAULT_PORT: Final = 6379
-DEFAULT_PREFIX: Final = "jobstatus"
-
-_KNOWN: Final = frozenset({"prefix", "fsync", "ephemeral", "ssl_ca_certs", "ssl_certfile", "ssl_keyfile"})
-_is_prefix: Final = re.compile(r"[A-Za-z0-9._:-]{1,100}").fullmatch
-_TRUTH: Final = {"true": True, "false": False}
+TLS_OPTIONS: Final = frozenset({"ssl_ca_certs", "ssl_certfile", "ssl_keyfile"})
 
 
 class NodeAddress(NamedTuple):
@@ -37,48 +29,39 @@ class NodeAddress(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RedisConfig:
-    """The whole URL; `tls` None: in the clear. The password is in no representation."""
+class ClusterConfig:
+    """Where the servers are and how to log in; `tls` None: without encryption. The repr holds no password."""
 
     addresses: tuple[NodeAddress, ...]
     login: tuple[str, ...]
+    """The arguments of AUTH; none without a password."""
     database: int
     tls: ssl.SSLContext | None
-    prefix: str
-    waits_for_fsync: bool
-    is_ephemeral: bool
+    client_name: str = ""
+    """What CLIENT LIST shows."""
 
     def __repr__(self) -> str:
-        return f"RedisConfig({', '.join(map(str, self.addresses))})"
+        return f"ClusterConfig({', '.join(map(str, self.addresses))})"
 
 
-def parse_url(url: str) -> RedisConfig:
-    """What the URL says. Raises StoreConfigError, which repeats nothing of the URL but names."""
-    scheme, _, rest = url.partition("://")  # urlsplit, in newer Pythons, lets no bracket stand behind a comma
+def parse_url(url: str, *, client_name: str = "") -> tuple[ClusterConfig, dict[str, str]]:
+    """Parse the URL. Return the options that are not in TLS_OPTIONS, too: they are the caller's.
+
+    Raises UrlError, which repeats no part of the URL.
+    """
+    scheme, _, rest = url.partition("://")  # not urlsplit: newer Pythons allow no bracket behind a comma
     front, _, query = rest.partition("?")
     netloc, _, path = front.partition("/")
     who, _, where = netloc.rpartition("@")
-    options = _options(query)
-    return RedisConfig(
+    options = dict(parse_qsl(query, keep_blank_values=True))
+    config = ClusterConfig(
         addresses=tuple(_address(text) for text in where.split(",")),
         login=_login(who),
         database=_database(path),
         tls=_tls(options) if scheme == "rediss" else None,
-        prefix=_prefix(options.get("prefix", DEFAULT_PREFIX)),
-        waits_for_fsync=_truth(options, "fsync", default=True),
-        is_ephemeral=_truth(options, "ephemeral", default=False),
+        client_name=client_name,
     )
-
-
-def _options(query: str) -> dict[str, str]:
-    options = dict(parse_qsl(query, keep_blank_values=True))
-    if unknown := sorted(options.keys() - _KNOWN):
-        raise StoreConfigError(f"the store URL has an unknown option {unknown[0]!r}; known are {_listed(_KNOWN)}")
-    return options
-
-
-def _listed(names: frozenset[str]) -> str:
-    return ", ".join(sorted(names))
+    return config, {name: value for name, value in options.items() if name not in TLS_OPTIONS}
 
 
 def _address(text: str) -> NodeAddress:
@@ -86,45 +69,28 @@ def _address(text: str) -> NodeAddress:
         parts = urlsplit(f"//{text}")
         return NodeAddress(parts.hostname or "127.0.0.1", parts.port or DEFAULT_PORT)
     except ValueError as error:
-        raise StoreConfigError("the store URL must name its servers as host:port, divided by commas") from error
+        raise UrlError("must name its servers as host:port, separated by commas") from error
 
 
 def _login(who: str) -> tuple[str, ...]:
-    """What AUTH is told, if it is asked at all."""
     user, _, password = (unquote(part) for part in who.partition(":"))
     if user and not password:
-        raise StoreConfigError("the store URL has a user and no password; a password alone is written :password@")
+        raise UrlError("has a user and no password; a password alone is written :password@")
     return (user, password) if user else (password,) if password else ()
 
 
 def _database(path: str) -> int:
     name = path.strip("/")
     if not name.isdecimal() and name:
-        raise StoreConfigError("the store URL must end with the number of a database, or with nothing, before its '?'")
+        raise UrlError("must have the number of a database, or nothing, as its path")
     return int(name or 0)
 
 
-def _prefix(text: str) -> str:
-    if not _is_prefix(text):
-        raise StoreConfigError("the store URL's prefix must be 1 to 100 letters, digits, or characters of . _ : -")
-    return text
-
-
-def _truth(options: dict[str, str], name: str, *, default: bool) -> bool:
-    if name not in options:
-        return default
-    if options[name] not in _TRUTH:
-        raise StoreConfigError(f"the store URL's {name} must be true or false")
-    return _TRUTH[options[name]]
-
-
-def _tls(options: dict[str, str]) -> ssl.SSLContext:
+def _tls(options: Mapping[str, str]) -> ssl.SSLContext:
     try:
         context = ssl.create_default_context(cafile=options.get("ssl_ca_certs"))
         if "ssl_certfile" in options:
             context.load_cert_chain(options["ssl_certfile"], options.get("ssl_keyfile"))
     except OSError as error:
-        raise StoreConfigError(
-            "the store URL's ssl_ca_certs, ssl_certfile and ssl_keyfile must name files in PEM"
-        ) from error
+        raise UrlError("must name files in PEM as ssl_ca_certs, ssl_certfile and ssl_keyfile") from error
     return context

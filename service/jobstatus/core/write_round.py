@@ -1,0 +1,159 @@
+"""One round of a batch: read its jobs, decide every command with the pure rules, commit, deliver the outcomes.
+
+The outcome of a command is delivered after the commit, so what is acknowledged is durable.
+"""
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
+
+from jobstatus.core import rules
+from jobstatus.core.answer import render
+from jobstatus.core.commands import Command, CompleteJob
+from jobstatus.core.errors import JobNotFound, JobStatusError, StoreFull, StoreUnavailable
+from jobstatus.core.job import Job, JobState
+from jobstatus.core.observer import Observer, timed
+from jobstatus.core.store import Answer, Change, JobStore, StoreError
+from jobstatus.core.write_queue import Outcome, Submission
+
+Item = tuple[Submission, int, Command]
+"""A command, with its submission and its place there."""
+_Stored = Job | StoreError | None
+
+
+class WriteRound:
+    """Runs rounds, one at a time, upon one store."""
+
+    def __init__(
+        self,
+        store: JobStore,
+        *,
+        clock: Callable[[], int],
+        policy: rules.Policy,
+        observer: Observer,
+        on_commit: Callable[[Collection[str]], None],
+    ) -> None:
+        """`clock` returns ms since the epoch; `on_commit` is called with the ids of jobs that have just changed."""
+        self._store = store
+        self._clock = clock
+        self._policy = replace(policy, leases_count_from_ms=clock())
+        self._observer = observer
+        self._on_commit = on_commit
+        self._store_failed = False
+
+    async def run(self, items: Sequence[Item]) -> list[Item]:
+        """Decide and commit once, and deliver the outcomes. Return the items whose jobs another process changed first.
+
+        An error of the store is the outcome of each command that wanted a change. After one, every lease runs once
+        more in full, because heartbeats may have been lost.
+        """
+        job_ids = list(dict.fromkeys([command.job_id for _, _, command in items]))
+        now_ms = self._clock()
+        policy = replace(self._policy, leases_count_from_ms=now_ms) if self._store_failed else self._policy
+        stored = await self._read(job_ids, items)
+        outcomes, following = _decide(items, stored, now_ms, policy)
+        changes = _changes(stored, following)
+        changed = {change.job_id for change in changes}
+        not_done = await self._commit(changes)
+        lost = {job_id for job_id, error in not_done.items() if error is None}
+        uncertain = {job_id: error for job_id, error in not_done.items() if error is not None}
+        uncertain |= await self._confirm([job_id for job_id, job in stored.items() if job and job_id not in changed])
+        if uncertain or any(isinstance(job, JobStatusError) for job in stored.values()):
+            self._store_failed = True
+        else:
+            self._policy, self._store_failed = policy, False
+            self._observer.batch_written(len(items))
+        won = [(item, outcome) for item, outcome in zip(items, outcomes, strict=True) if item[2].job_id not in lost]
+        deliver([item for item, _ in won], [uncertain.get(item[2].job_id, outcome) for item, outcome in won])
+        self._on_commit(changed - lost)  # including uncertain changes, which may have happened
+        return [item for item in items if item[2].job_id in lost]
+
+    async def _read(self, job_ids: list[str], items: Sequence[Item]) -> dict[str, _Stored]:
+        """Read the stored jobs, with a result only where a command completes the job with one of the same length."""
+        try:
+            with timed(self._observer, "read_jobs"):
+                stored = dict(zip(job_ids, await self._store.read_jobs(job_ids, with_results=False), strict=True))
+            sizes: dict[str, set[int | None]] = {}
+            for _, _, command in items:
+                job = stored[command.job_id]
+                if isinstance(command, CompleteJob) and isinstance(job, Job) and job.state is JobState.COMPLETED:
+                    sizes.setdefault(command.job_id, set()).add(len(command.result))
+            if sizes:
+                answers = zip(sizes, await self._store.read_answers(list(sizes)), strict=True)
+                same = [job_id for job_id, answer in answers if _size(answer) in sizes[job_id]]
+                stored |= zip(same, await self._store.read_jobs(same, with_results=True), strict=True)
+        except (StoreUnavailable, StoreFull) as error:
+            return dict.fromkeys(job_ids, error)
+        return stored
+
+    async def _commit(self, changes: list[Change]) -> Mapping[str, StoreError | None]:
+        """Return what did not certainly happen, as `JobStore.commit` does."""
+        if not changes:
+            return {}
+        try:
+            with timed(self._observer, "commit"):
+                return await self._store.commit(changes)
+        except (StoreUnavailable, StoreFull) as error:
+            return {change.job_id: error for change in changes}
+
+    async def _confirm(self, job_ids: list[str]) -> Mapping[str, StoreError]:
+        """Confirm jobs that the batch found unchanged: their outcomes must be as durable as a commit."""
+        if not job_ids:
+            return {}
+        try:
+            return await self._store.confirm(job_ids)
+        except (StoreUnavailable, StoreFull) as error:
+            return dict.fromkeys(job_ids, error)
+
+
+def items_of(batch: Sequence[Submission]) -> list[Item]:
+    """The commands of a batch in order."""
+    return [(submission, index, command) for submission in batch for index, command in enumerate(submission.commands)]
+
+
+def deliver(items: Sequence[Item], outcomes: Sequence[Outcome]) -> None:
+    """Record the outcomes, and answer each caller whose outcomes are complete."""
+    for (submission, index, _), outcome in zip(items, outcomes, strict=True):
+        submission.outcomes[index] = outcome
+    for submission in {id(item[0]): item[0] for item in items}.values():
+        if not submission.future.done() and None not in submission.outcomes:
+            submission.future.set_result(None)
+
+
+def _decide(
+    items: Sequence[Item], stored: Mapping[str, _Stored], now_ms: int, policy: rules.Policy
+) -> tuple[list[Outcome], dict[str, _Stored]]:
+    """Return the outcome of each command, given what those before it made of its job, and what becomes of each job."""
+    current = dict(stored)
+    outcomes: list[Outcome] = []
+    for _, _, command in items:
+        before = current[command.job_id]
+        if isinstance(before, JobStatusError):
+            outcomes.append(before)
+            continue
+        after, refusal = rules.decide(before, command, now_ms, policy)
+        current[command.job_id] = after
+        outcomes.append(refusal or after or before or JobNotFound())
+    return outcomes, current
+
+
+def _changes(stored: Mapping[str, _Stored], following: Mapping[str, _Stored]) -> list[Change]:
+    return [
+        _change(job_id, before, after)
+        for job_id, after in following.items()
+        if (before := stored[job_id]) is not after
+        and not isinstance(before, JobStatusError)
+        and not isinstance(after, JobStatusError)
+    ]
+
+
+def _change(job_id: str, stored: Job | None, following: Job | None) -> Change:
+    return Change(
+        job_id=job_id,
+        replaces=stored.version if stored else 0,
+        job=following,
+        answer=None if following is None else render(following),
+    )
+
+
+def _size(answer: Answer | StoreError | None) -> int | None:
+    return answer.result_size if isinstance(answer, Answer) else None

@@ -1,0 +1,22 @@
+"""The limits of the PostgreSQL store."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PostgreSQLLimits:
+    """How many connections there are, and how long the store waits for what."""
+
+    connections: int = 8
+    long_connections: int = 1
+    """For listings and counts, besides the others, so that point reads and writes never wait for those."""
+    connect_seconds: int = 2
+    operation_seconds: float = 3.0
+    count_seconds: float = 10.0
+    """No caller waits for a count, and it may have to read every job."""
+    start_seconds: float = 60.0
+    """A replica that starts may have to wait for another one's migration."""
+    close_seconds: float = 4.0
+    """For what is under way when the store closes."""
+    max_hanging_writes: int = 4
+    """So many writes that hang in the server make further ones fail at once."""

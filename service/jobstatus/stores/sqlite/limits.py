@@ -1,0 +1,15 @@
+"""The limits of the SQLite store."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SQLiteLimits:
+    """How long the store waits for locks, and how much it caches."""
+
+    busy_timeout_ms: int = 3000
+    """For a write, behind other writes of this process and other programs' locks."""
+    max_rowids: int = 100_000
+    """Of how many polled jobs the rowid is cached."""
+    max_kept_frames: int = 1000
+    """Reads keep a transaction open only while the log has no more frames than this."""
