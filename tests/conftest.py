@@ -27,6 +27,7 @@ SERVERS: Final = {"postgresql", "valkey", "cluster"}
 """The stores that need a server; their tests have the store's name among their parameters."""
 GROUPS: Final = {
     "test_cli": "cli",
+    "test_contract": "contract",
     "test_edge_cluster": "edge_cluster",
     "test_postgresql_faults": "postgresql_faults",
     "test_postgresql_start": "postgresql",
@@ -35,7 +36,7 @@ GROUPS: Final = {
     "test_redis_connection": "valkey",
     "test_redis_indexes": "cluster",
 }
-"""Modules whose tests share a server, without a parameter that says so."""
+"""Modules whose tests share a server or a service, without a parameter that says so."""
 
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:  # noqa: ARG001  # the hook's signature
@@ -47,7 +48,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Run the tests that share a server in one process, so that each server starts once."""
     for item in items:
         kinds = SERVERS.intersection(re.split(r"[\[\]-]", item.name)[1:])
-        group = GROUPS.get(item.path.stem) or next(iter(kinds), None)
+        group = next(iter(kinds), None) or GROUPS.get(item.path.stem)
         if group is not None:
             item.add_marker(pytest.mark.xdist_group(group))
 
