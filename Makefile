@@ -4,6 +4,8 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 WORKERS ?= auto
+# Otherwise each of the many processes that tests start would compile all modules anew.
+unexport PYTHONDONTWRITEBYTECODE
 SOURCES := service tests benchmarks examples protos docs
 
 .DEFAULT_GOAL := help
@@ -27,7 +29,7 @@ run: install ## serve in development mode until Ctrl-C
 demo: install ## the whole path once: serve, transcribe a recording, poll until 200
 	@exec $(BIN)/python examples/demo.py
 
-test: install ## every test, in a process for each processor (WORKERS=0: in one)
+test: install ## every test, in as many processes as the machine has room for (WORKERS=0: in one)
 	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadgroup
 
 soak: install ## what takes minutes: faults under load, the benchmarks' runs, more examples of the properties
