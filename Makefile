@@ -3,10 +3,13 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
+WORKERS ?= auto
+# Otherwise each of the many processes that tests start would compile all modules anew.
+unexport PYTHONDONTWRITEBYTECODE
 SOURCES := service tests benchmarks examples protos docs
 
 .DEFAULT_GOAL := help
-.PHONY: help install run demo test check lint types imports generated generate format lock torture postgresql-torture cluster-torture replicas migrations bench polling-day browser clean
+.PHONY: help install run demo test soak check lint types imports generated generate format lock torture postgresql-torture cluster-torture replicas migrations bench polling-day browser clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F '\t' '{printf "  make %-19s %s\n", $$1, $$2}'
@@ -26,8 +29,12 @@ run: install ## serve in development mode until Ctrl-C
 demo: install ## the whole path once: serve, transcribe a recording, poll until 200
 	@exec $(BIN)/python examples/demo.py
 
-test: install ## every test
-	$(BIN)/python -m pytest
+test: install ## every test, in as many processes as the machine has room for (WORKERS=0: in one)
+	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadgroup
+
+soak: install ## what takes minutes: faults under load, the benchmarks' runs, more examples of the properties
+	$(BIN)/python -m pytest --durations 10 tests/soak
+	HYPOTHESIS_PROFILE=ci $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadgroup -m hypothesis
 
 check: lint types imports generated test ## lint, types, imports, drift of generated files, tests
 
@@ -64,19 +71,19 @@ lock: ## lock the requirements anew (needs uv)
 		--all-extras --group pyproject.toml:dev pyproject.toml -o requirements/dev.txt
 
 torture: install ## kill the service 20 times under load and look for a lost write (minutes)
-	$(BIN)/python tests/acceptance/torture.py --writers 500 --jobs 20000 --kills 20
+	$(BIN)/python tests/soak/torture.py --writers 500 --jobs 20000 --kills 20
 
 postgresql-torture: install ## restart, crash and replace a PostgreSQL primary under load and look for a lost write (minutes)
-	$(BIN)/python tests/acceptance/postgresql_torture.py --rounds 3
+	$(BIN)/python tests/soak/postgresql_torture.py --rounds 3
 
 cluster-torture: install ## kill a primary of a cluster 20 times under load and look for a lost write (minutes)
-	$(BIN)/python tests/acceptance/cluster_torture.py --runs 20
+	$(BIN)/python tests/soak/cluster_torture.py --runs 20
 
 replicas: install ## two services on each shared store under load: does anybody read what is older than acknowledged?
-	$(BIN)/python tests/acceptance/replicas.py
+	$(BIN)/python tests/soak/replicas.py
 
 migrations: install ## 200,000 jobs through all stores and back: does any poll notice?
-	$(BIN)/python tests/acceptance/migrations.py
+	$(BIN)/python tests/soak/migrations.py
 
 bench: install ## measure polls, writes, waiting and growth beside their references (BENCH=--help tells more)
 	@exec $(BIN)/python -m benchmarks $(BENCH)
@@ -85,7 +92,7 @@ polling-day: install ## a simulated day: the polls that a learned Retry-After sa
 	$(BIN)/python benchmarks/polling_day.py
 
 browser: install ## headless Chromium follows a job over its event stream (needs Chromium and ChromeDriver)
-	$(BIN)/python tests/acceptance/browser_stream.py
+	$(BIN)/python tests/soak/browser_stream.py
 
 clean: ## remove .venv and what runs leave behind
 	rm -rf $(VENV) var .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache .import_linter_cache

@@ -1,19 +1,57 @@
-"""Fixtures of all tests. The loop is uvloop, as it is when the service serves."""
+"""Fixtures of all tests, and which of them run in one process. The loop is uvloop, as it is when the service serves."""
 
+import os
+import re
 import signal
 from collections.abc import AsyncIterator, Callable, Mapping
-from typing import Any
+from typing import Any, Final
 
 import pytest
 import uvloop
+from harness.places import temporary_root
 from harness.service import Service, service_here
 from hypothesis import HealthCheck, settings
 
 signal.signal(signal.SIGINT, signal.default_int_handler)
 """A shell lets what it starts in the background ignore Ctrl-C, and the commands that tests start would inherit that."""
 
-settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
-settings.load_profile("untimed")
+os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(temporary_root()))  # where `tmp_path` is made
+
+_UNTIMED: Final = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("dev", _UNTIMED, derandomize=True, max_examples=50)
+settings.register_profile("ci", _UNTIMED, max_examples=200, print_blob=True)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "dev"))
+"""`dev` tries the same few examples each time, so that the verdict depends on the code alone; `ci` looks for others."""
+
+SERVERS: Final = {"postgresql", "valkey", "cluster"}
+"""The stores that need a server; their tests have the store's name among their parameters."""
+GROUPS: Final = {
+    "test_cli": "cli",
+    "test_contract": "contract",
+    "test_edge_cluster": "edge_cluster",
+    "test_postgresql_faults": "postgresql_faults",
+    "test_postgresql_start": "postgresql",
+    "test_postgresql_statements": "postgresql",
+    "test_redis_cluster": "redis_cluster",
+    "test_redis_connection": "valkey",
+    "test_redis_indexes": "cluster",
+}
+"""Modules whose tests share a server or a service, without a parameter that says so."""
+
+
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:  # noqa: ARG001  # the hook's signature
+    """Half as many processes again as there are processors, because tests wait for half of their time."""
+    processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return processors + processors // 2
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Run the tests that share a server in one process, so that each server starts once."""
+    for item in items:
+        kinds = SERVERS.intersection(re.split(r"[\[\]-]", item.name)[1:])
+        group = next(iter(kinds), None) or GROUPS.get(item.path.stem)
+        if group is not None:
+            item.add_marker(pytest.mark.xdist_group(group))
 
 
 def pytest_asyncio_loop_factories(config: pytest.Config, item: pytest.Item) -> Mapping[str, Callable[[], Any]]:  # noqa: ARG001  # the hook's signature

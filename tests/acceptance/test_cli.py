@@ -1,4 +1,4 @@
-"""The installed command, run as anybody would run it: what it prints, where, and how it ends."""
+"""The command: what it prints, where, and how it ends; installed where pipes, signals or terminals matter."""
 
 import asyncio
 import contextlib
@@ -12,21 +12,18 @@ import sys
 import threading
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 import pytest
 import trustme
 from aiohttp import web
+from harness.command import BARE, LIMIT_SECONDS, Ended, assert_sentence, run, run_installed, start
 from jobstatus.cli.errors import EPILOG, ExitCode, explain
 from jobstatus.client import ServiceFailed, ServiceUnreachable
 from jobstatus.core import errors
 from jobstatus.rpc.errors import CODES
 
-LIMIT_SECONDS = 30
-COMMAND = Path(sys.executable).with_name("jobstatus")
-BARE = {name: value for name, value in os.environ.items() if not name.startswith("JOBSTATUS_")}
 NOWHERE = "127.0.0.1:1"
 
 COMMANDS: Sequence[Sequence[str]] = (
@@ -38,39 +35,6 @@ COMMANDS: Sequence[Sequence[str]] = (
     *(("token", *name) for name in ((), ("virtual-key",), ("admin",))),
     ("poll",),
 )
-
-
-@dataclass(frozen=True)
-class Ended:
-    code: int
-    out: str
-    err: str
-
-
-def start(*arguments: str, env: Mapping[str, str], **streams: Any) -> "subprocess.Popen[bytes]":
-    return subprocess.Popen((COMMAND, *arguments), env={**BARE, **env}, **streams)
-
-
-def run(*arguments: str, env: Mapping[str, str] | None = None, stdin: bytes = b"", cwd: Path | None = None) -> Ended:
-    ended = subprocess.run(
-        (COMMAND, *arguments),
-        env={**BARE, **(env or {})},
-        input=stdin,
-        capture_output=True,
-        timeout=LIMIT_SECONDS,
-        check=False,
-        cwd=cwd,
-    )
-    return Ended(ended.returncode, ended.stdout.decode(), ended.stderr.decode())
-
-
-def assert_sentence(ended: Ended, code: int, *words: str) -> None:
-    """It ended with this code and one sentence on standard error that has these words."""
-    assert ended.code == code, ended
-    assert ended.out == ""
-    assert ended.err.startswith("jobstatus: ")
-    assert ended.err.count("\n") == 1
-    assert all(word in ended.err for word in words), ended.err
 
 
 def lines_of(stream: IO[bytes]) -> "queue.Queue[str]":
@@ -128,15 +92,11 @@ def create(env: Mapping[str, str], *options: str, request_type: str = "transcrip
 
 def test_every_command_has_help() -> None:
     """--help of each command says what it does, gives the exit codes and ends with 0; -h is the same."""
-    helps = [
-        (command, start(*command, option, env={}, stdout=subprocess.PIPE))
-        for command, option in zip(COMMANDS, ("--help", "-h") * len(COMMANDS), strict=False)
-    ]
-    for command, process in helps:
-        out, _ = process.communicate(timeout=LIMIT_SECONDS)
-        assert process.returncode == 0, command
-        assert f"Usage: {' '.join(('jobstatus', *command))}" in out.decode()
-        assert "Exit codes:" in out.decode()
+    for command, option in zip(COMMANDS, ("--help", "-h") * len(COMMANDS), strict=False):
+        ended = run(*command, option)
+        assert ended.code == 0, command
+        assert f"Usage: {' '.join(('jobstatus', *command))}" in ended.out
+        assert "Exit codes:" in ended.out
 
 
 @pytest.mark.parametrize("group", ["", "jobs", "keys", "token", "poll"])
@@ -149,7 +109,7 @@ def test_help_gives_an_example(group: str) -> None:
 
 def test_the_version_is_told() -> None:
     """--version prints name and version."""
-    assert run("--version").out == "jobstatus 0.1.0\n"
+    assert run_installed("--version").out == "jobstatus 0.1.0\n"
 
 
 def test_the_module_is_the_command() -> None:

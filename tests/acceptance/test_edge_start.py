@@ -10,6 +10,7 @@ from typing import Final
 
 import pytest
 from harness.certificates import Authorities
+from harness.command import assert_sentence, run_in_time
 from harness.service import COMMAND, EdgeProcess, Process
 from harness.tokens import SECRET, bearer, virtual_key_token
 
@@ -22,10 +23,14 @@ WRONG: Final[dict[str, tuple[dict[str, str], str]]] = {
     "a name that only begins like this machine": ({"UPSTREAM": "127.0.0.1.test:50051"}, "JOBSTATUS_UPSTREAM_TLS_CA"),
     "a part of the TLS files": ({"UPSTREAM_TLS_CA": "{pem}"}, "JOBSTATUS_UPSTREAM_TLS_CA"),
     "a TLS file that is not there": (dict.fromkeys(TLS, "/nowhere.pem"), "JOBSTATUS_UPSTREAM_TLS_"),
-    "TLS files that are none": (dict.fromkeys(TLS, "{pem}"), "JOBSTATUS_UPSTREAM"),
     "no issuer": (dict.fromkeys(("JWT_ISSUER", "JWT_AUDIENCE", "JWT_ALGORITHM", "JWT_SECRET"), ""), "JOBSTATUS_JWT"),
+}
+"""Settings that are refused when they are read."""
+UNUSABLE: Final[dict[str, tuple[dict[str, str], str]]] = {
+    "TLS files that are none": (dict.fromkeys(TLS, "{pem}"), "JOBSTATUS_UPSTREAM"),
     "a port that is taken": ({"HTTP": "127.0.0.1:{taken}"}, "in use"),
 }
+"""Settings that are refused when they are used, after the log is set up, which only a process of its own may do."""
 
 
 @pytest.fixture
@@ -35,17 +40,35 @@ def taken_port() -> Iterator[int]:
         yield listener.getsockname()[1]
 
 
-@pytest.mark.parametrize("what", WRONG)
-async def test_a_wrong_setting_is_named(tmp_path: Path, taken_port: int, what: str) -> None:
-    """It ends with exit code 2 and one sentence that names the setting, and repeats no secret."""
-    pem = tmp_path / "not.pem"
+def edge_upon(folder: Path, settings: dict[str, str], taken_port: int = 0) -> Process:
+    """An edge with these settings, to be started."""
+    pem = folder / "not.pem"
     pem.write_text("not a certificate")
-    settings, named = WRONG[what]
     given = {name: value.format(pem=pem, taken=taken_port) for name, value in settings.items()}
-    environment = Process(tmp_path, **{"UPSTREAM": "127.0.0.1:1", **given}).environment
-    del environment["JOBSTATUS_STORE"]
+    process = Process(folder, **{"UPSTREAM": "127.0.0.1:1", **given})
+    del process.environment["JOBSTATUS_STORE"]
+    return process
+
+
+@pytest.mark.parametrize("what", WRONG)
+def test_a_wrong_setting_is_named(tmp_path: Path, what: str) -> None:
+    """It ends with exit code 2 and one sentence that names the setting, and repeats no secret."""
+    settings, named = WRONG[what]
+    ended = run_in_time("edge", env=edge_upon(tmp_path, settings).settings, cwd=tmp_path)
+    assert_sentence(ended, 2, named)
+    assert SECRET not in ended.err
+
+
+@pytest.mark.parametrize("what", UNUSABLE)
+async def test_an_unusable_setting_is_named(tmp_path: Path, taken_port: int, what: str) -> None:
+    """So does a start that finds out later."""
+    settings, named = UNUSABLE[what]
     child = await asyncio.create_subprocess_exec(
-        COMMAND, "edge", env=environment, cwd=tmp_path, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
+        *(COMMAND, "edge"),
+        env=edge_upon(tmp_path, settings, taken_port).environment,
+        cwd=tmp_path,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
     )
     try:
         async with asyncio.timeout(30):

@@ -13,6 +13,7 @@ import grpc
 import pytest
 from grpc_health.v1 import health_pb2
 from grpc_health.v1.health_pb2_grpc import HealthStub
+from harness.command import assert_sentence, run_in_time
 from harness.http import request
 from harness.jobs import complete, create
 from harness.raw import answers_in, connection
@@ -253,11 +254,7 @@ WRONG: dict[str, tuple[dict[str, str], str]] = {
     "an address with a port that is none": ({"HTTP": "127.0.0.1:70000"}, "JOBSTATUS_HTTP"),
     "an address that is no address": ({"ADMIN": "nonsense"}, "JOBSTATUS_ADMIN"),
     "a gRPC address for everybody, without TLS": ({"GRPC": "0.0.0.0:0"}, "JOBSTATUS_GRPC"),
-    "a store that there is not": ({"STORE": "mysql://localhost/jobs"}, "store"),
-    "a store without a path": ({"STORE": "sqlite://"}, "store"),
-    "a secret that is too short": ({"JWT_SECRET": "hunter2"}, "secret"),
     "an algorithm that there is not": ({"JWT_ALGORITHM": "none"}, "JOBSTATUS_JWT_ALGORITHM"),
-    "a key file that is not there": ({"JWT_SECRET": "", "JWT_PUBLIC_KEY_FILE": "/nowhere.pem"}, "PUBLIC_KEY_FILE"),
     "no audience": ({"JWT_AUDIENCE": ""}, "JOBSTATUS_JWT_AUDIENCE"),
     "no issuer": (dict.fromkeys(("JWT_ISSUER", "JWT_AUDIENCE", "JWT_ALGORITHM", "JWT_SECRET"), ""), "JOBSTATUS_JWT"),
     "issuers and none": ({"JWT": "off"}, "JOBSTATUS_JWT"),
@@ -265,12 +262,29 @@ WRONG: dict[str, tuple[dict[str, str], str]] = {
     "a number that is none": ({"MAX_RESULT_BYTES": "many"}, "JOBSTATUS_MAX_RESULT_BYTES"),
     "a file of settings that is not there": ({"CONFIG": "/nowhere.toml"}, "JOBSTATUS_CONFIG"),
 }
+"""Settings that are refused when they are read."""
+UNUSABLE: dict[str, tuple[dict[str, str], str]] = {
+    "a store that there is not": ({"STORE": "mysql://localhost/jobs"}, "store"),
+    "a store without a path": ({"STORE": "sqlite://"}, "store"),
+    "a secret that is too short": ({"JWT_SECRET": "hunter2"}, "secret"),
+    "a key file that is not there": ({"JWT_SECRET": "", "JWT_PUBLIC_KEY_FILE": "/nowhere.pem"}, "PUBLIC_KEY_FILE"),
+}
+"""Settings that are refused when they are used, after the log is set up, which only a process of its own may do."""
 
 
 @pytest.mark.parametrize("what", WRONG)
-async def test_a_wrong_setting_is_named(tmp_path: Path, what: str) -> None:
+def test_a_wrong_setting_is_named(tmp_path: Path, what: str) -> None:
     """A start with a setting that cannot be served says which, and repeats no secret."""
     settings, name = WRONG[what]
+    ended = run_in_time("serve", env=Process(tmp_path, **settings).settings, cwd=tmp_path)
+    assert_sentence(ended, 2, name)
+    assert SECRET not in ended.err
+
+
+@pytest.mark.parametrize("what", UNUSABLE)
+async def test_an_unusable_setting_is_named(tmp_path: Path, what: str) -> None:
+    """So does a start that finds out later."""
+    settings, name = UNUSABLE[what]
     sentence = await refused_start(Process(tmp_path, **settings))
     assert name in sentence
     assert "hunter2" not in sentence
@@ -285,16 +299,17 @@ async def test_a_wrong_setting_is_named(tmp_path: Path, what: str) -> None:
         ("this is not TOML", "JOBSTATUS_CONFIG"),
     ],
 )
-async def test_a_wrong_file_of_settings_is_named(tmp_path: Path, text: str, name: str) -> None:
+def test_a_wrong_file_of_settings_is_named(tmp_path: Path, text: str, name: str) -> None:
     """A key that there is not, a value that it cannot have, or a file that is no TOML is told in one sentence."""
     config = tmp_path / "jobstatus.toml"
     config.write_text(text)
-    process = Process(tmp_path, CONFIG=str(config))
+    settings = Process(tmp_path, CONFIG=str(config)).settings
     if name == "JOBSTATUS_HTTP":
-        del process.environment[name]
-    sentence = await refused_start(process)
-    assert name.lower() in sentence.lower()
-    assert "hunter2" not in sentence
+        del settings[name]
+    ended = run_in_time("serve", env=settings, cwd=tmp_path)
+    assert_sentence(ended, 2)
+    assert name.lower() in ended.err.lower()
+    assert "hunter2" not in ended.err
 
 
 async def test_a_file_that_is_no_store_is_named(tmp_path: Path) -> None:

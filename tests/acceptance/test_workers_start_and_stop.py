@@ -5,7 +5,8 @@ import os
 import signal
 import socket
 import sqlite3
-from collections.abc import AsyncIterator
+import tempfile
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, closing, suppress
 from pathlib import Path
 from typing import Final
@@ -14,6 +15,7 @@ import grpc
 import psutil
 import pytest
 from harness.jobs import create
+from harness.places import temporary_root
 from harness.service import COMMAND, Process, Service
 from harness.tokens import bearer
 from harness.waiting import until
@@ -25,12 +27,11 @@ MANY: Final = 16
 
 
 @pytest.fixture
-def places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where the supervisor makes its folder."""
-    folder = tmp_path / "temporary"
-    folder.mkdir()
-    monkeypatch.setenv("TMPDIR", str(folder))
-    return folder
+def places(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Where the supervisor makes its folder. Its name is short, because that of a socket in there has a limit."""
+    with tempfile.TemporaryDirectory(dir=temporary_root()) as folder:
+        monkeypatch.setenv("TMPDIR", folder)
+        yield Path(folder)
 
 
 @pytest.fixture

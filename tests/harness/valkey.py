@@ -20,6 +20,8 @@ from typing import Any, Final, Self
 
 import hiredis
 
+from harness.places import temporary_root
+
 PRIMARIES: Final = 3
 SERVERS: Final = 2 * PRIMARIES
 SLOTS: Final = 16_384
@@ -71,7 +73,7 @@ class Server:
     """One server with a folder of its own. Options are those of its command line, in place of the durable ones."""
 
     def __init__(self, *options: str) -> None:
-        self.folder = Path(tempfile.mkdtemp(prefix="valkey-"))
+        self.folder = Path(tempfile.mkdtemp(prefix="valkey-", dir=temporary_root()))
         self.port = _free_port()
         self._options = options or _DURABLE
         self._process: subprocess.Popen[bytes] | None = None
@@ -184,11 +186,12 @@ class Cluster:
         return bytes(server.command("CLUSTER", "INFO")).count(b"cluster_known_nodes:%d\r" % SERVERS) == 1
 
     def wait(self) -> None:
-        """Return when all is well: every server agrees, and every primary has a replica that is up to date."""
+        """Return when every server knows who has each slot, and every primary has a replica that is up to date."""
         _until(lambda: all(self._is_well(server) for server in self.servers) and len(self.primaries()) == PRIMARIES)
 
     def _is_well(self, server: Server) -> bool:
-        is_ok = b"cluster_state:ok" in bytes(server.command("CLUSTER", "INFO"))
+        info = bytes(server.command("CLUSTER", "INFO"))
+        is_ok = b"cluster_state:ok" in info and b"cluster_slots_assigned:%d\r" % SLOTS in info
         others = bytes(server.command("CLUSTER", "NODES"))
         if not is_ok or b"fail" in others or b"disconnected" in others:
             return False

@@ -1,6 +1,6 @@
 """Kills one primary of a cluster after the other while clients write and poll, and judges whether anything was untrue.
 
-    python tests/acceptance/cluster_torture.py --runs 20 [--writers 30] [--seed N]
+    python tests/soak/cluster_torture.py --runs 20 [--writers 30] [--seed N]
 
 The service (the installed command) is on a Valkey cluster of three primaries with a replica each, and acknowledges a
 write once one replica has it. In each run a random primary gets SIGKILL under load; once its replica has taken over it

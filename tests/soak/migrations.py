@@ -1,6 +1,6 @@
 """Moves jobs from SQLite to PostgreSQL, on to a cluster and back to SQLite, and looks whether any poll would notice.
 
-    python tests/acceptance/migrations.py [--jobs 200000]
+    python tests/soak/migrations.py [--jobs 200000]
 
 Jobs in every state with results of many sizes are copied by the installed command. Before and after each copy every job
 is polled (by the code that answers REST, upon the store) and the bytes of all answers make one digest: it must stay the

@@ -3,8 +3,8 @@
 from pathlib import Path
 
 import pytest
-from acceptance.replicas import run
 from harness.stores import SHARED
+from soak.replicas import run
 
 
 @pytest.mark.parametrize("store", SHARED)

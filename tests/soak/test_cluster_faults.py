@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from acceptance.cluster_torture import HEALED_SECONDS, Torture, problems, table_of
 from rich.console import Console
+from soak.cluster_torture import HEALED_SECONDS, Torture, problems, table_of
 
 
 async def test_a_primary_that_is_killed_takes_no_acknowledged_write_along(tmp_path: Path) -> None:

@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from acceptance.postgresql_torture import FAULTS, HEALED_SECONDS, Torture, problems, table_of
 from rich.console import Console
+from soak.postgresql_torture import FAULTS, HEALED_SECONDS, Torture, problems, table_of
 
 
 async def test_faults_of_the_primary_take_no_acknowledged_write_along(tmp_path: Path) -> None:

@@ -1,6 +1,6 @@
 """Restarts, crashes and replaces a PostgreSQL primary while clients write and poll, and judges what was answered.
 
-    python tests/acceptance/postgresql_torture.py --rounds 5 [--writers 100] [--seed N]
+    python tests/soak/postgresql_torture.py --rounds 5 [--writers 100] [--seed N]
 
 The service (the installed command) is on a primary with a synchronous standby, and knows the addresses of both. Each
 round does one of these under load, in turn: the primary is restarted with `-m fast`, and with `-m immediate`; it is

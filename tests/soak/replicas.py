@@ -1,6 +1,6 @@
 """Two services upon one store under load, and whether anybody ever read what was older than what was acknowledged.
 
-    python tests/acceptance/replicas.py [--stores sqlite postgresql valkey cluster] [--writers 200] [--jobs 10000]
+    python tests/soak/replicas.py [--stores sqlite postgresql valkey cluster] [--writers 200] [--jobs 10000]
 
 Clients create jobs, start them, send heartbeats and race each other for how each job ends, every call through either
 service; others poll and watch through either. What every client did and saw makes one history, which `harness.history`

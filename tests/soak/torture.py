@@ -1,6 +1,6 @@
 """Kills the service again and again while many clients write, and judges whether anything it had said was untrue.
 
-    python tests/acceptance/torture.py --writers 500 --jobs 20000 --kills 20 [--seed N]
+    python tests/soak/torture.py --writers 500 --jobs 20000 --kills 20 [--seed N]
 
 The clients create jobs, start them, send heartbeats, and race each other for how each job ends; others poll and watch.
 The service (the installed command, on SQLite) gets SIGKILL at random moments, sometimes while it is starting. Calls
