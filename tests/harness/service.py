@@ -13,6 +13,7 @@ from typing import Any, Self
 
 import grpc
 from jobstatus.app.edge import serving_edge
+from jobstatus.app.limits import ServiceLimits
 from jobstatus.app.service import serving
 from jobstatus.settings import IssuerSettings, Settings
 from jobstatus.v1.job_status_pb2_grpc import JobStatusStub
@@ -24,6 +25,8 @@ from harness.tokens import AUDIENCE, ISSUER, SECRET
 
 COMMAND = str(Path(sys.executable).with_name("jobstatus"))
 START_SECONDS = 20.0
+AT_ONCE = ServiceLimits(refusing_seconds=0)
+"""The limits of a service in this process, which stops without a pause for callers to come."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,7 +61,9 @@ async def stubs(http_port: int, grpc_port: int, admin_port: int) -> AsyncIterato
 
 
 @asynccontextmanager
-async def service_here(store: str = "memory://", **settings: Any) -> AsyncIterator[Service]:
+async def service_here(
+    store: str = "memory://", *, limits: ServiceLimits = AT_ONCE, **settings: Any
+) -> AsyncIterator[Service]:
     """The service inside this process and loop, on free ports, with the tests' issuer unless others are given."""
     issuer = IssuerSettings(issuer=ISSUER, audience=AUDIENCE, algorithm="HS256", secret=SecretStr(SECRET))
     values = {
@@ -70,7 +75,7 @@ async def service_here(store: str = "memory://", **settings: Any) -> AsyncIterat
     }
     chosen = Settings(**(values | settings))
     async with (
-        serving(chosen, chosen.accepted_issuers(), with_reflection=True) as listening,
+        serving(chosen, chosen.accepted_issuers(), with_reflection=True, limits=limits) as listening,
         stubs(listening.http.port, listening.grpc.port, listening.admin.port) as service,
     ):
         yield service

@@ -11,6 +11,7 @@ from typing import Final
 
 from jobstatus.app.background import run_once, run_periodically, start_tasks
 from jobstatus.app.frontend import build_frontend, now_ms
+from jobstatus.app.limits import ServiceLimits
 from jobstatus.core.rules import Policy
 from jobstatus.core.store import Store
 from jobstatus.core.sweeper import Sweeper
@@ -27,8 +28,6 @@ from jobstatus.telemetry.metrics import Metrics
 
 GRACE_SECONDS: Final = 3.0
 """How long calls under way may take when the service stops."""
-REFUSING_SECONDS: Final = 0.2
-"""How long calls are still picked up, to be told why they are refused; gRPC cancels those that wait when it stops."""
 CHANGE_CHECK_SECONDS: Final = 0.1
 """How often changes that other processes made are looked for while somebody waits for any."""
 
@@ -51,6 +50,7 @@ async def serving(
     *,
     with_reflection: bool,
     admin_socket: Path | None = None,
+    limits: ServiceLimits = ServiceLimits(),  # noqa: B008  # a frozen value
 ) -> AsyncIterator[Listening]:
     """The whole service, up while the context lasts; leaving it stops gracefully.
 
@@ -116,7 +116,7 @@ async def serving(
             await rpc.say_stopping()
             await asyncio.sleep(settings.stop_delay_seconds)
             tracker.refuse()
-            await asyncio.sleep(REFUSING_SECONDS)
+            await asyncio.sleep(limits.refusing_seconds)
             await asyncio.gather(rpc.stop(GRACE_SECONDS), public.stop())
 
 
