@@ -53,6 +53,10 @@ class MeddledStore:
         """What these operations were asked, in order."""
         return [call for call in self.calls if call[0] in names]
 
+    def replace(self, name: str, operation: Callable[..., Any]) -> None:
+        """Do this from now on when the store is asked for the operation of this name."""
+        vars(self)[name] = operation
+
     def __getattr__(self, name: str) -> Callable[..., Any]:
         async def operation(*arguments: Any, **options: Any) -> Any:
             self.calls.append((name, arguments[0] if arguments else None))

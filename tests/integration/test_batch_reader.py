@@ -3,11 +3,9 @@
 import asyncio
 from collections.abc import Sequence
 
-import pytest
 from harness.stores import job
 from harness.waiting import until
-from jobstatus.core import batch_reader
-from jobstatus.core.batch_reader import BatchReader
+from jobstatus.core.batch_reader import BatchReader, BatchReaderLimits
 from jobstatus.core.errors import InvalidField, Overloaded, StoreUnavailable
 from jobstatus.core.store import Answer, StoreError
 
@@ -49,11 +47,10 @@ async def test_reads_that_come_together_are_one() -> None:
     assert slow.begun == [names]
 
 
-async def test_a_read_begins_after_it_was_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_read_begins_after_it_was_asked_for() -> None:
     """What is asked while as many reads as there may be are under way waits for the next, and joins none of them."""
-    monkeypatch.setattr(batch_reader, "MAX_UNDER_WAY", 1)
     slow = SlowReads()
-    reader = BatchReader(slow.read)
+    reader = BatchReader(slow.read, BatchReaderLimits(max_under_way=1))
     first = ask(reader, "a")
     await until(lambda: slow.begun == [["a"]])
     later = ask(reader, "a", "b")
@@ -64,13 +61,10 @@ async def test_a_read_begins_after_it_was_asked_for(monkeypatch: pytest.MonkeyPa
     assert slow.begun == [["a"], ["a", "b"]]
 
 
-async def test_a_read_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_read_is_bounded() -> None:
     """More askers than one read may have are spread over several; more than may wait are told so at once."""
-    monkeypatch.setattr(batch_reader, "MAX_BATCH", 2)
-    monkeypatch.setattr(batch_reader, "MAX_UNDER_WAY", 1)
-    monkeypatch.setattr(batch_reader, "MAX_WAITING", 3)
     slow = SlowReads()
-    reader = BatchReader(slow.read)
+    reader = BatchReader(slow.read, BatchReaderLimits(max_batch=2, max_under_way=1, max_waiting=3))
     first = ask(reader, "a")
     await until(lambda: slow.begun == [["a"]])
     rest = ask(reader, "b", "c", "d", "e")
@@ -113,12 +107,10 @@ async def test_what_fails_is_told_to_those_who_asked_and_the_next_read_is_sound(
     assert await asyncio.gather(*ask(reader, "a", "b")) == [slow.failing["a"], answer("b")]
 
 
-async def test_nobody_waits_long_for_a_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_nobody_waits_long_for_a_turn() -> None:
     """While reads hang those behind them are told that the store is away; what has begun is still waited for."""
-    monkeypatch.setattr(batch_reader, "MAX_UNDER_WAY", 1)
-    monkeypatch.setattr(batch_reader, "WAIT_SECONDS", 0.05)
     slow = SlowReads()
-    reader = BatchReader(slow.read)
+    reader = BatchReader(slow.read, BatchReaderLimits(max_under_way=1, wait_seconds=0.05))
     first = ask(reader, "a")
     await until(lambda: slow.begun == [["a"]])
     for names in (("b", "c"), ("d",)):  # the second time shows that the timer is set again

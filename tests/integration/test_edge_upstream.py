@@ -21,7 +21,7 @@ from harness.waiting import until
 from jobstatus.core.job import JobState
 from jobstatus.core.store import SMALL_RESULT_BYTES
 from jobstatus.core.virtual_keys import hash_key
-from jobstatus.upstream.reader import LARGE_AT_A_TIME
+from jobstatus.upstream.reader import UpstreamLimits
 from jobstatus.v1 import job_status_pb2 as pb
 from jobstatus.v1 import virtual_keys_pb2 as vk_pb
 
@@ -68,7 +68,7 @@ async def test_many_polls_of_a_service_that_hangs_end_in_time(monkeypatch: pytes
             await gate.wait()
             return await store.real.read_answers(job_ids)
 
-        monkeypatch.setattr(store, "read_answers", hang, raising=False)
+        store.replace("read_answers", hang)
         assert_all_unavailable(await asyncio.gather(*(timed(edge.poll("job-1", header)) for _ in range(1000))))
         gate.set()
 
@@ -106,7 +106,7 @@ async def test_polls_under_way_are_answered_when_the_edge_stops(monkeypatch: pyt
         asked.update(job_ids)
         await asyncio.Event().wait()
 
-    monkeypatch.setattr(store, "read_answers", hang, raising=False)
+    store.replace("read_answers", hang)
     async with service_here() as service:
         async with edge_here(service) as edge:
             polls = [asyncio.create_task(timed(edge.poll(name, ADMIN))) for name in ("job-1", "job-2")]
@@ -250,10 +250,10 @@ async def test_few_large_results_are_fetched_at_a_time(monkeypatch: pytest.Monke
                 under_way.pop()
             return await store.real.read_jobs(job_ids, with_results=with_results)
 
-        monkeypatch.setattr(store, "read_jobs", read_jobs, raising=False)
+        store.replace("read_jobs", read_jobs)
         answers = await asyncio.gather(*(edge.poll("large", OWNER) for _ in range(20)))
         assert Counter(answer.status for answer in answers) == {200: 20}
-        assert 1 <= most <= LARGE_AT_A_TIME
+        assert 1 <= most <= UpstreamLimits().large_at_a_time
 
 
 async def test_a_slow_part_of_the_store_is_waited_for_once(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -276,7 +276,7 @@ async def test_a_slow_part_of_the_store_is_waited_for_once(monkeypatch: pytest.M
             return read
 
         for name in reads:
-            monkeypatch.setattr(store, name, meeting(name), raising=False)
+            store.replace(name, meeting(name))
         answer = await edge.poll("done", OWNER)
         assert answer.status == 200
 

@@ -1,66 +1,78 @@
-"""Joins point reads that come at the same time: what is asked while a read is under way is the next one.
+"""Joins point reads that come at the same time: what is asked for during one read is in the next one.
 
-Sixty-four polls at a time then cost one round trip, not sixty-four. A read is always begun after it was asked for, so
-it sees all that was acknowledged before.
+Sixty-four polls at a time then cost one round trip instead of sixty-four. A read always begins after it was asked for,
+so it sees everything that was acknowledged before.
 
-A caller waits on a future of its own: one that is cancelled takes nobody along. It does not wait for ever: while reads
-under way get no answer others gather behind them, and would take their turns, each with a time limit of its own.
+Each caller awaits its own future, so cancelling one does not affect the others. The wait for a read to begin is
+bounded, because reads that get no answer would otherwise make those behind them wait for several time limits in a row.
 """
 
 import asyncio
 import bisect
 import operator
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Final, Generic, TypeVar
+from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 from jobstatus.core.errors import JobStatusError, Overloaded, StoreUnavailable
 
 Key = TypeVar("Key")
 Found = TypeVar("Found")
 
-MAX_BATCH: Final = 200
-MAX_UNDER_WAY: Final = 2
-"""Reads at a time. More would only make each smaller; one alone would let a slow one hold up all others."""
-MAX_WAITING: Final = 20_000
-WAIT_SECONDS: Final = 1.5
-"""How long a caller waits for a read to begin: longer than a store takes to find out that a part of it is silent."""
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BatchReaderLimits:
+    """The bounds of a BatchReader."""
+
+    max_batch: int = 200
+    max_under_way: int = 2
+    """Reads at a time. More would only make each smaller; with one alone a slow read would hold up all others."""
+    max_waiting: int = 20_000
+    wait_seconds: float = 1.5
+    """How long a caller waits for a read to begin: longer than a store takes to find that a part of it is silent."""
 
 
 class BatchReader(Generic[Key, Found]):
-    """Reads one by one for its callers, and many at a time for the store."""
+    """Takes reads one by one from its callers, and does many at a time."""
 
-    def __init__(self, read: Callable[[Sequence[Key]], Awaitable[list[Found]]]) -> None:
-        """`read` finds something for each of up to MAX_BATCH keys, in the order asked for, in limited time."""
+    def __init__(
+        self,
+        read: Callable[[Sequence[Key]], Awaitable[list[Found]]],
+        limits: BatchReaderLimits = BatchReaderLimits(),
+    ) -> None:
+        """`read` finds something for each of up to `max_batch` keys, in the order asked for, in limited time."""
         self._read_all = read
+        self._limits = limits
         self._waiting: list[tuple[Key, asyncio.Future[Found], float]] = []
-        """Who waits for a read to begin, and since when; the first longest."""
+        """Keys whose read has not begun, each with its caller's future and since when it waits; the oldest first."""
         self._tasks: set[asyncio.Task[None]] = set()
         self._is_due = False
-        self._patience: asyncio.TimerHandle | None = None
+        self._overdue_timer: asyncio.TimerHandle | None = None
 
     async def read(self, key: Key) -> Found:
-        """What the store says of one key.
+        """Return what `read` finds for one key.
 
-        Raises what the store raises, Overloaded when too many wait already, and StoreUnavailable when no read has
-        begun within WAIT_SECONDS.
+        Raises what `read` raises, Overloaded when `max_waiting` wait already, and StoreUnavailable when no read has
+        begun within `wait_seconds`.
         """
-        if len(self._waiting) >= MAX_WAITING:
+        if len(self._waiting) >= self._limits.max_waiting:
             raise Overloaded
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Found] = loop.create_future()
         self._waiting.append((key, future, loop.time()))
-        if not self._is_due and len(self._tasks) < MAX_UNDER_WAY:
+        if not self._is_due and len(self._tasks) < self._limits.max_under_way:
             self._is_due = True
-            loop.call_soon(self._begin)  # whoever else asks in this turn of the loop comes along
-        if self._patience is None:
-            self._patience = loop.call_later(WAIT_SECONDS, self._fail_overdue)
+            loop.call_soon(self._begin)  # so that other reads of this turn of the loop join
+        if self._overdue_timer is None:
+            self._overdue_timer = loop.call_later(self._limits.wait_seconds, self._fail_overdue)
         return await future
 
     def _begin(self) -> None:
         self._is_due = False
-        while self._waiting and len(self._tasks) < MAX_UNDER_WAY:
-            batch, self._waiting = self._waiting[:MAX_BATCH], self._waiting[MAX_BATCH:]
-            task = asyncio.create_task(self._run(batch), name="jobstatus-group-read")
+        most = self._limits.max_batch
+        while self._waiting and len(self._tasks) < self._limits.max_under_way:
+            batch, self._waiting = self._waiting[:most], self._waiting[most:]
+            task = asyncio.create_task(self._run(batch), name="jobstatus-batch-read")
             self._tasks.add(task)
             task.add_done_callback(self._end)
 
@@ -69,19 +81,19 @@ class BatchReader(Generic[Key, Found]):
         self._begin()
 
     def _fail_overdue(self) -> None:
-        """Fail those who have waited too long. One timer serves all: it is set for whoever waits longest."""
-        self._patience = None
+        """Fail the callers that have waited too long. One timer serves all: it is set for the oldest."""
+        self._overdue_timer = None
         loop = asyncio.get_running_loop()
-        since = loop.time() - WAIT_SECONDS
+        since = loop.time() - self._limits.wait_seconds
         count = bisect.bisect_right(self._waiting, since, key=operator.itemgetter(2))
-        tired, self._waiting = self._waiting[:count], self._waiting[count:]
-        for _, future, _ in tired:
+        overdue, self._waiting = self._waiting[:count], self._waiting[count:]
+        for _, future, _ in overdue:
             if not future.done():
                 error = StoreUnavailable()
                 error.__cause__ = TimeoutError("no read has begun")
                 future.set_exception(error)
         if self._waiting:
-            self._patience = loop.call_at(self._waiting[0][2] + WAIT_SECONDS, self._fail_overdue)
+            self._overdue_timer = loop.call_at(self._waiting[0][2] + self._limits.wait_seconds, self._fail_overdue)
 
     async def _run(self, batch: "list[tuple[Key, asyncio.Future[Found], float]]") -> None:
         wanted = [(key, future) for key, future, _ in batch if not future.done()]
@@ -89,7 +101,7 @@ class BatchReader(Generic[Key, Found]):
             return
         try:
             answers = await self._read_all([key for key, _ in wanted])
-        except Exception as error:  # noqa: BLE001  # each caller is told, as if it had asked alone
+        except Exception as error:  # noqa: BLE001  # raised to each caller, as if it had read alone
             for _, future in wanted:
                 if not future.done():
                     future.set_exception(_clone_error(error))
@@ -104,7 +116,7 @@ class BatchReader(Generic[Key, Found]):
 
 
 def _clone_error(error: Exception) -> Exception:
-    """An error for one caller alone: raised by many, one object would gather all their tracebacks."""
+    """Copy an error for one caller: raised by many, one object would gather all their tracebacks."""
     if not isinstance(error, JobStatusError):
         return error
     copy = type(error).__new__(type(error), *error.args)  # constructors differ

@@ -11,7 +11,7 @@ from typing import Final, NamedTuple
 
 from jobstatus.core.access import Principal, may_read
 from jobstatus.core.answer import RESULT_TAIL, ended_at_ms
-from jobstatus.core.batch_reader import BatchReader
+from jobstatus.core.batch_reader import BatchReader, BatchReaderLimits
 from jobstatus.core.errors import JobNotFound, JobStatusError
 from jobstatus.core.job import RequestType, is_valid_id
 from jobstatus.core.observer import Observer, timed
@@ -40,14 +40,20 @@ class Poller:
     """Answers polls from one store."""
 
     def __init__(
-        self, store: JobReader, *, clock: Callable[[], int], observer: Observer, unscoped_for_all: bool
+        self,
+        store: JobReader,
+        *,
+        clock: Callable[[], int],
+        observer: Observer,
+        unscoped_for_all: bool,
+        limits: BatchReaderLimits = BatchReaderLimits(),  # noqa: B008  # a frozen value
     ) -> None:
         """`clock` tells ms since the epoch; `unscoped_for_all` as in `access.may_read`."""
         self._store = store
         self._clock = clock
         self._observer = observer
         self._unscoped_for_all = unscoped_for_all
-        self._group = BatchReader(self._read_together)
+        self._group = BatchReader(self._read_together, limits)
         self._expected = RetryAfterEstimator()
         read_now = store.read_answer_now
         self._find_now = None if read_now is None else partial(self._find_with, read_now)
