@@ -13,7 +13,6 @@ from typing import Final
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_health.v1.health import aio as health_aio
-from grpc_reflection.v1alpha import reflection
 
 from jobstatus.core.errors import ClientNotAllowed, ClientNotIdentified
 from jobstatus.rpc.handlers import Context, RpcAdapter, service_names
@@ -117,6 +116,8 @@ class RpcServer:
         )
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         if with_reflection:
+            from grpc_reflection.v1alpha import reflection  # noqa: PLC0415 (slow to import, and seldom wanted)
+
             names = [*service_names(DESCRIPTORS), health.SERVICE_NAME, reflection.SERVICE_NAME]
             reflection.enable_server_reflection(names, self._server)
 
