@@ -19,8 +19,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import aiohttp
-from jobstatus.client import JobStatusClient, RequestType
-from jobstatus.core.errors import JobStatusError
+from jobstatus.client import JobStatusClient, JobStatusError, RequestType
 
 JOBSTATUS: Final = Path(sys.executable).with_name("jobstatus")
 WORKER: Final = Path(__file__).parent / "transcription_worker"

@@ -16,8 +16,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from jobstatus.client import ErrorField, JobError, JobStatusClient
-from jobstatus.core.errors import JobStatusError
+from jobstatus.client import ErrorField, JobError, JobStatusClient, JobStatusError
 
 if TYPE_CHECKING:
     from transcription_worker.recognise import NotAudio, Transcription, recognise

@@ -22,7 +22,7 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
-from jobstatus.auth.issuers import IssuerConfig, Kind
+from jobstatus.auth.issuer_config import IssuerConfig, Kind
 
 PREFIX: Final = "JOBSTATUS_"
 DEVELOPMENT_ISSUER: Final = "jobstatus-dev"

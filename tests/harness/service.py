@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Self, cast
 
 import grpc
-from jobstatus.app.edge import serving_edge
+from jobstatus.app.edge import EdgeLimits, serving_edge
 from jobstatus.app.limits import ServiceLimits
 from jobstatus.app.service import serving
 from jobstatus.core.store import Store
@@ -29,6 +29,7 @@ COMMAND = str(Path(sys.executable).with_name("jobstatus"))
 START_SECONDS = 20.0
 AT_ONCE = ServiceLimits(refusing_seconds=0)
 """The limits of a service in this process, which stops without a pause for callers to come."""
+EDGE = EdgeLimits()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,7 +89,7 @@ async def service_here(
 
 
 @asynccontextmanager
-async def edge_here(service: Service, **settings: Any) -> AsyncIterator[Service]:
+async def edge_here(service: Service, *, limits: EdgeLimits = EDGE, **settings: Any) -> AsyncIterator[Service]:
     """An edge of its own in front of the service, inside this process and loop, with the tests' issuer."""
     issuer = IssuerSettings(issuer=ISSUER, audience=AUDIENCE, algorithm="HS256", secret=SecretStr(SECRET))
     values = {
@@ -98,7 +99,7 @@ async def edge_here(service: Service, **settings: Any) -> AsyncIterator[Service]
         "issuers": (issuer,),
     }
     chosen = Settings(**(values | settings))
-    async with serving_edge(chosen, chosen.accepted_issuers()) as listening:
+    async with serving_edge(chosen, chosen.accepted_issuers(), limits=limits) as listening:
         yield service.behind(listening.http.port, listening.admin.port)
 
 

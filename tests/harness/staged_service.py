@@ -63,10 +63,12 @@ class Stage:
 class StagedService:
     """A running server, its clock and its stage."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, max_watchers: int = 10_000) -> None:
         self.now_ms = NOW_MS
         self.store, self.metrics = MemoryJobStore(), Metrics()
-        self.tracker = JobTracker(self.store, clock=self.clock, policy=Policy(), observer=self.metrics)
+        self.tracker = JobTracker(
+            self.store, clock=self.clock, policy=Policy(), observer=self.metrics, max_watchers=max_watchers
+        )
         self.stage = Stage(JobStatusServicer(self.tracker, max_result_bytes=1024))
         self.target = "127.0.0.1:0"
 

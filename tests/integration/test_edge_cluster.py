@@ -13,7 +13,10 @@ from harness.jobs import create
 from harness.service import Service, edge_here, service_here
 from harness.tokens import admin_token, bearer
 from harness.waiting import until
+from jobstatus.app.edge import EdgeLimits
+from jobstatus.core.batch_reader import BatchReaderLimits
 from jobstatus.stores.redis.keys import Keys, bucket_of
+from jobstatus.upstream.reader import UpstreamLimits
 
 NAMES: Final = [f"job-{number}" for number in range(60)]
 ADMIN: Final = bearer(admin_token())
@@ -63,15 +66,15 @@ class Polled:
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
-async def test_the_other_parts_go_on(
-    whole: valkey.Cluster, number: signal.Signals, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_the_other_parts_go_on(whole: valkey.Cluster, number: signal.Signals) -> None:
     """A primary dies, or stands still: its jobs are a 503, never a 404, until a replica serves them; others never."""
-    for name in ("app.edge.LIMIT_SECONDS", "upstream.reader.LIMIT_SECONDS"):
-        monkeypatch.setattr(f"jobstatus.{name}", LIMIT_SECONDS)
+    patient = UpstreamLimits(call_seconds=LIMIT_SECONDS, batches=BatchReaderLimits(wait_seconds=LIMIT_SECONDS))
     whole.wait()
     victim = whole.primaries()[0]
-    async with service_here(whole.url(f"prefix={number.name}")) as service, edge_here(service) as edge:
+    async with (
+        service_here(whole.url(f"prefix={number.name}")) as service,
+        edge_here(service, limits=EdgeLimits(upstream=patient)) as edge,
+    ):
         for name in NAMES:
             await create(service, name)
         lost = names_on(whole, victim)

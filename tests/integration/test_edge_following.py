@@ -22,8 +22,10 @@ from harness.stand_in import stand_in
 from harness.tokens import admin_token, bearer, virtual_key_token
 from harness.waiting import until
 from harness.wire import channel_to
+from jobstatus.app.edge import EdgeLimits
 from jobstatus.core.errors import StoreUnavailable
 from jobstatus.core.tracker import TrackerLimits
+from jobstatus.upstream.follower import FollowerLimits
 from jobstatus.v1 import job_status_pb2 as pb
 from jobstatus.v1 import virtual_keys_pb2 as vk_pb
 from jobstatus.v1.job_status_pb2_grpc import JobStatusStub
@@ -41,9 +43,9 @@ async def in_time(poll: asyncio.Task[Answer]) -> Answer:
 
 
 def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
-    """What the edge has said of the service's telling of changes."""
-    said = [record for record in caplog.records if vars(record).get("event") == "polls_cannot_wait"]
-    return [f"{record.levelname} {vars(record)['code']}" for record in said]
+    """Level and code of each warning that polls cannot wait."""
+    said = [vars(record) for record in caplog.records if vars(record).get("event") == "polls_cannot_wait"]
+    return [f"{record['levelname']} {record['code']}" for record in said]
 
 
 class Inside:
@@ -143,13 +145,11 @@ async def test_nobody_begins_to_wait_while_there_is_no_service(inside: Inside) -
         assert (await in_time(poll)).headers["preference-applied"] == "wait=60"
 
 
-async def test_a_service_that_is_away_is_said_once(
-    inside: Inside, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_service_that_is_away_is_said_once(inside: Inside, caplog: pytest.LogCaptureFixture) -> None:
     """However often it is called in vain; and once more when it goes again."""
-    monkeypatch.setattr("jobstatus.upstream.follower._STEADY_SECONDS", 0)
+    limits = EdgeLimits(follower=FollowerLimits(steady_seconds=0))
     service = await inside.start()
-    async with listening_edge(service) as edge:
+    async with listening_edge(service, limits=limits) as edge:
         for times in (1, 2):
             await inside.stop()
             await until(partial(has_said, caplog, times))
@@ -269,10 +269,10 @@ async def test_a_service_that_does_not_know_the_call_is_answered_for_at_once(
 
 
 async def test_a_service_that_does_not_know_the_call_may_be_replaced_by_one_that_does(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     """It is asked again now and then, without a word for each time; then clients wait."""
-    monkeypatch.setattr("jobstatus.upstream.follower._UNKNOWN_CALL_SECONDS", 0.05)
+    limits = EdgeLimits(follower=FollowerLimits(unknown_call_seconds=0.05))
     asked = 0
 
     async def count_and_answer(request_: vk_pb.BatchGetVirtualKeysRequest) -> vk_pb.BatchGetVirtualKeysResponse:
@@ -282,7 +282,7 @@ async def test_a_service_that_does_not_know_the_call_may_be_replaced_by_one_that
 
     async with AsyncExitStack() as stack:
         async with stand_in(BatchGetJobs=pending, BatchGetVirtualKeys=count_and_answer) as address:
-            front = edge_here(await stack.enter_async_context(service_here()), upstream=address)
+            front = edge_here(await stack.enter_async_context(service_here()), limits=limits, upstream=address)
             edge = await stack.enter_async_context(front)
             await until(lambda: asked > 2)
             assert warnings(caplog) == ["WARNING UNIMPLEMENTED"]

@@ -21,7 +21,7 @@ from harness.waiting import until
 from jobstatus.core.job import JobState
 from jobstatus.core.store import SMALL_RESULT_BYTES
 from jobstatus.core.virtual_keys import hash_key
-from jobstatus.upstream.reader import LARGE_AT_A_TIME
+from jobstatus.upstream.reader import UpstreamLimits
 from jobstatus.v1 import job_status_pb2 as pb
 from jobstatus.v1 import virtual_keys_pb2 as vk_pb
 
@@ -253,7 +253,7 @@ async def test_few_large_results_are_fetched_at_a_time() -> None:
         store.replace("read_jobs", read_jobs)
         answers = await asyncio.gather(*(edge.poll("large", OWNER) for _ in range(20)))
         assert Counter(answer.status for answer in answers) == {200: 20}
-        assert 1 <= most <= LARGE_AT_A_TIME
+        assert 1 <= most <= UpstreamLimits().large_at_a_time
 
 
 async def test_a_slow_part_of_the_store_is_waited_for_once() -> None:

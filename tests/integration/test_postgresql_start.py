@@ -170,4 +170,4 @@ def test_without_the_driver_the_sentence_says_what_to_install(tmp_path: Path) ->
     script = "import sys; sys.modules['psycopg'] = None\nimport jobstatus.stores as s\ns.open_store('postgresql://x/y')"
     done = subprocess.run([sys.executable, "-c", script], check=False, capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode
-    assert "StoreConfigError: this store needs a driver: pip install 'jobstatus[postgresql]'" in done.stderr
+    assert "StoreConfigError: this store needs a driver: pip install '.[postgresql]' in the checkout" in done.stderr

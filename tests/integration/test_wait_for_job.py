@@ -17,12 +17,12 @@ from harness.jobs import complete, create, fail, heartbeat, start
 from harness.service import Process, Service, service_here
 from harness.stand_in import stand_in
 from harness.waiting import LIMIT_SECONDS, until
-from jobstatus.client import JobStatusClient, ServiceUnreachable, watching
-from jobstatus.core.errors import JobNotFound, Overloaded
-from jobstatus.core.job import Job, JobState
+from jobstatus.client import Job, JobNotFound, JobState, JobStatusClient, Overloaded, ServiceUnreachable
+from jobstatus.client.watching import WatchLimits
 from jobstatus.v1 import job_status_pb2 as pb
 
 SOON = timedelta(seconds=0.3)
+USUAL = WatchLimits()
 
 
 @pytest.fixture
@@ -31,8 +31,8 @@ async def client(service: Service) -> AsyncIterator[JobStatusClient]:
         yield client
 
 
-def connected(port: int, *, retry: bool = True) -> JobStatusClient:
-    return JobStatusClient(f"127.0.0.1:{port}", timeout=timedelta(seconds=3), retry=retry)
+def connected(port: int, *, retry: bool = True, limits: WatchLimits = USUAL) -> JobStatusClient:
+    return JobStatusClient(f"127.0.0.1:{port}", timeout=timedelta(seconds=3), retry=retry, watch_limits=limits)
 
 
 async def in_time(waiting: Awaitable[Job]) -> Job:
@@ -136,12 +136,15 @@ async def refused(client: JobStatusClient) -> bool:
     return False
 
 
-async def test_a_full_service_is_asked_again_and_again(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_full_service_is_asked_again_and_again() -> None:
     """A place taken by another is no error: the job is asked for until it ends."""
-    monkeypatch.setattr(watching, "SHORTEST_PAUSE_SECONDS", 0.05)
-    async with service_here(max_watchers=1) as service, connected(service.grpc_port) as client:
+    limits = WatchLimits(shortest_pause_seconds=0.05)
+    async with service_here(max_watchers=1) as service, connected(service.grpc_port, limits=limits) as client:
         await create(service, "j1")
-        async with watched_by_another(service, client), connected(service.grpc_port, retry=False) as impatient:
+        async with (
+            watched_by_another(service, client),
+            connected(service.grpc_port, retry=False, limits=limits) as impatient,
+        ):
             assert await refused(impatient)
             waiting = [asyncio.create_task(each.wait_for_job("j1")) for each in (client, impatient)]
             await until(lambda: asked_at_least(service, 6))
@@ -149,17 +152,15 @@ async def test_a_full_service_is_asked_again_and_again(monkeypatch: pytest.Monke
             assert [(await in_time(each)).state for each in waiting] == [JobState.COMPLETED] * 2
 
 
-async def test_a_service_is_watched_once_it_has_room(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_service_is_watched_once_it_has_room() -> None:
     """After having been full: the wait then holds the place that has become free."""
-    monkeypatch.setattr(watching, "SHORTEST_PAUSE_SECONDS", 0.05)
-    monkeypatch.setattr(watching, "WATCH_AGAIN_SECONDS", 0.1)
-    async with service_here(max_watchers=1) as service, connected(service.grpc_port) as client:
+    limits = WatchLimits(shortest_pause_seconds=0.05, longest_pause_seconds=0.05, watch_again_seconds=0.1)
+    async with service_here(max_watchers=1) as service, connected(service.grpc_port, limits=limits) as client:
         await create(service, "j1")
         async with connected(service.grpc_port, retry=False) as other:
             async with watched_by_another(service, other):
                 waiting = asyncio.create_task(client.wait_for_job("j1"))
                 assert await refused(other)
-            monkeypatch.setattr(watching, "LONGEST_PAUSE_SECONDS", 0.05)
             await until(lambda: refused(other))
             await complete(service, "j1")
             assert (await in_time(waiting)).state is JobState.COMPLETED

@@ -1,7 +1,7 @@
-"""The composition root of an edge of its own: REST for a zone that must not reach the store.
+"""The composition root of `jobstatus edge`: REST for a zone that must not reach the store.
 
-All it has is a gRPC connection to a JobStatus service. What it answers comes from the same code as the answers of that
-service's own edge: the same handlers, the same credentials, the same comparison of owners.
+It has only a gRPC channel to a JobStatus service. Its answers come from the same code as the REST answers of that
+service: the same handlers, the same credentials, the same comparison of owners.
 """
 
 import asyncio
@@ -15,50 +15,67 @@ import grpc
 
 from jobstatus.app.background import run_once, run_periodically, start_tasks
 from jobstatus.app.frontend import build_frontend, now_ms
-from jobstatus.client.connection import ServiceChannel
+from jobstatus.client.channel import ServiceChannel
 from jobstatus.core.poll import Poller
 from jobstatus.settings import Address, IssuerSettings, Settings
 from jobstatus.telemetry.metrics import Metrics
-from jobstatus.upstream.follower import UpstreamFollower
-from jobstatus.upstream.reader import LIMIT_SECONDS, UpstreamReader
+from jobstatus.upstream.follower import FollowerLimits, UpstreamFollower
+from jobstatus.upstream.reader import UpstreamLimits, UpstreamReader
 
 GRACE_SECONDS: Final = 7.0
-"""How long polls under way may take when the edge stops. Half of it is theirs to be answered (see `HttpServer`), which
-is longer than any waits for a service that does not answer."""
+"""How long polls in progress may take when the edge stops. Half of it is for their answers (see `HttpServer`), which is
+longer than any poll waits for a service that does not respond."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EdgeLimits:
+    """Limits of the parts that `serving_edge` builds. They stand here because `app.limits` loads the gRPC server."""
+
+    upstream: UpstreamLimits = UpstreamLimits()  # noqa: RUF009  # a frozen value
+    follower: FollowerLimits = FollowerLimits()  # noqa: RUF009  # a frozen value
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EdgeListening:
-    """The addresses that became of the settings' (which may ask for any free port)."""
+    """The addresses that the edge listens on. The settings may have asked for any free port."""
 
     http: Address
     admin: Address
 
 
 @asynccontextmanager
-async def serving_edge(settings: Settings, issuers: tuple[IssuerSettings, ...]) -> AsyncIterator[EdgeListening]:
-    """The edge, up while the context lasts; leaving it stops gracefully.
+async def serving_edge(
+    settings: Settings,
+    issuers: tuple[IssuerSettings, ...],
+    *,
+    limits: EdgeLimits = EdgeLimits(),  # a frozen value
+) -> AsyncIterator[EdgeListening]:
+    """Run the edge while the context lasts; leaving it stops gracefully.
 
-    It is up, and not ready, while the service inside does not answer. Raises KeyConfigError or OSError when something
-    cannot be had.
+    While the service does not respond, the edge runs but is not ready. Raises KeyConfigError or OSError when a key, a
+    PEM file or an address is not available.
     """
     metrics = Metrics()
-    connection = ServiceChannel(
+    channel = ServiceChannel(
         str(settings.upstream),
         credentials=_credentials(settings),
-        timeout_seconds=LIMIT_SECONDS,
+        timeout_seconds=limits.upstream.call_seconds,
         retry=True,
         first_try_part=1,
     )
     async with AsyncExitStack() as stack:
-        upstream = UpstreamReader(await stack.enter_async_context(connection))
-        follower = UpstreamFollower(connection)
+        upstream = UpstreamReader(await stack.enter_async_context(channel), limits.upstream)
+        follower = UpstreamFollower(channel, limits.follower)
         subscriptions = follower.subscriptions
         frontend = build_frontend(
             settings,
             issuers,
             polls=Poller(
-                upstream, clock=now_ms, observer=metrics, unscoped_for_all=settings.unscoped_jobs == "any_credential"
+                upstream,
+                clock=now_ms,
+                observer=metrics,
+                unscoped_for_all=settings.unscoped_jobs == "any_credential",
+                limits=limits.upstream.batches,
             ),
             virtual_keys=upstream,
             probe=upstream.probe,
@@ -93,7 +110,7 @@ async def serving_edge(settings: Settings, issuers: tuple[IssuerSettings, ...]) 
 
 
 def _credentials(settings: Settings) -> grpc.ChannelCredentials | None:
-    """The TLS of the connection; None without. Raises OSError when a PEM file is not what it should be."""
+    """Return the channel's credentials, None without TLS. Raises OSError when a PEM file is not valid."""
     ca, certificate, key = settings.upstream_tls_ca, settings.upstream_tls_cert, settings.upstream_tls_key
     if ca is None or certificate is None or key is None:
         return None

@@ -95,6 +95,7 @@ async def serving(
             tls=_tls(settings),
             with_reflection=with_reflection,
             shared=is_shared,
+            limits=limits.rpc,
         )
         sweeper = Sweeper(tracker, store, clock=now_ms, observer=metrics, every_seconds=settings.sweep_interval_seconds)
         stack.push_async_callback(run_once, "give_up_sweep", sweeper.resign, metrics)

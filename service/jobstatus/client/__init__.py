@@ -1,4 +1,4 @@
-"""An asyncio client for the services that write: the gateway that accepts jobs and the workers that run them.
+"""An asyncio client for the processes that write jobs: the gateway that creates them and the workers that run them.
 
     async with JobStatusClient("127.0.0.1:50051") as client:
         job = await client.create_job(request_type=RequestType.TRANSCRIPTION, virtual_key_id="vk-1")
@@ -6,27 +6,73 @@
             run.report(progress=0.4, message="decoding")
             run.complete({"text": "hello"})
 
-It stands above `jobstatus.rpc.messages` and the core's values and errors; it must not know servers, stores or REST.
+Everything a caller needs is exported here, including every error that a call raises. Importing it loads grpc, protobuf
+and the standard library only, because a worker installs nothing else.
 """
 
 from jobstatus.client.client import JobFilter, JobPage, JobStatusClient
 from jobstatus.client.errors import ServiceFailed, ServiceUnreachable
 from jobstatus.client.run import JobRun
 from jobstatus.client.writes import Write
+from jobstatus.core.commands import CompleteJob, CreateJob, FailJob, HeartbeatJob, StartJob
+from jobstatus.core.errors import (
+    ClientNotAllowed,
+    ClientNotIdentified,
+    InvalidField,
+    JobExists,
+    JobNotFound,
+    JobNotStarted,
+    JobStatusError,
+    JobTerminal,
+    LeaseHeld,
+    LeaseLost,
+    Overloaded,
+    ResultNotJson,
+    ResultTooLarge,
+    ShuttingDown,
+    StoreFull,
+    StoreUnavailable,
+    VirtualKeyNotFound,
+)
 from jobstatus.core.job import ErrorExtraFields, ErrorField, Job, JobError, JobState, RequestType
+from jobstatus.core.virtual_keys import VirtualKey, hash_key
 
 __all__ = [
+    "ClientNotAllowed",
+    "ClientNotIdentified",
+    "CompleteJob",
+    "CreateJob",
     "ErrorExtraFields",
     "ErrorField",
+    "FailJob",
+    "HeartbeatJob",
+    "InvalidField",
     "Job",
     "JobError",
+    "JobExists",
     "JobFilter",
+    "JobNotFound",
+    "JobNotStarted",
     "JobPage",
     "JobRun",
     "JobState",
     "JobStatusClient",
+    "JobStatusError",
+    "JobTerminal",
+    "LeaseHeld",
+    "LeaseLost",
+    "Overloaded",
     "RequestType",
+    "ResultNotJson",
+    "ResultTooLarge",
     "ServiceFailed",
     "ServiceUnreachable",
+    "ShuttingDown",
+    "StartJob",
+    "StoreFull",
+    "StoreUnavailable",
+    "VirtualKey",
+    "VirtualKeyNotFound",
     "Write",
+    "hash_key",
 ]

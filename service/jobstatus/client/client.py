@@ -1,5 +1,5 @@
-"""The client's calls, one for each RPC of the contract, in the core's values. It must not know gRPC's messages further
-than to build and to open them.
+"""The client's calls, one for each RPC of the contract, in the core's values. gRPC's messages are only built and read
+here.
 """
 
 import asyncio
@@ -14,8 +14,9 @@ import grpc
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from jobstatus.client import errors, watching
-from jobstatus.client.connection import ServiceChannel
+from jobstatus.client.channel import ServiceChannel
 from jobstatus.client.run import JobRun, new_worker_id
+from jobstatus.client.watching import WatchLimits
 from jobstatus.client.writes import (
     Write,
     complete_request,
@@ -41,7 +42,7 @@ DEFAULT_PATIENCE: Final = timedelta(minutes=1)
 
 
 class JobFilter(TypedDict, total=False):
-    """What a listing can ask for; every filter that is given must hold. Times have a zone."""
+    """Filters of a listing. A job is listed when it fulfils all that are given. Times have a zone."""
 
     states: Iterable[JobState]
     request_type: RequestType
@@ -52,7 +53,7 @@ class JobFilter(TypedDict, total=False):
 
 @dataclass(frozen=True, slots=True)
 class JobPage:
-    """A page of a listing, newest first, without results. `next_page_token` is empty on the last page."""
+    """One page of a listing, newest job first, without results. `next_page_token` is empty on the last page."""
 
     jobs: list[Job]
     next_page_token: str
@@ -61,9 +62,10 @@ class JobPage:
 class JobStatusClient:
     """A client of one JobStatus service, open while its context is entered. One is enough for a process.
 
-    Every call raises a leaf of `jobstatus.core.errors`, as the service did; ServiceUnreachable when no answer came in
-    time, or ServiceFailed. What may help is tried again until `timeout` has passed (not with `retry=False`): every
-    write is idempotent. `credentials` None: without TLS.
+    A call raises the error that the service raised (a subclass of JobStatusError), ServiceUnreachable when no response
+    came in time, or ServiceFailed. It is retried until `timeout` has passed where that may help, because every write is
+    idempotent; not with `retry=False`. Without `credentials` the channel has no TLS. `watch_limits` bound the pauses of
+    `wait_for_job`.
     """
 
     def __init__(
@@ -73,19 +75,21 @@ class JobStatusClient:
         credentials: grpc.ChannelCredentials | None = None,
         timeout: timedelta = DEFAULT_TIMEOUT,
         retry: bool = True,
+        watch_limits: WatchLimits = WatchLimits(),  # noqa: B008 (a frozen value)
     ) -> None:
-        self._connection = ServiceChannel(
+        self._channel = ServiceChannel(
             target, credentials=credentials, timeout_seconds=timeout.total_seconds(), retry=retry
         )
+        self._watch_limits = watch_limits
 
     async def __aenter__(self) -> Self:
-        await self._connection.__aenter__()
+        await self._channel.__aenter__()
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        await self._connection.__aexit__(kind, error, traceback)
+        await self._channel.__aexit__(kind, error, traceback)
 
     async def create_job(
         self,
@@ -98,7 +102,7 @@ class JobStatusClient:
         model_requested: str | None = None,
         max_attempts: int = 1,
     ) -> Job:
-        """Record a new job. Its id is made here if none is given, so that trying again cannot make two jobs."""
+        """Create a job. Its id is made here if none is given, so that a retry cannot create two jobs."""
         command = CreateJob(
             job_id=str(uuid.uuid4()) if job_id is None else job_id,
             request_type=request_type,
@@ -108,64 +112,65 @@ class JobStatusClient:
             model_requested=model_requested,
             max_attempts=max_attempts,
         )
-        answer = await self._connection.call(self._connection.jobs.CreateJob, create_request(command))
-        return job_from_message(answer.job)
+        response = await self._channel.call(self._channel.jobs.CreateJob, create_request(command))
+        return job_from_message(response.job)
 
     async def start_job(self, job_id: str, *, worker_id: str, lease: timedelta | None = None) -> Job:
-        """Claim a job; the answer's `attempt` is to be named in every later write."""
+        """Claim a job. Every later write must carry the `attempt` of the returned job."""
         command = StartJob(job_id=job_id, worker_id=worker_id, lease_ms=None if lease is None else milliseconds(lease))
-        answer = await self._connection.call(self._connection.jobs.StartJob, start_request(command))
-        return job_from_message(answer.job)
+        response = await self._channel.call(self._channel.jobs.StartJob, start_request(command))
+        return job_from_message(response.job)
 
     async def heartbeat_job(
         self, job_id: str, *, attempt: int = 0, progress: float | None = None, message: str | None = None
     ) -> Job:
-        """Renew the lease, and record progress (0 to 1) where it is given."""
+        """Renew the lease, and record progress (0 to 1) and message where given."""
         command = HeartbeatJob(job_id=job_id, attempt=attempt, progress=progress, message=message)
-        answer = await self._connection.call(self._connection.jobs.HeartbeatJob, heartbeat_request(command))
-        return job_from_message(answer.job)
+        response = await self._channel.call(self._channel.jobs.HeartbeatJob, heartbeat_request(command))
+        return job_from_message(response.job)
 
     async def complete_job(self, job_id: str, result: object, *, attempt: int = 0, status_code: int = 200) -> Job:
-        """End a job with its result; the answer comes without it.
+        """End a job with its result. The returned job comes without it.
 
-        `bytes` and `str` are taken as JSON text and are served byte for byte; anything else is encoded as JSON.
+        `bytes` and `str` are taken as JSON text and served byte for byte; anything else is encoded as JSON.
         """
         command = CompleteJob(job_id=job_id, result=encoded_result(result), attempt=attempt, status_code=status_code)
-        answer = await self._connection.call(self._connection.jobs.CompleteJob, complete_request(command))
-        return job_from_message(answer.job)
+        response = await self._channel.call(self._channel.jobs.CompleteJob, complete_request(command))
+        return job_from_message(response.job)
 
     async def fail_job(self, job_id: str, error: JobError | str, *, attempt: int = 0, status_code: int = 500) -> Job:
-        """End a job with an error; a `str` is the message of one of type "worker_error"."""
+        """End a job with an error. A `str` becomes the message of an error of type "worker_error"."""
         command = FailJob(job_id=job_id, error=job_error(error), attempt=attempt, status_code=status_code)
-        answer = await self._connection.call(self._connection.jobs.FailJob, fail_request(command))
-        return job_from_message(answer.job)
+        response = await self._channel.call(self._channel.jobs.FailJob, fail_request(command))
+        return job_from_message(response.job)
 
     async def batch_write(self, commands: Iterable[Write]) -> list[Job | JobStatusError]:
         """Apply up to 1000 writes, each on its own, in order, in one durable commit.
 
-        Raises only when the whole call fails; what refused a single write stands in its place in the answer.
+        Raises only when the whole call fails. A write that is refused has its error in its place of the list.
         """
         request = jobs_v1.BatchWriteRequest(operation=[operation(command) for command in commands])
-        answer = await self._connection.call(self._connection.jobs.BatchWrite, request)
+        response = await self._channel.call(self._channel.jobs.BatchWrite, request)
         return [
             job_from_message(outcome.job) if outcome.HasField("job") else errors.from_operation(outcome.error)
-            for outcome in answer.result
+            for outcome in response.result
         ]
 
     async def get_job(self, job_id: str, *, omit_result: bool = False) -> Job:
+        """Return a job. Raises JobNotFound if there is none or it has expired."""
         request = jobs_v1.GetJobRequest(job_id=job_id, omit_result=omit_result)
-        return job_from_message((await self._connection.call(self._connection.jobs.GetJob, request)).job)
+        return job_from_message((await self._channel.call(self._channel.jobs.GetJob, request)).job)
 
     async def get_jobs(self, job_ids: Sequence[str], *, omit_result: bool = False) -> list[Job]:
-        """Those of up to 1000 jobs that exist, in the order asked for."""
+        """Return those of up to 1000 jobs that exist, in the order asked for."""
         request = jobs_v1.BatchGetJobsRequest(job_ids=job_ids, omit_result=omit_result)
-        answer = await self._connection.call(self._connection.jobs.BatchGetJobs, request)
-        return [job_from_message(job) for job in answer.jobs]
+        response = await self._channel.call(self._channel.jobs.BatchGetJobs, request)
+        return [job_from_message(job) for job in response.jobs]
 
     async def list_jobs_page(
         self, *, page_size: int = 0, page_token: str = "", **filters: Unpack[JobFilter]
     ) -> JobPage:
-        """One page of the jobs, newest first; `page_size` 0 lets the service choose."""
+        """Return one page of jobs, newest first. With `page_size` 0 the service chooses the size."""
         request = jobs_v1.ListJobsRequest(
             states=[JOB_STATES[state] for state in filters.get("states", ())],
             request_type=REQUEST_TYPES[filters["request_type"]] if "request_type" in filters else None,
@@ -175,11 +180,11 @@ class JobStatusClient:
             page_size=page_size,
             page_token=page_token,
         )
-        answer = await self._connection.call(self._connection.jobs.ListJobs, request)
-        return JobPage([job_from_message(job) for job in answer.jobs], answer.next_page_token)
+        response = await self._channel.call(self._channel.jobs.ListJobs, request)
+        return JobPage([job_from_message(job) for job in response.jobs], response.next_page_token)
 
     async def list_jobs(self, *, page_size: int = 0, **filters: Unpack[JobFilter]) -> AsyncIterator[Job]:
-        """All the jobs, newest first, without results, read page by page as they are asked for."""
+        """Yield all jobs, newest first, without results. Pages are read as they are needed."""
         page = JobPage([], "")
         while True:
             page = await self.list_jobs_page(page_size=page_size, page_token=page.next_page_token, **filters)
@@ -196,60 +201,65 @@ class JobStatusClient:
         omit_result: bool = False,
         patience: timedelta = DEFAULT_PATIENCE,
     ) -> AsyncGenerator[Job]:
-        """The job now, then its newer versions (steps may be skipped, the last never); ends after the terminal one.
+        """Yield the job now, then its newer versions; end after the terminal one, which is never skipped.
 
-        A stream that breaks is taken up again where it ended, until the service has been away for `patience`.
+        A stream that breaks is resumed where it ended, until the service has been away for `patience`.
         """
         return watching.versions_of(
-            self._connection,
+            self._channel,
             job_id,
             after_version=after_version,
             omit_result=omit_result,
             patience_seconds=patience.total_seconds(),
+            limits=self._watch_limits,
         )
 
     async def wait_for_job(
         self,
         job_id: str,
         *,
-        timeout: timedelta | None = None,  # noqa: ASYNC109 (a caller wants to name it where it waits)
+        timeout: timedelta | None = None,  # noqa: ASYNC109 (named where the caller waits)
         omit_result: bool = False,
         patience: timedelta = DEFAULT_PATIENCE,
     ) -> Job:
-        """The job once it has ended, well or not: its `state` says how. Raises TimeoutError if that takes too long.
+        """Return the job as soon as it has completed or failed. Raises TimeoutError after `timeout`.
 
-        The answer comes at the moment of the end. A service that has no room for another watch is polled with growing
-        pauses instead. One that restarts is waited for, until it has been away for `patience`.
+        A service that has no room for another watch is polled instead, with growing pauses. A service that restarts is
+        waited for, until it has been away for `patience`.
         """
         async with asyncio.timeout(None if timeout is None else timeout.total_seconds()):
             return await watching.end_of(
-                self._connection, job_id, omit_result=omit_result, patience_seconds=patience.total_seconds()
+                self._channel,
+                job_id,
+                omit_result=omit_result,
+                patience_seconds=patience.total_seconds(),
+                limits=self._watch_limits,
             )
 
     async def delete_job(self, job_id: str) -> None:
-        """Remove a job for every reader, whatever its state."""
-        await self._connection.call(self._connection.jobs.DeleteJob, jobs_v1.DeleteJobRequest(job_id=job_id))
+        """Delete a job, whatever its state."""
+        await self._channel.call(self._channel.jobs.DeleteJob, jobs_v1.DeleteJobRequest(job_id=job_id))
 
     def run_job(self, job_id: str, *, worker_id: str | None = None, lease: timedelta = DEFAULT_LEASE) -> JobRun:
-        """One attempt at a job as a block: `async with client.run_job(job_id) as run`.
+        """Return one attempt at a job as a context: `async with client.run_job(job_id) as run`.
 
-        Entering starts the job (and raises what start_job raises); heartbeats keep its lease inside. Leaving ends it:
+        Entering starts the job and raises what `start_job` raises. Inside, heartbeats keep its lease. Leaving ends it:
 
         * with what `run.complete` or `run.fail` was given;
-        * as failed when an exception leaves the block, a cancellation included: it goes on, whatever else happens.
-          The exception's class and text stand in the job's error, for whoever polls it;
-        * as failed, with RuntimeError, when the block said neither.
+        * as failed when an exception leaves the block, a cancellation included. The exception is always raised on. Its
+          class and text stand in the job's error, which everyone who may poll the job can read;
+        * as failed, with RuntimeError, when the block called neither.
 
-        Raises LeaseLost, with its cause, when the job is no longer this attempt's: at once inside the block, by
-        cancelling it, or on leaving. An outcome that the service refuses (ResultNotJson, ResultTooLarge) fails the job
-        and is raised. A `worker_id` of yours must not be that of another run: one id counts as one worker.
+        Raises LeaseLost, with its cause, when the job no longer belongs to this attempt: inside the block, which it
+        cancels, or on leaving. An outcome that the service refuses (ResultNotJson, ResultTooLarge) fails the job and is
+        raised. Two runs must not share a `worker_id`, because the service takes them for one worker.
         """
         command = StartJob(
             job_id=job_id,
             worker_id=new_worker_id() if worker_id is None else worker_id,
             lease_ms=milliseconds(lease),
         )
-        return JobRun(self._connection, command, lease_seconds=lease.total_seconds())
+        return JobRun(self._channel, command, lease_seconds=lease.total_seconds())
 
     async def put_virtual_key(
         self,
@@ -259,36 +269,37 @@ class JobStatusClient:
         disabled: bool = False,
         expires_at: datetime | None = None,
     ) -> VirtualKey:
-        """Record a virtual key as given, in place of what was there; `virtual_keys.hash_key` makes the hashes."""
+        """Create or replace a virtual key. `jobstatus.client.hash_key` makes the hashes."""
         request = keys_v1.PutVirtualKeyRequest(
             virtual_key_id=virtual_key_id,
             key_sha256=key_sha256,
             disabled=disabled,
             expires_at=time_stamp("expires_at", expires_at),
         )
-        answer = await self._connection.call(self._connection.virtual_keys.PutVirtualKey, request)
-        return virtual_key_from_message(answer.virtual_key)
+        response = await self._channel.call(self._channel.virtual_keys.PutVirtualKey, request)
+        return virtual_key_from_message(response.virtual_key)
 
     async def get_virtual_key(self, virtual_key_id: str) -> VirtualKey:
+        """Return a virtual key. Raises VirtualKeyNotFound."""
         request = keys_v1.GetVirtualKeyRequest(virtual_key_id=virtual_key_id)
-        answer = await self._connection.call(self._connection.virtual_keys.GetVirtualKey, request)
-        return virtual_key_from_message(answer.virtual_key)
+        response = await self._channel.call(self._channel.virtual_keys.GetVirtualKey, request)
+        return virtual_key_from_message(response.virtual_key)
 
     async def list_virtual_keys(self) -> AsyncIterator[VirtualKey]:
-        """All virtual keys in the order of their ids."""
+        """Yield all virtual keys in the order of their ids."""
         request = keys_v1.ListVirtualKeysRequest()
         while True:
-            answer = await self._connection.call(self._connection.virtual_keys.ListVirtualKeys, request)
-            for virtual_key in answer.virtual_keys:
+            response = await self._channel.call(self._channel.virtual_keys.ListVirtualKeys, request)
+            for virtual_key in response.virtual_keys:
                 yield virtual_key_from_message(virtual_key)
-            if not answer.next_page_token:
+            if not response.next_page_token:
                 return
-            request = keys_v1.ListVirtualKeysRequest(page_token=answer.next_page_token)
+            request = keys_v1.ListVirtualKeysRequest(page_token=response.next_page_token)
 
     async def delete_virtual_key(self, virtual_key_id: str) -> None:
-        """Forget a virtual key: its sk-bf- keys stop working. To stop its JWTs as well, put it as disabled."""
+        """Delete a virtual key: its sk-bf- keys stop working. To stop its JWTs as well, disable it instead."""
         request = keys_v1.DeleteVirtualKeyRequest(virtual_key_id=virtual_key_id)
-        await self._connection.call(self._connection.virtual_keys.DeleteVirtualKey, request)
+        await self._channel.call(self._channel.virtual_keys.DeleteVirtualKey, request)
 
 
 def milliseconds(span: timedelta) -> int:
@@ -296,7 +307,7 @@ def milliseconds(span: timedelta) -> int:
 
 
 def time_stamp(field: str, time: datetime | None) -> Timestamp | None:
-    """Raise InvalidField for a time without a zone, which would mean another time on another machine."""
+    """Return the time as a message. Raises InvalidField without a zone, because it would depend on the machine."""
     if time is None:
         return None
     if time.tzinfo is None:

@@ -1,7 +1,7 @@
-"""What a gRPC status means to a caller: the same leaves that the service raised, plus two that only a client can see.
+"""From a gRPC status to an error: those that the service raises, and two that only a client can see.
 
-The service's ErrorInfo decides where there is one. A status without it was made on the way (a proxy, a closed socket, a
-limit of gRPC's own) and is translated by one table.
+The service's ErrorInfo decides where there is one. A status without it was made on the way (by a proxy, a closed socket
+or a limit of gRPC's own) and is translated by its code, with one table.
 """
 
 import re
@@ -31,17 +31,17 @@ class ServiceFailed(JobStatusError):
 
 
 TRANSIENT: Final = (ServiceUnreachable, core.StoreUnavailable, core.StoreFull, core.ShuttingDown, core.Overloaded)
-"""What may go well when the same message is sent again a little later."""
+"""A call that fails with one of these may succeed when it is sent again a little later."""
 
 LOST: Final = (core.LeaseLost, core.JobTerminal, core.JobNotFound)
-"""What says to a worker that the job is no longer its own."""
+"""These tell a worker that the job no longer belongs to its attempt."""
 
 _LEAVES: Final = {leaf.reason: leaf for leaf in CODES}
 
 _WITHOUT_INFO: Final[dict[grpc.StatusCode, type[JobStatusError]]] = {
     grpc.StatusCode.UNAVAILABLE: ServiceUnreachable,
     grpc.StatusCode.DEADLINE_EXCEEDED: ServiceUnreachable,
-    grpc.StatusCode.CANCELLED: ServiceUnreachable,  # by a server that stopped before it had picked the call up
+    grpc.StatusCode.CANCELLED: ServiceUnreachable,  # by a server that stopped before it accepted the call
     grpc.StatusCode.UNAUTHENTICATED: core.ClientNotIdentified,
     grpc.StatusCode.PERMISSION_DENIED: core.ClientNotAllowed,
     grpc.StatusCode.RESOURCE_EXHAUSTED: core.Overloaded,
@@ -49,7 +49,7 @@ _WITHOUT_INFO: Final[dict[grpc.StatusCode, type[JobStatusError]]] = {
 
 
 def from_call(error: grpc.aio.AioRpcError, target: str) -> JobStatusError:
-    """The leaf that a failed call to this target stands for."""
+    """Return the error for a failed call to this target."""
     info = _error_info(error)
     details = error.details() or ""
     if info is not None:
@@ -61,13 +61,13 @@ def from_call(error: grpc.aio.AioRpcError, target: str) -> JobStatusError:
 
 
 def from_operation(error: OperationError) -> JobStatusError:
-    """The leaf that a refused operation of a batch stands for."""
+    """Return the error of a refused operation of a batch."""
     return _rebuilt(error.reason, error.message, error.metadata)
 
 
 def _error_info(error: grpc.aio.AioRpcError) -> ErrorInfo | None:
     try:
-        status = rpc_status.from_call(cast("Any", error))  # asks only for what both kinds of call have
+        status = rpc_status.from_call(cast("Any", error))  # uses only what both kinds of call have
     except ValueError:  # a status that contradicts itself: not ours
         return None
     info = ErrorInfo()
@@ -83,5 +83,5 @@ def _rebuilt(reason: str, message: str, metadata: Mapping[str, str]) -> JobStatu
 
 
 def _last_error(details: str) -> str:
-    """gRPC's own text without the layers that it wraps around a failed connection."""
+    """Return gRPC's own text without the layers that it wraps around a failed connection."""
     return re.sub(r"^[A-Z_]+: ", "", details.rpartition("last error: ")[2]).rstrip(".")

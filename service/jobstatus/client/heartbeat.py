@@ -1,4 +1,4 @@
-"""The heartbeats of one attempt: often enough to keep the lease, soon after there is news, never in a flood."""
+"""The heartbeats of one attempt: often enough to keep the lease, soon after a report, and at a bounded rate."""
 
 import asyncio
 import logging
@@ -26,10 +26,10 @@ class Send(Protocol):
 
 
 class Heartbeat:
-    """Beats until it is cancelled or the lease is lost, which it tells `on_lost`, once.
+    """Sends heartbeats until it is cancelled or the lease is lost, and then calls `on_lost` once.
 
-    The lease counts as lost when the service says so, or when it has confirmed no heartbeat for a whole lease.
-    Must be made, and `run`, on the loop; only `report` may come from another thread.
+    The lease is lost when the service says so, or when it has confirmed no heartbeat for a whole lease. Construct and
+    `run` it on the loop; only `report` may be called from another thread.
     """
 
     def __init__(
@@ -51,7 +51,7 @@ class Heartbeat:
         self._lease_ends_at = self._sent_at + lease_seconds
 
     def report(self, progress: float | None, message: str | None) -> None:
-        """Have the next heartbeat carry this; what is None stays as it was. Raises InvalidField."""
+        """Set what the next heartbeat carries; None leaves a field as it was. Raises InvalidField."""
         latest = self._latest
         if message is not None and not _is_unicode(message):
             raise InvalidField.of("message", "must not have lone surrogates")
@@ -70,14 +70,14 @@ class Heartbeat:
             while True:
                 await self._pause(gap_seconds)
                 gap_seconds = await self._beat()
-        except Exception as error:  # noqa: BLE001 (without heartbeats the lease is lost, whatever ended them)
+        except Exception as error:  # noqa: BLE001 (whatever ends the heartbeats, the lease is lost)
             self._on_lost(error)
 
     def _usual_gap_seconds(self) -> float:
         return self._lease_seconds / BEATS_PER_LEASE * random.uniform(0.8, 1)  # noqa: S311 (no secret)
 
     async def _pause(self, gap_seconds: float) -> None:
-        """Wait until the gap has passed or there is news, but at least the shortest gap."""
+        """Wait until the gap has passed or there is a new report, but at least the shortest gap."""
         with suppress(TimeoutError):
             async with asyncio.timeout_at(self._sent_at + gap_seconds):
                 await self._news.wait()
@@ -85,7 +85,7 @@ class Heartbeat:
         self._news.clear()
 
     async def _beat(self) -> float:
-        """Send what is latest; how long to wait for the next one."""
+        """Send the latest report. Return the seconds until the next heartbeat."""
         self._sent_at = self._loop.time()
         limit_seconds = max(self._lease_ends_at - self._sent_at, SHORTEST_LIMIT_SECONDS)
         try:
@@ -106,7 +106,7 @@ class Heartbeat:
 
 
 def _is_unicode(text: str) -> bool:
-    """Whether it can be sent: text of a file's name, say, may hold what is no character."""
+    """Return whether the text can be sent. A file's name, for example, may hold lone surrogates."""
     try:
         text.encode()
     except UnicodeEncodeError:

@@ -1,8 +1,8 @@
-"""One attempt at a job as a block: started on entering, kept alive inside, ended on leaving, whatever happens.
+"""One attempt at a job as a context: entering starts the job, heartbeats keep it, leaving always ends it.
 
-The service fences what a worker that has lost its lease still sends; this module sees to it that the worker learns of
-it: the block is cancelled, and leaves with LeaseLost. The cancellation is accounted for as `asyncio.timeout` does, so
-that one from outside is never taken for ours.
+The service fences the writes of a worker that has lost its lease. This module tells the worker: it cancels the block,
+which then raises LeaseLost. Cancellations are counted as `asyncio.timeout` counts them, so that one from outside is
+never taken for our own.
 """
 
 import asyncio
@@ -13,7 +13,7 @@ import socket
 from types import TracebackType
 from typing import Final, Self
 
-from jobstatus.client.connection import ServiceChannel
+from jobstatus.client.channel import ServiceChannel
 from jobstatus.client.errors import LOST
 from jobstatus.client.heartbeat import Heartbeat
 from jobstatus.client.writes import (
@@ -31,26 +31,26 @@ from jobstatus.core.job import ErrorField, Job, JobError
 from jobstatus.rpc.messages import job_from_message
 
 LAST_WORDS_SECONDS: Final = 3.0
-"""How long a worker that is being stopped goes on trying to say how its job ended."""
+"""How long a worker that is being stopped tries to send the job's outcome."""
 
 REFUSED: Final = (InvalidField, ResultNotJson, ResultTooLarge)
-"""What says that an outcome can never be stored as it is."""
+"""These say that an outcome can never be stored as it is."""
 
 
 def new_worker_id() -> str:
-    """An id that no other run has: two runs with one id would count as one worker and share an attempt."""
+    """Return a unique id. Two runs with one id would count as one worker and share an attempt."""
     host = re.sub("[^A-Za-z0-9_-]", "-", socket.gethostname())[:64]
     return f"{host}-{os.getpid()}-{secrets.token_hex(4)}"
 
 
 class JobRun:
-    """An attempt at a job; made by `JobStatusClient.run_job`, to be entered once.
+    """An attempt at a job, made by `JobStatusClient.run_job`. It can be entered once.
 
-    Heartbeats go out in the background and need the event loop: run what blocks in a thread.
+    Heartbeats are sent in the background and need the event loop: run blocking work in a thread.
     """
 
-    def __init__(self, connection: ServiceChannel, command: StartJob, *, lease_seconds: float) -> None:
-        self._connection = connection
+    def __init__(self, channel: ServiceChannel, command: StartJob, *, lease_seconds: float) -> None:
+        self._channel = channel
         self._command = command
         self._lease_seconds = lease_seconds
         self._outcome: CompleteJob | FailJob | None = None
@@ -67,35 +67,35 @@ class JobRun:
 
     @property
     def attempt(self) -> int:
-        """Which attempt at the job this is, from 1."""
+        """The number of this attempt at the job, from 1."""
         return self.job.attempt
 
     @property
     def is_lost(self) -> bool:
-        """Whether the job is no longer ours; for code in a thread, which no cancellation reaches."""
+        """Whether the lease is lost; for code in a thread, which a cancellation does not reach."""
         return self._lost is not None
 
     def report(self, *, progress: float | None = None, message: str | None = None) -> None:
-        """Tell how far the work is (0 to 1) and what it is doing, with the next heartbeat, which this hastens.
+        """Report progress (0 to 1) and a message with the next heartbeat, which is then sent soon.
 
-        At most about four heartbeats a second are sent; what is reported in between replaces what was not yet sent.
-        May be called from any thread. Raises InvalidField.
+        At most about four heartbeats a second are sent, each with the latest report. May be called from any thread.
+        Raises InvalidField.
         """
         self._heartbeat.report(progress, message)
 
     def complete(self, result: object, *, status_code: int = 200) -> None:
-        """Have the job completed with this result (see `JobStatusClient.complete_job`) on leaving the block."""
-        self._settle_on(
+        """Complete the job with this result (see `JobStatusClient.complete_job`) when the block ends."""
+        self._set_outcome(
             CompleteJob(
                 job_id=self.job.job_id, attempt=self.attempt, result=encoded_result(result), status_code=status_code
             )
         )
 
     def fail(self, error: JobError | str, *, status_code: int = 500) -> None:
-        """Have the job failed with this error on leaving the block."""
-        self._settle_on(self._failure(job_error(error), status_code))
+        """Fail the job with this error when the block ends."""
+        self._set_outcome(self._failure(job_error(error), status_code))
 
-    def _settle_on(self, outcome: CompleteJob | FailJob) -> None:
+    def _set_outcome(self, outcome: CompleteJob | FailJob) -> None:
         if self._outcome is not None:
             raise RuntimeError("the run has its outcome already")
         self._outcome = outcome
@@ -109,8 +109,8 @@ class JobRun:
         task = asyncio.current_task()
         if task is None:
             raise RuntimeError("a run must be entered inside a task")
-        answer = await self._connection.call(self._connection.jobs.StartJob, start_request(self._command))
-        self._job = job_from_message(answer.job)
+        response = await self._channel.call(self._channel.jobs.StartJob, start_request(self._command))
+        self._job = job_from_message(response.job)
         self._task, self._cancelling = task, task.cancelling()
         self._heartbeat = Heartbeat(
             self._send_heartbeat,
@@ -123,12 +123,12 @@ class JobRun:
         return self
 
     async def _send_heartbeat(self, command: HeartbeatJob, *, limit_seconds: float) -> None:
-        limit_seconds = min(limit_seconds, self._connection.timeout_seconds)
+        limit_seconds = min(limit_seconds, self._channel.timeout_seconds)
         request = heartbeat_request(command)
-        await self._connection.call(self._connection.jobs.HeartbeatJob, request, limit_seconds=limit_seconds)
+        await self._channel.call(self._channel.jobs.HeartbeatJob, request, limit_seconds=limit_seconds)
 
     def _lose(self, cause: Exception) -> None:
-        """Stop the block. Once it is being left the write that ends the job learns by itself what became of it."""
+        """Cancel the block. Once it is being left, the write that ends the job finds out by itself."""
         if not self._is_leaving:
             self._lost = cause
             self._task.cancel(f"the lease of job {self.job.job_id} is lost")
@@ -146,7 +146,7 @@ class JobRun:
             elif error is not None:
                 await self._leave_failed(error)
             else:
-                await self._leave_settled()
+                await self._leave_normally()
         finally:
             self._beating.cancel()
             await asyncio.wait((self._beating,))
@@ -160,7 +160,7 @@ class JobRun:
         error.add_note(f"{self._lease_lost()} ({cause})")
 
     async def _leave_failed(self, error: BaseException) -> None:
-        """Say why the block ended; the exception that ended it goes on, even if that cannot be said."""
+        """Fail the job with the exception that ended the block, which is raised on even if that cannot be sent."""
         failure = self._failure(job_error_from(error))
         try:
             if isinstance(error, Exception):
@@ -170,7 +170,7 @@ class JobRun:
         except JobStatusError as refusal:
             error.add_note(f"The job could not be failed: {refusal}")
 
-    async def _leave_settled(self) -> None:
+    async def _leave_normally(self) -> None:
         if self._outcome is None:
             nothing = ErrorField(type="worker_error", code="no_result", message="The worker ended without a result.")
             await self._end(self._failure(JobError(error=nothing)))
@@ -194,9 +194,9 @@ class JobRun:
         limit_seconds: float | None = None,
         last_words_seconds: float = LAST_WORDS_SECONDS,
     ) -> None:
-        """Send the outcome, trying for as long as the lease can last: it is worth that, and heartbeats go on meanwhile.
+        """Send the outcome, retrying for as long as the lease can last, because heartbeats go on meanwhile.
 
-        A cancellation does not take it back, but leaves it only its last words.
+        A cancellation does not stop it at once, but leaves it `last_words_seconds`.
         """
         sending = asyncio.create_task(self._call(outcome, limit_seconds))
         try:
@@ -209,12 +209,12 @@ class JobRun:
             raise
         finally:
             if sending.done() and not sending.cancelled():
-                sending.exception()  # seen: asyncio need not complain of it
+                sending.exception()  # retrieved, so that asyncio does not log it
 
     async def _call(self, outcome: CompleteJob | FailJob, limit_seconds: float | None) -> None:
-        call, jobs = self._connection.call, self._connection.jobs
+        call, jobs = self._channel.call, self._channel.jobs
         if limit_seconds is None:
-            limit_seconds = max(self._connection.timeout_seconds, self._lease_seconds)
+            limit_seconds = max(self._channel.timeout_seconds, self._lease_seconds)
         if isinstance(outcome, CompleteJob):
             await call(jobs.CompleteJob, complete_request(outcome), limit_seconds=limit_seconds)
         else:

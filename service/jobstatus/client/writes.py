@@ -1,6 +1,6 @@
-"""From what a caller means to the messages that say it: commands, results and errors.
+"""From a caller's commands, results and errors to the messages of the contract.
 
-Commands check their bounds on construction, so most mistakes show without a round trip.
+Commands check their bounds on construction, so most mistakes are found without a round trip.
 """
 
 import json
@@ -64,7 +64,7 @@ def fail_request(command: FailJob) -> FailJobRequest:
 
 
 def operation(command: Write) -> Operation:
-    """The command as one write among others."""
+    """Return the command as one operation of a batch."""
     match command:
         case CreateJob():
             return Operation(create_job=create_request(command))
@@ -79,9 +79,9 @@ def operation(command: Write) -> Operation:
 
 
 def encoded_result(result: object) -> bytes:
-    """`bytes` and `str` are JSON text already and stay as they are; anything else is encoded.
+    """Return the result as JSON. `bytes` and `str` are JSON text already and stay as they are.
 
-    Raises ResultNotJson for what JSON cannot say. Whether text is valid JSON is for the service to judge.
+    Raises ResultNotJson for a value that JSON cannot express. The service checks whether text is valid JSON.
     """
     try:
         if isinstance(result, bytes):
@@ -94,12 +94,12 @@ def encoded_result(result: object) -> bytes:
 
 
 def job_error(error: JobError | str) -> JobError:
-    """A sentence stands for an error of the worker's own."""
+    """Return the error; a `str` becomes the message of an error of the worker's own."""
     return error if isinstance(error, JobError) else JobError(error=ErrorField(type=WORKER_ERROR, message=error))
 
 
 def job_error_from(error: BaseException) -> JobError:
-    """What is said of a job whose worker raised this: its class as the code, its text, bounded, as the message.
+    """Return the job's error for a worker that raised this: the class as the code, the bounded text as the message.
 
     A worker that is being stopped has a code of its own.
     """

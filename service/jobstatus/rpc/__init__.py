@@ -1,1 +1,1 @@
-"""The gRPC edge: message → core → message. It decides nothing and must not know REST or SQL."""
+"""The gRPC API: from messages to the core and back. It decides nothing and must not know REST or SQL."""

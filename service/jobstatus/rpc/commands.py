@@ -1,4 +1,4 @@
-"""From the request messages of the five writes to the core's commands, alone or inside a batch."""
+"""From the messages of the five writes to the core's commands, alone or inside a batch."""
 
 import asyncio
 import uuid
@@ -18,14 +18,15 @@ T = TypeVar("T")
 
 LARGE_MESSAGE_BYTES: Final = 64 * 1024
 LARGE_BATCH: Final = 50
-"""Operations that take long to read, however small they are. They are not measured: that would take another while."""
+"""A batch of more operations takes long to read, however small they are. Their size is not measured, which takes
+another while."""
 
 _OF_CREATION: Final = ("virtual_key_id", "provider", "model_requested", "max_attempts")
 _OF_AN_END: Final = ("attempt", "status_code")
 
 
 def _given(message: Message, optional_fields: Iterable[str]) -> dict[str, Any]:
-    """Those of the optional fields that were sent; the command has a default for each of the others."""
+    """Return those of the optional fields that were sent. The command has defaults for the others."""
     return {name: getattr(message, name) for name in optional_fields if message.HasField(name)}
 
 
@@ -64,7 +65,7 @@ def fail_job(message: pb.FailJobRequest) -> core.FailJob:
 
 
 class CommandReader:
-    """Makes commands of requests; `max_result_bytes` bounds a result."""
+    """Makes commands from requests. `max_result_bytes` bounds a result."""
 
     def __init__(self, max_result_bytes: int) -> None:
         self._max_result_bytes = max_result_bytes
@@ -83,7 +84,7 @@ class CommandReader:
         return command
 
     def operations(self, message: pb.BatchWriteRequest) -> list[core.Command | JobStatusError]:
-        """The commands of a batch; where one cannot be, what the single call would raise."""
+        """Return the commands of a batch, and for an invalid one the error that the single call would raise."""
         return [self._operation(operation) for operation in message.operation]
 
     def _operation(self, message: pb.Operation) -> core.Command | JobStatusError:
@@ -97,7 +98,7 @@ class CommandReader:
 
 
 async def read(reader: Callable[[M], T], message: M) -> T:
-    """What the reader makes of the message; on a thread when that takes long, so that polls are answered meanwhile."""
+    """Return what the reader makes of the message. A large one is read on a thread, so that polls go on meanwhile."""
     is_large = isinstance(message, pb.BatchWriteRequest) and len(message.operation) > LARGE_BATCH
     if is_large or message.ByteSize() > LARGE_MESSAGE_BYTES:
         return await asyncio.to_thread(reader, message)

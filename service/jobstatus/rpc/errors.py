@@ -1,4 +1,4 @@
-"""What the core's errors are called in gRPC: one table, and the google.rpc.Status made from it."""
+"""From the core's errors to gRPC: one table of codes, and the google.rpc.Status made with it."""
 
 from typing import Final
 
@@ -33,22 +33,22 @@ CODES: Final[dict[type[errors.JobStatusError], grpc.StatusCode]] = {
 
 
 def code_number(code: grpc.StatusCode) -> int:
-    """The number of a google.rpc.Code."""
+    """Return the number of a google.rpc.Code."""
     return int(code.value[0])
 
 
 def status_of(error: errors.JobStatusError) -> Status:
-    """The error as a google.rpc.Status with its ErrorInfo."""
+    """Return the error as a google.rpc.Status with its ErrorInfo."""
     return _status(CODES[type(error)], error.reason, error.message, error.metadata)
 
 
 def internal_status() -> Status:
-    """What a stranger is told of a fault of ours: nothing but that."""
+    """Return the status for a fault of this program. It tells a client no more than that."""
     return _status(grpc.StatusCode.INTERNAL, "INTERNAL", "internal error", {})
 
 
 def operation_error(error: errors.JobStatusError) -> pb.OperationError:
-    """The error as one result of a batch: what the single call would have said."""
+    """Return the error as one result of a batch, with the code and reason of the single call."""
     return pb.OperationError(
         code=code_number(CODES[type(error)]), reason=error.reason, message=error.message, metadata=error.metadata
     )

@@ -1,7 +1,7 @@
-"""What surrounds every RPC: the client is identified, bytes are parsed, errors are translated, the call is counted.
+"""What every RPC has in common: it identifies the client, parses bytes, translates errors and counts the call.
 
-Done in one place around the handlers rather than in an interceptor, because gRPC parses requests before it asks any:
-a malformed message would be answered with UNKNOWN and a traceback's text.
+This is done around the handlers rather than in an interceptor, because gRPC parses requests before it calls one: a
+malformed message would be answered with UNKNOWN and the text of a traceback.
 """
 
 import asyncio
@@ -26,23 +26,23 @@ from jobstatus.telemetry.throttle import LogThrottle
 
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 Identify = Callable[[Context, str], None]
-"""Raises ClientNotIdentified or ClientNotAllowed; what it is given is the call's context and the method's name."""
+"""Given a call's context and the method's name, raises ClientNotIdentified or ClientNotAllowed."""
 
 _CODE_NAMES: Final = {code.value[0]: code.name for code in grpc.StatusCode}
-_refused: Final[defaultdict[tuple[str, str], LogThrottle]] = defaultdict(LogThrottle)
-"""By RPC and reason, both from closed lists."""
 _log = logging.getLogger(__name__)
 
 
 class RpcAdapter:
-    """Makes gRPC handlers of a servicer's methods."""
+    """Makes gRPC handlers from a servicer's methods."""
 
     def __init__(self, metrics: Metrics, identify: Identify) -> None:
         self._metrics = metrics
         self._identify = identify
+        self._throttles: Final[defaultdict[tuple[str, str], LogThrottle]] = defaultdict(LogThrottle)
+        """By RPC and reason. Both come from closed lists, so their number is bounded."""
 
     def service(self, descriptor: ServiceDescriptor, servicer: object) -> grpc.GenericRpcHandler:
-        """Every method of the service, each served by the servicer's method of the same name."""
+        """Return handlers for the service. The servicer has a method of the same name for each of its own."""
         handlers = {method.name: self._handler(method, getattr(servicer, method.name)) for method in descriptor.methods}
         return grpc.method_handlers_generic_handler(descriptor.full_name, handlers)
 
@@ -66,8 +66,8 @@ class RpcAdapter:
             try:
                 self._identify(context, name)
                 response = await serve(_parse(request_type, data))
-            except BaseException as error:  # noqa: BLE001  # translated, or raised again, by _refuse
-                await self._refuse(context, name, started, error)
+            except BaseException as error:  # noqa: BLE001  # translated, or raised again, by _abort
+                await self._abort(context, name, started, error)
             self._metrics.rpc_answered(name, "OK", time.perf_counter() - started)
             return response.SerializeToString()
 
@@ -76,7 +76,7 @@ class RpcAdapter:
     def _streaming(
         self, name: str, serve: Callable[[Any], AsyncGenerator[Message]]
     ) -> Callable[[Any, Context], AsyncGenerator[bytes]]:
-        """`serve` is given what gRPC gives: a request's bytes, or all requests' as they come."""
+        """`serve` is called with what gRPC passes: the bytes of a request, or an iterator of those of all requests."""
 
         async def handle(received: Any, context: Context) -> AsyncGenerator[bytes]:
             started = time.perf_counter()
@@ -88,22 +88,44 @@ class RpcAdapter:
             except GeneratorExit:
                 raise
             except BaseException as error:  # noqa: BLE001
-                await self._refuse(context, name, started, error)
+                await self._abort(context, name, started, error)
             self._metrics.rpc_answered(name, "OK", time.perf_counter() - started)
 
         return handle
 
-    async def _refuse(self, context: Context, name: str, started: float, error: BaseException) -> NoReturn:
-        """Count the call and abort it; a cancellation, and whatever ends the process, goes on its way."""
+    async def _abort(self, context: Context, name: str, started: float, error: BaseException) -> NoReturn:
+        """Count the call and abort it. Raise a cancellation, and whatever ends the process, again."""
         seconds = time.perf_counter() - started
         if not isinstance(error, Exception):
             if isinstance(error, asyncio.CancelledError):
                 self._metrics.rpc_answered(name, "CANCELLED", seconds)
             raise error
-        status = _translate(name, error)
+        status = self._status(name, error)
         self._metrics.rpc_answered(name, _CODE_NAMES[status.code], seconds)
         await context.abort_with_status(rpc_status.to_status(status))
         raise AssertionError("abort raises")
+
+    def _status(self, name: str, error: Exception) -> Status:
+        if not isinstance(error, JobStatusError):
+            _log.error(
+                "An RPC failed because of a bug of this program.",
+                extra={"event": "rpc_failed", "method": name},
+                exc_info=error,
+            )
+            return internal_status()
+        has_cause = error.__cause__ is not None and not isinstance(error, InvalidField)
+        if has_cause and (calls := self._throttles[name, error.reason].should_log()):
+            _log.warning(
+                "RPCs could not be answered because the store failed.",
+                extra={
+                    "event": "rpcs_unanswered",
+                    "method": name,
+                    "reason": error.reason,
+                    "cause": type(error.__cause__).__name__,
+                    "calls": calls,
+                },
+            )
+        return status_of(error)
 
 
 def _parse(request_type: type[Message], data: bytes) -> Message:
@@ -118,29 +140,6 @@ async def _parsed(request_type: type[Message], messages: AsyncIterator[bytes]) -
         yield _parse(request_type, data)
 
 
-def _translate(name: str, error: Exception) -> Status:
-    if isinstance(error, JobStatusError):
-        is_ours = error.__cause__ is not None and not isinstance(error, InvalidField)
-        if is_ours and (calls := _refused[name, error.reason].should_log()):
-            _log.warning(
-                "RPCs could not be answered because the store failed.",
-                extra={
-                    "event": "rpcs_unanswered",
-                    "method": name,
-                    "reason": error.reason,
-                    "cause": type(error.__cause__).__name__,
-                    "calls": calls,
-                },
-            )
-        return status_of(error)
-    _log.error(
-        "An RPC failed because of a bug of this program.",
-        extra={"event": "rpc_failed", "method": name},
-        exc_info=error,
-    )
-    return internal_status()
-
-
 def service_names(descriptors: Iterable[ServiceDescriptor]) -> list[str]:
-    """The full names, as health and reflection want them."""
+    """Return the full names, which health and reflection need."""
     return [descriptor.full_name for descriptor in descriptors]

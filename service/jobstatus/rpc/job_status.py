@@ -1,4 +1,4 @@
-"""`service JobStatus`: parse, one call of the core, answer. Errors are the core's; `handlers` translates them."""
+"""`service JobStatus`: parse the request, call the core, build the response. `handlers` translates errors."""
 
 import asyncio
 import base64
@@ -18,17 +18,23 @@ from jobstatus.core.tracker import JobTracker
 from jobstatus.core.watching.change_feed import ChangeFeed
 from jobstatus.rpc import commands
 from jobstatus.rpc.errors import operation_error
-from jobstatus.rpc.messages import job_fields, job_state_of, ms_from_timestamp, optional, request_type_of
+from jobstatus.rpc.messages import (
+    check_count,
+    job_fields,
+    job_state_of,
+    ms_from_timestamp,
+    optional,
+    page_size,
+    request_type_of,
+)
 from jobstatus.v1 import job_status_pb2 as pb
 
-DEFAULT_PAGE_SIZE: Final = 50
-MAX_PAGE_SIZE: Final = 1000
 MAX_ANSWER_BYTES: Final = 32 * 1024 * 1024
-"""How many bytes of results BatchGetJobs answers at most; memory for one call is bounded by it."""
+"""How many bytes of results one BatchGetJobs returns at most. This bounds the memory of a call."""
 
 
 class JobStatusServicer:
-    """Each RPC as a coroutine (or async generator) of its request alone."""
+    """Each RPC as a coroutine or async generator of its request."""
 
     def __init__(self, tracker: JobTracker, *, max_result_bytes: int) -> None:
         self._tracker = tracker
@@ -133,7 +139,7 @@ class JobStatusServicer:
 
 
 async def _read_followed(requests: AsyncIterator[pb.FollowJobsRequest], feed: ChangeFeed) -> None:
-    """Follow what the client names, until it ends the stream; raises what is wrong with a request."""
+    """Follow the jobs that the client names, until it ends the stream. Raises InvalidField."""
     async for request in requests:
         if len(request.versions) > MAX_BATCH:
             raise InvalidField.of("versions", f"must have at most {MAX_BATCH} entries")
@@ -141,19 +147,6 @@ async def _read_followed(requests: AsyncIterator[pb.FollowJobsRequest], feed: Ch
             check_id("versions", job_id)
         feed.forget(request.forgotten_job_ids)
         await feed.follow(dict(request.versions))
-
-
-def check_count(field: str, count: int) -> None:
-    """Raise InvalidField unless a request has from 1 to MAX_BATCH items."""
-    if not 1 <= count <= MAX_BATCH:
-        raise InvalidField.of(field, f"must have from 1 to {MAX_BATCH} items")
-
-
-def page_size(asked: int) -> int:
-    """AIP-158: 0 is the default, too many is the most, negative raises InvalidField."""
-    if asked < 0:
-        raise InvalidField.of("page_size", "must not be negative")
-    return min(asked or DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE)
 
 
 def _result_fields(outcome: Job | JobStatusError) -> Any:
@@ -172,7 +165,7 @@ def _make_token(last: Job, digest: str) -> str:
 
 
 def _read_token(token: str, digest: str) -> tuple[int, str]:
-    """Where the page before ended. Raises InvalidField for a token that is not ours or belongs to other filters."""
+    """Return where the last page ended. Raises InvalidField for a token that is invalid or belongs to other filters."""
     try:
         created_at_ms, job_id, made_for = json.loads(base64.b64decode(token.encode(), altchars=b"-_", validate=True))
         fits = type(created_at_ms) is int and 0 <= created_at_ms < 1 << 62 and is_valid_id(job_id)

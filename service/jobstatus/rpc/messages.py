@@ -1,21 +1,20 @@
 """Between the messages of `jobstatus.v1` and the values of the core, both ways, without I/O.
 
-Messages come from anybody: whatever is out of bounds raises InvalidField with the field's name.
+Anyone may have sent a message, so a value out of bounds raises InvalidField with the field's name.
 """
 
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from jobstatus.core.commands import MAX_BATCH
 from jobstatus.core.errors import InvalidField
 from jobstatus.core.job import ErrorExtraFields, ErrorField, Job, JobError, JobState, RequestType
 from jobstatus.core.virtual_keys import VirtualKey
 from jobstatus.v1 import job_status_pb2 as pb
 from jobstatus.v1 import virtual_keys_pb2 as vk_pb
-
-M = TypeVar("M", bound=Message)
 
 REQUEST_TYPES: Final[dict[RequestType, pb.RequestType.ValueType]] = {
     request_type: pb.RequestType.Value(f"REQUEST_TYPE_{request_type.name}") for request_type in RequestType
@@ -28,43 +27,62 @@ _REQUEST_TYPES_BACK: Final[dict[int, RequestType]] = {
 }
 _JOB_STATES_BACK: Final[dict[int, JobState]] = {number: state for state, number in JOB_STATES.items()}
 
+DEFAULT_PAGE_SIZE: Final = 50
+MAX_PAGE_SIZE: Final = 1000
+
 _MAX_SECONDS: Final = 315_576_000_000  # of google.protobuf.Duration
 _NANOS_PER_MS: Final = 1_000_000
 
 
 def request_type_of(number: int, field: str = "request_type") -> RequestType:
-    """Raises InvalidField for the zero value and for a number that has no name."""
+    """Return the request type. Raises InvalidField for the zero value and for an unknown number."""
     if number not in _REQUEST_TYPES_BACK:
         raise InvalidField.of(field, "must be a request type with a name")
     return _REQUEST_TYPES_BACK[number]
 
 
 def job_state_of(number: int, field: str = "states") -> JobState:
-    """Raises InvalidField for the zero value and for a number that has no name."""
+    """Return the job state. Raises InvalidField for the zero value and for an unknown number."""
     if number not in _JOB_STATES_BACK:
         raise InvalidField.of(field, "must be a job state with a name")
     return _JOB_STATES_BACK[number]
 
 
+def check_count(field: str, count: int) -> None:
+    """Raise InvalidField unless a request has from 1 to MAX_BATCH items."""
+    if not 1 <= count <= MAX_BATCH:
+        raise InvalidField.of(field, f"must have from 1 to {MAX_BATCH} items")
+
+
+def page_size(requested: int) -> int:
+    """Return the size of a page by AIP-158: 0 is the default, and a larger one than the bound is the bound.
+
+    Raises InvalidField when it is negative.
+    """
+    if requested < 0:
+        raise InvalidField.of("page_size", "must not be negative")
+    return min(requested or DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE)
+
+
 def duration_from_ms(span_ms: int) -> Duration:
-    """A Duration of so many milliseconds."""
+    """Return a Duration of so many milliseconds."""
     return Duration(seconds=span_ms // 1000, nanos=span_ms % 1000 * _NANOS_PER_MS)
 
 
 def ms_from_duration(span: Duration, field: str) -> int:
-    """Whole milliseconds. Raises InvalidField for a Duration that is malformed."""
+    """Return whole milliseconds. Raises InvalidField for a malformed Duration."""
     if abs(span.seconds) > _MAX_SECONDS or abs(span.nanos) >= 1000 * _NANOS_PER_MS or span.seconds * span.nanos < 0:
         raise InvalidField.of(field, "must be a valid google.protobuf.Duration")
     return span.seconds * 1000 + span.nanos // _NANOS_PER_MS
 
 
 def timestamp_from_ms(at_ms: int) -> Timestamp:
-    """A Timestamp of so many milliseconds since the epoch."""
+    """Return a Timestamp of so many milliseconds since the epoch."""
     return Timestamp(seconds=at_ms // 1000, nanos=at_ms % 1000 * _NANOS_PER_MS)
 
 
 def ms_from_timestamp(at: Timestamp, field: str) -> int:
-    """Milliseconds since the epoch, rounded up. Raises InvalidField for a Timestamp that is malformed."""
+    """Return milliseconds since the epoch, rounded up. Raises InvalidField for a malformed Timestamp."""
     if not (
         0 <= at.nanos < 1000 * _NANOS_PER_MS and -62_135_596_800 <= at.seconds <= 253_402_300_799
     ):  # years 1 to 9999
@@ -73,7 +91,7 @@ def ms_from_timestamp(at: Timestamp, field: str) -> int:
 
 
 def optional(message: Message, field: str) -> Any:
-    """A field's value, or None where it is absent."""
+    """Return a field's value, or None where it is absent."""
     return getattr(message, field) if message.HasField(field) else None
 
 
@@ -82,13 +100,16 @@ def _time(at_ms: int | None) -> Timestamp | None:
 
 
 def job_to_message(job: Job) -> pb.Job:
-    """The job as the contract shows it."""
+    """Return the job as a message."""
     return pb.Job(**job_fields(job))
 
 
 def job_fields(job: Job, *, omit_result: bool = False) -> Any:
-    """The fields of the job's message by name. Given in place of the message they become one where it belongs, while a
-    message would be copied there, which costs more than to make it."""
+    """Return the fields of the job's message by name.
+
+    Passed to the message that contains the job, they become part of it at once. A message would be copied into it,
+    which costs more than making it.
+    """
     return {
         "job_id": job.job_id,
         "request_type": REQUEST_TYPES[job.request_type],
@@ -115,12 +136,12 @@ def job_fields(job: Job, *, omit_result: bool = False) -> Any:
 
 
 def _time_fields(ms: int | None) -> dict[str, int] | None:
-    """The fields of a Timestamp or a Duration."""
+    """Return the fields of a Timestamp or a Duration."""
     return None if ms is None else {"seconds": ms // 1000, "nanos": ms % 1000 * _NANOS_PER_MS}
 
 
 def job_from_message(message: pb.Job) -> Job:
-    """The job that a service of this contract has sent; what the contract does not show is None."""
+    """Return the job of a message from the service. Raises InvalidField for values that this version does not know."""
 
     def at(field: str) -> int | None:
         return ms_from_timestamp(getattr(message, field), field) if message.HasField(field) else None  # type: ignore[arg-type]  # field names are Literals in the stubs
@@ -151,7 +172,7 @@ def job_from_message(message: pb.Job) -> Job:
 
 
 def error_to_message(error: JobError) -> pb.JobError:
-    """The error as the contract shows it."""
+    """Return the error as a message."""
     inner, extra = error.error, error.extra_fields
     return pb.JobError(
         event_id=error.event_id,
@@ -168,7 +189,7 @@ def error_to_message(error: JobError) -> pb.JobError:
 
 
 def error_from_message(message: pb.JobError) -> JobError:
-    """The error that a worker reports. Raises InvalidField when the inner `error` is absent."""
+    """Return the error of a message. Raises InvalidField when the inner `error` is absent."""
     if not message.HasField("error"):
         raise InvalidField.of("error.error", "is required")
     inner, extra = message.error, message.extra_fields
@@ -193,7 +214,7 @@ def error_from_message(message: pb.JobError) -> JobError:
 
 
 def virtual_key_to_message(virtual_key: VirtualKey) -> vk_pb.VirtualKey:
-    """The virtual key as the contract shows it."""
+    """Return the virtual key as a message."""
     return vk_pb.VirtualKey(
         virtual_key_id=virtual_key.virtual_key_id,
         key_sha256=virtual_key.key_sha256,
@@ -205,7 +226,7 @@ def virtual_key_to_message(virtual_key: VirtualKey) -> vk_pb.VirtualKey:
 
 
 def virtual_key_from_message(message: vk_pb.VirtualKey) -> VirtualKey:
-    """The virtual key that a service of this contract has sent."""
+    """Return the virtual key of a message from the service."""
     return VirtualKey(
         virtual_key_id=message.virtual_key_id,
         key_sha256=tuple(message.key_sha256),

@@ -1,4 +1,4 @@
-"""`service VirtualKeys`: parse, one call of the store, answer."""
+"""`service VirtualKeys`: parse the request, call the store, build the response."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -7,16 +7,16 @@ from jobstatus.core.commands import MAX_BATCH, check_id
 from jobstatus.core.errors import InvalidField, VirtualKeyNotFound
 from jobstatus.core.store import VirtualKeyStore
 from jobstatus.core.virtual_keys import VirtualKey
-from jobstatus.rpc.job_status import page_size
-from jobstatus.rpc.messages import ms_from_timestamp, virtual_key_to_message
+from jobstatus.rpc.messages import ms_from_timestamp, page_size, virtual_key_to_message
 from jobstatus.v1 import virtual_keys_pb2 as pb
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VirtualKeysServicer:
-    """Each RPC as a coroutine of its request alone.
+    """Each RPC as a coroutine of its request.
 
-    `clock` tells ms since the epoch; `on_change` is called after each change, so that this process obeys it at once.
+    `clock` returns ms since the epoch. `on_change` is called after each change, so that it takes effect in this process
+    at once.
     """
 
     store: VirtualKeyStore
@@ -38,7 +38,7 @@ class VirtualKeysServicer:
         try:
             stored = await self.store.put_virtual_key(virtual_key)
         finally:
-            self.on_change()  # also when the call is cancelled or its outcome unknown
+            self.on_change()  # also when the call is cancelled or its outcome is unknown
         return pb.PutVirtualKeyResponse(virtual_key=virtual_key_to_message(stored))
 
     async def GetVirtualKey(self, request: pb.GetVirtualKeyRequest) -> pb.GetVirtualKeyResponse:

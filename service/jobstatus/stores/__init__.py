@@ -60,4 +60,4 @@ def _driver_of(extra: str) -> Iterator[None]:
     try:
         yield
     except ModuleNotFoundError as error:
-        raise StoreConfigError(f"this store needs a driver: pip install 'jobstatus[{extra}]'") from error
+        raise StoreConfigError(f"this store needs a driver: pip install '.[{extra}]' in the checkout") from error

@@ -1,1 +1,1 @@
-"""The back end of an edge: reads and changes of jobs, from a JobStatus service over gRPC instead of from a store."""
+"""The back end of an edge: it reads jobs, and learns of changes, from a JobStatus service instead of from a store."""

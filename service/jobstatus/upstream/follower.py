@@ -1,64 +1,78 @@
-"""Keeps an edge's subscriptions told of changes: one stream to the service, which follows what they wait for.
+"""Wakes an edge's subscriptions: one FollowJobs stream to the service, which names the jobs that have changed.
 
-While there is no stream nobody begins to wait. Those who wait already go on: when it is there again the service is told
-what they have seen, and answers at once what has changed since. A service that does not know the call is asked again
-now and then, as it may be replaced by one that does.
+While there is no stream, no new poll waits. Polls that wait already go on: the next stream tells the service which
+versions they have seen, and it names at once what has changed since. A service that does not know the call is tried
+again now and then, because a newer version may replace it.
 """
 
 import asyncio
 import logging
+from dataclasses import dataclass
 from itertools import islice
 from typing import Final, NoReturn
 
 import grpc
 
-from jobstatus.client.connection import ServiceChannel, pauses
+from jobstatus.client.channel import ServiceChannel, pauses
 from jobstatus.core.watching.subscriptions import JobSubscriptions
 from jobstatus.v1 import job_status_pb2 as pb
 
 _IN_ONE_MESSAGE: Final = 1000
-_UNKNOWN_CALL_SECONDS: Final = 30.0
-_STEADY_SECONDS: Final = 2.0
-"""A stream that ends sooner, again and again, is called for less and less often."""
 _log = logging.getLogger(__name__)
 
 
-class UpstreamFollower:
-    """Follows what `subscriptions` wait for, while `run` runs."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FollowerLimits:
+    """When a stream that has ended is opened again."""
 
-    def __init__(self, connection: ServiceChannel) -> None:
-        self._connection = connection
+    unknown_call_seconds: float = 30.0
+    """The pause after a service that does not know the call."""
+    steady_seconds: float = 2.0
+    """A stream that has lasted so long is opened again soon; after shorter ones the pauses grow."""
+
+
+class UpstreamFollower:
+    """Follows the jobs that `subscriptions` wait for, while `run` runs."""
+
+    def __init__(
+        self,
+        channel: ServiceChannel,
+        limits: FollowerLimits = FollowerLimits(),  # a frozen value
+    ) -> None:
+        self._channel = channel
+        self._limits = limits
         self.subscriptions: Final = JobSubscriptions(self._seen, self._left)
         self.is_connected = False
-        """Whether the service tells of changes now."""
+        """Whether there is a stream, so that changes are noticed."""
         self._unsent: dict[str, int | None] = {}
-        """What the service does not know yet: the version that was read of a job, None where nobody waits any more."""
+        """What the service has yet to be sent: the version that was read of a job, None for a job nobody waits for."""
         self._has_unsent = asyncio.Event()
 
     async def run(self) -> NoReturn:
-        """Keep the stream, for ever."""
+        """Keep a stream open, forever. Log only the first of consecutive failures."""
         now = asyncio.get_running_loop().time
-        delays, is_news = pauses(), True
+        delays, should_log = pauses(), True
         while True:
             began_at = now()
             code = await self._follow()
-            was_steady = self.is_connected and now() - began_at >= _STEADY_SECONDS
+            was_steady = self.is_connected and now() - began_at >= self._limits.steady_seconds
             self.is_connected = False
             if was_steady:
-                delays, is_news = pauses(), True
-            elif is_news:
+                delays, should_log = pauses(), True
+            elif should_log:
                 _log.warning(
                     "The service reports no changes, so polls cannot wait.",
                     extra={"event": "polls_cannot_wait", "code": code.name},
                 )
-                is_news = False
-            await asyncio.sleep(_UNKNOWN_CALL_SECONDS if code is grpc.StatusCode.UNIMPLEMENTED else next(delays))
+                should_log = False
+            is_unknown = code is grpc.StatusCode.UNIMPLEMENTED
+            await asyncio.sleep(self._limits.unknown_call_seconds if is_unknown else next(delays))
 
     async def _follow(self) -> grpc.StatusCode:
-        """One stream from its beginning to its end, and with what it ended."""
+        """Follow one stream until it ends. Return the code that it ended with."""
         self._unsent = dict(self.subscriptions.versions())
         self._has_unsent.set()
-        stream = self._connection.jobs.FollowJobs()
+        stream = self._channel.jobs.FollowJobs()
         sending = asyncio.create_task(self._send(stream), name="jobstatus-follow")
         try:
             async for response in stream:

@@ -1,22 +1,23 @@
-"""The reads of a store, answered by a JobStatus service: what an edge needs that has no store of its own.
+"""The reads of an edge, which has no store: they become calls to a JobStatus service.
 
-Polls that come together are one BatchGetJobs, and so are questions for virtual keys, which every stranger can cause.
-The bytes of an answer are rendered here by the function that the service uses, from the same job, so they are the same
-bytes. A service that does not answer, or says that it cannot, is a store that does not answer; its message says why,
-for the log.
+Polls that arrive together become one BatchGetJobs. Lookups of virtual keys are batched as well, because anyone can
+cause them with a made-up key. Answers are the service's bytes, because the same function renders them from the same
+job. A service that does not respond, or fails, is reported as a store that is unavailable; the message says why, for
+the log.
 """
 
 import asyncio
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Final, TypeVar
 
 import grpc
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from jobstatus.client.connection import ServiceChannel
+from jobstatus.client.channel import ServiceChannel
 from jobstatus.core.answer import render, render_without_result
-from jobstatus.core.batch_reader import BatchReader
+from jobstatus.core.batch_reader import BatchReader, BatchReaderLimits
 from jobstatus.core.errors import InvalidField, JobNotFound, JobStatusError, StoreUnavailable
 from jobstatus.core.job import Job, JobState, is_valid_id
 from jobstatus.core.store import UNKNOWN_SIZE, Answer, StoreError, answer_of
@@ -28,12 +29,19 @@ from jobstatus.v1 import virtual_keys_pb2 as keys_v1
 Request = TypeVar("Request")
 Response = TypeVar("Response")
 
-LIMIT_SECONDS: Final = 1.5
-"""How long a question may take, repetitions included. A poll may wait as long before its question is asked, so that it
-is answered within 3 s; and a store inside finds out in less time that a part of it is silent."""
-LARGE_RESULT_SECONDS: Final = 10.0
-LARGE_AT_A_TIME: Final = 4
-"""How many large results are fetched at a time: each is in memory several times over until it is passed on."""
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UpstreamLimits:
+    """The bounds of the calls to the service."""
+
+    call_seconds: float = 1.5
+    """How long a call may take, retries included. A poll may wait as long before its call begins, so that it is
+    answered within 3 s. A store behind the service notices in less time that a part of it is silent."""
+    large_result_seconds: float = 10.0
+    large_at_a_time: int = 4
+    """How many large results are fetched at a time: each is in memory several times until it has been sent on."""
+    batches: BatchReaderLimits = BatchReaderLimits()  # noqa: RUF009  # a frozen value
+
 
 _NONEXISTENT_JOB: Final = jobs_v1.Job(
     job_id="nobodys",
@@ -45,30 +53,35 @@ _NONEXISTENT_JOB: Final = jobs_v1.Job(
 
 
 class UpstreamReader:
-    """Implements `core.store.JobReader` and `VirtualKeyReader` upon a connection that is open."""
+    """Implements `core.store.JobReader` and `VirtualKeyReader` on an open channel."""
 
     read_answer_now = None
 
-    def __init__(self, connection: ServiceChannel) -> None:
-        self._connection = connection
-        self._by_id = BatchReader(self._read_virtual_keys)
-        self._by_digest = BatchReader(self._find_virtual_keys)
-        self._room_for_large = asyncio.Semaphore(LARGE_AT_A_TIME)
+    def __init__(
+        self,
+        channel: ServiceChannel,
+        limits: UpstreamLimits = UpstreamLimits(),  # a frozen value
+    ) -> None:
+        self._channel = channel
+        self._limits = limits
+        self._by_id = BatchReader(self._read_virtual_keys, limits.batches)
+        self._by_digest = BatchReader(self._find_virtual_keys, limits.batches)
+        self._room_for_large = asyncio.Semaphore(limits.large_at_a_time)
 
     async def read_answers(self, job_ids: Sequence[str]) -> list[Answer | StoreError | None]:
         wanted = [job_id for job_id in dict.fromkeys(job_ids) if is_valid_id(job_id)]
         if not wanted:
-            await self.probe()  # so that who asks for what cannot be is told no sooner, and not while nobody answers
+            await self.probe()  # so that it takes as long as a valid id, and is a 503 while the service is away
             return [None] * len(job_ids)
         request = jobs_v1.BatchGetJobsRequest(job_ids=wanted, omit_large_results=True, allow_partial_success=True)
-        response = await self._call(self._connection.jobs.BatchGetJobs, request)
+        response = await self._call(self._channel.jobs.BatchGetJobs, request)
         found: dict[str, Answer | StoreError]
         found = {message.job_id: _read_answer(message) for message in response.jobs}
         found |= {job_id: StoreUnavailable() for job_id in response.unavailable_job_ids}
         return [_answer_in(found, job_id) for job_id in job_ids]
 
     async def read_jobs(self, job_ids: Sequence[str], *, with_results: bool) -> list[Job | StoreError | None]:
-        """One by one: asked for nothing but a large result, whose owner was compared before."""
+        """Read jobs one by one. The only caller wants one large result, after the owner was compared."""
         return [await self._read_job(job_id, with_result=with_results) for job_id in job_ids]
 
     async def read_virtual_keys(self, virtual_key_ids: Sequence[str]) -> list[VirtualKey | None]:
@@ -79,26 +92,26 @@ class UpstreamReader:
 
     async def virtual_keys_version(self) -> int:
         request = keys_v1.BatchGetVirtualKeysRequest()
-        return (await self._call(self._connection.virtual_keys.BatchGetVirtualKeys, request)).version
+        return (await self._call(self._channel.virtual_keys.BatchGetVirtualKeys, request)).version
 
     async def probe(self) -> None:
-        """Return if the service answers and its store can be read; raise StoreUnavailable if not."""
+        """Raise StoreUnavailable unless the service responds and can read its store."""
         await self.virtual_keys_version()
 
     async def _read_virtual_keys(self, virtual_key_ids: Sequence[str]) -> list[VirtualKey | None]:
         wanted = list(dict.fromkeys(virtual_key_ids))
-        found = await self._ask_for_virtual_keys(keys_v1.BatchGetVirtualKeysRequest(virtual_key_ids=wanted))
+        found = await self._get_virtual_keys(keys_v1.BatchGetVirtualKeysRequest(virtual_key_ids=wanted))
         by_id = {virtual_key.virtual_key_id: virtual_key for virtual_key in found}
         return [by_id.get(virtual_key_id) for virtual_key_id in virtual_key_ids]
 
     async def _find_virtual_keys(self, digests: Sequence[bytes]) -> list[VirtualKey | None]:
         wanted = list(dict.fromkeys(digests))
-        found = await self._ask_for_virtual_keys(keys_v1.BatchGetVirtualKeysRequest(key_sha256=wanted))
+        found = await self._get_virtual_keys(keys_v1.BatchGetVirtualKeysRequest(key_sha256=wanted))
         by_digest = {digest: virtual_key for virtual_key in found for digest in virtual_key.key_sha256}
         return [by_digest.get(digest) for digest in digests]
 
-    async def _ask_for_virtual_keys(self, request: keys_v1.BatchGetVirtualKeysRequest) -> list[VirtualKey]:
-        response = await self._call(self._connection.virtual_keys.BatchGetVirtualKeys, request)
+    async def _get_virtual_keys(self, request: keys_v1.BatchGetVirtualKeysRequest) -> list[VirtualKey]:
+        response = await self._call(self._channel.virtual_keys.BatchGetVirtualKeys, request)
         try:
             return [virtual_key_from_message(message) for message in response.virtual_keys]
         except InvalidField as error:
@@ -107,9 +120,9 @@ class UpstreamReader:
     async def _read_job(self, job_id: str, *, with_result: bool) -> Job | None:
         request = jobs_v1.GetJobRequest(job_id=job_id, omit_result=not with_result)
         try:
-            async with asyncio.timeout(LARGE_RESULT_SECONDS), self._room_for_large:
-                response = await self._connection.call(
-                    self._connection.jobs.GetJob, request, limit_seconds=LARGE_RESULT_SECONDS
+            async with asyncio.timeout(self._limits.large_result_seconds), self._room_for_large:
+                response = await self._channel.call(
+                    self._channel.jobs.GetJob, request, limit_seconds=self._limits.large_result_seconds
                 )
             return job_from_message(response.job)
         except JobNotFound:
@@ -118,20 +131,20 @@ class UpstreamReader:
             raise _unavailable(error) from error
 
     async def _call(self, method: "grpc.aio.UnaryUnaryMultiCallable[Request, Response]", request: Request) -> Response:
-        """The answer; whatever else the service says, it is one that cannot be asked now."""
+        """Return the response. Raise StoreUnavailable for every error of the service."""
         try:
-            return await self._connection.call(method, request, limit_seconds=LIMIT_SECONDS)
+            return await self._channel.call(method, request, limit_seconds=self._limits.call_seconds)
         except JobStatusError as error:
             raise _unavailable(error) from error
 
 
 def _unavailable(error: JobStatusError | TimeoutError) -> StoreUnavailable:
-    """The error of a store, saying what was said of the service. Strangers are never shown its message."""
+    """Return the store's error, with the service's message for the log. Clients never see it."""
     return StoreUnavailable(error.message if isinstance(error, JobStatusError) else None)
 
 
 def _read_answer(message: jobs_v1.Job) -> Answer | StoreError:
-    """What a poll answers; an error in the place of a job that a newer service tells of in words unknown here."""
+    """Return a poll's answer, or an error for a job with values that only a newer version of the service knows."""
     try:
         return _answer_of(job_from_message(message))
     except InvalidField as error:
@@ -141,7 +154,7 @@ def _read_answer(message: jobs_v1.Job) -> Answer | StoreError:
 
 
 def _answer_in(found: Mapping[str, Answer | StoreError], job_id: str) -> Answer | StoreError | None:
-    """The answer about one job, for as much work where there is none: else the time of a 404 would tell a stranger."""
+    """Return the answer for one job. A missing job costs as much work, so that the time of a 404 reveals nothing."""
     if job_id in found:
         return found[job_id]
     _read_answer(_NONEXISTENT_JOB)
@@ -149,7 +162,7 @@ def _answer_in(found: Mapping[str, Answer | StoreError], job_id: str) -> Answer 
 
 
 def _answer_of(job: Job) -> Answer:
-    """What a poll of the job answers. A completed job without its result has a large one, whose size is not known."""
+    """Return a poll's answer. A completed job without its result has a large one, whose size is unknown."""
     if job.state is not JobState.COMPLETED or job.result is not None:
         return answer_of(job, render(job))
     return answer_of(job, render_without_result(job))._replace(result_size=UNKNOWN_SIZE)

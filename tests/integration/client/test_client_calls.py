@@ -7,13 +7,16 @@ from datetime import UTC, datetime, timedelta
 import grpc
 import pytest
 from harness.staged_service import LIMIT_SECONDS, NOW_MS, SHORTEST_LEASE, StagedService
+from harness.waiting import until
 from jobstatus.client import JobError, JobState, JobStatusClient, RequestType, ServiceFailed, ServiceUnreachable
+from jobstatus.client.channel import ServiceChannel
 from jobstatus.client.errors import from_operation
 from jobstatus.core import errors
 from jobstatus.core.commands import CompleteJob, CreateJob, FailJob, HeartbeatJob, StartJob
 from jobstatus.core.job import ErrorField
 from jobstatus.core.virtual_keys import hash_key
 from jobstatus.rpc.errors import CODES, operation_error
+from jobstatus.v1 import job_status_pb2 as pb
 
 
 async def test_a_job_is_created_started_kept_alive_and_completed(client: JobStatusClient) -> None:
@@ -190,16 +193,23 @@ async def test_a_server_that_is_down_is_unreachable(service: StagedService) -> N
             await client.get_job("a")
 
 
-async def test_time_that_runs_out_between_two_tries_hides_no_reason(
-    service: StagedService, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A pause that takes longer than it should leaves no time to ask again: what is told is how the last try failed."""
+async def test_time_that_runs_out_between_two_tries_hides_no_reason(service: StagedService) -> None:
+    """A pause that lasts too long leaves no time for another try: the error tells how the last one failed."""
     await service.server.stop(0)
-    sleep = asyncio.sleep
-    monkeypatch.setattr(asyncio, "sleep", lambda seconds: sleep(seconds + 0.5))
-    async with JobStatusClient(service.target, timeout=timedelta(seconds=0.5)) as client:
+    pauses: list[float] = []
+    now = asyncio.get_running_loop().time
+
+    async def oversleep(seconds: float) -> None:
+        pauses.append(seconds)
+        ends_at = now() + 0.5
+        await until(lambda: now() >= ends_at)
+
+    async with ServiceChannel(
+        service.target, credentials=None, timeout_seconds=0.5, retry=True, sleep=oversleep
+    ) as channel:
         with pytest.raises(ServiceUnreachable, match="refused"):
-            await client.get_job("a")
+            await channel.call(channel.jobs.GetJob, pb.GetJobRequest(job_id="a"))
+    assert len(pauses) == 1
 
 
 async def test_a_restart_of_the_service_is_waited_for(

@@ -89,7 +89,10 @@ def test_without_the_driver_the_url_says_what_to_install(tmp_path: Path) -> None
         [sys.executable, "-c", code], env={"PYTHONPATH": str(tmp_path)}, capture_output=True, check=False
     )
     assert ended.returncode == 1
-    assert b"StoreConfigError: redis:// and rediss:// need a driver: pip install 'jobstatus[redis]'" in ended.stderr
+    assert (
+        b"StoreConfigError: redis:// and rediss:// need a driver: pip install '.[redis]' in the checkout"
+        in ended.stderr
+    )
 
 
 # --- who answers ---

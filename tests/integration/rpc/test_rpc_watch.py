@@ -12,7 +12,8 @@ from harness.http import LIMIT_SECONDS
 from harness.jobs import complete, create, heartbeat, start
 from harness.refusals import NOT_FOUND
 from harness.rpc import furnish, get, watch, without_result
-from harness.service import Service, service_here
+from harness.service import Service, service_here, stubs
+from harness.staged_service import StagedService
 from harness.waiting import until
 from harness.wire import Refusal, channel_to, refused
 from jobstatus.core.job import JobState
@@ -22,18 +23,15 @@ from jobstatus.v1.job_status_pb2_grpc import JobStatusStub
 
 
 @pytest.fixture
-async def watched(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[tuple[Service, JobTracker]]:
-    """The service, at most three watches at a time, with the jobs; and the tracker behind it."""
-    trackers: list[JobTracker] = []
-
-    def kept(*parts: Any, **named: Any) -> JobTracker:
-        trackers.append(JobTracker(*parts, **named))
-        return trackers[0]
-
-    monkeypatch.setattr("jobstatus.app.service.JobTracker", kept)
-    async with service_here(max_watchers=3) as running:
+async def watched() -> AsyncIterator[tuple[Service, JobTracker]]:
+    """The gRPC server, at most three watches at a time, with the jobs; and the tracker behind it."""
+    staged = StagedService(max_watchers=3)
+    await staged.start()
+    async with stubs(0, int(staged.target.rpartition(":")[2]), 0) as running:
         await furnish(running)
-        yield running, trackers[0]
+        yield running, staged.tracker
+    await staged.tracker.close()
+    await staged.server.stop(0)
 
 
 async def test_watch_sends_each_version_until_the_end(service: Service) -> None:

@@ -13,7 +13,8 @@ from harness.rpc import get, watch
 from harness.service import Service, service_here
 from harness.waiting import until
 from harness.wire import call_raw, channel_to, refused
-from jobstatus.rpc.server import DESCRIPTORS
+from jobstatus.app.limits import ServiceLimits
+from jobstatus.rpc.server import DESCRIPTORS, RpcLimits
 from jobstatus.v1 import job_status_pb2 as pb
 
 MALFORMED: Final = invalid("request")
@@ -95,10 +96,9 @@ async def test_deadlines(service: Service) -> None:
     assert caught.value.code() is Code.DEADLINE_EXCEEDED
 
 
-async def test_calls_over_the_limit_are_shed(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_calls_over_the_limit_are_shed() -> None:
     """Above the limit of concurrent calls one is RESOURCE_EXHAUSTED; when one has ended there is room again (G34)."""
-    monkeypatch.setattr("jobstatus.rpc.server._MAX_RPCS", 2)
-    async with service_here() as service:
+    async with service_here(limits=ServiceLimits(rpc=RpcLimits(max_rpcs=2), refusing_seconds=0)) as service:
         await create(service, "j1")
         watches = [watch(service, "j1") for _ in range(2)]
         for stream in watches:

@@ -7,6 +7,6 @@ try:
 except ModuleNotFoundError as error:
     if error.name != "hiredis":
         raise
-    raise StoreConfigError("redis:// and rediss:// need a driver: pip install 'jobstatus[redis]'") from error
+    raise StoreConfigError("redis:// and rediss:// need a driver: pip install '.[redis]' in the checkout") from error
 
 __all__ = ["RedisJobStore"]
