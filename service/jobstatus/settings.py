@@ -1,11 +1,12 @@
-"""What an operator can set, from JOBSTATUS_* variables and a TOML file, checked before anything starts.
+"""The settings of an operator, from JOBSTATUS_* variables and a TOML file, checked before anything starts.
 
 A variable wins over the file. A wrong setting raises SettingsError with one sentence that names it and never repeats
-a secret.
+a secret. The two sources are read here, because pydantic-settings takes longer to import than pydantic.
 """
 
 import difflib
 import ipaddress
+import json
 import os
 import secrets
 import tomllib
@@ -14,13 +15,6 @@ from pathlib import Path
 from typing import Annotated, Any, Final, Literal, NamedTuple
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError
-from pydantic_settings import (
-    BaseSettings,
-    NoDecode,
-    PydanticBaseSettingsSource,
-    SettingsConfigDict,
-    TomlConfigSettingsSource,
-)
 
 from jobstatus.auth.issuer_config import IssuerConfig, Kind
 
@@ -73,14 +67,14 @@ def _names(value: Any) -> Any:
     return [name.strip() for name in value.split(",") if name.strip()] if isinstance(value, str) else value
 
 
-ListenAddress = Annotated[Address, NoDecode, BeforeValidator(_address)]
-Names = Annotated[frozenset[str], NoDecode, BeforeValidator(_names)]
+ListenAddress = Annotated[Address, BeforeValidator(_address)]
+Names = Annotated[frozenset[str], BeforeValidator(_names)]
 ExistingFile = Annotated[Path, AfterValidator(_existing_file)]
 Seconds = Annotated[float, Field(gt=0, le=365 * _DAY)]
 
 
 class IssuerSettings(BaseModel):
-    """One entry of `[[issuers]]`: whose tokens are accepted, by which key, for what."""
+    """One entry of `[[issuers]]`: an issuer of tokens, its key, and what its tokens may do."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -100,15 +94,15 @@ class IssuerSettings(BaseModel):
     leeway_seconds: int = Field(default=10, ge=0, le=300)
 
     def config(self) -> IssuerConfig:
-        """What `auth` needs of it; the private key is for `jobstatus token` alone."""
+        """Return what `auth` needs. Only `jobstatus token` uses the private key."""
         values = self.model_dump(exclude={"private_key_file", "secret"})
         return IssuerConfig(**values, secret=self.secret.get_secret_value() if self.secret else None)
 
 
-class Settings(BaseSettings):
-    """All settings. The names are the variables' without JOBSTATUS_, in lower case."""
+class Settings(BaseModel):
+    """All settings. A field's name is that of its variable without JOBSTATUS_, in lower case."""
 
-    model_config = SettingsConfigDict(env_prefix=PREFIX, extra="forbid", frozen=True, env_ignore_empty=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
 
     http: ListenAddress = Address("127.0.0.1", 8080)
     grpc: ListenAddress = Address("127.0.0.1", 50051)
@@ -157,21 +151,8 @@ class Settings(BaseSettings):
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_format: Literal["auto", "json", "pretty"] = "auto"
 
-    @classmethod
-    def settings_customise_sources(  # pydantic-settings' hook: which sources, the strongest first
-        cls,
-        settings_cls: type[BaseSettings],
-        init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003
-        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        given = (init_settings, env_settings)
-        path = os.environ.get(f"{PREFIX}CONFIG")
-        return (*given, TomlConfigSettingsSource(settings_cls, Path(path))) if path else given
-
     def accepted_issuers(self) -> tuple[IssuerSettings, ...]:
-        """The issuers of the file and the one of the JOBSTATUS_JWT_* variables. Raises SettingsError."""
+        """Return the issuers of the file and the one of the JOBSTATUS_JWT_* variables. Raises SettingsError."""
         fields = (
             "issuer",
             "audience",
@@ -192,22 +173,40 @@ class Settings(BaseSettings):
 
 
 def load_settings() -> Settings:
-    """The settings of this process's environment. Raises SettingsError."""
-    path = os.environ.get(f"{PREFIX}CONFIG")
-    if path and not Path(path).is_file():
-        raise SettingsError(f"{PREFIX}CONFIG names no file ({path})")
+    """Return the settings of this process's environment. Raises SettingsError."""
     try:
-        return Settings()
+        return Settings.model_validate(_from_file(os.environ.get(f"{PREFIX}CONFIG")) | _from_variables(os.environ))
     except ValidationError as error:
         raise SettingsError(_sentence(error, PREFIX)) from None
-    except tomllib.TOMLDecodeError as error:
+
+
+def _from_file(path: str | None) -> dict[str, Any]:
+    if not path:
+        return {}
+    if not Path(path).is_file():
+        raise SettingsError(f"{PREFIX}CONFIG names no file ({path})")
+    try:
+        return tomllib.loads(Path(path).read_text(encoding="utf-8"))
+    except ValueError as error:
         raise SettingsError(f"{PREFIX}CONFIG={path} is not valid TOML: {error}") from None
-    except ValueError as error:  # a variable that should be JSON and is not
-        raise SettingsError(f"the settings cannot be read: {error}") from None
+
+
+def _from_variables(environment: Mapping[str, str]) -> dict[str, Any]:
+    """Return the values of the variables that are set. An empty one counts as not set; case does not matter."""
+    variables = {name.upper(): value for name, value in environment.items() if value}
+    given: dict[str, Any] = {
+        name: variables[variable] for name in Settings.model_fields if (variable := PREFIX + name.upper()) in variables
+    }
+    if "issuers" in given:
+        try:
+            given["issuers"] = json.loads(given["issuers"])
+        except ValueError as error:
+            raise SettingsError(f"{PREFIX}ISSUERS is not valid JSON: {error}") from None
+    return given
 
 
 def check_servable(settings: Settings, issuers: tuple[IssuerSettings, ...]) -> None:
-    """Raise SettingsError for settings that are each well but must not be served together."""
+    """Raise SettingsError for settings that are each valid but not together."""
     _check_issuers(settings, issuers, "serve --dev")
     if settings.workers > 1 and settings.store.startswith("memory:"):
         raise SettingsError(
@@ -228,7 +227,7 @@ def check_servable(settings: Settings, issuers: tuple[IssuerSettings, ...]) -> N
 
 
 def check_edge(settings: Settings, issuers: tuple[IssuerSettings, ...]) -> None:
-    """The same for an edge of its own."""
+    """Raise SettingsError for settings that an edge cannot serve with."""
     _check_issuers(settings, issuers, "edge --dev")
     if settings.upstream is None:
         raise SettingsError(f"no service to ask is set: set {PREFIX}UPSTREAM=HOST:PORT, or use --upstream")
@@ -257,10 +256,10 @@ def _check_issuers(settings: Settings, issuers: tuple[IssuerSettings, ...], deve
 
 
 def unknown_variables(environment: Mapping[str, str]) -> dict[str, str]:
-    """JOBSTATUS_* variables that nothing reads, each with the name that may have been meant (or "").
+    """Return the JOBSTATUS_* variables that nothing reads, each with the closest known name (or "").
 
-    They are worth a warning, not an error: Kubernetes sets JOBSTATUS_SERVICE_HOST and the like for a service of that
-    name.
+    They are worth a warning, not an error, because Kubernetes sets JOBSTATUS_SERVICE_HOST and the like for a service of
+    that name.
     """
     known = {*(name.upper() for name in Settings.model_fields), *_CLIENT_VARIABLES}
     given = {name.removeprefix(PREFIX) for name in environment if name.startswith(PREFIX)}
@@ -271,7 +270,7 @@ def unknown_variables(environment: Mapping[str, str]) -> dict[str, str]:
 
 
 def development_issuer(settings: Settings) -> IssuerSettings:
-    """The issuer of `--dev`; its random secret is kept in the state directory (mode 0600), and made if missing."""
+    """Return the issuer of `--dev`. Its random secret is in the state directory (mode 0600), and made if missing."""
     path = settings.state_dir / _DEVELOPMENT_KEY_FILE
     path.parent.mkdir(parents=True, exist_ok=True)
     if not has_development_issuer(settings):
@@ -282,7 +281,7 @@ def development_issuer(settings: Settings) -> IssuerSettings:
 
 
 def has_development_issuer(settings: Settings) -> bool:
-    """Whether `--dev` has been used with this state directory."""
+    """Return whether `--dev` has been used with this state directory."""
     return (settings.state_dir / _DEVELOPMENT_KEY_FILE).is_file()
 
 

@@ -17,7 +17,6 @@ SERVER_PACKAGES: Final = (
     "jwt",
     "prometheus_client",
     "pydantic",
-    "pydantic_settings",
     "rich",
     "structlog",
     "uvloop",
