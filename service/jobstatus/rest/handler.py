@@ -49,7 +49,7 @@ OPENAPI_PATH: Final = "/openapi.json"
 class Authenticates(Protocol):
     """What the edge needs of `auth`: raises CredentialError, or StoreUnavailable when it cannot tell."""
 
-    def authenticate_cached(self, authorization: Sequence[str], virtual_key: Sequence[str]) -> Principal | None: ...
+    def try_authenticate(self, authorization: Sequence[str], virtual_key: Sequence[str]) -> Principal | None: ...
 
     async def authenticate(self, authorization: Sequence[str], virtual_key: Sequence[str]) -> Principal: ...
 
@@ -88,7 +88,7 @@ class PollHandler:
         retry_after_seconds: int,
     ) -> None:
         """`retry_after_seconds` is the least that a poller is told to wait."""
-        self._authenticate_cached = authenticator.authenticate_cached
+        self._try_authenticate = authenticator.try_authenticate
         self._authenticate = authenticator.authenticate
         self._find = tracker.poll
         find_now = tracker.poll_now
@@ -110,7 +110,7 @@ class PollHandler:
             return None
         request_type, job_id = asked_for
         try:
-            principal = self._authenticate_cached(*_credentials(headers))
+            principal = self._try_authenticate(*_credentials(headers))
             found = None if principal is None else find_now(job_id, request_type, principal)
         except Exception:  # noqa: BLE001  # `answer` meets it as well, and tells of it
             return None
