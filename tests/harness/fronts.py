@@ -6,6 +6,7 @@ from typing import Any, Final
 
 from jobstatus.v1 import job_status_pb2 as pb
 
+from harness.faults import MeddledStore
 from harness.http import Answer, parse, request
 from harness.jobs import complete, create
 from harness.raw import talk
@@ -18,7 +19,7 @@ _PROBE: Final = "probe-of-the-front"
 
 
 @asynccontextmanager
-async def front_here(front: str, store: str = "memory://", **settings: Any) -> AsyncIterator[Service]:
+async def front_here(front: str, store: str | MeddledStore = "memory://", **settings: Any) -> AsyncIterator[Service]:
     """A service in this process, met through this one of FRONTS, which has the settings."""
     if front == FRONTS[0]:
         async with service_here(store, **settings) as service:

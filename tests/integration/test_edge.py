@@ -8,7 +8,7 @@ from typing import Any, Final
 import grpc
 import pytest
 from harness.certificates import Authorities
-from harness.faults import meddle
+from harness.faults import MeddledStore
 from harness.http import Answer, request
 from harness.jobs import KINDS, complete, completion, create, creation, job_in, number_of, put_virtual_key
 from harness.service import Service, edge_here, service_here
@@ -180,10 +180,10 @@ async def test_a_service_that_is_away_is_a_503_and_heals(tmp_path: Path) -> None
         await front.__aexit__(None, None, None)
 
 
-async def test_a_store_that_is_away_inside_is_a_503(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_store_that_is_away_inside_is_a_503() -> None:
     """What the service inside cannot read is unavailable outside, and not unknown."""
-    store = meddle(monkeypatch)
-    async with service_here() as service, edge_here(service) as edge:
+    store = MeddledStore()
+    async with service_here(store) as service, edge_here(service) as edge:
         await job_in(service, JobState.COMPLETED, "done")
         store.fail_all(StoreUnavailable())
         assert (await edge.poll("done", ADMIN)).status == 503
@@ -201,8 +201,8 @@ async def test_an_edge_starts_before_its_service(service: Service) -> None:
 
 async def test_a_part_of_the_store_that_is_away_is_a_503_for_its_jobs_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     """Other jobs of the same batch are answered as ever; whoever did not ask for that is told that the call failed."""
-    store = meddle(monkeypatch)
-    async with service_here() as service, edge_here(service) as edge:
+    store = MeddledStore()
+    async with service_here(store) as service, edge_here(service) as edge:
         for name in ("away", "here"):
             await job_in(service, JobState.COMPLETED, name)
 

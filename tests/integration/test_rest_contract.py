@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from harness.faults import Clock, MeddledStore, meddle
+from harness.faults import Clock, MeddledStore
 from harness.http import Answer, request
 from harness.jobs import ENDED, KINDS, complete, create, fail, job_error, job_in, number_of, put_virtual_key, start
 from harness.service import Service, service_here
@@ -122,13 +122,11 @@ async def test_pending_job_can_end_at_once(service: Service) -> None:
 
 @pytest.mark.parametrize("state", ENDED)
 @pytest.mark.parametrize("store", ["memory", "sqlite"])
-async def test_expired_job_is_404_to_the_millisecond(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, store: str, state: JobState
-) -> None:
+async def test_expired_job_is_404_to_the_millisecond(tmp_path: Path, store: str, state: JobState) -> None:
     """An ended job is served up to its expires_at and not found from then on, by its owner and by an admin."""
-    clock = Clock(monkeypatch)
+    clock = Clock()
     url = "memory://" if store == "memory" else f"sqlite:///{tmp_path / 'jobs.db'}"
-    async with service_here(url, sweep_interval_seconds=60) as service:
+    async with service_here(url, sweep_interval_seconds=60, clock=clock) as service:
         job = await job_in(service, state, "j1", result_ttl={"seconds": 5})
         clock.move(ms=job.expires_at.ToMilliseconds() - clock.ms - 1)
         assert (await service.poll("j1", OWNER)).status == 200
@@ -311,10 +309,10 @@ async def test_internal_fields_stay_inside(service: Service, state: JobState) ->
 # --- headers ---
 
 
-async def test_every_answer_has_the_same_headers(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_every_answer_has_the_same_headers() -> None:
     """Every answer has the contract's headers, exactly those beside its own, and no product's version."""
-    store = meddle(monkeypatch)
-    async with service_here() as service:
+    store = MeddledStore()
+    async with service_here(store) as service:
         await job_in(service, JobState.COMPLETED, "done")
         await job_in(service, JobState.PENDING, "pending")
         polls = {
@@ -358,10 +356,10 @@ async def test_insane_request_id_is_replaced(service: Service, given: str) -> No
 # --- Retry-After ---
 
 
-async def test_old_job_is_polled_less_often(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_old_job_is_polled_less_often() -> None:
     """Retry-After follows the job's age: the setting's seconds at first, a tenth of the age later, 30 s at most."""
-    clock = Clock(monkeypatch)
-    async with service_here(retry_after_seconds=3) as service:
+    clock = Clock()
+    async with service_here(retry_after_seconds=3, clock=clock) as service:
         await create(service, "j1")
         waits = []
         for seconds in (0, 50, 50, 1000):
@@ -382,10 +380,10 @@ def assert_unavailable(answer: Answer) -> None:
 
 
 @pytest.mark.parametrize("failure", [StoreUnavailable(SECRET_TEXT), StoreFull(), Overloaded(), ShuttingDown()])
-async def test_store_that_does_not_answer_is_503(monkeypatch: pytest.MonkeyPatch, failure: JobStatusError) -> None:
+async def test_store_that_does_not_answer_is_503(failure: JobStatusError) -> None:
     """While the store fails every poll is a 503 that says when to come back; once it is well they are as before."""
-    store: MeddledStore = meddle(monkeypatch)
-    async with service_here() as service:
+    store = MeddledStore()
+    async with service_here(store) as service:
         await create(service, "j1")
         store.fail_all(failure)
         for job_id in ("j1", "unknown", "malformed.id"):
@@ -396,21 +394,21 @@ async def test_store_that_does_not_answer_is_503(monkeypatch: pytest.MonkeyPatch
         assert (await service.poll("j1", OWNER)).status == 202
 
 
-async def test_large_result_that_cannot_be_read_is_503(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_large_result_that_cannot_be_read_is_503() -> None:
     """A store that fails between the answer's two reads makes a 503, never a document without its result."""
-    store = meddle(monkeypatch)
-    async with service_here() as service:
+    store = MeddledStore()
+    async with service_here(store) as service:
         await create(service, "j1")
         await complete(service, "j1", RESULTS["large"])
         store.failures["read_jobs"] = StoreUnavailable()
         assert_unavailable(await service.poll("j1", OWNER))
 
 
-async def test_sqlite_file_that_is_gone_is_503(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+async def test_sqlite_file_that_is_gone_is_503(tmp_path: Path) -> None:
     """Polls are 503 while SQLite's file cannot be opened, and as before once it is there again."""
     path = tmp_path / "jobs.db"
-    store = meddle(monkeypatch, f"sqlite:///{path}")
-    async with service_here() as service:
+    store = MeddledStore(f"sqlite:///{path}")
+    async with service_here(store) as service:
         await create(service, "j1")
         store.real._reader.close()
         store.real._reader = None
@@ -420,20 +418,20 @@ async def test_sqlite_file_that_is_gone_is_503(monkeypatch: pytest.MonkeyPatch, 
         assert (await service.poll("j1", ADMIN)).status == 202
 
 
-async def test_credential_that_cannot_be_looked_up_is_503(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_credential_that_cannot_be_looked_up_is_503() -> None:
     """A virtual key that the store cannot be asked about is neither let in nor refused."""
-    store = meddle(monkeypatch)
-    async with service_here() as service:
+    store = MeddledStore()
+    async with service_here(store) as service:
         await put_virtual_key(service)
         store.failures["find_virtual_keys"] = store.failures["read_virtual_keys"] = StoreUnavailable()
         assert_unavailable(await service.poll("j1", bearer("sk-bf-key")))
         assert_unavailable(await service.poll("j1", OWNER))
 
 
-async def test_fault_of_ours_is_500_and_tells_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_fault_of_ours_is_500_and_tells_nothing() -> None:
     """An exception that nobody expected is a 500 of our shape without a word of it; the service goes on."""
-    store = meddle(monkeypatch)
-    async with service_here() as service:
+    store = MeddledStore()
+    async with service_here(store) as service:
         await create(service, "j1")
         store.failures["read_answers"] = RuntimeError(SECRET_TEXT)
         answer = await service.poll("j1", OWNER)

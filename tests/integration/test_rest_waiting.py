@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
-from harness.faults import meddle
+from harness.faults import MeddledStore
 from harness.fronts import FRONTS, front_here, listening_edge, waiting
 from harness.http import Answer
 from harness.jobs import complete, create, fail, job_in, put_virtual_key, start
@@ -250,10 +250,10 @@ async def test_each_credential_has_places_of_its_own(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", FRONTS)
-async def test_a_store_that_fails_while_somebody_waits_is_a_503(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_store_that_fails_while_somebody_waits_is_a_503(kind: str) -> None:
     """What cannot be known is not claimed."""
-    store = meddle(monkeypatch)
-    async with front_here(kind) as service:
+    store = MeddledStore()
+    async with front_here(kind, store) as service:
         await create(service, "j1")
         poll = asyncio.create_task(service.poll("j1", OWNER, LONG))
         await waiting(service, 1)

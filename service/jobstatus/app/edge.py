@@ -14,7 +14,9 @@ from typing import Final
 import grpc
 
 from jobstatus.app.background import run_once, run_periodically, start_tasks
-from jobstatus.app.frontend import build_frontend, now_ms
+from jobstatus.app.clocks import Clocks
+from jobstatus.app.frontend import build_frontend
+from jobstatus.app.limits import ServiceLimits
 from jobstatus.client.connection import ServiceChannel
 from jobstatus.core.poll import Poller
 from jobstatus.settings import Address, IssuerSettings, Settings
@@ -36,7 +38,13 @@ class EdgeListening:
 
 
 @asynccontextmanager
-async def serving_edge(settings: Settings, issuers: tuple[IssuerSettings, ...]) -> AsyncIterator[EdgeListening]:
+async def serving_edge(
+    settings: Settings,
+    issuers: tuple[IssuerSettings, ...],
+    *,
+    limits: ServiceLimits = ServiceLimits(),  # noqa: B008  # frozen
+    clocks: Clocks = Clocks(),  # noqa: B008  # frozen
+) -> AsyncIterator[EdgeListening]:
     """The edge, up while the context lasts; leaving it stops gracefully.
 
     It is up, and not ready, while the service inside does not answer. Raises KeyConfigError or OSError when something
@@ -58,13 +66,15 @@ async def serving_edge(settings: Settings, issuers: tuple[IssuerSettings, ...]) 
             settings,
             issuers,
             polls=Poller(
-                upstream, clock=now_ms, observer=metrics, unscoped_for_all=settings.unscoped_jobs == "any_credential"
+                upstream, clock=clocks.ms, observer=metrics, unscoped_for_all=settings.unscoped_jobs == "any_credential"
             ),
             virtual_keys=upstream,
             probe=upstream.probe,
             subscriptions=subscriptions,
             metrics=metrics,
             grace_seconds=GRACE_SECONDS,
+            limits=limits.rest,
+            clocks=clocks,
             hears_of_changes=lambda: follower.is_connected,
         )
         authenticator, readiness, public, admin = (

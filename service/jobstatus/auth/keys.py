@@ -34,7 +34,7 @@ class KeyRefused(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class KeySet:
-    """The keys of one issuer by key id. `only` is for tokens without a `kid`: the single key, or None if there are more."""
+    """The keys of one issuer by key id. `only` is the single key, for tokens without a `kid`, or None."""
 
     by_id: Mapping[str, Key] = field(repr=False)
     only: Key | None = field(repr=False)

@@ -16,9 +16,10 @@ What holds for every operation:
 * Bytes come back exactly as they went in.
 """
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
+from enum import Enum
 from typing import Final, NamedTuple, Protocol, TypeAlias
 
 from jobstatus.core.errors import StoreFull, StoreUnavailable
@@ -30,6 +31,16 @@ SMALL_RESULT_BYTES: Final = 16 * 1024
 
 StoreError: TypeAlias = StoreUnavailable | StoreFull
 """How a store fails."""
+
+
+class NotNow(Enum):
+    """The type of NOT_NOW."""
+
+    NOT_NOW = "not now"
+
+
+NOT_NOW: Final = NotNow.NOT_NOW
+"""What a read without waiting returns where it would have to wait."""
 
 
 class Change(NamedTuple):
@@ -102,8 +113,12 @@ class JobReader(Protocol):
     """What polls need of a store."""
 
     @property
-    def read_answer_now(self) -> Callable[[str], Answer | StoreError | None] | None:
-        """As read_answers, of one job, in a store that has nothing to wait for when it reads; None in any other."""
+    def reads_at_once(self) -> bool:
+        """Whether `try_read_answer` may return an answer: constant, and true where reads need not wait."""
+        ...
+
+    def try_read_answer(self, job_id: str) -> Answer | StoreError | NotNow | None:
+        """Return what `read_answers` returns for one job; NOT_NOW where the read would have to wait."""
         ...
 
     async def read_answers(self, job_ids: Sequence[str]) -> list[Answer | StoreError | None]:

@@ -43,6 +43,8 @@ _HARMLESS: Final = (apsw.BusyError, apsw.LockedError, apsw.FullError)
 class SQLiteJobStore:
     """Implements `core.store.Store` upon one file. Any number of processes may have it open."""
 
+    reads_at_once = True
+
     def __init__(self, path: str) -> None:
         self._path = Path(path).absolute()
         self._writer: apsw.Connection | None = None
@@ -73,9 +75,9 @@ class SQLiteJobStore:
         self._stop_threads()
 
     async def read_answers(self, job_ids: Sequence[str]) -> list[Answer | StoreError | None]:
-        return [self.read_answer_now(job_id) for job_id in job_ids]
+        return [self.try_read_answer(job_id) for job_id in job_ids]
 
-    def read_answer_now(self, job_id: str) -> Answer | StoreError | None:
+    def try_read_answer(self, job_id: str) -> Answer | StoreError | None:
         """A job that was polled before is found by its rowid, if it still has it, which takes one tree, not two."""
         rowid = self._rowids.get(job_id)
         if rowid is not None and (found := self._read(statements.ANSWER_AT_ROWID, (rowid, job_id))):
