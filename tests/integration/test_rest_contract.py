@@ -11,9 +11,13 @@ from harness.http import Answer, request
 from harness.jobs import ENDED, KINDS, complete, create, fail, job_error, job_in, number_of, put_virtual_key, start
 from harness.service import Service, service_here
 from harness.tokens import admin_token, bearer, virtual_key_token
+from jobstatus.app.limits import ServiceLimits
 from jobstatus.core.errors import JobStatusError, Overloaded, ShuttingDown, StoreFull, StoreUnavailable
 from jobstatus.core.job import JobState, RequestType
 from jobstatus.core.store import SMALL_RESULT_BYTES
+from jobstatus.rest.fast_path import FastPathProtocol
+from jobstatus.rest.limits import RestLimits
+from jobstatus.rest.protocol import RestProtocol
 from jobstatus.v1 import job_status_pb2 as pb
 
 OWNER = bearer(virtual_key_token("vk-1"))
@@ -32,11 +36,12 @@ HEADERS_OF_ALL = {
 }
 
 
-@pytest.fixture(params=["memory", "sqlite"])
+@pytest.fixture(params=["memory", "sqlite", "no fast path"])
 async def either(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Service]:
-    """The service on each of the stores that need no server."""
-    url = "memory://" if request.param == "memory" else f"sqlite:///{tmp_path / 'jobs.db'}"
-    async with service_here(url) as running:
+    """The service on each of the stores that need no server, and without the fast path."""
+    url = f"sqlite:///{tmp_path / 'jobs.db'}" if request.param == "sqlite" else "memory://"
+    connection_type = RestProtocol if request.param == "no fast path" else FastPathProtocol
+    async with service_here(url, limits=ServiceLimits(rest=RestLimits(connection_type=connection_type))) as running:
         yield running
 
 

@@ -17,7 +17,9 @@ from harness.tokens import admin_token, bearer
 from harness.waiting import until
 from jobstatus.app.limits import ServiceLimits
 from jobstatus.core.job import JobState
+from jobstatus.rest.fast_path import FastPathProtocol
 from jobstatus.rest.limits import RestLimits
+from jobstatus.rest.protocol import RestProtocol
 
 ADMIN: Final = bearer(admin_token())
 PATH: Final = "/v1/async/audio/transcriptions/"
@@ -27,10 +29,10 @@ MIB: Final = 1024 * 1024
 SHORT_KEEPALIVE: Final = ServiceLimits(rest=RestLimits(keepalive_seconds=0.3))
 
 
-@pytest.fixture
-async def service() -> AsyncIterator[Service]:
-    """The service with a pending and a completed job."""
-    async with service_here() as running:
+@pytest.fixture(params=[FastPathProtocol, RestProtocol], ids=["fast path", "no fast path"])
+async def service(request: pytest.FixtureRequest) -> AsyncIterator[Service]:
+    """The service with a pending and a completed job, with and without the fast path."""
+    async with service_here(limits=ServiceLimits(rest=RestLimits(connection_type=request.param))) as running:
         await job_in(running, JobState.PENDING, "pending")
         await job_in(running, JobState.COMPLETED, "done")
         yield running

@@ -1,7 +1,8 @@
 """Authenticate requests: from the credential headers to a principal.
 
-Every poll is authenticated, so verified tokens are cached by their SHA-256 and cost no second signature check. Only
-successes are cached, so that an attacker cannot fill the cache. The tokens themselves are not stored.
+Every poll is authenticated, so verified tokens are cached by their SHA-256 and cost no second signature check. The
+tokens themselves are not stored. Refused tokens have a small cache of their own, for clients that repeat them; an
+attacker can fill that one, but not the other. Refusals that depend on the time are not cached.
 """
 
 import asyncio
@@ -22,6 +23,9 @@ from jobstatus.core.virtual_keys import KEY_PREFIX, VirtualKey, hash_key
 
 CACHE_SECONDS: Final = 60.0
 """How long a verified token is cached, at most."""
+MAX_REFUSED: Final = 1_000
+"""How many refused tokens are cached."""
+_DEPENDS_ON_TIME: Final = frozenset((Reason.EXPIRED, Reason.NOT_YET_VALID, Reason.LIFETIME_TOO_LONG))
 _AskStore: TypeAlias = Callable[[], Awaitable[Principal]]
 
 
@@ -58,6 +62,7 @@ class Authenticator:
         self._clock = clock
         self._virtual_keys = VirtualKeyCache(store, monotonic, max_cached)
         self._tokens: FifoCache[bytes, CachedToken] = FifoCache(max_cached)
+        self._refused: FifoCache[bytes, Reason] = FifoCache(MAX_REFUSED)
 
     async def authenticate(self, authorization: Sequence[str], virtual_key: Sequence[str]) -> Principal:
         """Return the principal of a request; takes the values of all Authorization and all x-bf-vk headers.
@@ -85,6 +90,7 @@ class Authenticator:
             if verifier.generation != self._generation:
                 self._generation = verifier.generation
                 self._tokens.clear()
+                self._refused.clear()
                 self._on_change()
         if await self._virtual_keys.refresh():
             self._on_change()
@@ -128,7 +134,15 @@ class Authenticator:
         """Verify a token and cache it. A clock that steps back behind `since` makes it be verified again."""
         if self._verifier is None:
             raise InvalidCredential(Reason.NO_ISSUER)
-        verified = self._verifier.verify(credential, now)
+        reason = self._refused.get(digest)
+        if reason is not None:
+            raise InvalidCredential(reason)
+        try:
+            verified = self._verifier.verify(credential, now)
+        except InvalidCredential as error:
+            if error.reason not in _DEPENDS_ON_TIME:
+                self._refused.put(digest, error.reason)
+            raise
         until = min(verified.expires_at, now + CACHE_SECONDS)
         self._tokens.put(digest, CachedToken(principal=verified.principal, since=now, until=until))
         return verified.principal
