@@ -5,19 +5,19 @@ from collections import defaultdict
 from collections.abc import Callable
 from typing import Any
 
-import pytest
+from jobstatus.app.clocks import Clocks
+from jobstatus.core.store import NOT_NOW, NotNow
 from jobstatus.stores import open_store
 
 from harness.stores import DelegatingStore
 
 
 class Clock:
-    """Stands in for the module `time` where the service is built: every clock of the service stands still in it."""
+    """The clocks of a service that is given it: they stand still until they are moved."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """For every service that is built from now on."""
+    def __init__(self) -> None:
         self._ns = time.time_ns()
-        monkeypatch.setattr("jobstatus.app.frontend.time", self)
+        self.clocks = Clocks(wall_ns=self.time_ns, monotonic=self.monotonic)
 
     def move(self, *, seconds: float = 0, ms: int = 0) -> None:
         """Let so much time pass."""
@@ -43,9 +43,12 @@ class MeddledStore(DelegatingStore):
 
     def __init__(self, url: str = "memory://") -> None:
         self.real: Any = open_store(url)
-        self.read_answer_now = None
+        self.reads_at_once = False
         self.calls: list[tuple[str, Any]] = []
         self.failures: defaultdict[str, Exception | None] = defaultdict(lambda: None)
+
+    def try_read_answer(self, _: str) -> NotNow:
+        return NOT_NOW
 
     def fail_all(self, failure: Exception | None) -> None:
         """Every operation fails like this from now on; None: none does."""

@@ -6,23 +6,23 @@ import os
 import signal
 import sys
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Self, cast
+from typing import Any, Self
 
 import grpc
+from jobstatus.app.clocks import Clocks
 from jobstatus.app.edge import EdgeLimits, serving_edge
 from jobstatus.app.limits import ServiceLimits
 from jobstatus.app.service import serving
-from jobstatus.core.store import Store
 from jobstatus.settings import IssuerSettings, Settings
 from jobstatus.v1.job_status_pb2_grpc import JobStatusStub
 from jobstatus.v1.virtual_keys_pb2_grpc import VirtualKeysStub
 from pydantic import SecretStr
 
+from harness.faults import Clock
 from harness.http import Answer, request
-from harness.stores import DelegatingStore
 from harness.tokens import AUDIENCE, ISSUER, SECRET
 
 COMMAND = str(Path(sys.executable).with_name("jobstatus"))
@@ -65,11 +65,16 @@ async def stubs(http_port: int, grpc_port: int, admin_port: int) -> AsyncIterato
 
 @asynccontextmanager
 async def service_here(
-    store: str | DelegatingStore = "memory://", *, limits: ServiceLimits = AT_ONCE, **settings: Any
+    store: str | AbstractAsyncContextManager[Any] = "memory://",
+    *,
+    limits: ServiceLimits = AT_ONCE,
+    clock: Clock | None = None,
+    **settings: Any,
 ) -> AsyncIterator[Service]:
     """The service inside this process and loop, on free ports, with the tests' issuer unless others are given.
 
-    `store` is a URL, or a store to be used in place of the settings' one.
+    `store` is a URL, or a store to be used in place of the settings' one. The clocks are those of the system unless
+    `clock` is given.
     """
     issuer = IssuerSettings(issuer=ISSUER, audience=AUDIENCE, algorithm="HS256", secret=SecretStr(SECRET))
     values = {
@@ -80,16 +85,25 @@ async def service_here(
         "issuers": (issuer,),
     }
     chosen = Settings(**(values | settings))
-    given = None if isinstance(store, str) else cast("Store", store)
+    service = serving(
+        chosen,
+        chosen.accepted_issuers(),
+        with_reflection=True,
+        limits=limits,
+        clocks=Clocks() if clock is None else clock.clocks,
+        store=None if isinstance(store, str) else store,
+    )
     async with (
-        serving(chosen, chosen.accepted_issuers(), with_reflection=True, store=given, limits=limits) as listening,
-        stubs(listening.http.port, listening.grpc.port, listening.admin.port) as service,
+        service as listening,
+        stubs(listening.http.port, listening.grpc.port, listening.admin.port) as running,
     ):
-        yield service
+        yield running
 
 
 @asynccontextmanager
-async def edge_here(service: Service, *, limits: EdgeLimits = EDGE, **settings: Any) -> AsyncIterator[Service]:
+async def edge_here(
+    service: Service, *, limits: EdgeLimits = EDGE, clock: Clock | None = None, **settings: Any
+) -> AsyncIterator[Service]:
     """An edge of its own in front of the service, inside this process and loop, with the tests' issuer."""
     issuer = IssuerSettings(issuer=ISSUER, audience=AUDIENCE, algorithm="HS256", secret=SecretStr(SECRET))
     values = {
@@ -99,7 +113,8 @@ async def edge_here(service: Service, *, limits: EdgeLimits = EDGE, **settings: 
         "issuers": (issuer,),
     }
     chosen = Settings(**(values | settings))
-    async with serving_edge(chosen, chosen.accepted_issuers(), limits=limits) as listening:
+    clocks = Clocks() if clock is None else clock.clocks
+    async with serving_edge(chosen, chosen.accepted_issuers(), limits=limits, clocks=clocks) as listening:
         yield service.behind(listening.http.port, listening.admin.port)
 
 

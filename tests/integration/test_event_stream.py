@@ -4,7 +4,7 @@ import asyncio
 import json
 import time
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any, Final
 
@@ -20,10 +20,11 @@ from harness.service import Service, service_here
 from harness.stores import SHARED, STORES
 from harness.tokens import AUDIENCE, ISSUER, SECRET, admin_token, bearer, virtual_key_token
 from harness.waiting import until
+from jobstatus.app.limits import ServiceLimits
 from jobstatus.core.errors import StoreUnavailable
 from jobstatus.core.job import JobState, RequestType
 from jobstatus.core.virtual_keys import hash_key
-from jobstatus.rest import send_limits as large
+from jobstatus.rest.limits import RestLimits
 from jobstatus.settings import IssuerSettings
 from jobstatus.v1 import job_status_pb2 as pb
 from pydantic import SecretStr
@@ -44,6 +45,19 @@ async def front(request: pytest.FixtureRequest) -> AsyncIterator[Service]:
 async def heartbeat(front: Service, job_id: str, **fields: Any) -> int:
     """Let the worker say that it is alive; the job's version then."""
     return (await front.jobs.HeartbeatJob(pb.HeartbeatJobRequest(job_id=job_id, **fields))).job.version
+
+
+def limits_of(**limits: float) -> ServiceLimits:
+    """The default limits of the service but for these of the REST port."""
+    return ServiceLimits(rest=RestLimits(**limits))  # type: ignore[arg-type]  # one dict for fields of several types
+
+
+@asynccontextmanager
+async def quiet_stream(front: Service) -> AsyncIterator[EventStream]:
+    """The stream of a new job j1."""
+    await create(front, "j1")
+    async with events(front, "j1", OWNER) as stream:
+        yield stream
 
 
 # --- what is sent ---
@@ -158,11 +172,10 @@ async def test_several_follow_one_job(front: Service) -> None:
         assert (await poll).status == 200
 
 
-async def test_after_a_quiet_time_there_is_a_comment(front: Service, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It says nothing, again and again, so that nobody on the way takes the connection for dead."""
-    monkeypatch.setattr("jobstatus.rest.event_stream.QUIET_SECONDS", 0.1)
-    await create(front, "j1")
-    async with events(front, "j1", OWNER) as stream:
+@pytest.mark.parametrize("kind", FRONTS)
+async def test_after_a_quiet_time_there_is_a_comment(kind: str) -> None:
+    """Comments are repeated, so that no proxy closes the connection as idle."""
+    async with front_here(kind, limits=limits_of(quiet_seconds=0.1)) as front, quiet_stream(front) as stream:
         await stream.event()
         blocks = [await stream.next() for _ in range(3)]
         assert [block.kind for block in blocks if block] == ["comment"] * 3
@@ -297,8 +310,7 @@ async def test_a_stream_holds_a_place_of_its_owner(kind: str) -> None:
             for stream in (mine, others):
                 assert (await stream.rest())[-1].json["status"] == "completed"
         await waiting(front, 0)
-        async with events(front, "j1", OWNER) as again:
-            assert len(await again.rest()) == 1
+        assert (await front.poll("j1", OWNER)).status == 200
 
 
 # --- an end before the job's ---
@@ -405,11 +417,11 @@ async def test_a_client_that_goes_away_frees_its_place(front: Service) -> None:
         await waiting(front, 0)
 
 
-async def test_a_large_event_has_to_be_read_in_time(front: Service, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A client that does not read it is cut off, its place and memory are free, and others are served meanwhile."""
-    monkeypatch.setattr("jobstatus.rest.send_limits.SEND_SECONDS", 0.3)
-    await create(front, "j1")
-    async with events(front, "j1", OWNER) as stream:
+@pytest.mark.parametrize("kind", FRONTS)
+async def test_a_large_event_has_to_be_read_in_time(kind: str) -> None:
+    """A client that does not read it is disconnected, its memory is free again, and others are served meanwhile."""
+    limits = limits_of(send_seconds=0.3, max_large_bytes=20 * MIB)
+    async with front_here(kind, limits=limits) as front, quiet_stream(front) as stream:
         await stream.event()
         stream.reader._transport.pause_reading()  # type: ignore[attr-defined]
         await complete(front, "j1", b'"' + b"x" * (12 * MIB) + b'"')
@@ -418,25 +430,28 @@ async def test_a_large_event_has_to_be_read_in_time(front: Service, monkeypatch:
         stream.reader._transport.resume_reading()  # type: ignore[attr-defined]
         with pytest.raises(CutOff):
             await stream.rest()
-    assert large._under_way == 0
+        async with events(front, "j1", OWNER) as again:
+            assert [len(event.json["result"]) for event in await again.rest()] == [12 * MIB]
 
 
 @pytest.mark.parametrize("kind", FRONTS)
-async def test_more_large_events_than_there_is_memory_for_are_cut_off(
-    kind: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Who takes up the stream again gets it when there is room."""
-    monkeypatch.setattr("jobstatus.rest.send_limits.MAX_LARGE_BYTES", MIB)
-    async with front_here(kind) as front:
-        job = await create(front, "j1")
-        async with events(front, "j1", OWNER) as stream:
-            await stream.event()
-            await complete(front, "j1", b'"' + b"x" * MIB + b'"')
+async def test_more_large_events_than_there_is_memory_for_are_cut_off(kind: str) -> None:
+    """The client is disconnected while too much is being sent, and gets the event once there is room."""
+    async with front_here(kind, limits=limits_of(max_large_bytes=20 * MIB)) as front:
+        for job_id in ("j1", "j2"):
+            await create(front, job_id)
+        async with events(front, "j1", OWNER) as unread, events(front, "j2", OWNER) as stream:
+            for each in (unread, stream):
+                await each.event()
+            unread.reader._transport.pause_reading()  # type: ignore[attr-defined]
+            await complete(front, "j1", b'"' + b"x" * (12 * MIB) + b'"')
+            await complete(front, "j2", b'"' + b"x" * (12 * MIB) + b'"')
             with pytest.raises(CutOff):
                 await stream.rest()
-        monkeypatch.setattr("jobstatus.rest.send_limits.MAX_LARGE_BYTES", 2 * MIB)
-        async with events(front, "j1", OWNER, f"Last-Event-ID: {job.version}") as stream:
-            assert [len(event.json["result"]) for event in await stream.rest()] == [MIB]
+            unread.reader._transport.resume_reading()  # type: ignore[attr-defined]
+            assert [len(event.json["result"]) for event in await unread.rest()] == [12 * MIB]
+        async with events(front, "j2", OWNER) as stream:
+            assert [len(event.json["result"]) for event in await stream.rest()] == [12 * MIB]
 
 
 # --- more than one process, and all stores ---

@@ -5,63 +5,84 @@ counted, so that a test knows which of the two has answered.
 """
 
 import asyncio
+import logging
+import re
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Final, NoReturn
+from types import SimpleNamespace
+from typing import Any, Final, cast
 
+import aiohttp
 import pytest
-from aiohttp import web
+from aiohttp.streams import EmptyStreamReader
 from google.protobuf.duration_pb2 import Duration
 from harness.hostile_tokens import LEEWAY
-from harness.http import Answer
+from harness.http import Answer as HttpAnswer
+from harness.http import request
 from harness.jobs import KINDS, complete, create, job_in, number_of, put_virtual_key
 from harness.raw import connection, next_answer, received_until_closed
 from harness.service import Service, service_here
 from harness.stores import STORES
-from harness.tokens import admin_token, bearer, virtual_key_token
+from harness.tokens import admin_token, bearer, token, virtual_key_token
 from harness.waiting import until
-from jobstatus.auth.authenticator import Authenticator
+from jobstatus.app.limits import ServiceLimits
 from jobstatus.core.errors import StoreUnavailable
 from jobstatus.core.job import JobState, RequestType
-from jobstatus.core.poll import Poller
-from jobstatus.core.store import SMALL_RESULT_BYTES
-from jobstatus.core.virtual_keys import hash_key
-from jobstatus.rest.handler import PollHandler
+from jobstatus.core.store import SMALL_RESULT_BYTES, Answer, Store, StoreError
+from jobstatus.core.virtual_keys import VirtualKey, hash_key
+from jobstatus.rest.fast_path import FastPathProtocol, Requests
+from jobstatus.rest.limits import RestLimits
+from jobstatus.rest.protocol import RestProtocol
+from jobstatus.stores import open_store
 from jobstatus.stores.memory import MemoryJobStore
-from jobstatus.stores.sqlite.store import SQLiteJobStore
 
 OWNER: Final = bearer(virtual_key_token("vk-1"))
 STRANGER: Final = bearer(virtual_key_token("vk-2"))
 ADMIN: Final = bearer(admin_token())
 KEY: Final = "x-bf-vk: sk-bf-key-of-vk-1"
 VARYING: Final = ("date", "connection")
+FORGED: Final = "another secret of more than thirty-two bytes"
+
+
+class CountedProtocol(FastPathProtocol):
+    """A connection that notes the paths for which its handler is called."""
+
+    paths: Final[list[str]] = []
+
+    def hand_over(self, requests: Requests) -> None:
+        self.paths.extend(request.path for request, _ in requests)
+        super().hand_over(requests)
 
 
 @pytest.fixture
-def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The paths for which the handler has been asked."""
-    paths: list[str] = []
-    answer = PollHandler.answer
+def asked() -> list[str]:
+    """The paths for which a handler is called."""
+    CountedProtocol.paths.clear()
+    return CountedProtocol.paths
 
-    async def counted(self: PollHandler, request: web.BaseRequest) -> web.StreamResponse:
-        paths.append(request.raw_path)
-        return await answer(self, request)
 
-    monkeypatch.setattr(PollHandler, "answer", counted)
-    return paths
+def limits(**values: float) -> ServiceLimits:
+    """The default limits but for these of the REST port, with counted calls of the handler."""
+    return ServiceLimits(rest=RestLimits(connection_type=CountedProtocol, **values))  # type: ignore[arg-type]
+
+
+@asynccontextmanager
+async def store_with_key(url: str) -> AsyncIterator[Store]:
+    """A store in which vk-1 is registered before the service starts, so that no change of it is noticed later."""
+    async with open_store(url) as store:
+        digest = hash_key("sk-bf-key-of-vk-1")
+        key = VirtualKey(virtual_key_id="vk-1", key_sha256=(digest,), created_at_ms=1, updated_at_ms=1)
+        await store.put_virtual_key(key)
+        yield store
 
 
 @pytest.fixture(params=["memory", "sqlite"])
-async def service(
-    request: pytest.FixtureRequest, tmp_path: Path, asked: list[str], authenticators: list[Authenticator]
-) -> AsyncIterator[Service]:
-    asked.clear()  # it has to be there before the service is
-    store = "memory://" if request.param == "memory" else STORES["sqlite"](tmp_path)
-    async with service_here(store) as running:
-        await put_virtual_key(running, "vk-1", key_sha256=[hash_key("sk-bf-key-of-vk-1")])
-        await authenticators[-1].refresh()  # or all would be looked up anew once it is due
+async def service(request: pytest.FixtureRequest, tmp_path: Path, asked: list[str]) -> AsyncIterator[Service]:
+    url = "memory://" if request.param == "memory" else STORES["sqlite"](tmp_path)
+    async with service_here(store_with_key(url), limits=limits()) as running:
+        asked.clear()
         yield running
 
 
@@ -77,7 +98,7 @@ class Client:
         self.reader = reader
         self.writer = writer
 
-    async def ask(self, data: bytes) -> Answer:
+    async def ask(self, data: bytes) -> HttpAnswer:
         self.writer.write(data)
         return await next_answer(self.reader)
 
@@ -101,7 +122,7 @@ async def until_answered(client: Client, data: bytes, status: int) -> None:
     await until(is_so)
 
 
-def told(answer: Answer) -> tuple[int, dict[str, str], bytes]:
+def told(answer: HttpAnswer) -> tuple[int, dict[str, str], bytes]:
     return answer.status, {name: text for name, text in answer.headers.items() if name not in VARYING}, answer.body
 
 
@@ -143,20 +164,30 @@ async def test_what_clients_send_besides_needs_no_handler(
         assert asked == []
 
 
-REFUSED: Final = {
+ANSWERED: Final = {
+    "ended": (200, get("done", OWNER)),
+    "under way": (202, get("going", OWNER)),
+    "known": (304, get("done", OWNER, "If-None-Match: *")),
+    "known, weakly, in a list": (304, get("done", OWNER, 'If-None-Match: "other"', "If-None-Match: *")),
+    "not known": (200, get("done", OWNER, 'If-None-Match: "other"')),
     "unknown": (404, get("unknown", OWNER)),
     "somebody else's": (404, get("done", STRANGER)),
     "of another type": (404, get("done", OWNER, kind="ocr")),
     "no id": (404, get("no.id", OWNER)),
-    "no job at this path": (404, get("done", OWNER, kind="ocr/x")),
+    "no id, below a path of jobs": (404, get("done", OWNER, kind="ocr/x")),
     "no credential": (401, get("done")),
+    "another scheme": (401, get("done", "Authorization: Basic x")),
     "two credentials": (401, get("done", OWNER, KEY)),
-    "a bad token": (401, get("done", OWNER + "x")),
+    "two tokens": (401, get("done", OWNER, OWNER)),
+    "a malformed token": (401, get("done", OWNER + "x")),
+    "a forged token": (401, get("done", bearer(token(FORGED, virtual_key_id="vk-1")))),
+    "an expired token": (401, get("done", bearer(virtual_key_token("vk-1", exp=1)))),
     "no key": (401, get("done", "x-bf-vk: sk-bf-")),
-    "an unknown key": (401, get("done", "x-bf-vk: sk-bf-other")),
-    "another method": (405, get("done", OWNER, method="DELETE")),
 }
 LEFT: Final = {
+    "no jobs at this path": (404, get("done", OWNER, kind="other")),
+    "an unknown key": (401, get("done", "x-bf-vk: sk-bf-other")),
+    "another method": (405, get("done", OWNER, method="DELETE")),
     "HEAD": (200, get("done", OWNER, method="HEAD")),
     "a wait": (200, get("done", OWNER, "Prefer: wait=1")),
     "a large result": (200, get("large", OWNER)),
@@ -168,19 +199,79 @@ LEFT: Final = {
 }
 
 
-@pytest.mark.parametrize(("status", "data"), (REFUSED | LEFT).values(), ids=(REFUSED | LEFT).keys())
-async def test_all_else_is_the_handlers(service: Service, asked: list[str], status: int, data: bytes) -> None:
-    """What is refused, needs a second read, or is no plain GET on a connection that stays open."""
+@pytest.fixture
+async def furnished(service: Service) -> Service:
+    """The service with a job that ended, one under way, and two with large results."""
     await job_in(service, JobState.COMPLETED, "done")
+    await create(service, "going")
     for name, size in (("large", SMALL_RESULT_BYTES + 1), ("huge", 2**20)):
         await create(service, name)
         await complete(service, name, b'"' + b"x" * (size - 2) + b'"')
-    async with client_of(service, OWNER, STRANGER, KEY) as client:
+    return service
+
+
+async def raw(client: Client, data: bytes) -> bytes:
+    """The bytes of the answer, but for its Date."""
+    client.writer.write(data)
+    head = await client.reader.readuntil(b"\r\n\r\n")
+    length = re.search(rb"\r\nContent-Length: (\d+)\r\n", head)
+    has_body = length is not None and not data.startswith(b"HEAD")
+    body = await client.reader.readexactly(int(length[1])) if length and has_body else b""
+    return re.sub(rb"\r\nDate: [^\r]+", b"", head) + body
+
+
+@pytest.mark.parametrize(("status", "data"), ANSWERED.values(), ids=ANSWERED.keys())
+async def test_each_outcome_has_the_bytes_of_the_handlers(
+    furnished: Service, asked: list[str], status: int, data: bytes
+) -> None:
+    """The same headers in the same order and the same body; the handler is called for neither more nor less."""
+    async with client_of(furnished, OWNER, STRANGER, KEY) as client:
         asked.clear()
-        client.writer.write(data)
-        head = await client.reader.readuntil(b"\r\n\r\n")
-        assert int(head.split(b" ")[1]) == status
+        at_once = await raw(client, data)
+        assert asked == []
+        with_handler = await raw(client, data[:-2] + b"Prefer: handling=lenient\r\n\r\n")
         assert len(asked) == 1
+        assert at_once.startswith(b"HTTP/1.1 %d " % status)
+        assert at_once == with_handler
+        assert (await client.ask(get("done", OWNER))).status == 200
+
+
+@pytest.mark.parametrize(("status", "data"), LEFT.values(), ids=LEFT.keys())
+async def test_all_else_is_the_handlers(furnished: Service, asked: list[str], status: int, data: bytes) -> None:
+    """A request for which something has to be awaited, or that is no plain GET on a connection that stays open."""
+    async with client_of(furnished, OWNER, STRANGER, KEY) as client:
+        asked.clear()
+        assert (await raw(client, data)).split(b" ")[1] == b"%d" % status
+        assert len(asked) == 1
+
+
+@pytest.mark.parametrize("through_handler", [False, True])
+@pytest.mark.parametrize(("status", "data"), ANSWERED.values(), ids=ANSWERED.keys())
+async def test_each_outcome_is_counted_once(
+    furnished: Service, status: int, data: bytes, *, through_handler: bool
+) -> None:
+    """One request, one read of the store where the credential is good, one refusal where it is not."""
+    if through_handler:
+        data = data[:-2] + b"Prefer: handling=lenient\r\n\r\n"
+    async with client_of(furnished, OWNER, STRANGER, KEY) as client:
+        before = await counted(furnished, status)
+        for _ in range(3):
+            await raw(client, data)
+        reads, refusals = (0, 3) if status == 401 else (3, 0)
+        assert await counted(furnished, status) == [
+            old + new for old, new in zip(before, (3, reads, refusals), strict=True)
+        ]
+
+
+async def counted(service: Service, status: int) -> list[float]:
+    """How many requests were answered with this status, reads of answers, and refusals of credentials."""
+    metrics = (await request(service.admin_port, "/metrics")).body.decode()
+    samples = (
+        rf'^jobstatus_http_request_seconds_count\{{code="{status}",route=[^}}]+\}} (\S+)$',
+        r'^jobstatus_store_seconds_count\{operation="read_answers"\} (\S+)$',
+        r"^jobstatus_credentials_refused_total\{[^}]+\} (\S+)$",
+    )
+    return [sum(map(float, re.findall(sample, metrics, re.MULTILINE))) for sample in samples]
 
 
 async def test_what_is_known_already_is_not_sent(service: Service) -> None:
@@ -239,15 +330,14 @@ async def test_who_does_not_read_is_left_to_the_handler(service: Service, asked:
         for _ in range(count):
             client.writer.write(get("done", OWNER))
             await asyncio.sleep(0.001)  # so that each arrives alone
-        assert len(asked) == 1
+        assert 0 < len(asked) < count
         answers = [await next_answer(client.reader) for _ in range(count)]
     assert {(answer.status, len(answer.body) > SMALL_RESULT_BYTES) for answer in answers} == {(200, True)}
 
 
-async def test_the_connection_stays_open_while_it_is_used(monkeypatch: pytest.MonkeyPatch, asked: list[str]) -> None:
+async def test_the_connection_stays_open_while_it_is_used(asked: list[str]) -> None:
     """Each answer at once keeps it for another while, as any other would; then it is closed."""
-    monkeypatch.setattr("jobstatus.rest.server.KEEPALIVE_SECONDS", 2)
-    async with service_here() as service, client_of(service, OWNER) as client:
+    async with service_here(limits=limits(keepalive_seconds=2)) as service, client_of(service, OWNER) as client:
         await create(service, "job")
         asked.clear()
         ends_at = time.monotonic() + 4
@@ -287,23 +377,101 @@ async def test_a_token_ends_when_it_says(service: Service) -> None:
         await until_answered(client, get("job", token), 401)
 
 
+class FailingStore(MemoryJobStore):
+    """Fails each read in this way, while there is one."""
+
+    failure: Exception | None = None
+
+    def try_read_answer(self, job_id: str) -> Answer | StoreError | None:
+        if self.failure is not None:
+            raise self.failure
+        return super().try_read_answer(job_id)
+
+
 @pytest.mark.parametrize(("failure", "status"), [(StoreUnavailable(), 503), (ZeroDivisionError("secret"), 500)])
-async def test_a_failure_is_told_by_the_handler(
-    service: Service, monkeypatch: pytest.MonkeyPatch, asked: list[str], failure: Exception, status: int
+async def test_a_failure_is_answered_once(
+    asked: list[str], caplog: pytest.LogCaptureFixture, failure: Exception, status: int
 ) -> None:
-    """Of the store's, or a fault of ours, of which nothing is told; and the connection goes on."""
-
-    def failing(*_: object) -> NoReturn:
-        raise failure
-
-    await create(service, "job")
-    async with client_of(service, OWNER) as client:
-        with monkeypatch.context() as patched:
-            for store in (MemoryJobStore, SQLiteJobStore):
-                patched.setattr(store, "read_answers", failing)
-            patched.setattr(Poller, "_checked", failing)
-            asked.clear()
-            answer = await client.ask(get("job", OWNER))
-        assert (answer.status, len(asked)) == (status, 1)
+    """The client learns nothing of the cause, the log has one line, and the connection goes on."""
+    store = FailingStore()
+    async with service_here(store, limits=limits()) as service, client_of(service, OWNER) as client:
+        await create(service, "job")
+        asked.clear()
+        caplog.clear()
+        store.failure = failure
+        answer = await client.ask(get("job", OWNER))
+        store.failure = None
+        assert (answer.status, asked) == (status, [])
         assert b"secret" not in answer.body
+        events = [getattr(record, "event", None) for record in caplog.records]
+        assert events == ["polls_unanswered" if status == 503 else "poll_failed"]
         assert (await client.ask(get("job", OWNER))).status == 202
+
+
+# --- aiohttp's private parts ---
+
+
+class WithoutConsumption(RestProtocol):
+    """An aiohttp whose parser does not know that messages are consumed."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._parser = cast("Any", SimpleNamespace(feed_data=cast("Any", self._parser).feed_data))
+
+
+class WithoutEffectOfConsumption(RestProtocol):
+    """An aiohttp whose parser is not told by `message_consumed`, and pauses."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        feed_data = cast("Any", self._parser).feed_data
+        self._parser = cast("Any", SimpleNamespace(feed_data=feed_data, message_consumed=lambda: None))
+
+
+class WithOtherPayloads(RestProtocol):
+    """An aiohttp that marks requests without a body in another way."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        parser: Any = self._parser
+
+        def feed_data(data: bytes) -> Any:
+            requests, is_upgrade, rest = parser.feed_data(data)
+            return [(request, EmptyStreamReader()) for request, _ in requests], is_upgrade, rest
+
+        self._parser = cast("Any", SimpleNamespace(feed_data=feed_data, message_consumed=parser.message_consumed))
+
+
+class WithoutKeepAlive(RestProtocol):
+    """An aiohttp that closes idle connections by another rule."""
+
+    def _process_keepalive(self) -> None:
+        self.force_close()
+
+
+CHANGES: Final = (WithoutConsumption, WithoutEffectOfConsumption, WithOtherPayloads, WithoutKeepAlive)
+
+
+@pytest.mark.parametrize("change", CHANGES)
+async def test_with_a_changed_aiohttp_the_handler_answers(
+    caplog: pytest.LogCaptureFixture, change: type[RestProtocol]
+) -> None:
+    """One warning names the version, and polls are answered all the same."""
+    changed = cast("type[RestProtocol]", type("Changed", (CountedProtocol, change), {}))
+    async with (
+        service_here(limits=ServiceLimits(rest=RestLimits(connection_type=changed))) as service,
+        client_of(service, OWNER) as client,
+    ):
+        warnings = [record for record in caplog.records if record.levelno >= logging.WARNING]
+        assert [getattr(record, "event", None) for record in warnings] == ["fast_path_disabled"]
+        assert aiohttp.__version__ in warnings[0].getMessage()
+        await create(service, "job")
+        CountedProtocol.paths.clear()
+        assert (await client.ask(get("job", OWNER))).status == 202
+        assert CountedProtocol.paths == []
+
+
+async def test_the_fast_path_works_with_the_installed_aiohttp(caplog: pytest.LogCaptureFixture) -> None:
+    """The check finds nothing, and nothing is logged."""
+    async with service_here(limits=limits()):
+        assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []

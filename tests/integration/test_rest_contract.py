@@ -11,9 +11,13 @@ from harness.http import Answer, request
 from harness.jobs import ENDED, KINDS, complete, create, fail, job_error, job_in, number_of, put_virtual_key, start
 from harness.service import Service, service_here
 from harness.tokens import admin_token, bearer, virtual_key_token
+from jobstatus.app.limits import ServiceLimits
 from jobstatus.core.errors import JobStatusError, Overloaded, ShuttingDown, StoreFull, StoreUnavailable
 from jobstatus.core.job import JobState, RequestType
 from jobstatus.core.store import SMALL_RESULT_BYTES
+from jobstatus.rest.fast_path import FastPathProtocol
+from jobstatus.rest.limits import RestLimits
+from jobstatus.rest.protocol import RestProtocol
 from jobstatus.v1 import job_status_pb2 as pb
 
 OWNER = bearer(virtual_key_token("vk-1"))
@@ -32,11 +36,12 @@ HEADERS_OF_ALL = {
 }
 
 
-@pytest.fixture(params=["memory", "sqlite"])
+@pytest.fixture(params=["memory", "sqlite", "no fast path"])
 async def either(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Service]:
-    """The service on each of the stores that need no server."""
-    url = "memory://" if request.param == "memory" else f"sqlite:///{tmp_path / 'jobs.db'}"
-    async with service_here(url) as running:
+    """The service on each of the stores that need no server, and without the fast path."""
+    url = f"sqlite:///{tmp_path / 'jobs.db'}" if request.param == "sqlite" else "memory://"
+    connection_type = RestProtocol if request.param == "no fast path" else FastPathProtocol
+    async with service_here(url, limits=ServiceLimits(rest=RestLimits(connection_type=connection_type))) as running:
         yield running
 
 
@@ -122,13 +127,11 @@ async def test_pending_job_can_end_at_once(service: Service) -> None:
 
 @pytest.mark.parametrize("state", ENDED)
 @pytest.mark.parametrize("store", ["memory", "sqlite"])
-async def test_expired_job_is_404_to_the_millisecond(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, store: str, state: JobState
-) -> None:
+async def test_expired_job_is_404_to_the_millisecond(tmp_path: Path, store: str, state: JobState) -> None:
     """An ended job is served up to its expires_at and not found from then on, by its owner and by an admin."""
-    clock = Clock(monkeypatch)
+    clock = Clock()
     url = "memory://" if store == "memory" else f"sqlite:///{tmp_path / 'jobs.db'}"
-    async with service_here(url, sweep_interval_seconds=60) as service:
+    async with service_here(url, sweep_interval_seconds=60, clock=clock) as service:
         job = await job_in(service, state, "j1", result_ttl={"seconds": 5})
         clock.move(ms=job.expires_at.ToMilliseconds() - clock.ms - 1)
         assert (await service.poll("j1", OWNER)).status == 200
@@ -358,10 +361,10 @@ async def test_insane_request_id_is_replaced(service: Service, given: str) -> No
 # --- Retry-After ---
 
 
-async def test_old_job_is_polled_less_often(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_old_job_is_polled_less_often() -> None:
     """Retry-After follows the job's age: the setting's seconds at first, a tenth of the age later, 30 s at most."""
-    clock = Clock(monkeypatch)
-    async with service_here(retry_after_seconds=3) as service:
+    clock = Clock()
+    async with service_here(retry_after_seconds=3, clock=clock) as service:
         await create(service, "j1")
         waits = []
         for seconds in (0, 50, 50, 1000):

@@ -199,10 +199,10 @@ async def test_good_tokens_are_accepted(service: Service, caplog: pytest.LogCapt
 
 
 @pytest.mark.parametrize("leeway", [0, 10])
-async def test_token_ends_with_its_exp_and_the_leeway(monkeypatch: pytest.MonkeyPatch, leeway: int) -> None:
+async def test_token_ends_with_its_exp_and_the_leeway(leeway: int) -> None:
     """A token works until its exp and the leeway have passed and not from then on, also one that is remembered (J7)."""
-    clock = Clock(monkeypatch)
-    async with furnished(issuer_of(leeway_seconds=leeway)) as service:
+    clock = Clock()
+    async with furnished(issuer_of(leeway_seconds=leeway), clock=clock) as service:
         exp = int(clock.time()) + 100
         remembered, fresh = (forge(claims(exp=exp, jti=name)) for name in ("remembered", "fresh"))
         clock.move(seconds=exp + leeway - clock.time() - 0.1)
@@ -454,10 +454,10 @@ async def test_life_of_a_virtual_key(tmp_path: Path, store: str) -> None:
         assert await statuses() == [401, 401, 200, 200]
 
 
-async def test_virtual_key_expires(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_virtual_key_expires() -> None:
     """From its expires_at on a virtual key's keys and JWTs are refused, though they were good a moment before."""
-    clock = Clock(monkeypatch)
-    async with furnished() as service:
+    clock = Clock()
+    async with furnished(clock=clock) as service:
         expires_at = Timestamp()
         expires_at.FromMilliseconds(clock.ms + 2000)
         await put_virtual_key(service, key_sha256=[hash_key(KEY)], expires_at=expires_at)

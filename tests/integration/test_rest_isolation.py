@@ -62,10 +62,10 @@ FOREIGN: Final = [*(state.value for state in JobState), "completed-large"]
 
 
 @asynccontextmanager
-async def furnished(store: str | DelegatingStore, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Service]:
+async def furnished(store: str | DelegatingStore) -> AsyncIterator[Service]:
     """The service with jobs of vk-1 in each state, one of them large, one of another type, and one that has expired."""
-    clock = Clock(monkeypatch)
-    async with service_here(store, sweep_interval_seconds=60) as service:
+    clock = Clock()
+    async with service_here(store, sweep_interval_seconds=60, clock=clock) as service:
         for state in JobState:
             await job_in(service, state, state.value)
         await create(service, "completed-large")
@@ -85,10 +85,10 @@ def impersonal(answer: Answer) -> tuple[int, list[tuple[str, str]], bytes]:
 
 
 @pytest.mark.parametrize("store", ["memory", "sqlite"])
-async def test_every_404_is_the_same(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, store: str) -> None:
+async def test_every_404_is_the_same(tmp_path: Path, store: str) -> None:
     """Unknown, foreign in each state, expired, of another type, malformed: the answers are equal byte for byte."""
     url = "memory://" if store == "memory" else f"sqlite:///{tmp_path / 'jobs.db'}"
-    async with furnished(url, monkeypatch) as service:
+    async with furnished(url) as service:
         expected = impersonal(await service.poll("no-such-job", OWNER))
         assert expected[0] == 404
         causes = [(job_id, STRANGER) for job_id in (*FOREIGN, "speech", "expired")]
@@ -102,10 +102,10 @@ async def test_every_404_is_the_same(monkeypatch: pytest.MonkeyPatch, tmp_path: 
         assert different == []
 
 
-async def test_every_404_costs_the_store_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_every_404_costs_the_store_the_same() -> None:
     """For each cause of a 404 the store does the same reads, and it is never asked for an id that no job can have."""
     store = MeddledStore()
-    async with furnished(store, monkeypatch) as service:
+    async with furnished(store) as service:
         await service.poll("no-such-job", OWNER)
         await service.poll("no-such-job", STRANGER)  # now both virtual keys are known
         for job_id, header in [(job_id, STRANGER) for job_id in FOREIGN] + [
@@ -119,9 +119,9 @@ async def test_every_404_costs_the_store_the_same(monkeypatch: pytest.MonkeyPatc
 
 
 @pytest.mark.parametrize("job_id", FOREIGN)
-async def test_admin_reads_every_job(monkeypatch: pytest.MonkeyPatch, job_id: str) -> None:
+async def test_admin_reads_every_job(job_id: str) -> None:
     """An admin is answered about a job of any virtual key exactly what its owner is."""
-    async with furnished("memory://", monkeypatch) as service:
+    async with furnished("memory://") as service:
         owner, admin = [await service.poll(job_id, header) for header in (OWNER, ADMIN)]
     assert admin.status in (200, 202)
     assert (admin.status, admin.body) == (owner.status, owner.body)

@@ -22,13 +22,13 @@ LEARNED = ["5", "25"]
 
 
 @asynccontextmanager
-async def front(name: str) -> AsyncIterator[Service]:
+async def front(name: str, *, clock: Clock) -> AsyncIterator[Service]:
     """A service; or an edge in front of one, and the service's RPCs."""
-    async with service_here() as service:
+    async with service_here(clock=clock) as service:
         if name == "service":
             yield service
         else:
-            async with edge_here(service) as edge:
+            async with edge_here(service, clock=clock) as edge:
                 yield edge
 
 
@@ -47,10 +47,10 @@ async def statuses(service: Service, header: str = OWNER) -> set[int]:
 
 
 @pytest.mark.parametrize("name", ["service", "edge"])
-async def test_who_saw_jobs_end_tells_a_later_poller_another_time(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+async def test_who_saw_jobs_end_tells_a_later_poller_another_time(name: str) -> None:
     """Jobs that were polled took two minutes: the poller of the next one is asked to take its time."""
-    clock = Clock(monkeypatch)
-    async with front(name) as service:
+    clock = Clock()
+    async with front(name, clock=clock) as service:
         await asyncio.gather(*(create(service, name) for name in JOBS))
         assert await statuses(service) == {202}
         clock.move(seconds=120)
@@ -60,10 +60,10 @@ async def test_who_saw_jobs_end_tells_a_later_poller_another_time(monkeypatch: p
 
 
 @pytest.mark.parametrize("name", ["service", "edge"])
-async def test_who_waited_for_the_end_has_seen_it_too(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+async def test_who_waited_for_the_end_has_seen_it_too(name: str) -> None:
     """A poll that waits teaches as much as one that comes again."""
-    clock = Clock(monkeypatch)
-    async with front(name) as service:
+    clock = Clock()
+    async with front(name, clock=clock) as service:
         await asyncio.gather(*(create(service, name) for name in JOBS))
         polls = [asyncio.create_task(service.poll(name, OWNER, "Prefer: wait=30")) for name in JOBS]
 
@@ -79,10 +79,10 @@ async def test_who_waited_for_the_end_has_seen_it_too(monkeypatch: pytest.Monkey
         assert await told(service, clock) == LEARNED
 
 
-async def test_jobs_that_nobody_may_or_did_await_teach_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_jobs_that_nobody_may_or_did_await_teach_nothing() -> None:
     """A stranger's polls do not count, nor do an owner's that come after the end, however many they are."""
-    clock = Clock(monkeypatch)
-    async with service_here() as service:
+    clock = Clock()
+    async with service_here(clock=clock) as service:
         await asyncio.gather(*(create(service, name) for name in JOBS))
         assert await statuses(service, STRANGER) == {404}
         clock.move(seconds=120)
@@ -91,10 +91,10 @@ async def test_jobs_that_nobody_may_or_did_await_teach_nothing(monkeypatch: pyte
         assert await told(service, clock) == UNLEARNED
 
 
-async def test_jobs_that_were_given_up_teach_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_jobs_that_were_given_up_teach_nothing() -> None:
     """When the service, or a gateway, lost patience says nothing of how long jobs take."""
-    clock = Clock(monkeypatch)
-    async with service_here() as service:
+    clock = Clock()
+    async with service_here(clock=clock) as service:
         await asyncio.gather(*(create(service, name) for name in JOBS))
         assert await statuses(service) == {202}
         clock.move(seconds=120)

@@ -11,12 +11,13 @@ from contextlib import asynccontextmanager
 from itertools import count
 from typing import Final
 
-import pytest
 from aiohttp import web
 from harness.waiting import until
 from jobstatus.core.errors import JobNotFound
 from jobstatus.core.poll import Poll
-from jobstatus.rest import event_stream, responses
+from jobstatus.rest import responses
+from jobstatus.rest.event_stream import EventSender
+from jobstatus.rest.limits import RestLimits
 from jobstatus.rest.responses import MAX_BYTES
 from jobstatus.rest.server import HttpServer
 
@@ -25,6 +26,8 @@ LIMIT_SECONDS: Final = 5.0
 LAST_CHUNK: Final = b"\r\n0\r\n\r\n"
 COMMENT: Final = b": nothing new\n\n\r\n"
 END_OF_LARGE_EVENT: Final = b"x\r\n2\r\n\n\n\r\n"
+DEFAULT_LIMITS: Final = RestLimits()
+IMPATIENT: Final = RestLimits(send_seconds=0.3)
 Looks = Callable[[], AsyncIterator[Poll]]
 
 
@@ -35,25 +38,27 @@ def look(version: int, size: int) -> Poll:
 
 @asynccontextmanager
 async def unread(
-    looks: Looks, unread_bytes: int = MAX_BYTES
+    looks: Looks, unread_bytes: int = MAX_BYTES, limits: RestLimits = DEFAULT_LIMITS
 ) -> AsyncIterator[tuple[socket.socket, asyncio.Task[None]]]:
     """A client that has asked for an event stream and read nothing, and the service's handling of it.
 
     Writing stops when so many bytes are unread.
     """
     handled: list[asyncio.Task[None]] = []
+    large = limits.large_responses()
+    sender = EventSender(large=large, quiet_seconds=limits.quiet_seconds)
 
     async def handle(request: web.BaseRequest) -> web.StreamResponse:
         assert request.transport is not None
         request.transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
         request.transport.set_write_buffer_limits(unread_bytes)
         response = responses.event_stream("id")
-        handled.append(asyncio.create_task(event_stream.send(request, response, look(1, 10), looks(), None)))
+        handled.append(asyncio.create_task(sender.send(request, response, look(1, 10), looks(), None)))
         await handled[0]
         return response
 
     loop = asyncio.get_running_loop()
-    server = HttpServer(handle, max_connections=10, grace_seconds=1)
+    server = HttpServer(handle, max_connections=10, grace_seconds=1, limits=limits, large=large)
     port = await server.start("127.0.0.1", 0)
     try:
         with socket.socket() as client:
@@ -87,9 +92,8 @@ async def is_cut_off(client: socket.socket) -> bool:
     return not (await read(client, LAST_CHUNK)).endswith(LAST_CHUNK)
 
 
-async def test_nothing_more_is_looked_up_for_who_does_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_nothing_more_is_looked_up_for_who_does_not_read() -> None:
     """Once the buffers are full the looks stop; when that has lasted for long enough the client is cut off."""
-    monkeypatch.setattr("jobstatus.rest.send_limits.SEND_SECONDS", 0.3)
     looked = 0
 
     async def updates() -> AsyncIterator[Poll]:
@@ -97,19 +101,18 @@ async def test_nothing_more_is_looked_up_for_who_does_not_read(monkeypatch: pyte
         for looked in count(2):
             yield look(looked, MAX_BYTES - 100)
 
-    async with unread(updates) as (client, handling):
+    async with unread(updates, limits=IMPATIENT) as (client, handling):
         async with asyncio.timeout(LIMIT_SECONDS):
             await handling
         assert looked < 20
         assert await is_cut_off(client)
 
 
-async def test_what_is_unread_after_a_quiet_time_cuts_the_client_off(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_what_is_unread_after_a_quiet_time_cuts_the_client_off() -> None:
     """Instead of a comment; a client that has read all is sent the comment.
 
     What is unread is more than any system takes, and less than stops the writing.
     """
-    monkeypatch.setattr("jobstatus.rest.event_stream.QUIET_SECONDS", 0.1)
     quiet = asyncio.Event()
 
     async def updates() -> AsyncIterator[Poll]:
@@ -120,13 +123,13 @@ async def test_what_is_unread_after_a_quiet_time_cuts_the_client_off(monkeypatch
         yield look(2, MIB)
         await asyncio.Event().wait()
 
-    async with unread(updates, unread_bytes=2 * MIB) as (client, handling):
+    async with unread(updates, unread_bytes=2 * MIB, limits=RestLimits(quiet_seconds=0.1)) as (client, handling):
         quiet.set()
         async with asyncio.timeout(LIMIT_SECONDS):
             await handling
         assert await is_cut_off(client)
     quiet.clear()
-    async with unread(updates, unread_bytes=2 * MIB) as (client, handling):
+    async with unread(updates, unread_bytes=2 * MIB, limits=RestLimits(quiet_seconds=0.1)) as (client, handling):
         assert (await read(client, END_OF_LARGE_EVENT)).endswith(END_OF_LARGE_EVENT)
         quiet.set()
         assert (await read(client, COMMENT)).endswith(COMMENT)
@@ -148,16 +151,15 @@ async def test_what_is_unread_for_a_moment_cuts_nobody_off() -> None:
         handling.cancel()
 
 
-async def test_an_early_end_does_not_wait_for_who_does_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_early_end_does_not_wait_for_who_does_not_read() -> None:
     """A job that goes while much is unread: the end of the stream, too, has to be taken in time."""
-    monkeypatch.setattr("jobstatus.rest.send_limits.SEND_SECONDS", 0.3)
 
     async def updates() -> AsyncIterator[Poll]:
         yield look(2, MAX_BYTES - 100)
         yield look(3, MAX_BYTES - 100)
         raise JobNotFound
 
-    async with unread(updates) as (client, handling):
+    async with unread(updates, limits=IMPATIENT) as (client, handling):
         async with asyncio.timeout(LIMIT_SECONDS):
             await handling
         assert await is_cut_off(client)

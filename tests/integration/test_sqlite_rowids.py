@@ -36,7 +36,7 @@ def by_rowid() -> Iterator[list[bool]]:
 
 def shown(store: SQLiteJobStore, job_id: str) -> int | None:
     """When the job was created that a poll shows, whose answer has to be the one that belongs to it."""
-    answer = store.read_answer_now(job_id)
+    answer = store.try_read_answer(job_id)
     if answer is None:
         return None
     made = {each.created_at_ms: each for each in (ONE, TWO, ONE._replace(created_at_ms=3))}
@@ -53,7 +53,7 @@ async def test_a_second_poll_needs_no_index(tmp_path: Path, by_rowid: list[bool]
         assert shown(store, "one") == 1
         following = ONE._replace(version=2, message="on its way")
         await store.commit([change(following, replaces=1)])
-        assert store.read_answer_now("one") == answer_of(following, render(following))
+        assert store.try_read_answer("one") == answer_of(following, render(following))
     assert by_rowid == [False, True, True]
 
 
@@ -79,5 +79,5 @@ async def test_cached_rowids_are_bounded(tmp_path: Path, by_rowid: list[bool]) -
     async with opened(tmp_path / "jobs.db", limits=SQLiteLimits(max_rowids=2)) as (store, _):
         await store.commit([change(job(name)) for name in names])
         for name in (*names[:2], "unknown", *names[:2], names[2], names[0], names[2]):
-            assert (store.read_answer_now(name) is None) == (name == "unknown")
+            assert (store.try_read_answer(name) is None) == (name == "unknown")
     assert by_rowid == [False, False, False, True, True, False, False, True]

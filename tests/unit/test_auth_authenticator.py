@@ -10,7 +10,7 @@ from typing import Any, Final, TypeAlias
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ed25519
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
-from jobstatus.auth.authenticator import Authenticator
+from jobstatus.auth.authenticator import MAX_REFUSED, Authenticator
 from jobstatus.auth.errors import CredentialError, InvalidCredential, MissingCredential, Reason
 from jobstatus.auth.fifo_cache import FifoCache
 from jobstatus.auth.issuers import IssuerConfig, TokenVerifier
@@ -248,6 +248,17 @@ async def test_remembered_tokens_are_not_verified_again(
     assert await ask(authenticator, token) == VK
     clock.elapsed = 60
     await assert_refused(authenticator, token, Reason.NO_ISSUER)
+
+
+async def test_refused_tokens_are_not_verified_again(authenticator: Authenticator) -> None:
+    """The reason is the same without a verifier's work; only the newest refusals are cached."""
+    forged = mint()[:-4] + "AAAA"
+    await assert_refused(authenticator, forged, Reason.BAD_SIGNATURE)
+    authenticator._verifier = TokenVerifier([])
+    await assert_refused(authenticator, forged, Reason.BAD_SIGNATURE)
+    for number in range(MAX_REFUSED):
+        await assert_refused(authenticator, f"x{number}", Reason.MALFORMED)
+    await assert_refused(authenticator, forged, Reason.UNKNOWN_ISSUER)
 
 
 async def test_remembered_tokens_expire(authenticator: Authenticator, clock: Clock) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 from aiohttp import web
 from harness.waiting import until
 from jobstatus.rest.fast_path import FastPathProtocol, WriteBatch
+from jobstatus.rest.limits import RestLimits
 
 
 class Transport(asyncio.Transport):
@@ -50,7 +51,13 @@ async def test_nothing_is_answered_at_once_while_what_was_written_is_not_read() 
         raise AssertionError
 
     server = web.Server(handle)
-    protocol = FastPathProtocol(server, lambda _: b"at once", WriteBatch(), loop=asyncio.get_running_loop())
+    protocol = FastPathProtocol(
+        server,
+        large=RestLimits().large_responses(),
+        try_answer=lambda _: b"at once",
+        write_batch=WriteBatch(),
+        loop=asyncio.get_running_loop(),
+    )
     transport = Transport(written, "client")
     protocol.connection_made(transport)
     protocol.data_received(b"GET /1 HTTP/1.1\r\nHost: test\r\n\r\n")

@@ -148,7 +148,8 @@ def test_declared_headers_are_those_sent() -> None:
         "NotFound": responses.problem_answer(responses.JOB_NOT_FOUND, "r-1"),
         "Unavailable": responses.problem_answer(responses.STORE_UNAVAILABLE, "r-1"),
     }.items():
-        sent = {key: value for key, value in response.headers.items() if key not in undeclared}
+        whole = response.to_response() if isinstance(response, responses.PrebuiltResponse) else response
+        sent = {key: value for key, value in whole.headers.items() if key not in undeclared}
         assert set(sent) == set(declared[name]["headers"])
         for key, value in sent.items():
             schema = headers[declared[name]["headers"][key]["$ref"].rpartition("/")[2]]["schema"]

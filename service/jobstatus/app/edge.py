@@ -14,9 +14,11 @@ from typing import Final
 import grpc
 
 from jobstatus.app.background import run_once, run_periodically, start_tasks
-from jobstatus.app.frontend import build_frontend, now_ms
+from jobstatus.app.clocks import Clocks
+from jobstatus.app.frontend import build_frontend
 from jobstatus.client.channel import ServiceChannel
 from jobstatus.core.poll import Poller
+from jobstatus.rest.limits import RestLimits
 from jobstatus.settings import Address, IssuerSettings, Settings
 from jobstatus.telemetry.metrics import Metrics
 from jobstatus.upstream.follower import FollowerLimits, UpstreamFollower
@@ -33,6 +35,7 @@ class EdgeLimits:
 
     upstream: UpstreamLimits = UpstreamLimits()  # noqa: RUF009  # a frozen value
     follower: FollowerLimits = FollowerLimits()  # noqa: RUF009  # a frozen value
+    rest: RestLimits = RestLimits()  # noqa: RUF009  # a frozen value
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,6 +52,7 @@ async def serving_edge(
     issuers: tuple[IssuerSettings, ...],
     *,
     limits: EdgeLimits = EdgeLimits(),  # a frozen value
+    clocks: Clocks = Clocks(),  # noqa: B008  # frozen
 ) -> AsyncIterator[EdgeListening]:
     """Run the edge while the context lasts; leaving it stops gracefully.
 
@@ -72,7 +76,7 @@ async def serving_edge(
             issuers,
             polls=Poller(
                 upstream,
-                clock=now_ms,
+                clock=clocks.ms,
                 observer=metrics,
                 unscoped_for_all=settings.unscoped_jobs == "any_credential",
                 limits=limits.upstream.batches,
@@ -82,6 +86,8 @@ async def serving_edge(
             subscriptions=subscriptions,
             metrics=metrics,
             grace_seconds=GRACE_SECONDS,
+            limits=limits.rest,
+            clocks=clocks,
             hears_of_changes=lambda: follower.is_connected,
         )
         authenticator, readiness, public, admin = (

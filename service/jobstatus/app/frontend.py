@@ -1,17 +1,19 @@
-"""What strangers reach, built alike for a whole service and for an edge of its own: credentials, polls, the ports."""
+"""Build the HTTP ports and the parts behind them, for the service and for an edge alike."""
 
-import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Final
 
+from jobstatus.app.clocks import Clocks
 from jobstatus.auth.authenticator import Authenticator
 from jobstatus.auth.issuers import TokenVerifier
 from jobstatus.core.store import VirtualKeyReader
 from jobstatus.core.watching.long_poll import LongPoller
 from jobstatus.core.watching.subscriptions import JobSubscriptions
 from jobstatus.rest.admin import Readiness, admin_handler
+from jobstatus.rest.event_stream import EventSender
 from jobstatus.rest.handler import PollHandler, Polls
+from jobstatus.rest.limits import RestLimits
 from jobstatus.rest.server import HttpServer
 from jobstatus.settings import IssuerSettings, Settings
 from jobstatus.telemetry.metrics import Metrics
@@ -21,7 +23,7 @@ _ADMIN_CONNECTIONS: Final = 100
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Frontend:
-    """Its parts, none of them started yet."""
+    """The HTTP ports and what else must be started, run or stopped; nothing is started yet."""
 
     authenticator: Authenticator
     readiness: Readiness
@@ -39,35 +41,39 @@ def build_frontend(
     subscriptions: JobSubscriptions,
     metrics: Metrics,
     grace_seconds: float,
+    limits: RestLimits,
+    clocks: Clocks,
     hears_of_changes: Callable[[], bool] = lambda: True,
 ) -> Frontend:
-    """To be called inside the running loop. Raises KeyConfigError when the key of an issuer cannot be had.
+    """Build the front end; call this in the running loop. Raise KeyConfigError when an issuer's key is unusable.
 
-    `probe` raises when the service can do no work; `grace_seconds` is how long polls under way may take at a stop;
-    `hears_of_changes` as LongPoller has it.
+    `probe` raises when the service cannot work; `grace_seconds` is how long polls under way may take at a stop;
+    `hears_of_changes` as in LongPoller.
     """
     authenticator = Authenticator(
         verifier=TokenVerifier([issuer.config() for issuer in issuers]) if issuers else None,
         store=virtual_keys,
-        clock=time.time,
-        monotonic=time.monotonic,
+        clock=clocks.seconds,
+        monotonic=clocks.monotonic,
         on_change=subscriptions.wake_all,
     )
     long_poller = LongPoller(
         polls.poll,
         subscriptions,
-        clock=now_ms,
+        clock=clocks.ms,
         limit=settings.max_waiting_polls,
         limit_each=settings.max_waiting_polls_each,
         hears_of_changes=hears_of_changes,
     )
     metrics.count_waiting(lambda: long_poller.count)
-    edge = PollHandler(
+    large = limits.large_responses()
+    handler = PollHandler(
         authenticator=authenticator,
         tracker=polls,
         long_poller=long_poller,
         metrics=metrics,
         retry_after_seconds=settings.retry_after_seconds,
+        event_sender=EventSender(large=large, quiet_seconds=limits.quiet_seconds),
     )
     readiness = Readiness(probe)
     admin = admin_handler(readiness.problem, metrics.exposition)
@@ -75,15 +81,14 @@ def build_frontend(
         authenticator=authenticator,
         readiness=readiness,
         public=HttpServer(
-            edge.answer,
-            edge.try_answer,
+            handler.answer,
+            handler.try_answer if polls.polls_at_once else None,
             max_connections=settings.max_connections,
             grace_seconds=grace_seconds,
+            limits=limits,
+            large=large,
         ),
-        admin=HttpServer(admin, max_connections=_ADMIN_CONNECTIONS, grace_seconds=grace_seconds),
+        admin=HttpServer(
+            admin, max_connections=_ADMIN_CONNECTIONS, grace_seconds=grace_seconds, limits=limits, large=large
+        ),
     )
-
-
-def now_ms() -> int:
-    """The wall clock, in ms since the epoch."""
-    return time.time_ns() // 1_000_000

@@ -1,16 +1,18 @@
-"""The limits of a service's parts that no operator sets: defaults here, other values where a test needs them."""
+"""The limits of a service's components, as one value with defaults. No operator sets them; tests do."""
 
 from dataclasses import dataclass
 
 from jobstatus.core.tracker import TrackerLimits
+from jobstatus.rest.limits import RestLimits
 from jobstatus.rpc.server import RpcLimits
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServiceLimits:
-    """Limits of the parts that `serving` builds."""
+    """One field for each component that `serving` builds; see the component for the meaning of its limits."""
 
     tracker: TrackerLimits = TrackerLimits()  # noqa: RUF009  # a frozen value
+    rest: RestLimits = RestLimits()  # noqa: RUF009  # a frozen value
     rpc: RpcLimits = RpcLimits()  # noqa: RUF009  # a frozen value
     refusing_seconds: float = 0.2
     """How long a stopping service still accepts calls, to tell callers why they are refused; gRPC cancels the calls

@@ -3,14 +3,15 @@
 import asyncio
 import logging
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Final
 
 from jobstatus.app.background import run_once, run_periodically, start_tasks
-from jobstatus.app.frontend import build_frontend, now_ms
+from jobstatus.app.clocks import Clocks
+from jobstatus.app.frontend import build_frontend
 from jobstatus.app.limits import ServiceLimits
 from jobstatus.core.rules import Policy
 from jobstatus.core.store import Store
@@ -50,33 +51,35 @@ async def serving(
     *,
     with_reflection: bool,
     admin_socket: Path | None = None,
-    store: Store | None = None,
+    store: AbstractAsyncContextManager[Store] | None = None,
     limits: ServiceLimits = ServiceLimits(),  # noqa: B008  # a frozen value
+    clocks: Clocks = Clocks(),  # noqa: B008  # a frozen value
 ) -> AsyncIterator[Listening]:
-    """The whole service, up while the context lasts; leaving it stops gracefully.
+    """Run the whole service while the context lasts; leaving it stops gracefully.
 
-    `store` is used in place of the one that the settings name. With `admin_socket` the admin application is there
-    rather than on its port, and the other ports are shared with other processes of this user's. Raises KeyConfigError,
-    StoreConfigError or OSError when something cannot be had.
+    `store` replaces the one that the settings name. With `admin_socket` the admin application listens there instead of
+    on its port, and the other ports are shared with other processes of this user. Raises KeyConfigError,
+    StoreConfigError or OSError when a key, the store or an address is not available.
     """
     is_shared = admin_socket is not None
     metrics = Metrics()
     async with AsyncExitStack() as stack:
-        if store is None:
-            store = open_store(settings.store, redis_replicas=settings.redis_replicas)
-        store = await stack.enter_async_context(store)
+        opening = store or open_store(settings.store, redis_replicas=settings.redis_replicas)
+        opened = await stack.enter_async_context(opening)
         subscriptions = JobSubscriptions()
-        tracker = _tracker(settings, store, metrics, subscriptions, limits.tracker)
+        tracker = _tracker(settings, opened, metrics, subscriptions, limits=limits.tracker, clocks=clocks)
         stack.push_async_callback(tracker.close)
         frontend = build_frontend(
             settings,
             issuers,
             polls=tracker,
-            virtual_keys=store,
-            probe=store.probe,
+            virtual_keys=opened,
+            probe=opened.probe,
             subscriptions=subscriptions,
             metrics=metrics,
             grace_seconds=GRACE_SECONDS,
+            limits=limits.rest,
+            clocks=clocks,
         )
         authenticator, readiness, public, admin = (
             frontend.authenticator,
@@ -86,7 +89,7 @@ async def serving(
         )
         await authenticator.refresh()
         job_status = JobStatusServicer(tracker, max_result_bytes=settings.max_result_bytes)
-        virtual_keys = VirtualKeysServicer(store=store, clock=now_ms, on_change=authenticator.forget_virtual_keys)
+        virtual_keys = VirtualKeysServicer(store=opened, clock=clocks.ms, on_change=authenticator.forget_virtual_keys)
         rpc = RpcServer(
             job_status=job_status,
             virtual_keys=virtual_keys,
@@ -97,7 +100,9 @@ async def serving(
             shared=is_shared,
             limits=limits.rpc,
         )
-        sweeper = Sweeper(tracker, store, clock=now_ms, observer=metrics, every_seconds=settings.sweep_interval_seconds)
+        sweeper = Sweeper(
+            tracker, opened, clock=clocks.ms, observer=metrics, every_seconds=settings.sweep_interval_seconds
+        )
         stack.push_async_callback(run_once, "give_up_sweep", sweeper.resign, metrics)
         for stop in (admin.stop, public.stop, partial(rpc.stop, 0)):
             stack.push_async_callback(stop)
@@ -112,7 +117,7 @@ async def serving(
             run_periodically(CHANGE_CHECK_SECONDS, "look_for_changes", tracker.notify_remote_changes, metrics),
             run_periodically(1.0, "refresh_credentials", authenticator.refresh, metrics),
             run_periodically(2.0, "report_health", partial(_report_health, readiness, rpc), metrics),
-            run_periodically(15.0, "count_jobs", partial(_count_jobs, sweeper, store, metrics), metrics),
+            run_periodically(15.0, "count_jobs", partial(_count_jobs, sweeper, opened, metrics), metrics),
         )
         try:
             yield listening
@@ -133,7 +138,13 @@ async def _start_admin(admin: HttpServer, settings: Settings, socket: Path | Non
 
 
 def _tracker(
-    settings: Settings, store: Store, metrics: Metrics, subscriptions: JobSubscriptions, limits: TrackerLimits
+    settings: Settings,
+    store: Store,
+    metrics: Metrics,
+    subscriptions: JobSubscriptions,
+    *,
+    limits: TrackerLimits,
+    clocks: Clocks,
 ) -> JobTracker:
     policy = Policy(
         pending_timeout_ms=int(settings.pending_timeout_seconds * 1000),
@@ -141,7 +152,7 @@ def _tracker(
     )
     return JobTracker(
         store,
-        clock=now_ms,
+        clock=clocks.ms,
         policy=policy,
         observer=metrics,
         unscoped_for_all=settings.unscoped_jobs == "any_credential",

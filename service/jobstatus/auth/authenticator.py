@@ -1,15 +1,16 @@
-"""The front door: the credential headers of a request in, a principal out.
+"""Authenticate requests: from the credential headers to a principal.
 
-Every poll comes through here, so a token that was verified a moment ago is recognised by its SHA-256 and costs no
-second signature. Only successes are remembered: a stranger cannot make this memory grow. The tokens themselves are not
-kept.
+Every poll is authenticated, so verified tokens are cached by their SHA-256 and cost no second signature check. The
+tokens themselves are not stored. Refused tokens have a small cache of their own, for clients that repeat them; an
+attacker can fill that one, but not the other. Refusals that depend on the time are not cached.
 """
 
 import asyncio
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Final
+from functools import partial
+from typing import Final, TypeAlias
 
 from jobstatus.auth.credential import read_credential
 from jobstatus.auth.errors import InvalidCredential, Reason
@@ -21,11 +22,16 @@ from jobstatus.core.store import VirtualKeyReader
 from jobstatus.core.virtual_keys import KEY_PREFIX, VirtualKey, hash_key
 
 CACHE_SECONDS: Final = 60.0
+"""How long a verified token is cached, at most."""
+MAX_REFUSED: Final = 1_000
+"""How many refused tokens are cached."""
+_DEPENDS_ON_TIME: Final = frozenset((Reason.EXPIRED, Reason.NOT_YET_VALID, Reason.LIFETIME_TOO_LONG))
+_AskStore: TypeAlias = Callable[[], Awaitable[Principal]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CachedToken:
-    """A token that was verified at `since` and is believed until `until`, which is never after its `exp`."""
+    """A token that was verified at `since` and is valid until `until`, which is never after its `exp` (both in s)."""
 
     principal: Principal
     since: float
@@ -33,9 +39,9 @@ class CachedToken:
 
 
 class Authenticator:
-    """Recognises credentials. `refresh` wants to be called about once a second.
+    """Authenticates credentials. Call `refresh` about once a second.
 
-    `clock` gives seconds since the epoch, `monotonic` seconds that never step; `max_cached` bounds each memory.
+    `clock` returns seconds since the epoch, `monotonic` seconds that never step; `max_cached` bounds each cache.
     Without a verifier only virtual keys are accepted.
     """
 
@@ -49,51 +55,34 @@ class Authenticator:
         max_cached: int = 20_000,
         on_change: Callable[[], None] = lambda: None,
     ) -> None:
-        """`on_change` is called when a credential that was accepted may be accepted no more."""
+        """`on_change` is called when a credential that was accepted may no longer be."""
         self._on_change = on_change
         self._verifier = verifier
         self._generation = 0 if verifier is None else verifier.generation
         self._clock = clock
         self._virtual_keys = VirtualKeyCache(store, monotonic, max_cached)
         self._tokens: FifoCache[bytes, CachedToken] = FifoCache(max_cached)
+        self._refused: FifoCache[bytes, Reason] = FifoCache(MAX_REFUSED)
 
     async def authenticate(self, authorization: Sequence[str], virtual_key: Sequence[str]) -> Principal:
-        """Whom the credential stands for; takes the values of all Authorization and all x-bf-vk headers.
+        """Return the principal of a request; takes the values of all Authorization and all x-bf-vk headers.
 
-        Raises MissingCredential, InvalidCredential, or StoreUnavailable when the store is needed and does not answer.
+        Raise MissingCredential, InvalidCredential, or StoreUnavailable when the store is needed and does not answer.
         """
-        cached = self.authenticate_cached(authorization, virtual_key)
-        if cached is not None:
-            return cached
-        credential = read_credential(authorization, virtual_key)
-        now = self._clock()
-        digest = hash_key(credential)
-        if credential.startswith(KEY_PREFIX):
-            return _holder(await self._find_holder(credential, digest), now)
-        principal = self._cached_token(digest, now) or self._verify(credential, digest, now)
-        virtual_key_id = principal.virtual_key_id
-        owner = None if virtual_key_id is None else await self._virtual_keys.read(virtual_key_id)
-        return _bearer(principal, owner, now)
+        found = self._recognise(authorization, virtual_key)
+        return found if isinstance(found, Principal) else await found()
 
-    def authenticate_cached(self, authorization: Sequence[str], virtual_key: Sequence[str]) -> Principal | None:
-        """The same from memory alone, without waiting for anything; None when that does not tell."""
-        credential = read_credential(authorization, virtual_key)
-        now = self._clock()
-        digest = hash_key(credential)
-        if credential.startswith(KEY_PREFIX):
-            found = self._virtual_keys.find_cached(digest)
-            return None if found is None else _holder(found, now)
-        principal = self._cached_token(digest, now)
-        if principal is None or principal.virtual_key_id is None:
-            return principal
-        known = self._virtual_keys.read_cached(principal.virtual_key_id)
-        return None if known is None else _bearer(principal, known[0], now)
+    def try_authenticate(self, authorization: Sequence[str], virtual_key: Sequence[str]) -> Principal | None:
+        """Return what `authenticate` returns, or None when the store has to be asked. Raises MissingCredential and
+        InvalidCredential."""
+        found = self._recognise(authorization, virtual_key)
+        return found if isinstance(found, Principal) else None
 
     async def refresh(self) -> None:
-        """Notice what changed: keys of issuers, then virtual keys. Raises what the store raises.
+        """Apply changes of issuers' keys, then of virtual keys. Raises what the store raises.
 
-        Keys come first, so that a store that is away does not keep a withdrawn key in use. The verifier's generation is
-        compared rather than the answer of `reload`, which is lost when this is cancelled halfway.
+        Keys come first, so that an unavailable store does not keep a withdrawn key in use. The verifier's generation is
+        compared instead of the result of `reload`, which is lost when this call is cancelled in between.
         """
         verifier = self._verifier
         if verifier is not None and verifier.reads_files:
@@ -101,48 +90,75 @@ class Authenticator:
             if verifier.generation != self._generation:
                 self._generation = verifier.generation
                 self._tokens.clear()
+                self._refused.clear()
                 self._on_change()
         if await self._virtual_keys.refresh():
             self._on_change()
 
     def forget_virtual_keys(self) -> None:
-        """Forget what the store said of virtual keys; for whoever has just changed one in this process."""
+        """Drop the cached virtual keys. Call it after changing one in this process."""
         self._virtual_keys.forget()
         self._on_change()
 
-    async def _find_holder(self, key: str, digest: bytes) -> VirtualKey:
-        if key == KEY_PREFIX:
-            raise InvalidCredential(Reason.NOT_A_VIRTUAL_KEY)
+    def _recognise(self, authorization: Sequence[str], virtual_key: Sequence[str]) -> Principal | _AskStore:
+        """Return the principal, or the call that asks the store for what is missing."""
+        credential = read_credential(authorization, virtual_key)
+        now = self._clock()
+        digest = hash_key(credential)
+        if credential.startswith(KEY_PREFIX):
+            if credential == KEY_PREFIX:
+                raise InvalidCredential(Reason.NOT_A_VIRTUAL_KEY)
+            found = self._virtual_keys.find_cached(digest)
+            return partial(self._find_holder, digest, now) if found is None else _holder(found, now)
+        principal = self._cached_token(digest, now) or self._verify(credential, digest, now)
+        if principal.virtual_key_id is None:
+            return principal
+        known = self._virtual_keys.read_cached(principal.virtual_key_id)
+        return partial(self._find_bearer, principal, now) if known is None else _bearer(principal, known[0], now)
+
+    async def _find_holder(self, digest: bytes, now: float) -> Principal:
         virtual_key = await self._virtual_keys.find(digest)
         if virtual_key is None:
             raise InvalidCredential(Reason.UNKNOWN_VIRTUAL_KEY)
-        return virtual_key
+        return _holder(virtual_key, now)
+
+    async def _find_bearer(self, principal: Principal, now: float) -> Principal:
+        owner = None if principal.virtual_key_id is None else await self._virtual_keys.read(principal.virtual_key_id)
+        return _bearer(principal, owner, now)
 
     def _cached_token(self, digest: bytes, now: float) -> Principal | None:
         token = self._tokens.get(digest)
         return token.principal if token is not None and token.since <= now < token.until else None
 
     def _verify(self, credential: str, digest: bytes, now: float) -> Principal:
-        """Verify a token and remember it. A clock that steps back behind `since` has it verified again."""
+        """Verify a token and cache it. A clock that steps back behind `since` makes it be verified again."""
         if self._verifier is None:
             raise InvalidCredential(Reason.NO_ISSUER)
-        verified = self._verifier.verify(credential, now)
+        reason = self._refused.get(digest)
+        if reason is not None:
+            raise InvalidCredential(reason)
+        try:
+            verified = self._verifier.verify(credential, now)
+        except InvalidCredential as error:
+            if error.reason not in _DEPENDS_ON_TIME:
+                self._refused.put(digest, error.reason)
+            raise
         until = min(verified.expires_at, now + CACHE_SECONDS)
         self._tokens.put(digest, CachedToken(principal=verified.principal, since=now, until=until))
         return verified.principal
 
 
 def _holder(virtual_key: VirtualKey, now: float) -> Principal:
-    """Whom one of the keys of this virtual key stands for."""
+    """Return the principal of a key of this virtual key."""
     _check_usable(virtual_key, now)
     expires_at_ms = virtual_key.expires_at_ms
     return Principal(virtual_key.virtual_key_id, math.inf if expires_at_ms is None else expires_at_ms / 1000)
 
 
 def _bearer(principal: Principal, owner: VirtualKey | None, now: float) -> Principal:
-    """Whom a token stands for, whose virtual key is registered as `owner`.
+    """Return the principal of a token whose virtual key is registered as `owner`.
 
-    One that was never registered does not hinder the tokens of its issuer.
+    A virtual key need not be registered for its issuer's tokens to be accepted.
     """
     if owner is None:
         return principal

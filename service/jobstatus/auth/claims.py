@@ -1,20 +1,41 @@
-"""What the claims of a verified token mean: until when, and for whom.
+"""Check and read the claims of a token whose signature is verified (RFC 7519, section 4.1).
 
-Times are judged here and not by PyJWT, which asks its own clock and takes numeric strings, floats and true. Knows no
-keys: by now the signature, the issuer and the audience have been checked.
+PyJWT's checks are not used because they read their own clock, accept numeric strings, floats and true as times, and
+would parse the claims a second time. Knows no keys.
 """
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 
 from jobstatus.auth.errors import InvalidCredential, Reason
 from jobstatus.auth.issuer_config import IssuerConfig, Kind
 from jobstatus.core.access import Principal
 from jobstatus.core.job import is_valid_id
 
+_REQUIRED: Final = ("exp", "iss", "aud")
+_STRINGS: Final = ("sub", "jti")
+
+
+def check_registered(claims: Mapping[str, Any], config: IssuerConfig) -> None:
+    """Raise InvalidCredential unless the required claims are there and the token is meant for this audience.
+
+    `aud` is a string or a list of strings; `sub` and `jti` are strings where they are present.
+    """
+    if any(claims.get(name) is None for name in _REQUIRED) or not claims["aud"]:
+        raise InvalidCredential(Reason.BAD_CLAIM)
+    audiences = [claims["aud"]] if isinstance(claims["aud"], str) else claims["aud"]
+    if (
+        not isinstance(audiences, list)
+        or not all(isinstance(audience, str) for audience in audiences)
+        or config.audience not in audiences
+    ):
+        raise InvalidCredential(Reason.WRONG_AUDIENCE)
+    if any(name in claims and not isinstance(claims[name], str) for name in _STRINGS):
+        raise InvalidCredential(Reason.BAD_CLAIM)
+
 
 def check_times(claims: Mapping[str, Any], config: IssuerConfig, now_seconds: float) -> int:
-    """The token's `exp`, in seconds since the epoch, if the token is valid now; raises InvalidCredential."""
+    """Return `exp`, in seconds since the epoch, if the token is valid now; raise InvalidCredential."""
     leeway = config.leeway_seconds
     expires_at = _read_time(claims, "exp")
     if expires_at <= now_seconds - leeway:
@@ -28,10 +49,10 @@ def check_times(claims: Mapping[str, Any], config: IssuerConfig, now_seconds: fl
 
 
 def read_principal(claims: Mapping[str, Any], config: IssuerConfig) -> tuple[Kind, Principal]:
-    """What kind of token it is and whom it stands for; raises InvalidCredential.
+    """Return the kind of the token and its principal; raise InvalidCredential.
 
-    It must have a virtual key's id or the admin role, not both (RFC 8725, section 3.12), and its issuer must be allowed
-    to mint that kind. A virtual key's id counts when it is present at all, a role only when it is the admin's.
+    The token must have a virtual key's id or the admin role, not both (RFC 8725, section 3.12), and its issuer must be
+    allowed to mint that kind. Any value of the virtual key claim counts as present; only the admin's role counts.
     """
     names_key = config.virtual_key_claim in claims
     is_admin = _read_role(claims, config) == config.admin_role

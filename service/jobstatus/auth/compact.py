@@ -1,36 +1,44 @@
-"""A token's text, taken apart before anything in it is believed (JWS compact serialization, RFC 7515, section 3.1).
+"""Parse a token without trusting it (JWS compact serialization, RFC 7515, section 3.1).
 
-Stricter than PyJWT, which takes padding, guessed encodings, repeated claims and any `typ`. Knows no keys and no
-issuers: what comes out is what the token says of itself, not what is true.
+Stricter than PyJWT, which accepts padding, guessed encodings, repeated claims and any `typ`. Knows no keys and no
+issuers: the result is what the token claims, not what is true.
 """
 
-import base64
+import binascii
 import re
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 from jobstatus.auth.errors import InvalidCredential, Reason
-from jobstatus.auth.strict_json import parse_object
+from jobstatus.core.json_text import parse_object
 
 _is_base64url: Final = re.compile("[A-Za-z0-9_-]+").fullmatch
 
+_TO_BASE64: Final = str.maketrans("-_", "+/")
+_PADDING: Final = ("", "", "==", "=")
+_LAST_CHARACTERS: Final = ("", "", "AQgw", "AEIMQUYcgkosw048")
+"""By length modulo 4: 1 is impossible, 2 leaves 4 bits that encode nothing, 3 leaves 2."""
+
 UNSUPPORTED: Final = ("crit", "b64", "cty")
-"""Header fields that change what the rest means. None is supported, so a token that has one is not understood."""
+"""Header fields that change the meaning of the rest. None is supported, so a token that has one is refused."""
 
 
 @dataclass(frozen=True, slots=True)
 class UnverifiedToken:
-    """What a token says of itself. Nothing here is true before the signature is checked."""
+    """The parts of a token. Nothing in it may be trusted before `signature` of `signing_input` is verified."""
 
     header: dict[str, Any] = field(repr=False)
     claims: dict[str, Any] = field(repr=False)
+    signing_input: bytes = field(repr=False)
+    signature: bytes = field(repr=False)
 
 
 def read_token(token: str) -> UnverifiedToken:
-    """Take a token apart; raises InvalidCredential unless it is a plain JWT in one canonical spelling."""
+    """Parse a token; raise InvalidCredential unless it is a plain JWT in canonical encoding."""
     try:
-        header_bytes, claims_bytes, _ = map(_decode_base64url, token.split("."))  # ValueError unless there are three
-        unverified = UnverifiedToken(parse_object(header_bytes), parse_object(claims_bytes))
+        header, claims, signature = map(_decode_base64url, token.split("."))  # ValueError unless there are three
+        signing_input = token[: token.rindex(".")].encode()
+        unverified = UnverifiedToken(parse_object(header), parse_object(claims), signing_input, signature)
     except ValueError:
         raise InvalidCredential(Reason.MALFORMED) from None
     _check_header(unverified.header)
@@ -38,9 +46,9 @@ def read_token(token: str) -> UnverifiedToken:
 
 
 def _check_header(header: dict[str, Any]) -> None:
-    """Refuse other kinds of token by `typ` (RFC 8725, section 3.11) and extensions that are not understood.
+    """Refuse other kinds of token by `typ` (RFC 8725, section 3.11), and unsupported extensions.
 
-    `jku`, `x5u`, `x5c` and `jwk` are not looked at: keys come from the configuration alone.
+    `jku`, `x5u`, `x5c` and `jwk` are ignored because keys come from the configuration alone.
     """
     typ = header.get("typ", "JWT")
     if not isinstance(typ, str) or typ.upper() != "JWT" or any(name in header for name in UNSUPPORTED):
@@ -48,10 +56,11 @@ def _check_header(header: dict[str, Any]) -> None:
 
 
 def _decode_base64url(segment: str) -> bytes:
-    """The bytes of a segment without padding. ValueError unless this is the only way to spell them."""
-    if not _is_base64url(segment):
+    """Decode a segment without padding; raise ValueError unless it is the canonical encoding of its bytes.
+
+    It is canonical if the bits of the last character that encode nothing are 0 (RFC 4648, section 3.5).
+    """
+    rest = len(segment) % 4
+    if not _is_base64url(segment) or (rest and segment[-1] not in _LAST_CHARACTERS[rest]):
         raise ValueError("not base64url")
-    data = base64.urlsafe_b64decode(segment + "=" * (-len(segment) % 4))
-    if base64.urlsafe_b64encode(data).rstrip(b"=") != segment.encode():
-        raise ValueError("not canonical")
-    return data
+    return binascii.a2b_base64(segment.translate(_TO_BASE64) + _PADDING[rest])

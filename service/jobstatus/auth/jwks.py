@@ -11,7 +11,7 @@ from typing import Any, Final, NamedTuple
 from jwt import PyJWK
 
 from jobstatus.auth.keys import ALGORITHMS, Key, KeyRefused, KeySet, check_key
-from jobstatus.auth.strict_json import parse_object
+from jobstatus.core.json_text import parse_object
 
 logger: Final = logging.getLogger(__name__)
 

@@ -1,7 +1,7 @@
-"""Keys that may verify a token, and the reasons not to let one.
+"""Parse and check the keys that verify tokens.
 
-Each algorithm has one row in a table: the kind of key it takes and what that key must be. A key is parsed once, here,
-so that no request pays for it and no weak or misplaced key gets past the start. Knows neither files nor issuers.
+Each algorithm has one row in a table: its type of key, the requirements on the key, and the signature. Keys are parsed
+once, at start, so that no request pays for it and no weak or misplaced key is used. Knows neither files nor issuers.
 """
 
 import binascii
@@ -17,7 +17,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey, RSAPublicKey
 from cryptography.hazmat.primitives.serialization import load_pem_private_key, load_pem_public_key
 from jwt import InvalidKeyError
-from jwt.algorithms import HMACAlgorithm
+from jwt.algorithms import Algorithm as Signature
+from jwt.algorithms import ECAlgorithm, HMACAlgorithm, OKPAlgorithm, RSAAlgorithm
 
 Key: TypeAlias = bytes | RSAPublicKey | EllipticCurvePublicKey | Ed25519PublicKey | Ed448PublicKey
 PrivateKey: TypeAlias = RSAPrivateKey | EllipticCurvePrivateKey | Ed25519PrivateKey | Ed448PrivateKey
@@ -28,18 +29,18 @@ _UNPARSABLE: Final = (ValueError, TypeError, UnsupportedAlgorithm)
 
 
 class KeyRefused(ValueError):
-    """A key may not be used; the message says why, as the end of a sentence, and holds nothing of the key."""
+    """A key may not be used. The message gives the reason and holds no part of the key."""
 
 
 @dataclass(frozen=True, slots=True)
 class KeySet:
-    """The keys of one issuer: by their key id, and the only one there is, for tokens that name none."""
+    """The keys of one issuer by key id. `only` is the single key, for tokens without a `kid`, or None."""
 
     by_id: Mapping[str, Key] = field(repr=False)
     only: Key | None = field(repr=False)
 
     def find(self, header: Mapping[str, Any]) -> Key | None:
-        """The key that a token with this header is to be verified with. Its `kid` is a name, never a place to look."""
+        """Return the key for a token with this header. The `kid` is only a name: nothing is fetched by it."""
         if "kid" not in header:
             return self.only
         key_id = header["kid"]
@@ -47,7 +48,7 @@ class KeySet:
 
 
 def parse_secret(secret: str | bytes) -> bytes:
-    """The bytes of an HMAC secret; raises KeyRefused."""
+    """Return the bytes of an HMAC secret; raise KeyRefused."""
     try:
         data = secret.encode() if isinstance(secret, str) else secret
     except UnicodeEncodeError:
@@ -56,7 +57,7 @@ def parse_secret(secret: str | bytes) -> bytes:
 
 
 def parse_public_pem(algorithm: str, pem: bytes) -> Key:
-    """The one public key in a PEM text; raises KeyRefused."""
+    """Return the one public key in a PEM text; raise KeyRefused."""
     if b"PRIVATE KEY" in pem:
         raise KeyRefused("the file holds a private key, where only the public one belongs")
     if pem.count(b"-----BEGIN") != 1:
@@ -69,7 +70,7 @@ def parse_public_pem(algorithm: str, pem: bytes) -> Key:
 
 
 def parse_private_pem(algorithm: str, pem: str | bytes) -> PrivateKey:
-    """The private key in a PEM text without a password, for minting; raises KeyRefused."""
+    """Return the private key in a PEM text without a password, for minting; raise KeyRefused."""
     try:
         key = load_pem_private_key(pem.encode() if isinstance(pem, str) else pem, password=None)
     except _UNPARSABLE:
@@ -79,7 +80,7 @@ def parse_private_pem(algorithm: str, pem: str | bytes) -> PrivateKey:
 
 
 def check_key(algorithm: str, key: object) -> Key:
-    """The key itself, if this algorithm may be verified with it; raises KeyRefused."""
+    """Return the key if it meets the requirements of this algorithm; raise KeyRefused."""
     problem = ALGORITHMS[algorithm].find_problem(key)
     if problem is not None:
         raise KeyRefused(problem)
@@ -115,9 +116,9 @@ def _find_okp_problem(key: object) -> str | None:
 
 
 def _is_public(secret: bytes) -> bool:
-    """Whether a secret has the form of a key that is no secret: PEM, SSH, DER, a certificate, a JWK, or base64 of one.
+    """Return whether a secret has the form of a public key: PEM, SSH, DER, a certificate, a JWK, or base64 of one.
 
-    A service that takes its published key for an HMAC secret can be sent forged tokens by everybody (CVE-2022-29217).
+    With a published key as HMAC secret anybody could forge tokens (CVE-2022-29217).
     """
     return b"-----BEGIN" in secret or any(map(_looks_like_key, (secret, _decode_base64(secret))))
 
@@ -133,7 +134,7 @@ def _looks_like_key(secret: bytes) -> bool:
 
 
 def _decode_base64(text: bytes) -> bytes:
-    """What the text says in base64 of either alphabet; empty when it is none."""
+    """Decode base64 of either alphabet; return empty bytes for anything else."""
     body = re.sub(rb"[\s=]", b"", text).translate(bytes.maketrans(b"-_", b"+/"))
     try:
         return binascii.a2b_base64(body + b"=" * (-len(body) % 4), strict_mode=True)
@@ -142,15 +143,19 @@ def _decode_base64(text: bytes) -> bytes:
 
 
 class Algorithm(NamedTuple):
-    """What an algorithm asks of its keys. `find_problem` gives None for a key that may be used."""
+    """One signature algorithm and its requirements on keys. `find_problem` returns None for a key that may be used.
+
+    `signature` verifies with keys that passed `find_problem`, so it need not check or convert a key for each token.
+    """
 
     key_type: str
     find_problem: Callable[[object], str | None]
+    signature: Signature
 
 
 ALGORITHMS: Final[Mapping[str, Algorithm]] = {
-    "HS256": Algorithm("oct", _find_secret_problem),
-    "RS256": Algorithm("RSA", _find_rsa_problem),
-    "ES256": Algorithm("EC", _find_ec_problem),
-    "EdDSA": Algorithm("OKP", _find_okp_problem),
+    "HS256": Algorithm("oct", _find_secret_problem, HMACAlgorithm(HMACAlgorithm.SHA256)),
+    "RS256": Algorithm("RSA", _find_rsa_problem, RSAAlgorithm(RSAAlgorithm.SHA256)),
+    "ES256": Algorithm("EC", _find_ec_problem, ECAlgorithm(ECAlgorithm.SHA256)),
+    "EdDSA": Algorithm("OKP", _find_okp_problem, OKPAlgorithm()),
 }

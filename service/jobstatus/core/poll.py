@@ -1,12 +1,11 @@
-"""What a poll is answered: the one reader that strangers reach, and the one place where a job's owner is compared.
+"""Answer polls: the only reads that public clients reach, and the only place that compares a job's owner.
 
-Expiry is judged here, at each read, whether or not the sweeper has run. It needs of a store no more than two reads, so
-that an edge without a store of its own can be polled by the same code.
+Each read checks the job's expiry, whether or not the sweeper has run. A poll needs only two reads of a store, so an
+edge without a store of its own uses the same code.
 """
 
 import time
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Final, NamedTuple
 
 from jobstatus.core.access import Principal, may_read
@@ -16,16 +15,16 @@ from jobstatus.core.errors import JobNotFound, JobStatusError
 from jobstatus.core.job import RequestType, is_valid_id
 from jobstatus.core.observer import Observer, timed
 from jobstatus.core.retry_after import RetryAfterEstimator
-from jobstatus.core.store import Answer, JobReader, StoreError
+from jobstatus.core.store import NOT_NOW, Answer, JobReader, NotNow, StoreError
 
 NONEXISTENT_ID: Final = ""
-"""Looked up in place of a malformed id, so that the store does the same work for every 404. No job can have it."""
+"""Read in place of a malformed id, so that the store does the same work for every 404. No job can have it."""
 
 
 class Poll(NamedTuple):
-    """What a poll answers; `body` is the job's whole document. A tuple, since it is made for each poll.
+    """The outcome of a poll; `body` is the job's whole document. A tuple because one is made for each poll.
 
-    `retry_after_ms` is after how long it is worth while to ask again, for a job under way.
+    `retry_after_ms` is the recommended time until the next poll of a job that has not ended.
     """
 
     is_terminal: bool
@@ -53,51 +52,48 @@ class Poller:
         self._clock = clock
         self._observer = observer
         self._unscoped_for_all = unscoped_for_all
-        self._group = BatchReader(self._read_together, limits)
-        self._expected = RetryAfterEstimator()
-        read_now = store.read_answer_now
-        self._find_now = None if read_now is None else partial(self._find_with, read_now)
-        self.poll_now: Final = None if self._find_now is None else partial(self._poll_with, self._find_now)
-        """What `poll` answers, at once: in a store that has nothing to wait for. None for a result that does not come
-        along with an answer (see Answer). In any other store there is no such function."""
+        self._batch = BatchReader(self._read_together, limits)
+        self._estimator = RetryAfterEstimator()
+        self.polls_at_once: Final = store.reads_at_once
+        """Whether `try_poll` ever returns a poll."""
 
     async def poll(self, job_id: str, request_type: RequestType, principal: Principal) -> Poll:
-        """What the REST contract answers about a job.
+        """Return what the REST contract answers about a job.
 
-        Raises JobNotFound for a job that is unknown, expired, somebody else's or another request type's, and for a
+        Raise JobNotFound for a job that is unknown, expired, of another owner or of another request type, and for a
         malformed id, all after the same work; StoreUnavailable when the store does not answer.
         """
-        lookup_id = _lookup_id(job_id)
-        found = await self._group.read(lookup_id) if self._find_now is None else self._find_now(lookup_id)
+        found = self._try_read(job_id)
+        if found is NOT_NOW:
+            found = await self._batch.read(_lookup_id(job_id))
         answer = self._checked(found, request_type, principal)
         result = answer.result
         if result is None and answer.result_size is not None:
             result = await self._large_result(job_id, answer)
         return self._poll(job_id, request_type, answer, result)
 
-    def _find_with(
-        self, read: Callable[[str], Answer | StoreError | None], lookup_id: str
-    ) -> Answer | StoreError | None:
-        started = time.perf_counter()
-        try:
-            return read(lookup_id)
-        finally:
-            self._observer.store_answered("read_answers", time.perf_counter() - started)
-
-    def _poll_with(
-        self,
-        find: Callable[[str], Answer | StoreError | None],
-        job_id: str,
-        request_type: RequestType,
-        principal: Principal,
-    ) -> Poll | None:
-        answer = self._checked(find(_lookup_id(job_id)), request_type, principal)
+    def try_poll(self, job_id: str, request_type: RequestType, principal: Principal) -> Poll | None:
+        """Return what `poll` returns, or None where that takes waiting: for the store, or for a large result (see
+        Answer). Raises as `poll`."""
+        found = self._try_read(job_id)
+        if found is NOT_NOW:
+            return None
+        answer = self._checked(found, request_type, principal)
         if answer.result is None and answer.result_size is not None:
             return None
         return self._poll(job_id, request_type, answer, answer.result)
 
+    def _try_read(self, job_id: str) -> Answer | StoreError | NotNow | None:
+        if not self.polls_at_once:
+            return NOT_NOW
+        started = time.perf_counter()
+        try:
+            return self._store.try_read_answer(_lookup_id(job_id))
+        finally:
+            self._observer.store_answered("read_answers", time.perf_counter() - started)
+
     def _checked(self, answer: Answer | StoreError | None, request_type: RequestType, principal: Principal) -> Answer:
-        """What was found, if it is a job's that this principal may read; raises as `poll`."""
+        """Return the answer if this principal may read the job; raise as `poll`."""
         if isinstance(answer, JobStatusError):
             raise answer.with_traceback(None)
         if (
@@ -112,10 +108,10 @@ class Poller:
     def _poll(self, job_id: str, request_type: RequestType, answer: Answer, result: bytes | None) -> Poll:
         body = answer.body if result is None else b"".join((answer.body, result, RESULT_TAIL))
         if answer.expires_at_ms is not None:
-            if self._expected.first_seen_ended(job_id) and answer.ended_at_ms is not None:
-                self._expected.learn(request_type, answer.ended_at_ms - answer.created_at_ms)
+            if self._estimator.first_seen_ended(job_id) and answer.ended_at_ms is not None:
+                self._estimator.learn(request_type, answer.ended_at_ms - answer.created_at_ms)
             return Poll(True, answer.created_at_ms, answer.version, answer.progress, body)
-        retry_after_ms = self._expected.retry_after_ms(job_id, request_type, self._clock() - answer.created_at_ms)
+        retry_after_ms = self._estimator.retry_after_ms(job_id, request_type, self._clock() - answer.created_at_ms)
         return Poll(False, answer.created_at_ms, answer.version, answer.progress, body, retry_after_ms)
 
     async def _read_together(self, job_ids: Sequence[str]) -> list[Answer | StoreError | None]:
@@ -123,7 +119,7 @@ class Poller:
             return await self._store.read_answers(job_ids)
 
     async def _large_result(self, job_id: str, answer: Answer) -> bytes:
-        """The result that did not come along; JobNotFound when the job has gone, or become another one, meanwhile."""
+        """Read a result that is not part of its answer; raise JobNotFound when the job has been removed or replaced."""
         with timed(self._observer, "read_jobs"):
             (job,) = await self._store.read_jobs((job_id,), with_results=True)
         if isinstance(job, JobStatusError):

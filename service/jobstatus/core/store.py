@@ -17,9 +17,10 @@ For every operation:
 * Times are milliseconds since the Unix epoch.
 """
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
+from enum import Enum
 from typing import Final, NamedTuple, Protocol, TypeAlias
 
 from jobstatus.core.errors import StoreFull, StoreUnavailable
@@ -35,6 +36,16 @@ UNKNOWN_SIZE: Final = -1
 
 StoreError: TypeAlias = StoreUnavailable | StoreFull
 """The errors of a store, raised or in an item's place."""
+
+
+class NotNow(Enum):
+    """The type of NOT_NOW."""
+
+    NOT_NOW = "not now"
+
+
+NOT_NOW: Final = NotNow.NOT_NOW
+"""What a read without waiting returns where it would have to wait."""
 
 
 class Change(NamedTuple):
@@ -113,8 +124,12 @@ class JobReader(Protocol):
     """What polls need of a store."""
 
     @property
-    def read_answer_now(self) -> Callable[[str], Answer | StoreError | None] | None:
-        """As read_answers, for one job, in a store whose reads wait for nothing; None in any other store."""
+    def reads_at_once(self) -> bool:
+        """Whether `try_read_answer` may return an answer: constant, and true where reads need not wait."""
+        ...
+
+    def try_read_answer(self, job_id: str) -> Answer | StoreError | NotNow | None:
+        """Return what `read_answers` returns for one job; NOT_NOW where the read would have to wait."""
         ...
 
     async def read_answers(self, job_ids: Sequence[str]) -> list[Answer | StoreError | None]:

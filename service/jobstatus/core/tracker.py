@@ -57,7 +57,8 @@ class JobTracker:
         self._observer = observer
         poller = Poller(store, clock=clock, observer=observer, unscoped_for_all=unscoped_for_all, limits=limits.reads)
         self.poll: Final = poller.poll
-        self.poll_now: Final = poller.poll_now
+        self.try_poll: Final = poller.try_poll
+        self.polls_at_once: Final = poller.polls_at_once
         self._subscriptions = JobSubscriptions() if subscriptions is None else subscriptions
         self._watchers = ConcurrencyLimit(max_watchers)
         self._writer = Writer(

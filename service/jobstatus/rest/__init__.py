@@ -1,1 +1,1 @@
-"""The thin aiohttp edge: request → principal → core → bytes. It must not know gRPC or SQL."""
+"""The REST interface on aiohttp: request → principal → core → bytes. It must not know gRPC or SQL."""

@@ -1,9 +1,10 @@
-"""The admin port: /healthz, /readyz and /metrics, for the machines that run the service. Never public."""
+"""The admin port: /healthz, /readyz and /metrics, for the operator's machines. It must not be public."""
 
 import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable
+from typing import cast
 
 from aiohttp import web
 
@@ -16,22 +17,22 @@ _log = logging.getLogger(__name__)
 
 
 class Readiness:
-    """Whether the service should be sent work: what it rests on answers, and nobody has asked us to stop."""
+    """Whether the service should receive requests: what it depends on answers, and it is not stopping."""
 
     def __init__(self, probe: Callable[[], Awaitable[None]], monotonic: Callable[[], float] = time.monotonic) -> None:
-        """`probe` returns if all is well, and raises a JobStatusError if not."""
-        self._ask = probe
+        """`probe` returns if all is well, and raises a JobStatusError if not. `monotonic` returns seconds."""
+        self._probe_dependencies = probe
         self._monotonic = monotonic
         self._answer: tuple[float, str] | None = None
         self._probing = asyncio.Lock()
         self._stopping = False
 
     def stop(self) -> None:
-        """Not ready from now on."""
+        """Be not ready from now on."""
         self._stopping = True
 
     async def problem(self) -> str:
-        """Why the service is not ready; empty when it is. Asks once a second at most."""
+        """Return why the service is not ready; an empty string when it is. Probes once a second at most."""
         if self._stopping:
             return "stopping"
         async with self._probing:
@@ -42,12 +43,11 @@ class Readiness:
 
     async def _probe(self) -> str:
         try:
-            await self._ask()
+            await self._probe_dependencies()
         except JobStatusError as error:
-            _log.warning(
-                "The service is not ready.",
-                extra={"event": "not_ready", "reason": error.reason, "cause": type(error.__cause__).__name__},
-            )
+            cause = type(error.__cause__).__name__
+            facts = {"event": "not_ready", "reason": error.reason, "cause": cause}
+            _log.warning("The service is not ready.", extra=facts)
             return error.reason.lower()
         return ""
 
@@ -55,9 +55,10 @@ class Readiness:
 def admin_handler(
     problem: Callable[[], Awaitable[str]], exposition: Callable[[], Awaitable[bytes]]
 ) -> Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]:
-    """What the admin port serves.
+    """Return the handler of the admin port.
 
-    `problem` tells why the service is not ready, or nothing; `exposition` its metrics, in Prometheus' text format.
+    `problem` returns why the service is not ready, or an empty string; `exposition` the metrics in Prometheus' text
+    format.
     """
 
     async def healthz() -> web.Response:
@@ -78,7 +79,8 @@ def admin_handler(
         handler = handlers.get(request.path)
         if handler is None or request.method not in responses.ALLOWED_METHODS:
             refusal = responses.METHOD_NOT_ALLOWED if handler else responses.PATH_NOT_FOUND
-            return responses.problem_answer(refusal, headers.request_id_of(request.headers.get("X-Request-Id")))
+            response = responses.problem_answer(refusal, headers.request_id_of(request.headers.get("X-Request-Id")))
+            return cast("web.StreamResponse", response)
         return await handler()
 
     return answer

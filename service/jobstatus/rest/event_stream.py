@@ -1,8 +1,8 @@
-"""A job's life as an event stream: `text/event-stream` of the HTML standard, section 9.2 (server-sent events).
+"""A job's updates as an event stream: `text/event-stream` of the HTML standard, section 9.2 (server-sent events).
 
-One event `status` for each document that a poll would answer, whose `id` is the job's version; the stream ends with the
-job. Nothing is kept for a client that reads slowly: while it does not read, nothing more is looked up for it, and after
-a while it is cut off.
+The stream has one event `status` for each document that a poll would return, with the job's version as its `id`, and
+ends with the job. Nothing is queued for a slow client: while it does not read, the job is not read for it either, and
+after a while it is disconnected.
 """
 
 import asyncio
@@ -17,12 +17,10 @@ from jobstatus.auth.errors import CredentialError
 from jobstatus.core.errors import JobStatusError
 from jobstatus.core.poll import Poll
 from jobstatus.rest.responses import MAX_BYTES
-from jobstatus.rest.send_limits import NoRoomForLarge, sending_large
+from jobstatus.rest.send_limits import LargeResponses, NoRoomForLarge
 
-QUIET_SECONDS: Final = 15.0
-"""After so long without an event a comment is sent, so that no proxy takes the connection for dead."""
 _RETRY: Final = b"retry: 2000\n\n"
-"""First of all: in ms, after how long a browser takes up a stream that broke."""
+"""Sent first: after how many ms a browser reconnects."""
 _COMMENT: Final = b": nothing new\n\n"
 _line_end: Final = re.compile(rb"\r\n?|\n")
 
@@ -30,15 +28,15 @@ _log = logging.getLogger(__name__)
 
 
 def event(poll: Poll) -> Iterator[bytes]:
-    """The event of a job's document; each of its lines, whichever way it ends, is one of `data`.
+    """Yield the event of a job's document; each line of it, whatever its ending, becomes a line of `data`.
 
-    In pieces, so that a large document is in memory once.
+    In pieces, so that a large document is in memory only once.
     """
     yield b"event: status\n%bdata: " % _id(poll)
     body, start = poll.body, 0
     while start < len(body):
         end = start + MAX_BYTES
-        if body[end - 1 : end + 1] == b"\r\n":  # one end of a line, and to be seen as one
+        if body[end - 1 : end + 1] == b"\r\n":  # one line ending, not two
             end += 1
         yield _line_end.sub(b"\ndata: ", body[start:end])
         start = end
@@ -46,75 +44,85 @@ def event(poll: Poll) -> Iterator[bytes]:
 
 
 def _id(poll: Poll) -> bytes:
-    """Alone it is no event: it only tells a client from where to take up the stream."""
+    """Return the id line. Alone it is no event: it only sets from where a client resumes the stream."""
     return b"id: %d\n" % poll.version
 
 
-async def send(
-    request: web.BaseRequest,
-    response: web.StreamResponse,
-    first: Poll,
-    later: AsyncIterator[Poll],
-    known_version: int | None,
-) -> None:
-    """Send what the updates show, until they end; the document of `known_version` is not sent.
+class EventSender:
+    """Sends event streams."""
 
-    A document that has not changed is not sent again; where the version has, the client is told that alone. A stream
-    that ends before the job does is for the client to take up again: what has happened is told in that answer.
-    """
-    try:
-        await response.prepare(request)
-        await _write(response, _RETRY)
-        await _send_each(request, response, _all(first, later), known_version)
-        async with sending_large(0):
-            await response.write_eof()
-    except (ConnectionError, TimeoutError, NoRoomForLarge):
-        _cut_off(request)
-    except Exception:  # noqa: BLE001  # the answer has begun: there can be no other
-        _log.exception("A bug of this program ended an event stream.", extra={"event": "event_stream_failed"})
-        _cut_off(request)
+    def __init__(self, *, large: LargeResponses, quiet_seconds: float) -> None:
+        """After `quiet_seconds` without an event a comment is sent, so that proxies keep the connection open."""
+        self._large = large
+        self.quiet_seconds = quiet_seconds
+
+    async def send(
+        self,
+        request: web.BaseRequest,
+        response: web.StreamResponse,
+        first: Poll,
+        later: AsyncIterator[Poll],
+        known_version: int | None,
+    ) -> None:
+        """Send the updates until they end; the client already has the document of `known_version`.
+
+        An unchanged document is not sent again; where only the version has changed, only the id is sent. A client can
+        resume a stream that ends before the job does: the first event of its next request is the current document.
+        """
+        try:
+            await response.prepare(request)
+            await self._write(response, _RETRY)
+            await self._send_each(request, response, _all(first, later), known_version)
+            async with self._large.sending(0):
+                await response.write_eof()
+        except (ConnectionError, TimeoutError, NoRoomForLarge):
+            _cut_off(request)
+        except Exception:  # noqa: BLE001  # the response has begun, so there can be no other
+            _log.exception("An event stream failed.", extra={"event": "event_stream_failed"})
+            _cut_off(request)
+
+    async def _send_each(
+        self,
+        request: web.BaseRequest,
+        response: web.StreamResponse,
+        updates: AsyncIterator[Poll],
+        known_version: int | None,
+    ) -> None:
+        now = asyncio.get_running_loop().time
+        version, body, written_at = known_version, b"", now()
+        async for poll in updates:
+            if poll.version != version and poll.body == body:
+                await self._write(response, _id(poll) + b"\n")
+            elif poll.version != version:
+                await self._write_event(response, poll)
+            elif now() - written_at >= self.quiet_seconds and _has_unread(request):
+                raise TimeoutError
+            else:
+                await self._write(response, _COMMENT)
+            version, body, written_at = poll.version, poll.body, now()
+
+    async def _write(self, response: web.StreamResponse, data: bytes) -> None:
+        async with self._large.sending(0):
+            await response.write(data)
+
+    async def _write_event(self, response: web.StreamResponse, poll: Poll) -> None:
+        if len(poll.body) <= MAX_BYTES:
+            await self._write(response, b"".join(event(poll)))
+            return
+        async with self._large.sending(len(poll.body)):
+            for piece in event(poll):
+                await response.write(piece)
 
 
 async def _all(first: Poll, later: AsyncIterator[Poll]) -> AsyncIterator[Poll]:
-    """All updates; they end as well when the client may look no more, or nobody can tell."""
+    """Yield all updates; end early when the credential is no longer accepted or the store fails."""
     yield first
     try:
         async for poll in later:
             yield poll
     except (CredentialError, JobStatusError) as error:
-        _log.debug(
-            "An event stream ended before its job did.",
-            extra={"event": "event_stream_ended", "cause": type(error).__name__},
-        )
-
-
-async def _send_each(
-    request: web.BaseRequest, response: web.StreamResponse, updates: AsyncIterator[Poll], known_version: int | None
-) -> None:
-    now = asyncio.get_running_loop().time
-    version, body, written_at = known_version, b"", now()
-    async for poll in updates:
-        if poll.version != version:
-            await (_write(response, _id(poll) + b"\n") if poll.body == body else _write_event(response, poll))
-        elif now() - written_at >= QUIET_SECONDS and _has_unread(request):
-            raise TimeoutError
-        else:
-            await _write(response, _COMMENT)
-        version, body, written_at = poll.version, poll.body, now()
-
-
-async def _write(response: web.StreamResponse, data: bytes) -> None:
-    async with sending_large(0):
-        await response.write(data)
-
-
-async def _write_event(response: web.StreamResponse, poll: Poll) -> None:
-    if len(poll.body) <= MAX_BYTES:
-        await _write(response, b"".join(event(poll)))
-        return
-    async with sending_large(len(poll.body)):
-        for piece in event(poll):
-            await response.write(piece)
+        facts = {"event": "event_stream_ended", "cause": type(error).__name__}
+        _log.debug("An event stream ended early.", extra=facts)
 
 
 def _has_unread(request: web.BaseRequest) -> bool:

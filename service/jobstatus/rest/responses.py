@@ -1,52 +1,67 @@
-"""The answers that the edge gives on its own account, and the headers of every answer. Pure: no request, no core."""
+"""The responses of the public port: their status, headers and bytes. Pure: no request, no core."""
 
 import time
 from dataclasses import dataclass
 from email.utils import formatdate
+from functools import lru_cache
 from http import HTTPStatus
-from typing import Final, cast
+from typing import Final
 
 from aiohttp import HttpVersion11, web
 from multidict import CIMultiDict
 
 from jobstatus.core import errors
-from jobstatus.core.answer import to_json
 from jobstatus.rest.headers import EVENT_STREAM
 
 ALLOWED_METHODS: Final = ("GET", "HEAD")
 MAX_BYTES: Final = 64 * 1024
-"""Larger answers are aiohttp's: they are sent in parts, as fast as the client reads."""
+"""aiohttp sends larger responses, in parts, as fast as the client reads."""
 _MAX_UNREAD_BYTES: Final = 64 * 1024
+
+
+_CHALLENGE: Final = 'WWW-Authenticate: Bearer realm="jobstatus"'
 
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """An answer without a job: its HTTP code, and the type, code and message of its BifrostError."""
+    """A response without a job: its status, its own header lines, and type, code and message of its BifrostError."""
 
     status: int
     type: str
     code: str
     message: str
+    lines: str = ""
 
     def body(self, request_id: str) -> bytes:
-        """The BifrostError; it depends on nothing but the request's id."""
-        return to_json(
-            {
-                "event_id": request_id,
-                "is_bifrost_error": False,
-                "status_code": self.status,
-                "error": {"type": self.type, "code": self.code, "message": self.message},
-                "extra_fields": {},
-            }
-        )
+        """Return the BifrostError. Spelt out because it is fast and no part of it has a character to escape."""
+        return (
+            f'{{"event_id":"{request_id}","is_bifrost_error":false,"status_code":{self.status},'
+            f'"error":{{"type":"{self.type}","code":"{self.code}","message":"{self.message}"}},"extra_fields":{{}}}}'
+        ).encode("ascii")
 
 
-MISSING_CREDENTIALS: Final = Problem(401, "authentication_error", "missing_credentials", "Credentials are required")
-INVALID_CREDENTIALS: Final = Problem(401, "authentication_error", "invalid_credentials", "The credentials are invalid")
+MISSING_CREDENTIALS: Final = Problem(
+    401, "authentication_error", "missing_credentials", "Credentials are required", f"{_CHALLENGE}\r\n"
+)
+INVALID_CREDENTIALS: Final = Problem(
+    401,
+    "authentication_error",
+    "invalid_credentials",
+    "The credentials are invalid",
+    f'{_CHALLENGE}, error="invalid_token"\r\n',
+)
 JOB_NOT_FOUND: Final = Problem(404, "not_found", "job_not_found", "Job not found or expired")
 PATH_NOT_FOUND: Final = Problem(404, "not_found", "path_not_found", "There is nothing at this path")
-METHOD_NOT_ALLOWED: Final = Problem(405, "method_not_allowed", "method_not_allowed", "Only GET and HEAD are allowed")
-STORE_UNAVAILABLE: Final = Problem(503, "unavailable", "store_unavailable", "Temporarily unavailable, try again later")
+METHOD_NOT_ALLOWED: Final = Problem(
+    405,
+    "method_not_allowed",
+    "method_not_allowed",
+    "Only GET and HEAD are allowed",
+    f"Allow: {', '.join(ALLOWED_METHODS)}\r\n",
+)
+STORE_UNAVAILABLE: Final = Problem(
+    503, "unavailable", "store_unavailable", "Temporarily unavailable, try again later", "Retry-After: 2\r\n"
+)
 INTERNAL: Final = Problem(500, "internal_error", "internal_error", "Internal error")
 
 PROBLEMS: Final[dict[type[Exception], Problem]] = {
@@ -55,7 +70,7 @@ PROBLEMS: Final[dict[type[Exception], Problem]] = {
     errors.StoreFull: STORE_UNAVAILABLE,
     errors.Overloaded: STORE_UNAVAILABLE,
     errors.ShuttingDown: STORE_UNAVAILABLE,
-    # What only a write can meet says nothing to a reader: should it come up here it is a fault of ours.
+    # Only writes raise these, so here they are a fault of this program.
     errors.VirtualKeyNotFound: INTERNAL,
     errors.InvalidField: INTERNAL,
     errors.ResultNotJson: INTERNAL,
@@ -69,78 +84,54 @@ PROBLEMS: Final[dict[type[Exception], Problem]] = {
     errors.ClientNotAllowed: INTERNAL,
 }
 
-_CHALLENGE: Final = 'Bearer realm="jobstatus"'
-_PROBLEM_HEADERS: Final[dict[Problem, dict[str, str]]] = {
-    MISSING_CREDENTIALS: {"WWW-Authenticate": _CHALLENGE},
-    INVALID_CREDENTIALS: {"WWW-Authenticate": f'{_CHALLENGE}, error="invalid_token"'},
-    METHOD_NOT_ALLOWED: {"Allow": ", ".join(ALLOWED_METHODS)},
-    STORE_UNAVAILABLE: {"Retry-After": "2"},
-}
+_COMMON: Final = "X-Content-Type-Options: nosniff\r\nServer: jobstatus\r\n"
+"""`Server`, because aiohttp would send its version."""
+_KEPT: Final = f"Cache-Control: private, no-cache\r\n{_COMMON}"
+_JSON: Final = "Content-Type: application/json\r\n"
+_NOT_STORED: Final = f"Cache-Control: no-store\r\n{_COMMON}"
 
 
 def event_stream(request_id: str) -> web.StreamResponse:
-    """A 200 whose events are still to be written."""
-    headers = _headers(request_id)
-    headers.update({"Content-Type": EVENT_STREAM, "X-Accel-Buffering": "no"})
-    return web.StreamResponse(headers=headers)
+    """Return a 200 whose events are still to be written."""
+    lines = f"Content-Type: {EVENT_STREAM}\r\n{_NOT_STORED}X-Request-Id: {request_id}\r\nX-Accel-Buffering: no\r\n"
+    return web.StreamResponse(headers=headers_of(lines))
 
 
 def nothing_new(request_id: str) -> web.Response:
-    """A 204: the client has had the last event of the stream, and is to ask no more (HTML standard, section 9.2.2)."""
-    headers = _headers(request_id)
-    del headers["Content-Type"]
-    return web.Response(status=204, headers=headers)
+    """Return a 204: the client has the last event of the stream and must not reconnect (HTML standard, 9.2.2)."""
+    return web.Response(status=204, headers=headers_of(f"{_NOT_STORED}X-Request-Id: {request_id}\r\n"))
 
 
-def answer(status: int, body: bytes, request_id: str, lines: str = "", *, is_kept: bool = False) -> web.StreamResponse:
-    """A 200 or 202 with a job's document or another JSON body.
+def answer(
+    status: int, body: bytes, request_id: str, lines: str = "", *, is_kept: bool = False
+) -> "PrebuiltResponse | web.Response":
+    """Return a 200 or 202 with a job's document or another JSON body.
 
-    `lines` are further header lines, each with its CRLF; `is_kept`: the client may keep the answer, and ask whether it
-    is still the same.
+    `lines` are further header lines, each with its CRLF; `is_kept`: the client may keep the answer and revalidate it.
     """
-    of_every = _LINES_OF_KEPT_ANSWERS if is_kept else _LINES_OF_EVERY_ANSWER
-    whole = f"{of_every}X-Request-Id: {request_id}\r\n{lines}"
+    whole = f"{_JSON}{_KEPT if is_kept else _NOT_STORED}X-Request-Id: {request_id}\r\n{lines}"
     if len(body) <= MAX_BYTES:
-        return prebuilt_response(status, body, whole)
+        return PrebuiltResponse(status, body, whole)
     return web.Response(status=status, body=body, headers=headers_of(whole))
 
 
-def not_modified(request_id: str, tag: str) -> web.Response:
-    """A 304: the client has it already."""
-    headers = _headers(request_id)
-    del headers["Content-Type"]
-    headers.update({"Cache-Control": _KEPT, "ETag": tag})
-    return web.Response(status=304, headers=headers)
+def not_modified(request_id: str, tag: str) -> "PrebuiltResponse":
+    """Return a 304: the client has the document already."""
+    return PrebuiltResponse(304, b"", f"{_KEPT}X-Request-Id: {request_id}\r\nETag: {tag}\r\n")
 
 
-def problem_answer(problem: Problem, request_id: str) -> web.Response:
-    """An answer without a job."""
-    headers = _headers(request_id)
-    headers.extend(_PROBLEM_HEADERS.get(problem, {}))
-    return web.Response(status=problem.status, body=problem.body(request_id), headers=headers)
-
-
-_EVERY_ANSWER: Final = CIMultiDict(
-    {
-        "Content-Type": "application/json",
-        "Cache-Control": "no-store",
-        "X-Content-Type-Options": "nosniff",
-        "Server": "jobstatus",  # else aiohttp tells its version
-    }
-)
-_KEPT: Final = "private, no-cache"
-_LINES_OF_EVERY_ANSWER: Final = "".join(f"{name}: {value}\r\n" for name, value in _EVERY_ANSWER.items())
-_LINES_OF_KEPT_ANSWERS: Final = _LINES_OF_EVERY_ANSWER.replace("no-store", _KEPT)
-
-
-def _headers(request_id: str) -> CIMultiDict[str]:
-    headers = _EVERY_ANSWER.copy()
-    headers["X-Request-Id"] = request_id
-    return headers
+def problem_answer(problem: Problem, request_id: str) -> "PrebuiltResponse":
+    """Return a response without a job."""
+    lines = f"{_JSON}{_NOT_STORED}X-Request-Id: {request_id}\r\n{problem.lines}"
+    return PrebuiltResponse(problem.status, problem.body(request_id), lines)
 
 
 class PrebuiltResponse:
-    """What aiohttp asks of a response that a handler has returned; see `prebuilt_response`."""
+    """A response of at most MAX_BYTES whose bytes are made at once.
+
+    It has what aiohttp uses of a response that a handler returns. `lines` are its header lines in ASCII, each with its
+    CRLF, without Content-Length and Date.
+    """
 
     __slots__ = ("_body", "_lines", "_response", "status")
 
@@ -159,9 +150,9 @@ class PrebuiltResponse:
         return True if self._response is None else self._response.keep_alive
 
     async def prepare(self, request: web.BaseRequest) -> None:
-        """Send the whole answer; wait while the client has too much to read already."""
+        """Send the whole response; wait while the client has too much to read already."""
         if request.version != HttpVersion11 or request.method != "GET" or not request.keep_alive:
-            self._response = web.Response(status=self.status, body=self._body, headers=headers_of(self._lines))
+            self._response = self.to_response()
             await self._response.prepare(request)
             return
         transport = request.transport
@@ -172,38 +163,39 @@ class PrebuiltResponse:
             await request.writer.drain()
 
     def whole(self) -> bytes:
-        """The answer to a GET over HTTP/1.1 on a connection that stays open."""
+        """Return the response to a GET over HTTP/1.1 on a connection that stays open."""
         return self._head() + self._body
 
+    def to_response(self) -> web.Response:
+        """Return the same as aiohttp's, for any request."""
+        body = None if self.status == HTTPStatus.NOT_MODIFIED else self._body
+        return web.Response(status=self.status, body=body, headers=headers_of(self._lines))
+
     async def write_eof(self) -> None:
-        """End the answer."""
+        """End the response."""
         if self._response is not None:
             await self._response.write_eof()
 
     def _head(self) -> bytes:
-        status_line, length = _STATUS_LINES[self.status], len(self._body)
-        return f"{status_line}{self._lines}Content-Length: {length}\r\nDate: {_date()}\r\n\r\n".encode("ascii")
+        status_line, date = _STATUS_LINES[self.status], _date(int(time.time()))
+        if self.status == HTTPStatus.NOT_MODIFIED:  # which has no Content-Length
+            return f"{status_line}{self._lines}Date: {date}\r\n\r\n".encode("ascii")
+        length = len(self._body)
+        return f"{status_line}{self._lines}Content-Length: {length}\r\nDate: {date}\r\n\r\n".encode("ascii")
 
 
 def headers_of(lines: str) -> CIMultiDict[str]:
-    """Header lines, each with its CRLF, as aiohttp wants them."""
+    """Convert header lines, each with its CRLF, to aiohttp's form."""
     pairs = (line.partition(": ") for line in lines.splitlines())
     return CIMultiDict((name, value) for name, _, value in pairs)
 
 
-def prebuilt_response(status: int, body: bytes, lines: str) -> web.StreamResponse:
-    """A 200 or 202 of at most MAX_BYTES. `lines` are its header lines, each with its CRLF, in ASCII."""
-    return cast("web.StreamResponse", PrebuiltResponse(status, body, lines))
+_STATUS_LINES: Final[dict[int, str]] = {
+    status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n" for status in HTTPStatus
+}
 
 
-_STATUS_LINES: Final = {status: f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\n" for status in (200, 202)}
-_last_date: tuple[int, str] = (0, "")
-
-
-def _date() -> str:
-    """The Date header (RFC 9110, section 6.6.1), made once a second."""
-    global _last_date  # noqa: PLW0603  # a cache of one value
-    now = int(time.time())
-    if _last_date[0] != now:
-        _last_date = (now, formatdate(now, usegmt=True))
-    return _last_date[1]
+@lru_cache(1)
+def _date(seconds: int) -> str:
+    """Return the Date header (RFC 9110, section 6.6.1), formatted once a second."""
+    return formatdate(seconds, usegmt=True)

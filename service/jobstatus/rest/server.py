@@ -1,20 +1,24 @@
-"""An HTTP port: from a handler of aiohttp's requests to a listening socket and back, with limits."""
+"""An HTTP port: serve a handler of aiohttp's requests on a socket, with limits."""
 
 import asyncio
+import logging
 import os
 import socket
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any, Final
 
+import aiohttp
 from aiohttp import web
 
 from jobstatus.rest.fast_path import FastPathProtocol, TryAnswer, WriteBatch
+from jobstatus.rest.fast_path_check import find_problem
+from jobstatus.rest.limits import RestLimits
 from jobstatus.rest.protocol import RefusedConnection, RestProtocol
+from jobstatus.rest.send_limits import LargeResponses
 
-KEEPALIVE_SECONDS: Final = 45.0
-"""An idle connection is closed after this long: longer than the longest Retry-After, so that pollers keep theirs."""
 _BACKLOG: Final = 1024
+_log = logging.getLogger(__name__)
 
 
 Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
@@ -30,22 +34,27 @@ class HttpServer:
         *,
         max_connections: int,
         grace_seconds: float,
+        limits: RestLimits = RestLimits(),  # noqa: B008  # frozen
+        large: LargeResponses | None = None,
     ) -> None:
-        """Stopping takes at most `grace_seconds`, which requests under way have to be answered.
+        """Requests under way have `grace_seconds` to be answered at a stop.
 
-        The handler is not asked for what `try_answer` answers.
+        The handler is not called for what `try_answer` answers. `large` is shared with the process' other senders of
+        large answers.
         """
-        server = web.Server(handler, handler_cancellation=True)  # a client that goes away waits no longer
+        server = web.Server(handler, handler_cancellation=True)  # a client that disconnects waits no longer
         # aiohttp waits this long for handlers, then cancels them and waits as long again.
         self._runner = web.ServerRunner(server, shutdown_timeout=grace_seconds / 2)
         self._try_answer = try_answer
         self._max_connections = max_connections
+        self._limits = limits
+        self._large = limits.large_responses() if large is None else large
         self._server: asyncio.Server | None = None
 
     async def start(self, host: str, port: int, *, shared: bool = False) -> int:
-        """Listen; the port it became. Raises OSError when the address cannot be had.
+        """Listen and return the port. Raise OSError when the address is not available.
 
-        `shared`: with other processes of this user's that want to share it, among which the kernel spreads connections.
+        `shared`: other processes of this user may share the port; the kernel spreads connections among them.
         """
         factory = await self._factory()
         loop = asyncio.get_running_loop()
@@ -58,7 +67,7 @@ class HttpServer:
         return int(sockets[0].getsockname()[1])
 
     async def start_at(self, path: Path) -> None:
-        """Listen on a socket in the file system. Raises OSError when it cannot be made."""
+        """Listen on a socket in the file system. Raise OSError when it cannot be made."""
         factory = await self._factory()
         try:
             self._server = await asyncio.get_running_loop().create_unix_server(factory, str(path))
@@ -68,26 +77,42 @@ class HttpServer:
     async def _factory(self) -> Callable[[], asyncio.Protocol]:
         await self._runner.setup()
         assert self._runner.server is not None  # noqa: S101  # for the type checker: set by setup
-        server, write_batch = self._runner.server, WriteBatch()
-        # Bodies are never read: nor shall a stranger have them decompressed.
+        server = self._runner.server
+        # Bodies are never read, so they are not decompressed either.
         options: dict[str, Any] = {
             "loop": asyncio.get_running_loop(),
-            "keepalive_timeout": KEEPALIVE_SECONDS,
+            "keepalive_timeout": self._limits.keepalive_seconds,
             "auto_decompress": False,
             "access_log": None,
         }
+        connection_type = await self._connection_type(options)
+        options["large"] = self._large
+        if issubclass(connection_type, FastPathProtocol):
+            options |= {"try_answer": self._try_answer, "write_batch": WriteBatch()}
 
         def connection() -> asyncio.Protocol:
             if len(server.connections) >= self._max_connections:
                 return RefusedConnection()
-            if self._try_answer is None:
-                return RestProtocol(server, **options)
-            return FastPathProtocol(server, self._try_answer, write_batch, **options)
+            return connection_type(server, **options)
 
         return connection
 
+    async def _connection_type(self, options: dict[str, Any]) -> type[RestProtocol]:
+        """Return the class of connections: without the fast path where it is not wanted or does not work."""
+        chosen = self._limits.connection_type
+        if self._try_answer is None or not issubclass(chosen, FastPathProtocol):
+            return RestProtocol
+        problem = await find_problem(self._limits, options)
+        if not problem:
+            return chosen
+        facts = {"event": "fast_path_disabled", "aiohttp": aiohttp.__version__, "problem": problem}
+        _log.warning(
+            "The fast path for polls is off because aiohttp %s is not as expected.", aiohttp.__version__, extra=facts
+        )
+        return RestProtocol
+
     async def stop(self) -> None:
-        """Accept nothing more, answer the requests under way, close idle connections."""
+        """Stop accepting, answer the requests under way and close idle connections."""
         if self._server is not None:
             self._server.close()
         await self._runner.cleanup()

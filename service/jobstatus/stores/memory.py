@@ -13,6 +13,8 @@ from jobstatus.core.virtual_keys import VirtualKey
 class MemoryJobStore:
     """Implements `core.store.Store`. No operation suspends, so each is atomic, and there is no other process."""
 
+    reads_at_once = True
+
     def __init__(self) -> None:
         self._jobs: dict[str, tuple[Job, bytes]] = {}
         self._virtual_keys: dict[str, VirtualKey] = {}
@@ -26,9 +28,9 @@ class MemoryJobStore:
         return None
 
     async def read_answers(self, job_ids: Sequence[str]) -> list[Answer | StoreError | None]:
-        return [self.read_answer_now(job_id) for job_id in job_ids]
+        return [self.try_read_answer(job_id) for job_id in job_ids]
 
-    def read_answer_now(self, job_id: str) -> Answer | StoreError | None:
+    def try_read_answer(self, job_id: str) -> Answer | StoreError | None:
         row = self._jobs.get(job_id)
         return answer_of(*row) if row else None
 

@@ -29,11 +29,9 @@ async def alone(service: Service, request: Message) -> pb.OperationResult:
 
 
 @pytest.mark.parametrize("store", ["memory", "sqlite"])
-async def test_batch_says_what_the_single_calls_would(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, store: str
-) -> None:
+async def test_batch_says_what_the_single_calls_would(tmp_path: Path, store: str) -> None:
     """Operations of every outcome, mixed in one batch, end as the same calls do one after the other, in their order."""
-    Clock(monkeypatch)  # stands still, so that both have the same times
+    clock = Clock()  # stands still, so that both have the same times
     requests = [request for request, _ in REFUSED_WRITES]
     requests += [
         creation("new"),
@@ -50,7 +48,7 @@ async def test_batch_says_what_the_single_calls_would(
         completion("leased", attempt=1),
     ]
     requests += [starting("pending", lease=HOUR), starting("pending", "worker-3"), completion("pending", attempt=1)]
-    async with service_here(url_of(store, tmp_path)) as one, service_here() as other:
+    async with service_here(url_of(store, tmp_path), clock=clock) as one, service_here(clock=clock) as other:
         await furnish(one)
         await furnish(other)
         assert await in_batch(one, *requests) == [await alone(other, request) for request in requests]

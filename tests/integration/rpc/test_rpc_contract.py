@@ -57,10 +57,10 @@ BACKGROUND: Final = ("due", "purge", "virtual_keys_version", "probe", "count_job
 
 
 @pytest.mark.parametrize("store", ["memory", "sqlite"])
-async def test_life_of_a_job_field_by_field(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, store: str) -> None:
+async def test_life_of_a_job_field_by_field(tmp_path: Path, store: str) -> None:
     """From creation to end every RPC answers the whole job, with exactly the fields that belong to its state."""
-    clock = Clock(monkeypatch)
-    async with service_here(url_of(store, tmp_path)) as service:
+    clock = Clock()
+    async with service_here(url_of(store, tmp_path), clock=clock) as service:
         request = creation("j1", result_ttl={"seconds": 90, "nanos": 500_000_000}, provider="p", model_requested="m")
         request.max_attempts = 3
         job = (await service.jobs.CreateJob(request)).job
@@ -161,10 +161,10 @@ async def test_repeated_writes_change_nothing(service: Service) -> None:
     assert {state: await get(service, state.value) for state in JobState} == before
 
 
-async def test_second_start_takes_over(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_second_start_takes_over() -> None:
     """An unleased job may always be taken over, a leased one when its lease has ended; the first worker is fenced."""
-    clock = Clock(monkeypatch)
-    async with service_here() as service:
+    clock = Clock()
+    async with service_here(clock=clock) as service:
         for job_id, lease in (("unleased", None), ("leased", Duration(seconds=10))):
             await create(service, job_id, max_attempts=2)
             await start(service, job_id, "worker-1", lease=lease)
@@ -176,10 +176,10 @@ async def test_second_start_takes_over(monkeypatch: pytest.MonkeyPatch) -> None:
             assert (await complete(service, job_id, b"2", attempt=2)).state == pb.JOB_STATE_COMPLETED
 
 
-async def test_lost_worker_fails_the_job(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_lost_worker_fails_the_job() -> None:
     """When the last attempt's lease ends the job fails with 504 by itself; the worker that wakes up is told (G22)."""
-    clock = Clock(monkeypatch)
-    async with service_here(sweep_interval_seconds=0.05) as service:
+    clock = Clock()
+    async with service_here(sweep_interval_seconds=0.05, clock=clock) as service:
         await create(service, "j1")
         await start(service, "j1", lease=Duration(seconds=10))
         stream = watch(service, "j1")
@@ -200,11 +200,11 @@ async def test_lost_worker_fails_the_job(monkeypatch: pytest.MonkeyPatch) -> Non
         ("processing_timeout_seconds", JobState.PROCESSING, "timed_out"),
     ],
 )
-async def test_timeouts_fail_the_job(monkeypatch: pytest.MonkeyPatch, setting: str, state: JobState, code: str) -> None:
+async def test_timeouts_fail_the_job(setting: str, state: JobState, code: str) -> None:
     """A job that is not started, or does not end, in time fails with 504 by itself."""
-    clock = Clock(monkeypatch)
+    clock = Clock()
     settings: dict[str, Any] = {"sweep_interval_seconds": 0.05, setting: 60}
-    async with service_here(**settings) as service:
+    async with service_here(**settings, clock=clock) as service:
         await job_in(service, state, "j1")
         stream = watch(service, "j1")
         await stream.read()
@@ -217,10 +217,10 @@ async def test_timeouts_fail_the_job(monkeypatch: pytest.MonkeyPatch, setting: s
 
 
 @pytest.mark.parametrize("store", ["memory", "sqlite"])
-async def test_virtual_key_field_by_field(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, store: str) -> None:
+async def test_virtual_key_field_by_field(tmp_path: Path, store: str) -> None:
     """A virtual key is kept as put, in place of what was there; only its created_at stays."""
-    clock = Clock(monkeypatch)
-    async with service_here(url_of(store, tmp_path)) as service:
+    clock = Clock()
+    async with service_here(url_of(store, tmp_path), clock=clock) as service:
         hashes = [bytes([number]) * 32 for number in (2, 1, 3)]
         first = vk_pb.VirtualKey(virtual_key_id="vk-1", created_at=at(clock.ms), updated_at=at(clock.ms))
         assert await put_virtual_key(service) == first

@@ -34,12 +34,12 @@ async def test_batch_get(service: Service) -> None:
 
 
 @asynccontextmanager
-async def listed(url: str, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[tuple[Service, list[pb.Job], Clock]]:
+async def listed(url: str) -> AsyncIterator[tuple[Service, list[pb.Job], Clock]]:
     """The service with 64 jobs of all sorts, four at each moment, and the jobs as the listing ought to show them."""
-    clock = Clock(monkeypatch)
+    clock = Clock()
     types = (pb.REQUEST_TYPE_TRANSCRIPTION, pb.REQUEST_TYPE_OCR)
     sorts = itertools.product(JobState, types, ("vk-1", "vk-2"), range(4))
-    async with service_here(url, sweep_interval_seconds=60) as service:
+    async with service_here(url, sweep_interval_seconds=60, clock=clock) as service:
         jobs = []
         for number, (state, request_type, virtual_key_id, _) in enumerate(sorts):
             if number % 4 == 0:
@@ -64,9 +64,9 @@ FILTERS: Final[list[Sieve]] = [
 
 
 @pytest.mark.parametrize("store", ["memory", "sqlite"])
-async def test_list_filters(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, store: str) -> None:
+async def test_list_filters(tmp_path: Path, store: str) -> None:
     """Every filter, alone and with every other, lists exactly the jobs for which all hold, newest first."""
-    async with listed(url_of(store, tmp_path), monkeypatch) as (service, jobs, _):
+    async with listed(url_of(store, tmp_path)) as (service, jobs, _):
         late, early = jobs[10].created_at, jobs[50].created_at
         times: list[Sieve] = [
             ({"created_after": early}, lambda job: job.created_at.ToNanoseconds() >= early.ToNanoseconds()),
@@ -89,11 +89,9 @@ def both(one: Sieve, other: Sieve) -> Sieve:
 
 @pytest.mark.parametrize("page_size", [1, 3, 4, 63, 64])
 @pytest.mark.parametrize("store", ["memory", "sqlite"])
-async def test_pages_walk_every_job_once(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, store: str, page_size: int
-) -> None:
+async def test_pages_walk_every_job_once(tmp_path: Path, store: str, page_size: int) -> None:
     """Page by page, while new jobs come in, each job of the start is seen exactly once, newest first."""
-    async with listed(url_of(store, tmp_path), monkeypatch) as (service, jobs, clock):
+    async with listed(url_of(store, tmp_path)) as (service, jobs, clock):
         seen: list[pb.Job] = []
         request = pb.ListJobsRequest(page_size=page_size)
         for number in range(len(jobs)):

@@ -42,6 +42,8 @@ _HARMLESS: Final = (apsw.BusyError, apsw.LockedError, apsw.FullError)
 class SQLiteJobStore:
     """Implements `core.store.Store` in one file. Any number of processes may have it open."""
 
+    reads_at_once = True
+
     def __init__(self, path: str, limits: SQLiteLimits = SQLiteLimits()) -> None:  # noqa: B008  # a frozen value
         self._limits = limits
         self._path = Path(path).absolute()
@@ -73,9 +75,9 @@ class SQLiteJobStore:
         self._stop_threads()
 
     async def read_answers(self, job_ids: Sequence[str]) -> list[Answer | StoreError | None]:
-        return [self.read_answer_now(job_id) for job_id in job_ids]
+        return [self.try_read_answer(job_id) for job_id in job_ids]
 
-    def read_answer_now(self, job_id: str) -> Answer | StoreError | None:
+    def try_read_answer(self, job_id: str) -> Answer | StoreError | None:
         """Find a job that was polled before by its rowid, which takes one B-tree instead of two."""
         rowid = self._rowids.get(job_id)
         if rowid is not None and (found := self._read(statements.ANSWER_AT_ROWID, (rowid, job_id))):

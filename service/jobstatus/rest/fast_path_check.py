@@ -1,0 +1,138 @@
+"""Check at start that the installed aiohttp has the private parts that the fast path uses, and that they behave.
+
+The check drives one connection inside the process: its transport is in memory, its handler a stub. It asks more plain
+requests than the parser holds unconsumed, has a request wait in the handler while another arrives, and watches the
+keep-alive timer. Any deviation, including a missing attribute, is a reason to switch the fast path off.
+"""
+
+import asyncio
+from collections.abc import Mapping
+from typing import Any, Final
+
+from aiohttp import web
+from aiohttp.http import RawRequestMessage
+
+from jobstatus.rest.fast_path import FastPathProtocol, WriteBatch
+from jobstatus.rest.limits import RestLimits
+
+CHECK_SECONDS: Final = 5.0
+"""The check takes about 2 ms; an answer that has not come by then will never come."""
+_MORE_THAN_QUEUED: Final = 100
+"""Requests; aiohttp's parser pauses at 32 that are not consumed."""
+_FAST: Final = b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nfast"
+_PLAIN: Final = b"GET /fast HTTP/1.1\r\nHost: check\r\n\r\n"
+_WITH_BODY: Final = b"GET /fast HTTP/1.1\r\nHost: check\r\nContent-Length: 2\r\n\r\n{}"
+_SLOW: Final = b"GET /slow HTTP/1.1\r\nHost: check\r\n\r\n"
+
+
+class UnexpectedBehaviour(Exception):
+    """aiohttp has the parts, but they do something else; the message says what."""
+
+
+class _Transport(asyncio.Transport):
+    """Collects what is written."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.written = b""
+        self._is_closing = False
+        self._has_written = asyncio.Event()
+
+    async def until_written(self, end: bytes) -> None:
+        """Return when what is written ends with these bytes."""
+        while not self.written.endswith(end):
+            self._has_written.clear()
+            await self._has_written.wait()
+
+    def write(self, data: Any) -> None:
+        self.written += bytes(data)
+        self._has_written.set()
+
+    def get_write_buffer_size(self) -> int:
+        return 0
+
+    def is_closing(self) -> bool:
+        return self._is_closing
+
+    def close(self) -> None:
+        self._is_closing = True
+
+    def pause_reading(self) -> None: ...
+
+    def resume_reading(self) -> None: ...
+
+
+async def find_problem(limits: RestLimits, options: Mapping[str, Any]) -> str:
+    """Return why the fast path cannot be used, in one sentence; an empty string when it can.
+
+    `limits.connection_type` is a FastPathProtocol; `options` are those of the server's connections.
+    """
+    try:
+        async with asyncio.timeout(CHECK_SECONDS):
+            await _check(limits, options)
+    except Exception as error:  # noqa: BLE001  # a changed library raises anything; the caller logs it
+        return f"{type(error).__name__}: {error}"
+    return ""
+
+
+async def _check(limits: RestLimits, options: Mapping[str, Any]) -> None:
+    handled: list[str] = []
+
+    async def handle(request: web.BaseRequest) -> web.StreamResponse:
+        handled.append(request.path)
+        await asyncio.sleep(0)  # a handler that waits, so that a request can arrive meanwhile
+        return web.Response(body=f"handled {len(handled)}".encode())
+
+    def try_answer(request: RawRequestMessage) -> bytes | None:
+        return _FAST if request.path == "/fast" else None
+
+    server = web.Server(handle)
+    connection: Any = limits.connection_type(
+        server, large=limits.large_responses(), try_answer=try_answer, write_batch=WriteBatch(), **options
+    )
+    transport = _Transport()
+    connection.connection_made(transport)
+    try:
+        await _check_order(connection, transport, handled)
+        _check_keepalive(connection, transport)
+    finally:
+        connection.connection_lost(None)
+        await server.shutdown(0)
+
+
+async def _check_order(connection: FastPathProtocol, transport: _Transport, handled: list[str]) -> None:
+    """Raise UnexpectedBehaviour unless plain requests need no handler, all others do, and all are in order."""
+    for _ in range(_MORE_THAN_QUEUED):
+        connection.data_received(_PLAIN)
+        await asyncio.sleep(0)
+    _expect((transport.written, handled) == (_FAST * _MORE_THAN_QUEUED, []), "plain requests are not answered at once")
+    transport.written = b""
+    connection.data_received(_SLOW + _PLAIN)
+    await asyncio.sleep(0)
+    _expect(_FAST not in transport.written, "the parser stops after requests that were answered at once")
+    connection.data_received(_PLAIN)
+    connection.data_received(_WITH_BODY)
+    await transport.until_written(b"handled 4")
+    _expect(handled == ["/slow", "/fast", "/fast", "/fast"], "requests for the handler are out of order")
+    transport.written = b""
+    connection.data_received(_PLAIN)
+    await asyncio.sleep(0)
+    _expect((transport.written, len(handled)) == (_FAST, 4), "no request is answered at once after the handler's")
+
+
+def _check_keepalive(connection: Any, transport: _Transport) -> None:
+    """Raise UnexpectedBehaviour unless each answer at once postpones the end of an idle connection."""
+    now = connection._loop.time()  # noqa: SLF001  # these private parts are what is checked
+    _expect(connection._next_keepalive_close_time > now, "the keep-alive timer is not set")  # noqa: SLF001
+    connection._next_keepalive_close_time = now  # noqa: SLF001
+    connection.data_received(_PLAIN)
+    connection._process_keepalive()  # noqa: SLF001
+    _expect(not transport.is_closing(), "an answer at once does not keep the connection open")
+    connection._next_keepalive_close_time = now  # noqa: SLF001
+    connection._process_keepalive()  # noqa: SLF001
+    _expect(transport.is_closing(), "an idle connection is not closed")
+
+
+def _expect(is_so: bool, problem: str) -> None:  # an assertion that -O keeps
+    if not is_so:
+        raise UnexpectedBehaviour(problem)

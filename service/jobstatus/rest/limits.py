@@ -1,0 +1,27 @@
+"""The limits of the REST port, and its kind of connection: values for `app` to set."""
+
+from dataclasses import dataclass
+
+from jobstatus.rest.fast_path import FastPathProtocol
+from jobstatus.rest.protocol import RestProtocol
+from jobstatus.rest.send_limits import LargeResponses
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RestLimits:
+    """Times are in seconds."""
+
+    keepalive_seconds: float = 45.0
+    """An idle connection is closed after this long. Longer than any Retry-After, so that pollers keep theirs."""
+    quiet_seconds: float = 15.0
+    """An event stream sends a comment after so long without an event, so that proxies keep the connection open."""
+    send_seconds: float = 30.0
+    """A client that takes longer to read a large answer is disconnected."""
+    max_large_bytes: int = 256 * 1024 * 1024
+    """How much memory the large answers being sent may use together, on all connections of this process."""
+    connection_type: type[RestProtocol] = FastPathProtocol
+    """The class of connections. RestProtocol has no fast path."""
+
+    def large_responses(self) -> LargeResponses:
+        """Return a new account of the large answers of one process."""
+        return LargeResponses(max_bytes=self.max_large_bytes, seconds=self.send_seconds)

@@ -1,0 +1,65 @@
+"""Turn what a poll found or raised into a response, and report refusals to the metrics and the log."""
+
+import logging
+from typing import TypeAlias
+
+from aiohttp import web
+from multidict import MultiMapping
+
+from jobstatus.auth.errors import CredentialError, MissingCredential
+from jobstatus.core.poll import Poll
+from jobstatus.rest import responses
+from jobstatus.rest.headers import entity_tag, is_known, retry_after_seconds
+from jobstatus.rest.responses import PrebuiltResponse
+from jobstatus.telemetry.metrics import Metrics
+from jobstatus.telemetry.throttle import LogThrottle
+
+_log = logging.getLogger(__name__)
+
+Response: TypeAlias = PrebuiltResponse | web.Response
+
+
+class Outcomes:
+    """Makes the responses to polls."""
+
+    def __init__(self, *, metrics: Metrics, retry_after_seconds: int) -> None:
+        """`retry_after_seconds` is the least Retry-After."""
+        self._metrics = metrics
+        self._retry_after_seconds = retry_after_seconds
+        self._unanswered = LogThrottle()
+
+    def found(self, poll: Poll, headers: MultiMapping[str], request_id: str, lines: str = "") -> Response:
+        """Return the response with a job, 200, 202 or 304. `headers` are the request's, `lines` more header lines."""
+        if poll.is_terminal:
+            tag = entity_tag(poll.version, poll.created_at_ms)
+            if "If-None-Match" in headers and is_known(headers.getall("If-None-Match"), tag):
+                return responses.not_modified(request_id, tag)
+            return responses.answer(200, poll.body, request_id, f"{lines}ETag: {tag}\r\n", is_kept=True)
+        if poll.progress is not None:
+            lines = f"{lines}Job-Progress: {poll.progress:.4g}\r\n"
+        retry_after = retry_after_seconds(poll.retry_after_ms, self._retry_after_seconds)
+        return responses.answer(202, poll.body, request_id, f"{lines}Retry-After: {retry_after}\r\n")
+
+    def refused(self, error: Exception, request_id: str) -> PrebuiltResponse:
+        """Return the response to an error. The details go to the log, not to the client."""
+        if isinstance(error, CredentialError):
+            self._metrics.credential_refused(error.reason)
+            if _log.isEnabledFor(logging.DEBUG):
+                facts = {"event": "credential_refused", "request_id": request_id, "reason": error.reason}
+                _log.debug("A credential was refused.", extra=facts)
+            missing = isinstance(error, MissingCredential)
+            return responses.problem_answer(
+                responses.MISSING_CREDENTIALS if missing else responses.INVALID_CREDENTIALS, request_id
+            )
+        problem = responses.PROBLEMS.get(type(error), responses.INTERNAL)
+        if problem is responses.STORE_UNAVAILABLE:
+            self._log_unanswered(error, request_id)
+        elif problem is responses.INTERNAL:
+            _log.error("A poll failed.", extra={"event": "poll_failed", "request_id": request_id}, exc_info=error)
+        return responses.problem_answer(problem, request_id)
+
+    def _log_unanswered(self, error: Exception, request_id: str) -> None:
+        if polls := self._unanswered.should_log():
+            cause = type(error.__cause__).__name__
+            facts = {"event": "polls_unanswered", "request_id": request_id, "cause": cause, "polls": polls}
+            _log.warning("Polls could not be answered.", extra=facts)
