@@ -27,7 +27,7 @@ from benchmarks.plot import plot
 from benchmarks.report import Report, tables, to_json
 from benchmarks.servers import KINDS, ROOT
 
-SECTIONS: Final = ("polls", "large", "writes", "waiting", "growth")
+SECTIONS: Final = ("polls", "outcomes", "large", "writes", "waiting", "growth")
 STOPPED: Final = 130
 _WIDTH: Final = 110
 """Of what is printed into a file."""

@@ -258,6 +258,8 @@ async def test_refused_tokens_are_not_verified_again(authenticator: Authenticato
     await assert_refused(authenticator, forged, Reason.BAD_SIGNATURE)
     for number in range(MAX_REFUSED):
         await assert_refused(authenticator, f"x{number}", Reason.MALFORMED)
+    assert len(authenticator._refused) == MAX_REFUSED
+    assert len(authenticator._tokens) == 0
     await assert_refused(authenticator, forged, Reason.UNKNOWN_ISSUER)
 
 

@@ -1,7 +1,7 @@
-"""From a request's headers to the one credential in them.
+"""Read the one credential in a request's headers.
 
-Whatever arrives here is hostile: values may hold surrogates (raw bytes above 0x7F) and be long. They are bounded and
-known to be ASCII before anything looks inside.
+The values are untrusted: they may hold surrogates (raw bytes above 0x7F) and be long. Their length and encoding are
+checked before their content.
 """
 
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ _SCHEME: Final = "bearer"
 
 
 def read_credential(authorization: Sequence[str], virtual_key: Sequence[str]) -> str:
-    """The credential of a request that has exactly one of the two headers, once.
+    """Return the credential of a request that has exactly one of the two headers, once.
 
     Takes the values of all Authorization and of all x-bf-vk headers. The credential is ASCII, has no space, and begins
     with the key prefix if it came in x-bf-vk. Raises MissingCredential or InvalidCredential.

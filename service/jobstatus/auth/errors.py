@@ -1,14 +1,14 @@
-"""Why a credential or a key is refused.
+"""The refusals of credentials and keys.
 
-A caller decides between two cases only, nothing sent or something bad sent; the `reason` is for logs and metrics and
-never reaches the client. No error here holds a part of a credential or of a key.
+A caller distinguishes two cases, a missing and an invalid credential. The `reason` is for logs and metrics and must not
+reach the client. No error holds a part of a credential or of a key.
 """
 
 from enum import StrEnum
 
 
 class Reason(StrEnum):
-    """One stable word for each way to be refused, few enough to label a metric with."""
+    """One stable word for each kind of refusal, few enough to be a metric's label."""
 
     NO_CREDENTIAL = "no_credential"
     UNSUPPORTED_SCHEME = "unsupported_scheme"

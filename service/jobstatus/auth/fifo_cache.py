@@ -1,7 +1,7 @@
-"""A bounded memory: a dict that forgets the oldest when it is full.
+"""A bounded cache that drops its oldest item when it is full.
 
-Bounded, because what is remembered comes from outside; no cleverer than that, because the bound is far above what is in
-use and forgetting only costs time.
+It is bounded because clients determine its content. It is FIFO, not LRU, because the bound is far above the number of
+items in use, and a dropped item only costs time.
 """
 
 from collections import OrderedDict
@@ -12,14 +12,14 @@ V = TypeVar("V")
 
 
 class FifoCache(OrderedDict[K, V]):
-    """Holds at most `limit` items, none when that is 0. Read with `get`, forget with `clear`."""
+    """Holds at most `limit` items, none when that is 0. Read with `get`, empty with `clear`."""
 
     def __init__(self, limit: int) -> None:
         super().__init__()
         self._limit = limit
 
     def put(self, key: K, value: V) -> None:
-        """Hold this item as the newest."""
+        """Store this item as the newest."""
         self[key] = value
         self.move_to_end(key)
         if len(self) > self._limit:

@@ -1,7 +1,7 @@
-"""A JWK Set (RFC 7517) read for one algorithm.
+"""Read a JWK Set (RFC 7517) for one algorithm.
 
-Sets are published by others and grow keys that we cannot use: such a key is skipped and named in the log, since the
-good ones beside it must go on working. A set without any usable key, or with two under one id, is refused as a whole.
+Others publish the sets and add keys that this service cannot use. Such a key is skipped and logged, because the other
+keys must keep working. A set without a usable key, or with two keys of one id, is refused as a whole.
 """
 
 import logging
@@ -23,7 +23,7 @@ class _Entry(NamedTuple):
 
 
 def parse_jwks(algorithm: str, data: bytes, *, issuer: str) -> KeySet:
-    """The keys of a set that may verify this algorithm; raises KeyRefused. `issuer` is for the log only."""
+    """Return the keys of a set that may verify this algorithm; raise KeyRefused. `issuer` is for the log only."""
     usable: list[_Entry] = []
     problems: list[str] = []
     for number, entry in enumerate(_read_entries(data), start=1):
@@ -84,7 +84,7 @@ def _check_purpose(algorithm: str, entry: Mapping[str, Any]) -> None:
 
 
 def _make_key_set(entries: list[_Entry], problems: list[str]) -> KeySet:
-    """The set of these keys; raises KeyRefused if there is none, or a kid is ambiguous."""
+    """Return the set of these keys; raise KeyRefused if there is none, or a kid is ambiguous."""
     if not entries:
         raise KeyRefused(problems[0])
     by_id = {entry.key_id: entry.key for entry in entries if entry.key_id is not None}

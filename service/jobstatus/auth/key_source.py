@@ -1,7 +1,7 @@
-"""Where an issuer's keys come from, and the keys as they were last read.
+"""Load an issuer's keys, and reload them when their file changes.
 
-At the start a key that cannot be used ends the start. Later, when a file changes under a running service, the keys that
-worked stay until the file is good again: half a file, or none for a moment, must not lock everybody out.
+An unusable key at start is an error. When a file changes later, the previous keys stay in use until the file is valid,
+because a file that is incomplete or missing for a moment must not lock out all clients.
 """
 
 import hashlib
@@ -21,7 +21,7 @@ _Stamp: TypeAlias = tuple[int, int, int, int]
 
 
 class KeySource:
-    """The keys of one issuer. `keys` is replaced as a whole, so that any thread may read it while another reloads."""
+    """The keys of one issuer. `keys` is replaced as a whole, so any thread may read it while another reloads."""
 
     def __init__(self, config: IssuerConfig) -> None:
         self.config = config
@@ -31,9 +31,9 @@ class KeySource:
         self._reported: str | None = None
 
     def reload(self) -> bool:
-        """Read the key file again if it is another one than before; whether the keys changed.
+        """Read the key file again if it has changed, and return whether the keys changed.
 
-        Blocks. A bad file is named in the log once and tried again each time; what was known before stays in use.
+        Blocks. An invalid file is logged once and tried again at each call; the previous keys stay in use.
         """
         path = self.config.key_file
         if path is None:
@@ -60,7 +60,7 @@ class KeySource:
             )
 
     def _load(self, path: Path | None) -> tuple[bytes, KeySet]:
-        """The keys, and the SHA-256 of what they were read from; raises KeyConfigError."""
+        """Return the SHA-256 of the file, and the keys; raise KeyConfigError."""
         try:
             data = b"" if path is None else _read_file(path)
             return hashlib.sha256(data).digest(), self._parse(data)
@@ -79,7 +79,7 @@ class KeySource:
 
 
 def _read_stamp(path: Path) -> _Stamp | None:
-    """What tells one file from the next without reading it; None when it cannot be seen."""
+    """Return what identifies a version of the file without reading it; None when there is no access."""
     try:
         stat = path.stat()
     except OSError:

@@ -1,4 +1,4 @@
-"""Making tokens, for development and for the command line. The service itself never does."""
+"""Mint tokens, for development and for the command line. The service itself never does."""
 
 from collections.abc import Mapping
 

@@ -1,9 +1,9 @@
-"""What the store said of virtual keys, believed for as long as nothing can have changed unnoticed.
+"""Cache virtual keys for as long as no change can have gone unnoticed.
 
-Every process asks the store about once a second whether any virtual key changed. While that works, answers are
-remembered; when it has not worked for STALE_AFTER_SECONDS, each question goes to the store, and if the store fails the
-question fails. So a virtual key that is disabled anywhere stops working everywhere within 5 s, and never comes back
-because the store is away. Judges nothing: whether a virtual key may be used is the caller's to ask.
+Every process asks the store about once a second whether any virtual key changed. When that has failed for
+STALE_AFTER_SECONDS, the cache is not used: each lookup goes to the store, and fails if the store does. So a virtual key
+that is disabled in any process stops working in all within 5 s, and an unavailable store does not re-enable it. The
+cache does not check whether a virtual key may be used; its callers do.
 """
 
 from collections.abc import Callable
@@ -18,7 +18,7 @@ _Answer = tuple[VirtualKey | None]
 
 
 class VirtualKeyCache:
-    """Reads virtual keys through a memory. All methods raise what the store raises."""
+    """Reads virtual keys through a cache. All methods raise what the store raises."""
 
     def __init__(self, store: VirtualKeyReader, monotonic: Callable[[], float], limit: int) -> None:
         self._store = store
@@ -30,7 +30,7 @@ class VirtualKeyCache:
         self._epoch = 0
 
     async def read(self, virtual_key_id: str) -> VirtualKey | None:
-        """The virtual key with this id; None when there is none, which is remembered too."""
+        """Return the virtual key with this id; None when there is none, which is cached too."""
         if known := self.read_cached(virtual_key_id):
             return known[0]
         epoch = self._epoch
@@ -40,7 +40,7 @@ class VirtualKeyCache:
         return virtual_key
 
     async def find(self, digest: bytes) -> VirtualKey | None:
-        """The virtual key for which this SHA-256 is registered. None is not remembered: strangers could fill us up."""
+        """Return the virtual key of this SHA-256. Misses are not cached, so that an attacker cannot fill the cache."""
         if remembered := self.find_cached(digest):
             return remembered
         epoch = self._epoch
@@ -50,17 +50,17 @@ class VirtualKeyCache:
         return virtual_key
 
     def read_cached(self, virtual_key_id: str) -> tuple[VirtualKey | None] | None:
-        """What `read` would return without asking the store; None when it would ask."""
+        """Return what `read` returns without asking the store; None when it would ask."""
         return self._by_id.get(virtual_key_id) if self._is_fresh() else None
 
     def find_cached(self, digest: bytes) -> VirtualKey | None:
-        """What `find` would return without asking the store; None when it would ask."""
+        """Return what `find` returns without asking the store; None when it would ask."""
         return self._by_digest.get(digest) if self._is_fresh() else None
 
     async def refresh(self) -> bool:
-        """Forget everything if any virtual key changed, and say so; from then on the rest counts as fresh again.
+        """Empty the cache if any virtual key changed, and return whether one did; either way it is fresh again.
 
-        Freshness counts from before the question, as the store may have answered just before a change.
+        Freshness counts from before the question, because the store may answer just before a change.
         """
         asked_at = self._monotonic()
         version = await self._store.virtual_keys_version()
@@ -72,7 +72,7 @@ class VirtualKeyCache:
         return has_changed
 
     def forget(self) -> None:
-        """Forget everything, and what reads now under way will bring: they may have begun before the change."""
+        """Empty the cache, and do not cache the results of reads under way: they may have begun before the change."""
         self._epoch += 1
         self._by_digest.clear()
         self._by_id.clear()

@@ -1,4 +1,4 @@
-"""What request headers ask for and response headers say: pure functions of their values."""
+"""Read request headers and compute response headers: pure functions of their values."""
 
 import random
 import re
@@ -15,30 +15,30 @@ _is_sane_request_id: Final = re.compile("[A-Za-z0-9._-]{1,128}").fullmatch
 
 
 def request_id_of(given: str | None) -> str:
-    """The caller's id when it is sane, else a new one of 32 hexadecimal digits."""
+    """Return the caller's request id if it is valid, else a new one of 32 hexadecimal digits."""
     if given is not None and _is_sane_request_id(given):
         return given
     return f"{random.getrandbits(128):032x}"  # it has to be unlikely twice, not secret
 
 
 def retry_after_seconds(retry_after_ms: int, least_seconds: int) -> int:
-    """After how many whole seconds to poll again, `least_seconds` to 30 s, where the core would have it so."""
+    """Return the Retry-After in whole seconds for the core's recommendation, between `least_seconds` and 30 s."""
     return min(MAX_RETRY_AFTER_SECONDS, max(least_seconds, retry_after_ms // 1000))
 
 
 def entity_tag(version: int, created_at_ms: int) -> str:
-    """The strong validator of a job's document (RFC 9110, section 8.8.3): no two documents of an id have the same."""
+    """Return the strong validator of a job's document (RFC 9110, section 8.8.3), unique among documents of one id."""
     return f'"{created_at_ms:x}-{version}"'
 
 
 def is_known(if_none_match: Iterable[str], tag: str) -> bool:
-    """Whether the client has this document already (RFC 9110, section 13.1.2: compared weakly)."""
+    """Return whether the client has this document already (RFC 9110, section 13.1.2: weak comparison)."""
     tags = [known.strip() for line in if_none_match for known in line.split(",")]
     return "*" in tags or tag in (known.removeprefix("W/") for known in tags)
 
 
 def wait_seconds(prefer: Iterable[str]) -> int:
-    """How long a client would rather wait than ask again (RFC 7240, section 4.3), at most MAX_WAIT_SECONDS; 0: not."""
+    """Return the `wait` preference (RFC 7240, section 4.3) in seconds, at most MAX_WAIT_SECONDS; 0 if there is none."""
     for line in prefer:
         for preference in line.split(","):
             name, _, value = preference.partition(";")[0].partition("=")
@@ -49,9 +49,9 @@ def wait_seconds(prefer: Iterable[str]) -> int:
 
 
 def prefers_events(accept: Iterable[str]) -> bool:
-    """Whether a client would rather have an event stream than JSON (RFC 9110, section 12.5.1).
+    """Return whether a client prefers an event stream to JSON (RFC 9110, section 12.5.1).
 
-    It has to name the type: one that takes anything, or both alike, gets JSON.
+    It must name the type: a client that accepts anything, or both types equally, gets JSON.
     """
     ranges = [part.partition(";") for line in accept for part in line.lower().split(",")]
     weights = {name.strip(): _weight(parameters) for name, _, parameters in ranges}
@@ -59,7 +59,7 @@ def prefers_events(accept: Iterable[str]) -> bool:
 
 
 def _weight(parameters: str) -> float:
-    """The `q` of a media range; 1 where there is none, 0 where it cannot be read."""
+    """Return the `q` of a media range; 1 where there is none, 0 where it is malformed."""
     for parameter in parameters.split(";"):
         name, _, value = parameter.partition("=")
         if name.strip() == "q":
@@ -69,7 +69,7 @@ def _weight(parameters: str) -> float:
 
 
 def last_event_version(last_event_id: str | None) -> int | None:
-    """The version that a client has seen last; None where it has seen none, or says what is no version."""
+    """Return the version that a client saw last; None where there is none, or it is malformed."""
     if last_event_id and last_event_id.isascii() and last_event_id.isdecimal() and len(last_event_id) < 20:
         return int(last_event_id)
     return None

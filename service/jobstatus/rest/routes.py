@@ -1,4 +1,4 @@
-"""Where each request type is polled: the one table of the eleven families, and how a path is found in it."""
+"""The paths of the eleven request types, and how a request's target is matched to them."""
 
 from typing import Final
 
@@ -24,10 +24,10 @@ _TYPES: Final = {path: request_type for request_type, path in PATHS.items()}
 
 
 def target(raw_path: str, url: URL) -> tuple[RequestType, str] | None:
-    """The request type and the job's id, which may be malformed, that a request asks for; None at any other path.
+    """Return the request type and the job's id, which may be malformed, of a target; None at any other path.
 
-    `raw_path` is the request's target as it was sent, `url` what it says. Almost every one is a path of the table and
-    an id that is written plainly; for these aiohttp's router would cost five microseconds.
+    `raw_path` is the target as it was sent, `url` the parsed one. Nearly every target is a path of the table and an id
+    without escapes; for these aiohttp's router would cost five microseconds.
     """
     prefix, separator, job_id = raw_path.rpartition("/")
     request_type = _TYPES.get(prefix + separator)
