@@ -1,4 +1,4 @@
-"""The command `jobstatus`: serve, and what a worker, an operator or a client would do, from a shell.
+"""The command `jobstatus`: run the service, and do from a shell what a worker, an operator or a client does.
 
 This module needs only the standard library, because the package without its `server` extra has no command: `run` then
 says in one sentence what to install.

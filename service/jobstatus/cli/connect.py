@@ -1,4 +1,4 @@
-"""How commands that speak gRPC reach the service: where it is, over which TLS, and how long to wait."""
+"""How commands reach the service over gRPC: its address, TLS and the timeout."""
 
 import asyncio
 import functools
@@ -20,37 +20,37 @@ _options: Final = (
         envvar="JOBSTATUS_GRPC",
         show_envvar=True,
         default="127.0.0.1:50051",
-        help="Where the service listens for gRPC.",
+        help="The address of the service for gRPC.",
     ),
     click.option(
         "--tls-ca",
         type=click.File("rb"),
         envvar="JOBSTATUS_CLIENT_TLS_CA",
         show_envvar=True,
-        help="Use TLS; trust the authorities in this PEM file.",
+        help="Use TLS and trust the authorities in this PEM file.",
     ),
     click.option(
         "--tls-cert",
         type=click.File("rb"),
         envvar="JOBSTATUS_CLIENT_TLS_CERT",
         show_envvar=True,
-        help="The certificate to show, in PEM.",
+        help="The client certificate, a PEM file.",
     ),
     click.option(
         "--tls-key",
         type=click.File("rb"),
         envvar="JOBSTATUS_CLIENT_TLS_KEY",
         show_envvar=True,
-        help="Its private key, in PEM.",
+        help="The private key of the certificate, a PEM file.",
     ),
-    click.option("--timeout", type=SPAN, default="10s", help="How long to wait for an answer."),
+    click.option("--timeout", type=SPAN, default="10s", help="How long to wait for a response."),
 )
 
 
 def with_client(command: Callable[..., Coroutine[Any, Any, int | None]]) -> Callable[..., int | None]:
-    """Make a click callback of an async function whose first argument is a client; adds the options to reach it.
+    """Make a click callback from an async function whose first argument is a client. Add the options to reach it.
 
-    The client does not try again by itself: a person wants to hear at once that nothing answers.
+    The client does not retry, because a person wants to know at once that the service does not respond.
     """
 
     @functools.wraps(command)

@@ -1,4 +1,4 @@
-"""`jobstatus edge`: REST alone, for a zone that must not reach the store."""
+"""`jobstatus edge`: REST only, for a zone that must not reach the store."""
 
 import click
 
@@ -10,20 +10,20 @@ from jobstatus.cli.errors import EPILOG
     "--upstream",
     metavar="HOST:PORT",
     show_default="JOBSTATUS_UPSTREAM",
-    help="Where the service inside listens for gRPC.",
+    help="The address of the service behind the edge, for gRPC.",
 )
-@click.option("--dev", is_flag=True, help="For development: accept tokens of the issuer that `serve --dev` has made.")
+@click.option("--dev", is_flag=True, help="For development: accept tokens of the issuer that `serve --dev` made.")
 def command(*, upstream: str | None, dev: bool) -> int:
-    """Serve REST from a JobStatus service inside, until Ctrl-C or SIGTERM.
+    """Serve REST only, from a service behind it, until Ctrl-C or SIGTERM.
 
-    Answers polls as the service itself does, byte for byte, with nothing but a gRPC connection to it: no store, no
-    credentials of a database. Issuers of tokens are set as for `serve`.
+    The edge answers polls with the same bytes as the service. It needs only a gRPC connection to it, no store and no
+    database credentials. Issuers of tokens are configured as for `serve`.
 
     \b
-    On another machine than this one the connection needs TLS, in three PEM files:
+    If the service is on another machine, the connection needs TLS, with three PEM files:
       JOBSTATUS_UPSTREAM_TLS_CA    the authority of the service's certificate
-      JOBSTATUS_UPSTREAM_TLS_CERT  the certificate to show
-      JOBSTATUS_UPSTREAM_TLS_KEY   its private key
+      JOBSTATUS_UPSTREAM_TLS_CERT  the client certificate
+      JOBSTATUS_UPSTREAM_TLS_KEY   the private key of the client certificate
 
     \b
     Example, beside a `jobstatus serve --dev`:

@@ -1,6 +1,6 @@
-"""How an error ends the command: an exit code and one sentence on standard error, from one table by the error's reason.
+"""How an error ends the command: with an exit code, by the error's reason, and one sentence on standard error.
 
-Imports nothing heavy: it is loaded by every command, `--help` included.
+Every command loads this module, `--help` included, so it imports nothing slow.
 """
 
 from enum import IntEnum
@@ -19,7 +19,7 @@ class ExitCode(IntEnum):
     NOT_FOUND = 4
     CREDENTIAL = 5
     INTERRUPTED = 130
-    OUTPUT_CLOSED = 141  # 128 + SIGPIPE, as if the signal had ended us
+    OUTPUT_CLOSED = 141  # 128 + SIGPIPE, as if the signal had ended the process
 
 
 EPILOG: Final = """\b
@@ -65,7 +65,7 @@ _ADVICE: Final = {
 
 
 class CommandError(Exception):
-    """What only the command line can say: a sentence without a full stop, and how to end."""
+    """An error of the command line itself: a sentence without a full stop, and the exit code."""
 
     def __init__(self, sentence: str, code: ExitCode) -> None:
         super().__init__(sentence)
@@ -73,7 +73,7 @@ class CommandError(Exception):
 
 
 def explain(error: Exception) -> tuple[ExitCode, str]:
-    """How to end because of this error, and what to say of it; raises errors that are nobody's but ours."""
+    """Return the exit code and the sentence for an error. Raise an error that is a bug of this program."""
     match error:
         case CommandError():
             return error.code, str(error)

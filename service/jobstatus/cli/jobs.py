@@ -1,4 +1,4 @@
-"""`jobstatus jobs`: what a worker, or the gateway in front of it, would do, from a shell."""
+"""`jobstatus jobs`: what a worker, or the gateway in front of it, does, from a shell."""
 
 import sys
 from collections.abc import AsyncIterator, Sequence
@@ -17,13 +17,13 @@ _attempt: Final = click.option(
     "--attempt",
     type=click.IntRange(min=0),
     default=0,
-    help="The attempt that `start` answered; needed while the job has a lease.",
+    help="The attempt that `start` printed. Required while the job has a lease.",
 )
 
 
 @click.group(name="jobs", cls=GroupInOrder, epilog=EPILOG)
 def command() -> None:
-    """Write and read jobs over gRPC, as a worker would.
+    """Write and read jobs over gRPC, as a worker does.
 
     \b
     Example, the life of a job:
@@ -37,12 +37,12 @@ def command() -> None:
 
 @command.command(epilog=EPILOG)
 @click.argument("request_type", type=REQUEST_TYPE, metavar="REQUEST_TYPE")
-@click.option("--job-id", help="The id of the new job; made up if not given.")
-@click.option("--virtual-key-id", help="The virtual key whose holders may poll it; without one, admins only.")
-@click.option("--result-ttl", type=SPAN, default="1h", help="How long the outcome can be read after the end.")
-@click.option("--provider", help="The provider that runs it.")
-@click.option("--model-requested", help="The model that was asked for.")
-@click.option("--max-attempts", type=int, default=1, help="How often a leased job may be started.")
+@click.option("--job-id", help="The id of the new job. Generated if not given.")
+@click.option("--virtual-key-id", help="The virtual key whose holders may poll the job. Without one, only admins may.")
+@click.option("--result-ttl", type=SPAN, default="1h", help="How long the job can be polled after its end.")
+@click.option("--provider", help="The provider that runs the job.")
+@click.option("--model-requested", help="The model that the client requested.")
+@click.option("--max-attempts", type=int, default=1, help="How many times a job with a lease may be started.")
 @json_option
 @with_client
 async def create(
@@ -57,7 +57,7 @@ async def create(
     max_attempts: int,
     as_json: bool,
 ) -> None:
-    """Record a new job as pending, and print its id.
+    """Create a pending job and print its id.
 
     REQUEST_TYPE is transcription, speech, chat_completion, text_completion, responses, embedding, image_generation,
     image_edit, image_variation, rerank or ocr.
@@ -83,21 +83,23 @@ async def create(
 
 @command.command(epilog=EPILOG)
 @click.argument("job_id")
-@click.option("--worker-id", required=True, help="Who starts it; each process should have an id of its own.")
-@click.option("--lease", type=SPAN, help="How long the claim holds without a heartbeat; without one, for no time.")
+@click.option("--worker-id", required=True, help="The worker that starts the job. Each process needs its own id.")
+@click.option(
+    "--lease", type=SPAN, help="How long the claim holds without a heartbeat. Not given: the job has no lease."
+)
 @json_option
 @with_client
 async def start(
     client: JobStatusClient, *, job_id: str, worker_id: str, lease: timedelta | None, as_json: bool
 ) -> None:
-    """Claim a job: pending to processing, one attempt more."""
+    """Claim a job: it becomes processing, and its attempt increases by one."""
     emit_job(await client.start_job(job_id, worker_id=worker_id, lease=lease), as_json=as_json)
 
 
 @command.command(epilog=EPILOG)
 @click.argument("job_id")
 @_attempt
-@click.option("--progress", type=float, help="How far the work is, from 0 to 1.")
+@click.option("--progress", type=float, help="The progress of the job, from 0 to 1.")
 @click.option("--message", help="What the worker is doing.")
 @json_option
 @with_client
@@ -112,14 +114,14 @@ async def heartbeat(
 @command.command(epilog=EPILOG)
 @click.argument("job_id")
 @_attempt
-@click.option("--result", type=click.File("rb"), default="-", help="The file with the JSON; - is standard input.")
+@click.option("--result", type=click.File("rb"), default="-", help="The file with the JSON. - is standard input.")
 @click.option("--status-code", type=int, default=200, help="The HTTP status code of the outcome.")
 @json_option
 @with_client
 async def complete(
     client: JobStatusClient, *, job_id: str, attempt: int, result: BinaryIO, status_code: int, as_json: bool
 ) -> None:
-    """End a job with its result: JSON, stored and served byte for byte.
+    """Complete a job with its result: JSON, stored and served byte for byte.
 
     \b
     Example:
@@ -134,7 +136,7 @@ async def complete(
 @command.command(epilog=EPILOG)
 @click.argument("job_id")
 @_attempt
-@click.option("--message", required=True, help="What went wrong, for a person.")
+@click.option("--message", required=True, help="What went wrong, as a sentence for a person.")
 @click.option("--type", "error_type", help="A class of errors, such as invalid_request_error.")
 @click.option("--code", help="A stable code, such as audio_too_short.")
 @click.option("--status-code", type=int, default=500, help="The HTTP status code of the outcome.")
@@ -151,7 +153,7 @@ async def fail(
     status_code: int,
     as_json: bool,
 ) -> None:
-    """End a job with an error.
+    """Fail a job with an error.
 
     \b
     Example:
@@ -185,15 +187,21 @@ def _result_of(job: Job) -> bytes:
 
 @command.command(name="list", epilog=EPILOG)
 @click.option(
-    "--state", "states", type=click.Choice([state.value for state in JobState]), multiple=True, help="Any of these."
+    "--state",
+    "states",
+    type=click.Choice([state.value for state in JobState]),
+    multiple=True,
+    help="Only jobs in this state. May be given several times.",
 )
-@click.option("--request-type", type=REQUEST_TYPE, help="Only this type.")
-@click.option("--virtual-key-id", help="Only this virtual key's.")
+@click.option("--request-type", type=REQUEST_TYPE, help="Only jobs of this type.")
+@click.option("--virtual-key-id", help="Only jobs of this virtual key.")
 @click.option(
-    "--created-after", type=TIME, help="Created at or after this: 2026-01-31T12:00:00Z, or 1h for an hour ago."
+    "--created-after",
+    type=TIME,
+    help="Only jobs created at or after this time: 2026-01-31T12:00:00Z, or 1h for an hour ago.",
 )
-@click.option("--created-before", type=TIME, help="Created before this.")
-@click.option("--limit", type=click.IntRange(min=1), default=50, help="At most so many.")
+@click.option("--created-before", type=TIME, help="Only jobs created before this time.")
+@click.option("--limit", type=click.IntRange(min=1), default=50, help="List at most this many jobs.")
 @json_option
 @with_client
 async def list_(
@@ -210,7 +218,7 @@ async def list_(
     """List jobs, newest first, without their results.
 
     \b
-    Example, what went wrong during the last day:
+    Example, the jobs of the last day that failed:
       jobstatus jobs list --state failed --created-after 1d
     """
     filters = JobFilter(states=[JobState(state) for state in states])
@@ -243,9 +251,10 @@ async def _first(jobs: AsyncIterator[Job], limit: int) -> AsyncIterator[Job]:
 @json_option
 @with_client
 async def watch(client: JobStatusClient, *, job_id: str, as_json: bool) -> int:
-    """Follow a job until it ends, a line for each change.
+    """Watch a job until it ends, and print a line for each change.
 
-    A change that another follows at once may be skipped, the last never. A service that restarts is waited for.
+    A change that is followed at once by another may be skipped, but never the last one. The command waits for a service
+    that restarts.
     """
     async for job in client.watch_job(job_id, omit_result=not as_json):
         emit_job(job, as_json=as_json)
@@ -259,7 +268,7 @@ async def watch(client: JobStatusClient, *, job_id: str, as_json: bool) -> int:
 @json_option
 @with_client
 async def delete(client: JobStatusClient, *, job_id: str, as_json: bool) -> None:
-    """Remove a job for every reader, whatever its state."""
+    """Delete a job, whatever its state."""
     await client.delete_job(job_id)
     if as_json:
         emit_json({"job_id": job_id})

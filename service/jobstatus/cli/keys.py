@@ -1,6 +1,6 @@
-"""`jobstatus keys`: virtual keys, and the sk-bf- keys that stand for them.
+"""`jobstatus keys`: virtual keys and their sk-bf- keys.
 
-A key is made here and shown here; the service gets no more than its hash.
+A key is made and printed here; the service gets only its hash.
 """
 
 import secrets
@@ -24,7 +24,7 @@ _KEY_BYTES: Final = 32
 def command() -> None:
     """Manage virtual keys and their sk-bf- keys over gRPC.
 
-    A virtual key is the tenant that jobs belong to; its holders may poll them. A change is obeyed within 5 s.
+    A virtual key is the tenant that jobs belong to; its holders may poll them. A change takes effect within 5 s.
 
     \b
     Example:
@@ -35,13 +35,13 @@ def command() -> None:
 
 @command.command(epilog=EPILOG)
 @click.argument("virtual_key_id")
-@click.option("--expires-in", type=SPAN, help="When the virtual key, with all its keys, ends; unchanged if not given.")
+@click.option("--expires-in", type=SPAN, help="When the virtual key and all its keys expire. Unchanged if not given.")
 @json_option
 @with_client
 async def create(client: JobStatusClient, *, virtual_key_id: str, expires_in: timedelta | None, as_json: bool) -> None:
-    """Make a key for a virtual key, and print it: it is shown this once.
+    """Make a key for a virtual key and print it. It cannot be shown again.
 
-    Keys that the virtual key has already go on working. Without one of that id, it is recorded.
+    The virtual key is created if it does not exist. Its other keys go on working.
     """
     before = await _find(client, virtual_key_id)
     key = KEY_PREFIX + secrets.token_urlsafe(_KEY_BYTES)
@@ -77,7 +77,7 @@ async def list_(client: JobStatusClient, *, as_json: bool) -> None:
 @json_option
 @with_client
 async def disable(client: JobStatusClient, *, virtual_key_id: str, as_json: bool) -> None:
-    """Have a virtual key's keys and JWTs refused from now on."""
+    """Disable a virtual key: its keys and JWTs are refused."""
     await _set_disabled(client, virtual_key_id, disabled=True, as_json=as_json)
 
 
@@ -86,7 +86,7 @@ async def disable(client: JobStatusClient, *, virtual_key_id: str, as_json: bool
 @json_option
 @with_client
 async def enable(client: JobStatusClient, *, virtual_key_id: str, as_json: bool) -> None:
-    """Have a disabled virtual key's keys and JWTs accepted again."""
+    """Enable a virtual key: its keys and JWTs are accepted again."""
     await _set_disabled(client, virtual_key_id, disabled=False, as_json=as_json)
 
 
@@ -95,7 +95,7 @@ async def enable(client: JobStatusClient, *, virtual_key_id: str, as_json: bool)
 @json_option
 @with_client
 async def delete(client: JobStatusClient, *, virtual_key_id: str, as_json: bool) -> None:
-    """Forget a virtual key and its keys. JWTs that name it go on: disable it to stop those."""
+    """Delete a virtual key and its keys. JWTs that name it still work: disable it to stop those."""
     await client.delete_virtual_key(virtual_key_id)
     if as_json:
         emit_json({"virtual_key_id": virtual_key_id})

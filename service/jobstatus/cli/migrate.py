@@ -17,7 +17,7 @@ from jobstatus.core.migration import Report, migrate
 from jobstatus.stores import StoreConfigError, open_store
 
 _NAMED: Final = 20
-"""So many of the jobs that did not arrive are named."""
+"""At most this many of the jobs that did not arrive are named."""
 
 
 @click.command(name="migrate", epilog=EPILOG)
@@ -28,24 +28,24 @@ _NAMED: Final = 20
     type=click.IntRange(0, 5),
     envvar="JOBSTATUS_REDIS_REPLICAS",
     show_envvar=True,
-    help="With redis://: on how many replicas a job has to be before it counts as copied.",
+    help="With redis://: on how many replicas a job must be before it counts as copied.",
 )
 @click.option("--quiet", is_flag=True, help="Show no progress.")
 @json_option
 def command(*, source: str, target: str, redis_replicas: int | None, quiet: bool, as_json: bool) -> int:
     """Copy the jobs that have not expired, and all virtual keys, from one store to another.
 
-    FROM and TO are URLs as in JOBSTATUS_STORE. Jobs keep their versions and times, so every poll is answered with the
-    same bytes; all that was copied is read back and compared. What is in TO already, at the same or at a newer version,
-    is left as it is: the command may be broken off, and run again, at any time.
+    FROM and TO are URLs as in JOBSTATUS_STORE. Jobs keep their versions and times, so every poll gets the same bytes.
+    Everything that was copied is read back and compared. A job that TO already has at the same or a newer version is
+    not changed, so the command may be interrupted and run again at any time.
 
     \b
     To move a service:
-      1. run this while it serves from FROM: most of the work, however long it takes
-      2. stop the service, or whoever writes
-      3. run this again: it looks at all jobs once more, and brings the rest
-      4. start the service upon TO
-    A job that was deleted from FROM between 1 and 3 stays in TO until it expires; to have none of those, begin with 2.
+      1. run this while the service runs on FROM; it does most of the work
+      2. stop the service, or all writers
+      3. run this again; it compares all jobs and copies the rest
+      4. start the service on TO
+    A job that is deleted from FROM between 1 and 3 stays in TO until it expires. To avoid that, begin with 2.
 
     \b
     Example:
@@ -85,7 +85,7 @@ async def _migrate(source: str, target: str, redis_replicas: int | None, *, is_q
 
 @contextmanager
 def _progress(total: int, *, is_quiet: bool) -> Iterator[Callable[[int], None]]:
-    """A bar on a terminal, else a line now and then."""
+    """Show a bar on a terminal, else a line for each tenth."""
     if is_quiet:
         yield lambda _: None
     elif sys.stderr.isatty():
@@ -101,7 +101,7 @@ def _progress(total: int, *, is_quiet: bool) -> Iterator[Callable[[int], None]]:
 
 
 class _Lines:
-    """Says how far it is, each tenth of the way."""
+    """Prints a line for each tenth of the jobs."""
 
     def __init__(self, total: int) -> None:
         self._total = max(total, 1)

@@ -1,6 +1,6 @@
-"""What the commands print: JSON for scripts in the contract's names, lines and columns for people.
+"""What the commands print: JSON in the contract's names for scripts, lines and columns for people.
 
-What a person reads may have been written by a stranger, so control characters never reach the terminal as they are.
+Anyone may have written the text of a job, so control characters are escaped before they reach a terminal.
 """
 
 import os
@@ -21,7 +21,7 @@ _KEY_COLUMNS: Final = ("VIRTUAL KEY", "STATE", "KEYS", "EXPIRES", "UPDATED")
 
 
 def emit(data: bytes) -> None:
-    """Write to standard output at once. A reader that has gone away ends the command, quietly."""
+    """Write to standard output and flush. If its reader has gone away, end the command without an error."""
     try:
         sys.stdout.buffer.write(data)
         sys.stdout.buffer.flush()
@@ -40,12 +40,12 @@ def emit_json(document: object) -> None:
 
 
 def note(text: str) -> None:
-    """Tell the person something that is not the command's answer."""
+    """Print a line for the person, which is not part of the command's output, to standard error."""
     click.echo(visible(text), err=True)
 
 
 def visible(text: str) -> str:
-    """The text with control characters written out."""
+    """Return the text with control characters escaped."""
     return text.translate(_VISIBLE)
 
 
@@ -57,7 +57,7 @@ def emit_job(job: Job, *, as_json: bool) -> None:
 
 
 def job_json(job: Job) -> bytes:
-    """The job as one line of JSON; its result as the worker wrote it, but for line ends between its tokens."""
+    """Return the job as one line of JSON. The result is the worker's, with line ends between tokens replaced."""
     document = to_json(job_document(job))
     if job.result is None:
         return document
@@ -65,12 +65,12 @@ def job_json(job: Job) -> bytes:
 
 
 def one_line(document: bytes) -> bytes:
-    """The same JSON without line ends, which can only stand between its tokens."""
+    """Return the JSON without line ends, which can only stand between its tokens."""
     return document.replace(b"\n", b" ").replace(b"\r", b" ")
 
 
 def job_document(job: Job) -> dict[str, Any]:
-    """The contract's Job in its own names without what is absent, and without the result."""
+    """Return the contract's Job in its own names, without absent fields and without the result."""
     return _present(
         job_id=job.job_id,
         request_type=job.request_type.value,
@@ -96,7 +96,7 @@ def job_document(job: Job) -> dict[str, Any]:
 
 
 def job_line(job: Job) -> str:
-    """The job in a line: what a person following it wants to know."""
+    """Return the job as a line for a person who watches it."""
     parts = [f"{job.job_id} {job.state.value}"]
     if job.attempt and not job.is_terminal:
         parts.append(
@@ -116,13 +116,13 @@ def job_line(job: Job) -> str:
 
 
 def error_text(error: JobError) -> str:
-    """A worker's error in a sentence."""
+    """Return a job's error as a sentence."""
     kind = "/".join(part for part in (error.error.type, error.error.code) if part)
     return f"{error.error.message} ({kind})" if kind else error.error.message
 
 
 def emit_job_fields(job: Job) -> None:
-    """All of a job, a line for each field; of its result only the size."""
+    """Print a job, a line for each field, and of its result only the size."""
     fields = job_document(job)
     if job.error is not None:
         fields["error"] = to_json(fields["error"]).decode()
@@ -133,7 +133,7 @@ def emit_job_fields(job: Job) -> None:
 
 
 def emit_jobs(jobs: Iterable[Job]) -> None:
-    """Jobs in columns."""
+    """Print jobs in columns."""
     _emit_columns(
         _JOB_COLUMNS,
         [
@@ -152,7 +152,7 @@ def emit_jobs(jobs: Iterable[Job]) -> None:
 
 
 def virtual_key_document(virtual_key: VirtualKey) -> dict[str, Any]:
-    """The contract's VirtualKey in its own names, hashes in hexadecimal."""
+    """Return the contract's VirtualKey in its own names, with hashes in hexadecimal."""
     return _present(
         virtual_key_id=virtual_key.virtual_key_id,
         key_sha256=[digest.hex() for digest in virtual_key.key_sha256],
@@ -164,7 +164,7 @@ def virtual_key_document(virtual_key: VirtualKey) -> dict[str, Any]:
 
 
 def emit_virtual_keys(virtual_keys: Iterable[VirtualKey]) -> None:
-    """Virtual keys in columns."""
+    """Print virtual keys in columns."""
     _emit_columns(
         _KEY_COLUMNS,
         [

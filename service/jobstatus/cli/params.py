@@ -1,4 +1,4 @@
-"""What commands have in common on the command line: spans and times as people write them, and the order of commands."""
+"""Parameter types that commands share: spans and times as people write them, and the order of subcommands."""
 
 import re
 from datetime import UTC, datetime, timedelta
@@ -51,11 +51,11 @@ class Time(click.ParamType[datetime]):
 SPAN: Final = Span()
 TIME: Final = Time()
 
-json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, one object a line.")
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, one object per line.")
 
 
 class GroupInOrder(click.Group):
-    """Lists its commands in the order in which they are written: that of a job's life."""
+    """A group that lists its subcommands in the order of their definition, which is that of a job's life."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 (click's signature)
         return list(self.commands)

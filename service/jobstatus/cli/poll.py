@@ -1,4 +1,4 @@
-"""`jobstatus poll`: from the command line to one job's polling, and from its last answer to the exit code."""
+"""`jobstatus poll`: poll one job, and turn its last answer into output and an exit code."""
 
 import asyncio
 import json
@@ -25,23 +25,23 @@ from jobstatus.rest.routes import PATHS
     envvar="JOBSTATUS_TOKEN",
     show_envvar=True,
     required=True,
-    help="A JWT or an sk-bf- key. In the variable nobody sees it in the list of processes.",
+    help="A JWT or an sk-bf- key. Use the variable to keep it out of the list of processes.",
 )
-@click.option("--request-type", type=REQUEST_TYPE, default="transcription", help="What kind of job it is.")
+@click.option("--request-type", type=REQUEST_TYPE, default="transcription", help="The request type of the job.")
 @click.option(
     "--url",
     envvar="JOBSTATUS_URL",
     show_envvar=True,
     default="http://127.0.0.1:8080",
-    help="Where the service listens for REST.",
+    help="The address of the service for REST.",
 )
-@click.option("--timeout", type=SPAN, help="How long to poll; until the job ends if not given.")
+@click.option("--timeout", type=SPAN, help="How long to poll. Until the job ends if not given.")
 @click.option("--json", "as_json", is_flag=True, help="Print the whole answer instead of the result.")
 def command(*, job_id: str, token: str, request_type: str, url: str, timeout: timedelta | None, as_json: bool) -> int:
     """Poll a job over REST until it ends, and print its result.
 
-    Where the service lets polls wait, the result comes as soon as it is there. How it goes is told on standard error,
-    live on a terminal. A job that failed ends the command with 1.
+    Where the service lets polls wait, the result is printed as soon as the job ends. Progress is printed to standard
+    error, live on a terminal. If the job failed, the exit code is 1.
 
     \b
     Example:
@@ -94,9 +94,9 @@ def _failure(job_id: str, answer: PollResponse) -> str:
 
 
 def member(text: str, name: str) -> str:
-    """The text of one member of a JSON object, exactly as it stands there; "null" when there is none.
+    """Return the text of one member of a JSON object, exactly as it stands there; "null" when there is none.
 
-    Reading and writing it anew would change numbers that a float cannot hold.
+    Parsing and encoding it again would change numbers that a float cannot hold.
     """
     decoder = json.JSONDecoder()
     at = _skip(text, text.index("{") + 1)
@@ -111,7 +111,7 @@ def member(text: str, name: str) -> str:
 
 
 def _skip(text: str, at: int) -> int:
-    """Past white space and what stands between the parts of an object."""
+    """Return the position after white space and separators."""
     while text[at] in " \t\r\n,:":
         at += 1
     return at

@@ -1,8 +1,7 @@
-"""Polling as the REST contract wants it, until an answer is the last one.
+"""Polling by the REST contract, until the job has ended.
 
-The first poll is a plain one and tells how the job is doing. After that each asks to wait for the end (RFC 7240): where
-the service lets it, the next one follows at once; where not, as late as Retry-After says. A client like any other: it
-knows nothing of the service but the contract.
+The first poll does not wait and shows the state of the job. Each further poll asks to wait for the end (RFC 7240): if
+the service waited, the next one follows at once, otherwise after Retry-After. This module knows only the contract.
 """
 
 import asyncio
@@ -27,18 +26,18 @@ USUAL_PAUSE_SECONDS: Final = 1.0
 SHORTEST_PAUSE_SECONDS: Final = 0.1
 LONGEST_PAUSE_SECONDS: Final = 60.0
 JITTER: Final = 0.1
-"""By which part of itself a pause is longer at most, so that those who were told the same do not come back together."""
+"""A pause is lengthened by up to this part, so that clients with the same Retry-After do not come back together."""
 FIRST_BACK_OFF_SECONDS: Final = 0.25
 LONGEST_BACK_OFF_SECONDS: Final = 8.0
-"""A pause after trouble is no shorter than the back-off, which doubles from one to the other."""
+"""A pause after a failed poll is no shorter than the back-off, which doubles from the first to the longest."""
 PATIENCE_SECONDS: Final = 60.0
-"""How long a service is waited for that has answered before, or says that it will."""
+"""How long to wait for a service that has answered before, or says that it will."""
 ANSWER_SECONDS: Final = 30.0
-"""How long an answer may take, not counting the time that it was asked to wait."""
+"""How long an answer may take, besides the time that the poll asked to wait."""
 SPACING_SECONDS: Final = 1.0
-"""From one poll to the next, at least, however short the service's waits are."""
+"""The shortest time from one poll to the next, however short the service's waits are."""
 EARLY_SECONDS: Final = 0.5
-"""An answer that comes earlier than its wait was to end, by more than this, has not waited: the service stops, say."""
+"""An answer that comes more than this before the end of its wait has not waited, for example when the service stops."""
 
 _applied_wait: Final = re.compile(r'(?:^|,)\s*wait\s*=\s*"?(\d{1,4})"?\s*(?:[;,]|$)', re.IGNORECASE | re.ASCII).search
 _BUSY: Final = frozenset({429, 502, 503, 504})
@@ -52,9 +51,9 @@ _REFUSALS: Final = {401: _BAD_CREDENTIAL, 403: _BAD_CREDENTIAL, 404: _NO_JOB}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PollResponse:
-    """One answer; `document` is empty when the body is not a JSON object.
+    """One answer. `document` is empty when the body is not a JSON object.
 
-    `wait_seconds` is how long the service says that it was willing to wait; 0 when it does not wait.
+    `wait_seconds` is how long the service says it would wait, 0 when it does not wait.
     """
 
     code: int
@@ -66,7 +65,7 @@ class PollResponse:
 
     @property
     def message(self) -> str:
-        """What a BifrostError of the edge says."""
+        """The message of the answer's BifrostError."""
         error = self.document.get("error")
         message = error.get("message") if isinstance(error, dict) else None
         return visible(str(message or f"HTTP {self.code}")).rstrip(".")
@@ -84,18 +83,20 @@ class PollLoop:
         self._longest_wait_seconds = display.wait_seconds
         self._is_known = False
         """Whether the service has answered, or has said that it will."""
-        self._troubles = 0
-        """How many polls in a row were not answered as they should be, and since when."""
-        self._troubled_since = 0.0
+        self._failures = 0
+        """How many polls in a row have failed, and since when."""
+        self._failing_since = 0.0
 
     async def poll_until_end(self) -> PollResponse:
-        """The answer that says how the job ended. Raises CommandError when there will be none."""
+        """Return the answer with the outcome of the job. Raises CommandError when there will be none."""
         while True:
             asked_at = self._now()
             try:
                 answer = await self._ask()
             except (aiohttp.ClientError, TimeoutError) as error:
-                pause_seconds = self._be_patient(f"nothing answers at {self._address.origin()} ({_reason(error)})")
+                pause_seconds = self._pause_after_failure(
+                    f"nothing answers at {self._address.origin()} ({_reason(error)})"
+                )
             else:
                 if answer.code == 200 and "status" in answer.document:
                     return answer
@@ -120,12 +121,14 @@ class PollLoop:
         """Seconds until the next poll, after an answer that is not the last and took so long."""
         if answer.code == 202:
             pause_seconds = self._pause_under_way(answer, took_seconds)
-            self._is_known, self._troubles, self._wait_seconds = True, 0, self._longest_wait_seconds
+            self._is_known, self._failures, self._wait_seconds = True, 0, self._longest_wait_seconds
             self._display.show(str(answer.document.get("status")), answer.progress, pause_seconds)
             return pause_seconds
         if answer.code in _BUSY:
             self._is_known = True
-            return self._be_patient(f"the service at {self._address.origin()} cannot answer", answer.pause_seconds)
+            return self._pause_after_failure(
+                f"the service at {self._address.origin()} cannot answer", answer.pause_seconds
+            )
         if answer.code in _REFUSALS:
             code, sentence = _REFUSALS[answer.code]
             raise CommandError(sentence.format(answer.message), code)
@@ -136,25 +139,25 @@ class PollLoop:
         )
 
     def _pause_under_way(self, answer: PollResponse, took_seconds: float) -> float:
-        """No pause where the next poll waits in its place: after a plain one, and after one that has waited."""
+        """Return no pause where the next poll waits instead: after the first poll, and after one that has waited."""
         if not self._wait_seconds:
             return 0
         if answer.wait_seconds and took_seconds >= answer.wait_seconds - EARLY_SECONDS:
             return max(0, SPACING_SECONDS - took_seconds)
         return _jittered(answer.pause_seconds)
 
-    def _be_patient(self, problem: str, pause_seconds: float = USUAL_PAUSE_SECONDS) -> float:
-        """Seconds until the next poll, a plain one, after no answer or an unhappy one; raises if it lasts too long."""
-        if not self._troubles:
-            self._troubled_since = self._now()
-        if self._now() - self._troubled_since >= (PATIENCE_SECONDS if self._is_known else 0):
+    def _pause_after_failure(self, problem: str, pause_seconds: float = USUAL_PAUSE_SECONDS) -> float:
+        """Return the seconds until the next poll after a failed one. Raises once the failures last too long."""
+        if not self._failures:
+            self._failing_since = self._now()
+        if self._now() - self._failing_since >= (PATIENCE_SECONDS if self._is_known else 0):
             raise CommandError(
                 f"{problem}; is `jobstatus serve` running there? --url or JOBSTATUS_URL names another place",
                 ExitCode.UNAVAILABLE,
             )
-        pause_seconds = _jittered(max(pause_seconds, _back_off_seconds(self._troubles)))
-        self._troubles += 1
-        if self._wait_seconds:  # something in between may have less patience than the service
+        pause_seconds = _jittered(max(pause_seconds, _back_off_seconds(self._failures)))
+        self._failures += 1
+        if self._wait_seconds:  # a proxy may have a shorter limit than the service
             self._longest_wait_seconds = max(1, self._wait_seconds // 2)
         self._wait_seconds = 0
         self._display.show_problem(problem, pause_seconds)
@@ -176,7 +179,7 @@ def _document(body: bytes) -> dict[str, Any]:
 
 
 def _pause_seconds(retry_after: str | None) -> float:
-    """Retry-After (RFC 9110, section 10.2.3) in seconds, within our bounds."""
+    """Return Retry-After (RFC 9110, section 10.2.3) in seconds, within the bounds."""
     seconds = USUAL_PAUSE_SECONDS
     if retry_after is not None:
         with suppress(ValueError, OverflowError):
@@ -185,14 +188,14 @@ def _pause_seconds(retry_after: str | None) -> float:
 
 
 def applied_wait_seconds(preference_applied: str) -> int:
-    """The wait among the preferences that the service says it has honoured (RFC 7240, section 3)."""
+    """Return the wait among the preferences that the service applied (RFC 7240, section 3)."""
     applied = _applied_wait(preference_applied)
     return 0 if applied is None else int(applied[1])
 
 
-def _back_off_seconds(troubles: int) -> float:
-    """How long to leave a service alone that has been in trouble for so many polls."""
-    return min(FIRST_BACK_OFF_SECONDS * 2.0 ** min(troubles, 10), LONGEST_BACK_OFF_SECONDS)
+def _back_off_seconds(failures: int) -> float:
+    """Return the pause after so many failed polls in a row."""
+    return min(FIRST_BACK_OFF_SECONDS * 2.0 ** min(failures, 10), LONGEST_BACK_OFF_SECONDS)
 
 
 def _jittered(seconds: float) -> float:

@@ -1,4 +1,4 @@
-"""`jobstatus serve`: the service itself, whose life `jobstatus.processes.process` leads."""
+"""`jobstatus serve`: the service itself. `jobstatus.processes` runs it."""
 
 import click
 
@@ -10,23 +10,23 @@ from jobstatus.cli.errors import EPILOG
     "--workers",
     type=click.IntRange(1, 64),
     show_default="JOBSTATUS_WORKERS, or 1",
-    help="How many processes serve, on the same ports and the same store.",
+    help="The number of serving processes, which share the ports and the store.",
 )
 @click.option(
-    "--dev", is_flag=True, help="For development: accept tokens of an issuer whose secret is made below var/."
+    "--dev", is_flag=True, help="For development: accept tokens of a local issuer, whose secret is kept in var/."
 )
 def command(*, dev: bool, workers: int | None) -> int:
     """Serve REST and gRPC until Ctrl-C or SIGTERM.
 
     Settings come from JOBSTATUS_* variables and from the TOML file that JOBSTATUS_CONFIG names: JOBSTATUS_HTTP,
-    JOBSTATUS_GRPC and JOBSTATUS_ADMIN say where to listen, JOBSTATUS_STORE where jobs are kept.
+    JOBSTATUS_GRPC and JOBSTATUS_ADMIN are the addresses to listen on, JOBSTATUS_STORE is where jobs are stored.
 
     \b
-    Example, with nothing set up before:
+    Example, which needs no settings:
       jobstatus serve --dev
 
-    With --workers N the process that you start looks after N others: it replaces one that dies, passes signals on, and
-    serves health and the metrics of all.
+    With --workers N, N serving processes are started. The process that you start supervises them: it replaces one that
+    exits, forwards signals, and serves health and the metrics of all.
     """
     from jobstatus.processes.start import run  # noqa: PLC0415 (the whole service: not for --help)
 

@@ -1,4 +1,4 @@
-"""`jobstatus token`: JWTs by an issuer of the settings that has a secret or a private key, or by the one of `--dev`."""
+"""`jobstatus token`: JWTs of an issuer in the settings with a secret or a private key, or of the issuer of `--dev`."""
 
 import time
 from collections.abc import Callable
@@ -25,7 +25,9 @@ from jobstatus.settings import (
 
 _options: Final = (
     click.option("--ttl", type=SPAN, default="1h", help="How long the token is valid."),
-    click.option("--issuer", "name", help="Which issuer of the settings; the first that can if not given."),
+    click.option(
+        "--issuer", "name", help="The issuer in the settings. If not given, the first that can mint such a token."
+    ),
 )
 
 
@@ -37,7 +39,7 @@ def _with_options(function: Callable[..., Any]) -> Callable[..., Any]:
 
 @click.group(name="token", epilog=EPILOG)
 def command() -> None:
-    """Mint a JWT for polling, with the development issuer or one of the settings that has a secret or a private key.
+    """Mint a JWT for polling, of the development issuer or of one in the settings with a secret or a private key.
 
     \b
     Example:
@@ -64,7 +66,7 @@ def admin(*, ttl: timedelta, name: str | None) -> None:
 
 
 def _issuer(kind: Kind, name: str | None) -> IssuerSettings:
-    """The issuer to mint with: the named one, or the first that can."""
+    """Return the issuer with this name, or the first that can mint such a token."""
     try:
         settings = load_settings()
         configured = settings.accepted_issuers()
