@@ -35,6 +35,8 @@ _ports: Final = iter(random.sample(_PORTS, len(_PORTS)))
 """Those that this process has not given out yet."""
 _BUS: Final = 10_000
 """How much higher the port is on which the servers of a cluster talk to each other."""
+_AFTERWARDS: Final = 'read -r _; kill -s KILL "$1"; rm -rf "$2"'
+"""Waits for a line, or for this process to end, however it does, and then ends the server."""
 _DURABLE: Final = ("--appendonly", "yes", "--appendfsync", "always", "--save", "")
 
 
@@ -77,6 +79,7 @@ class Server:
         self.port = _free_port()
         self._options = options or _DURABLE
         self._process: subprocess.Popen[bytes] | None = None
+        self._afterwards: subprocess.Popen[bytes] | None = None
         atexit.register(self.remove)
 
     @property
@@ -102,6 +105,8 @@ class Server:
                 "0",
             ]
         )
+        words = ("/bin/sh", "-c", _AFTERWARDS, "afterwards", str(self._process.pid), str(self.folder))
+        self._afterwards = subprocess.Popen(words, stdin=subprocess.PIPE, start_new_session=True)
         _until(self._answers)
         return self
 
@@ -133,10 +138,12 @@ class Server:
 
     def kill(self) -> None:
         """Gone at once, with whatever it had not written."""
-        if self._process is not None:
+        if self._process is not None and self._afterwards is not None:
+            self._afterwards.kill()
+            self._afterwards.communicate()
             self._process.kill()
             self._process.wait()
-            self._process = None
+            self._process = self._afterwards = None
 
     def remove(self) -> None:
         """Gone for good."""
