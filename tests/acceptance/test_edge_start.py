@@ -73,7 +73,8 @@ async def test_the_log_says_why_the_service_cannot_be_asked(tmp_path: Path) -> N
         front = service.behind(edge.port("HTTP"), edge.port("ADMIN"))
         assert (await front.poll("job-1", bearer(virtual_key_token("vk-1")))).status == 503
         lines = [json.loads(line) for line in edge.log_path.read_text().splitlines() if line.startswith("{")]
-        reasons = [line["event"] for line in lines if line["event"].startswith("refresh_credentials failed")]
+        failures = [line for line in lines if line["event"] == "chore_failed"]
+        reasons = [line["problem"] for line in failures if line["chore"] == "refresh_credentials"]
         assert any("andshake" in reason for reason in reasons), reasons
         assert all(f"127.0.0.1:{service.grpc_port}" in reason for reason in reasons), reasons
         assert SECRET not in edge.log_path.read_text()

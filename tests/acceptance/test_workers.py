@@ -103,8 +103,8 @@ async def test_a_worker_that_dies_is_replaced_and_nothing_is_lost(process: Proce
     await until(lambda: len(written) > 50)
     victim = workers_of(process)[0]
     victim.kill()
-    await until(lambda: [line["ended"] for line in log_of(process, "a worker ended and is replaced")] == ["SIGKILL"])
-    await until(lambda: len(log_of(process, "a worker is up again")) == 1, START_SECONDS)
+    await until(lambda: [line["ended"] for line in log_of(process, "child_exited")] == ["SIGKILL"])
+    await until(lambda: len(log_of(process, "child_replaced")) == 1, START_SECONDS)
     already = len(written)
     await until(lambda: len(written) > already + 50)
     stop.set()
@@ -127,7 +127,7 @@ async def test_metrics_are_one_set(process: Process, service: Service) -> None:
         assert (await service.poll("job-1", OWNER)).status == 202
     assert await figure(service, name) == 40
     workers_of(process)[0].kill()
-    await until(lambda: len(log_of(process, "a worker is up again")) == 1)
+    await until(lambda: len(log_of(process, "child_replaced")) == 1)
     assert await figure(service, name) == 40
     assert (await service.poll("job-1", OWNER)).status == 202
     assert await figure(service, name) == 41
@@ -147,7 +147,7 @@ async def test_the_service_is_ready_while_a_worker_is(process: Process, service:
 async def test_a_worker_that_hangs_is_replaced(process: Process, service: Service) -> None:
     """It would take its share of the connections and answer none of them."""
     with suspended(workers_of(process)[0]):
-        await until(lambda: len(log_of(process, "a worker is up again")) == 1, HANGING_SECONDS)
-    assert len(log_of(process, "a worker does not answer and is killed")) == 1
-    assert [line["ended"] for line in log_of(process, "a worker ended and is replaced")] == ["SIGKILL"]
+        await until(lambda: len(log_of(process, "child_replaced")) == 1, HANGING_SECONDS)
+    assert len(log_of(process, "child_hung")) == 1
+    assert [line["ended"] for line in log_of(process, "child_exited")] == ["SIGKILL"]
     assert (await request(service.admin_port, "/readyz")).status == 200

@@ -76,7 +76,7 @@ async def test_all_may_be_told_to_stop_at_once(process: Process, number: signal.
     process.send(number)
     await until(tell_those_left)
     assert await process.ended(STOP_SECONDS) == 0
-    numbers = {line.get("worker") for line in log_of(process, "stopped")}
+    numbers = {line.get("child") for line in log_of(process, "stopped")}
     assert numbers == {None, *range(1, WORKERS + 1)}
 
 
@@ -107,7 +107,7 @@ async def test_a_worker_that_hangs_does_not_keep_the_others_from_stopping(proces
     with suspended(workers[0]):
         process.send(signal.SIGTERM)
         assert await process.ended(HANGING_SECONDS) == 1
-    assert [line["ended"] for line in log_of(process, "a worker did not stop as it should")] == ["SIGKILL"]
+    assert [line["ended"] for line in log_of(process, "child_stop_failed")] == ["SIGKILL"]
     assert not any(worker.is_running() for worker in workers)
 
 

@@ -15,6 +15,11 @@ def everything_logged(caplog: pytest.LogCaptureFixture) -> str:
     return "\n".join(f"{formatter.format(record)} {vars(record)!r}" for record in caplog.records)
 
 
+def events_logged(caplog: pytest.LogCaptureFixture, *, level: int = logging.NOTSET) -> list[str]:
+    """The names of the events of this level and above, in order; records of libraries have none."""
+    return [record.event for record in caplog.records if record.levelno >= level and hasattr(record, "event")]
+
+
 def pieces_logged(caplog: pytest.LogCaptureFixture, secret: str) -> list[str]:
     """The pieces of the secret that are in the log. A shorter secret has none: it could be any word."""
     logged = everything_logged(caplog)

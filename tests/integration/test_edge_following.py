@@ -40,7 +40,7 @@ async def in_time(poll: asyncio.Task[Answer]) -> Answer:
 
 def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
     """What the edge has said of the service's telling of changes."""
-    said = [record for record in caplog.records if "cannot wait" in record.getMessage()]
+    said = [record for record in caplog.records if vars(record).get("event") == "polls_cannot_wait"]
     return [f"{record.levelname} {vars(record)['code']}" for record in said]
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from harness.logged import events_logged
 from harness.stores import SHARED, STORES, IgnoringObserver, store_in
 from harness.tracking import Clock, completion, creation, tracker_on
 from harness.waiting import LIMIT_SECONDS, until
@@ -289,7 +290,7 @@ async def test_a_fault_of_a_store_is_told_and_the_writer_goes_on(store: Any, cap
     for number in range(2):
         with pytest.raises(RuntimeError, match="a fault of the store"):
             await tracker.apply(creation(f"job-{number}"))
-    assert len(caplog.records) == 2
+    assert events_logged(caplog) == ["write_batch_failed"] * 2
     assert (await tracker.apply(creation("job-0"))).version == 1
 
 

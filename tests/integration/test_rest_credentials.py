@@ -32,7 +32,7 @@ from harness.forging import (
 from harness.hostile_tokens import ABSENT, BAD_TOKENS, GOOD, GOOD_TOKENS, claims, header
 from harness.http import Answer, request
 from harness.jobs import job_in, put_virtual_key
-from harness.logged import pieces_logged
+from harness.logged import events_logged, pieces_logged
 from harness.service import Service, service_here
 from harness.tokens import AUDIENCE, ISSUER, SECRET, admin_token, bearer, token, virtual_key_token
 from harness.waiting import until
@@ -382,7 +382,7 @@ async def test_half_a_key_file_locks_nobody_out(tmp_path: Path, caplog: pytest.L
     path.write_text(jwks(main=key))
     async with furnished(issuer_of(algorithm="RS256", jwks_file=path)) as service:
         path.write_text(jwks(main=key)[:100])
-        await until(lambda: "the keys from before stay in use" in caplog.text)
+        await until(lambda: "keys_not_reloaded" in events_logged(caplog))
         assert await status_with(service, credential) == 200
         path.write_text(jwks(other=rsa_key("other")))
         await until(lambda: _is(status_with(service, credential), 401))

@@ -30,7 +30,14 @@ async def run_periodically(
     while True:
         if await run_once(chore, work, metrics, is_news=failed_since is None):
             if failed_since is not None:
-                _log.info("%s works again", chore, extra={"seconds": round(time.monotonic() - failed_since, 1)})
+                _log.info(
+                    "A background task works again.",
+                    extra={
+                        "event": "chore_recovered",
+                        "chore": chore,
+                        "seconds": round(time.monotonic() - failed_since, 1),
+                    },
+                )
             failed_since = None
         elif failed_since is None:
             failed_since = time.monotonic()
@@ -44,10 +51,16 @@ async def run_once(chore: str, work: Callable[[], Awaitable[None]], metrics: Met
     except JobStatusError as error:
         metrics.chore_failed(chore)
         if is_news:
-            _log.warning("%s failed: %s", chore, error.message, extra={"reason": error.reason})
+            _log.warning(
+                "A background task failed and is retried.",
+                extra={"event": "chore_failed", "chore": chore, "reason": error.reason, "problem": error.message},
+            )
         return False
     except Exception:  # noqa: BLE001  # one chore must not end the service
         metrics.chore_failed(chore)
-        _log.exception("%s failed for a reason that is a fault of this program", chore)
+        _log.exception(
+            "A background task failed because of a bug of this program.",
+            extra={"event": "chore_crashed", "chore": chore},
+        )
         return False
     return True

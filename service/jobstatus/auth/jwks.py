@@ -37,7 +37,10 @@ def parse_jwks(algorithm: str, data: bytes, *, issuer: str) -> KeySet:
         usable = [entry for entry in usable if entry.key_id is not None]
     keys = _make_key_set(usable, problems)
     for problem in problems:
-        logger.warning("issuer %r: %s", issuer, problem)
+        logger.warning(
+            "A key of the JWKS is not used.",
+            extra={"event": "jwks_key_skipped", "issuer": issuer, "problem": problem},
+        )
     return keys
 
 

@@ -54,7 +54,10 @@ class KeySource:
     def _report(self, problem: str) -> None:
         if problem != self._reported:
             self._reported = problem
-            logger.warning("%s; the keys from before stay in use", problem)
+            logger.warning(
+                "The keys cannot be reloaded, so the keys from before stay in use.",
+                extra={"event": "keys_not_reloaded", "problem": problem},
+            )
 
     def _load(self, path: Path | None) -> tuple[bytes, KeySet]:
         """The keys, and the SHA-256 of what they were read from; raises KeyConfigError."""

@@ -95,7 +95,11 @@ class Heartbeat:
         except JobStatusError as error:
             if self._loop.time() >= self._lease_ends_at:
                 raise
-            _logger.warning("job %s: no heartbeat: %s", self._latest.job_id, error)
+            _logger.warning(
+                "A heartbeat of job %s failed and is retried while the lease lasts: %s",
+                *(self._latest.job_id, error),
+                extra={"event": "heartbeat_failed", "job_id": self._latest.job_id},
+            )
             return min(self._usual_gap_seconds(), LONGEST_GAP_AFTER_FAILURE_SECONDS)
         self._lease_ends_at = self._loop.time() + self._lease_seconds
         return self._usual_gap_seconds()

@@ -133,7 +133,10 @@ class Writer:
                 try:
                     await self._run([item for submission in batch for item in _items(submission)])
                 except Exception as error:  # noqa: BLE001  # a fault of ours must not leave callers waiting for ever
-                    _log.exception("a batch of writes failed for a reason that is a fault of this program")
+                    _log.exception(
+                        "A batch of writes failed because of a bug of this program.",
+                        extra={"event": "write_batch_failed"},
+                    )
                     for submission in batch:
                         if not submission.future.done():
                             submission.future.set_exception(error)

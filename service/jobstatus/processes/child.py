@@ -76,7 +76,10 @@ class ChildProcess:
             ):
                 return answer.status, await answer.text()
         except (aiohttp.ClientError, TimeoutError) as error:
-            _log.debug("a worker did not answer", extra={"path": path, "cause": type(error).__name__})
+            _log.debug(
+                "A serving process did not answer its supervisor.",
+                extra={"event": "child_silent", "path": path, "cause": type(error).__name__},
+            )
             return None
 
 

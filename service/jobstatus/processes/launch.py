@@ -69,7 +69,7 @@ class Launch:
             facts["upstream"] = self.settings.upstream
         else:
             facts |= {"store": store} | ({"workers": self.settings.workers} if self.settings.workers > 1 else {})
-        _log.info("serving", extra=facts | where)
+        _log.info("The service is up.", extra={"event": "serving", **facts, **where})
         if self.dev and "grpc" in where:
             command = "jobstatus" if shutil.which("jobstatus") else sys.argv[0]
             print(_DEVELOPMENT.format(jobstatus=command, **where), file=sys.stderr)  # noqa: T201  # to paste
@@ -87,11 +87,14 @@ def prepare(*, dev: bool, check: Check, given: Mapping[str, object], child: Chil
         issuers = (*issuers, development_issuer(settings))
     check(settings, issuers)
     logs.configure(
-        level=settings.log_level, log_format=settings.log_format, worker=None if child is None else child.number
+        level=settings.log_level, log_format=settings.log_format, child=None if child is None else child.number
     )
     if child is None:
         for name, meant in unknown_variables(os.environ).items():
-            _log.warning("the variable %s is not known%s", name, f"; did you mean {meant}?" if meant else "")
+            _log.warning(
+                "An environment variable is not a setting of JobStatus.",
+                extra={"event": "variable_unknown", "variable": name, **({"did_you_mean": meant} if meant else {})},
+            )
     return Launch(settings=_fit_to_file_limit(settings), issuers=issuers, dev=dev, child=child)
 
 
@@ -102,5 +105,8 @@ def _fit_to_file_limit(settings: Settings) -> Settings:
     possible = max(1, hard - RESERVED_FILES)
     if settings.max_connections <= possible:
         return settings
-    _log.warning("at most %s REST connections: this user may have %s open files", possible, hard)
+    _log.warning(
+        "REST connections are limited because this user may have few open files.",
+        extra={"event": "connections_limited", "max_connections": possible, "open_files": hard},
+    )
     return settings.model_copy(update={"max_connections": possible})

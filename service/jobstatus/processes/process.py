@@ -70,12 +70,12 @@ async def _stopped(stop: asyncio.Event) -> None:
     gc.collect()
     gc.freeze()  # what the start has made is here to stay: no collection looks at it again
     await stop.wait()
-    _log.info("stopping")
+    _log.info("The process stops gracefully.", extra={"event": "stopping"})
 
 
 def _end() -> None:
     """All has been done: a signal that still comes must not make the exit code tell of a failure."""
-    _log.info("stopped")
+    _log.info("The process has stopped.", extra={"event": "stopped"})
     for number in STOPPING:
         asyncio.get_running_loop().remove_signal_handler(number)
         signal.signal(number, signal.SIG_IGN)

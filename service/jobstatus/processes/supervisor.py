@@ -91,10 +91,10 @@ class _Supervisor:
                     admin_address = self._launch.settings.admin._replace(port=port)
                     self._launch.announce({"http": self._http, "grpc": self._grpc, "admin": admin_address})
                 await self._stopping.wait()
-                _log.info("stopping")
+                _log.info("The serving processes are asked to stop.", extra={"event": "stopping"})
                 asking.cancel()
                 await self._see_the_end_of(keepers)
-        _log.info("stopped")
+        _log.info("All serving processes have stopped.", extra={"event": "stopped"})
         return int(self._has_failed)
 
     async def _code_of_a_failed_start(self, child: ChildProcess) -> int:
@@ -131,13 +131,18 @@ class _Supervisor:
             child.is_up = False
             self._count()
             self._figures.end(child)
-            how = {"worker": child.number, "ended": ending(code)}
             if self._stopping.is_set():
                 if was_up and code:
                     self._has_failed = True
-                    _log.error("a worker did not stop as it should", extra=how)
+                    _log.error(
+                        "A serving process did not stop gracefully.",
+                        extra={"event": "child_stop_failed", "child": child.number, "ended": ending(code)},
+                    )
                 return
-            _log.error("a worker ended and is replaced", extra=how)
+            _log.error(
+                "A serving process exited and is replaced.",
+                extra={"event": "child_exited", "child": child.number, "ended": ending(code)},
+            )
             if asyncio.get_running_loop().time() - child.started_at >= SOUND_SECONDS:
                 pause = FIRST_PAUSE_SECONDS
             following = await self._replacement(child.number, pause)
@@ -151,12 +156,15 @@ class _Supervisor:
             try:
                 child = await self._start(number)
             except OSError as error:
-                _log.error("a worker could not be started", extra={"worker": number, "cause": str(error)})
+                _log.error(
+                    "A serving process could not be started and is tried again.",
+                    extra={"event": "child_start_failed", "child": number, "cause": str(error)},
+                )
                 pause = LONGEST_PAUSE_SECONDS
                 continue
             self._figures.restarts.inc()
             if child.is_up:
-                _log.info("a worker is up again", extra={"worker": number})
+                _log.info("A replaced serving process is up.", extra={"event": "child_replaced", "child": number})
             return child
         return None
 
@@ -214,7 +222,10 @@ class _Supervisor:
             for child in await self._figures.ask(self._those_up()):
                 child.misses += 1
                 if child.misses == MISSES and child.is_up:
-                    _log.error("a worker does not answer and is killed", extra={"worker": child.number})
+                    _log.error(
+                        "A serving process does not answer its supervisor and is killed.",
+                        extra={"event": "child_hung", "child": child.number},
+                    )
                     child.send(signal.SIGKILL)
             await asyncio.sleep(ASK_EVERY_SECONDS)
 

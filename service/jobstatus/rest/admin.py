@@ -45,7 +45,8 @@ class Readiness:
             await self._ask()
         except JobStatusError as error:
             _log.warning(
-                "the service is not ready", extra={"reason": error.reason, "cause": type(error.__cause__).__name__}
+                "The service is not ready.",
+                extra={"event": "not_ready", "reason": error.reason, "cause": type(error.__cause__).__name__},
             )
             return error.reason.lower()
         return ""

@@ -71,7 +71,7 @@ async def send(
     except (ConnectionError, TimeoutError, NoRoomForLarge):
         _cut_off(request)
     except Exception:  # noqa: BLE001  # the answer has begun: there can be no other
-        _log.exception("an event stream met a fault of this program")
+        _log.exception("A bug of this program ended an event stream.", extra={"event": "event_stream_failed"})
         _cut_off(request)
 
 
@@ -82,7 +82,10 @@ async def _all(first: Poll, later: AsyncIterator[Poll]) -> AsyncIterator[Poll]:
         async for poll in later:
             yield poll
     except (CredentialError, JobStatusError) as error:
-        _log.debug("an event stream ended early", extra={"cause": type(error).__name__})
+        _log.debug(
+            "An event stream ended before its job did.",
+            extra={"event": "event_stream_ended", "cause": type(error).__name__},
+        )
 
 
 async def _send_each(

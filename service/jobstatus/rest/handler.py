@@ -198,7 +198,10 @@ class PollHandler:
         """The answer that an error stands for; what an operator should know of it goes to the log."""
         if isinstance(error, CredentialError):
             self._metrics.credential_refused(error.reason)
-            _log.debug("a credential was refused", extra={"request_id": request_id, "reason": error.reason})
+            _log.debug(
+                "A credential was refused.",
+                extra={"event": "credential_refused", "request_id": request_id, "reason": error.reason},
+            )
             missing = isinstance(error, MissingCredential)
             return responses.problem_answer(
                 responses.MISSING_CREDENTIALS if missing else responses.INVALID_CREDENTIALS, request_id
@@ -207,10 +210,16 @@ class PollHandler:
         if problem is responses.STORE_UNAVAILABLE:
             if polls := self._unanswered.should_log():
                 cause = type(error.__cause__).__name__
-                facts = {"request_id": request_id, "cause": cause, "polls": polls}
-                _log.warning("polls could not be answered", extra=facts)
+                _log.warning(
+                    "Polls could not be answered because the store failed.",
+                    extra={"event": "polls_unanswered", "request_id": request_id, "cause": cause, "polls": polls},
+                )
         elif problem is responses.INTERNAL:
-            _log.error("a poll met a fault of this program", extra={"request_id": request_id}, exc_info=error)
+            _log.error(
+                "A poll failed because of a bug of this program.",
+                extra={"event": "poll_failed", "request_id": request_id},
+                exc_info=error,
+            )
         return responses.problem_answer(problem, request_id)
 
     def _other(self, request: web.BaseRequest, request_id: str) -> tuple[web.StreamResponse, str]:

@@ -122,10 +122,22 @@ def _translate(name: str, error: Exception) -> Status:
     if isinstance(error, JobStatusError):
         is_ours = error.__cause__ is not None and not isinstance(error, InvalidField)
         if is_ours and (calls := _refused[name, error.reason].should_log()):
-            facts = {"reason": error.reason, "cause": type(error.__cause__).__name__, "calls": calls}
-            _log.warning("%s was refused", name, extra=facts)
+            _log.warning(
+                "RPCs could not be answered because the store failed.",
+                extra={
+                    "event": "rpcs_unanswered",
+                    "method": name,
+                    "reason": error.reason,
+                    "cause": type(error.__cause__).__name__,
+                    "calls": calls,
+                },
+            )
         return status_of(error)
-    _log.error("%s failed for a reason that is a fault of this program", name, exc_info=error)
+    _log.error(
+        "An RPC failed because of a bug of this program.",
+        extra={"event": "rpc_failed", "method": name},
+        exc_info=error,
+    )
     return internal_status()
 
 

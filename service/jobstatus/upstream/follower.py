@@ -47,7 +47,10 @@ class UpstreamFollower:
             if was_steady:
                 delays, is_news = pauses(), True
             elif is_news:
-                _log.warning("polls cannot wait: the service does not tell of changes", extra={"code": code.name})
+                _log.warning(
+                    "The service reports no changes, so polls cannot wait.",
+                    extra={"event": "polls_cannot_wait", "code": code.name},
+                )
                 is_news = False
             await asyncio.sleep(_UNKNOWN_CALL_SECONDS if code is grpc.StatusCode.UNIMPLEMENTED else next(delays))
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import trustme
 from harness import valkey
+from harness.logged import events_logged
 from harness.stores import change, job
 from harness.waiting import until
 from jobstatus.stores import StoreConfigError, open_store
@@ -22,9 +23,9 @@ from jobstatus.stores.redis.cluster.url import NodeAddress, parse_url
 SECRET = "s3cret-w0rd"
 
 
-def messages(caplog: pytest.LogCaptureFixture) -> str:
-    """What was warned of."""
-    return "\n".join(record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING)
+def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
+    """The events that were warned of."""
+    return events_logged(caplog, level=logging.WARNING)
 
 
 # --- the URL ---
@@ -212,7 +213,7 @@ async def test_a_server_that_drops_keys_is_refused(server: valkey.Server, caplog
     """An eviction policy is refused where memory has a limit, and warned of where it has none."""
     server.command("CONFIG", "SET", "maxmemory-policy", "allkeys-lru")
     async with open_store(server.url()):
-        assert "set maxmemory-policy to noeviction" in messages(caplog)
+        assert warnings(caplog) == ["store_may_evict"]
     for policy in ("allkeys-lru", "volatile-ttl"):
         server.command("CONFIG", "SET", "maxmemory", 10**9, "maxmemory-policy", policy)
         assert f"(maxmemory-policy {policy}): set maxmemory-policy to noeviction" in await refusal(server.url())
@@ -225,23 +226,25 @@ async def test_a_server_that_writes_nothing_down_is_refused_unless_that_is_wante
     server.command("CONFIG", "SET", "appendonly", "no")
     assert "set appendonly to yes, or say ephemeral=true" in await refusal(server.url())
     async with open_store(server.url("ephemeral=true")) as store:
-        assert "all jobs are lost when it ends" in messages(caplog)
+        assert warnings(caplog) == ["store_not_persistent"]
         assert await store.commit([change(job())]) == {}
     caplog.clear()
     server.command("CONFIG", "SET", "save", "3600 1")
     async with open_store(server.url()):
-        assert "set appendonly to yes" in messages(caplog)
+        assert warnings(caplog) == ["store_without_aof"]
 
 
-@pytest.mark.parametrize(("policy", "words"), [("no", "when it syncs"), ("everysec", "fsync=false"), ("always", "")])
+@pytest.mark.parametrize(
+    ("policy", "events"),
+    [("no", ["store_fsync_off"]), ("everysec", ["store_fsync_every_second"]), ("always", [])],
+)
 async def test_a_log_that_is_not_synced_at_once_is_warned_of(
-    server: valkey.Server, caplog: pytest.LogCaptureFixture, policy: str, words: str
+    server: valkey.Server, caplog: pytest.LogCaptureFixture, policy: str, events: list[str]
 ) -> None:
     """A sync once a second is waited for; one that the system decides on is warned of, too."""
     server.command("CONFIG", "SET", "appendfsync", policy)
     async with open_store(server.url()) as store:
-        assert words in messages(caplog)
-        assert bool(messages(caplog)) == bool(words)
+        assert warnings(caplog) == events
         if policy != "no":
             assert await store.commit([change(job())]) == {}
 
@@ -250,7 +253,7 @@ async def test_fsync_false_does_not_wait_for_the_disk(server: valkey.Server, cap
     """Then a log that is synced once a second is as it should be, and no write waits for it."""
     server.command("CONFIG", "SET", "appendfsync", "everysec")
     async with open_store(server.url("fsync=false")) as store:
-        assert messages(caplog) == ""
+        assert warnings(caplog) == []
         assert await store.commit([change(job())]) == {}
     assert "waitaof" not in server.command("INFO", "commandstats").decode()
 
@@ -262,7 +265,7 @@ async def test_a_configuration_that_may_not_be_read_is_warned_of(
     server.command("ACL", "SETUSER", "jobs", "on", f">{SECRET}", "~jobstatus:*", "+@all", "-config")
     url = f"redis://jobs:{SECRET}@127.0.0.1:{server.port}"
     async with open_store(url) as store:
-        assert "does not let its configuration be read" in messages(caplog)
+        assert warnings(caplog) == ["store_config_unreadable"]
         assert await store.commit([change(job())]) == {}
     server.command("CONFIG", "SET", "maxmemory", 10**9, "maxmemory-policy", "allkeys-lru")
     assert "noeviction" in await refusal(url)
@@ -276,8 +279,7 @@ async def test_a_command_that_may_not_be_used_is_said_once(
     async with open_store(f"redis://jobs:{SECRET}@127.0.0.1:{server.port}") as store:
         for _ in range(3):
             assert set(await store.commit([change(job())])) == {"job-1"}
-    refused = [record for record in caplog.records if record.getMessage() == "the store refused a command"]
-    assert len(refused) == 1
+    assert events_logged(caplog).count("store_command_refused") == 1
 
 
 async def test_a_cluster_that_refuses_all_when_a_part_fails_is_warned_of(caplog: pytest.LogCaptureFixture) -> None:
@@ -286,15 +288,15 @@ async def test_a_cluster_that_refuses_all_when_a_part_fails_is_warned_of(caplog:
     with caplog.at_level(logging.INFO, "jobstatus"):
         async with open_store(cluster.url()) as store:
             assert store._client.durability.replicas == 1  # type: ignore[attr-defined]
-            assert "is on 1 replicas" in caplog.text
+            assert "store_replicas_required" in events_logged(caplog)
         async with open_store(cluster.url(), redis_replicas=0) as store:
             assert store._client.durability.replicas == 0  # type: ignore[attr-defined]
-    assert messages(caplog) == ""
+    assert warnings(caplog) == []
     server = cluster.primaries()[0]
     server.command("CONFIG", "SET", "cluster-require-full-coverage", "yes")
     try:
         async with open_store(cluster.url()):
-            assert "set cluster-require-full-coverage to no" in messages(caplog)
+            assert "store_needs_full_coverage" in warnings(caplog)
     finally:
         server.command("CONFIG", "SET", "cluster-require-full-coverage", "no")
 
@@ -304,7 +306,7 @@ async def test_replicas_that_are_missing_at_the_start_are_warned_of(
 ) -> None:
     """The store opens: reads work, and writes will once the replicas are there."""
     async with open_store(server.url(), redis_replicas=1) as store:
-        assert "JOBSTATUS_REDIS_REPLICAS" in messages(caplog)
+        assert "store_replicas_missing" in warnings(caplog)
         assert await store.read_jobs(["job-1"], with_results=False) == [None]
 
 

@@ -70,7 +70,10 @@ async def _configurations(primaries: list[Node]) -> dict[Node, dict[str, str]]:
         except FAULTS:
             if node is primaries[-1] and not configurations:
                 raise
-            _log.warning("the server at %s does not answer: its configuration was not checked", node.address)
+            _log.warning(
+                "A server of the store does not answer, so its configuration is not checked.",
+                extra={"event": "store_config_unchecked", "server": str(node.address)},
+            )
     return configurations
 
 
@@ -79,9 +82,9 @@ async def _configuration(node: Node) -> dict[str, str]:
     found = await node.health_check(_CONFIG)
     if isinstance(found, hiredis.ReplyError):
         _log.warning(
-            "the store's server does not let its configuration be read: see to it that appendonly is yes, "
-            "maxmemory-policy noeviction and appendfsync not no",
-            extra={"server": str(node.address)},
+            "The store's server does not allow CONFIG GET: make sure that appendonly is yes, "
+            "maxmemory-policy is noeviction and appendfsync is not no.",
+            extra={"event": "store_config_unreadable", "server": str(node.address)},
         )
         info = node.info
         return {
@@ -110,21 +113,26 @@ def _check(node: Node, configuration: Mapping[str, str], config: RedisConfig) ->
                 "set maxmemory-policy to noeviction"
             )
         _log.warning(
-            "the server at %s would drop keys if its memory had a limit: set maxmemory-policy to noeviction", where
+            "The server would drop keys if its memory had a limit: set maxmemory-policy to noeviction.",
+            extra={"event": "store_may_evict", "server": where},
         )
     if configuration.get("appendonly") != "yes":
         _check_unwritten(where, configuration, config)
     elif configuration.get("appendfsync") == "no":
-        _log.warning("the server at %s leaves it to the system when it syncs: set appendfsync to always", where)
+        _log.warning(
+            "The server leaves syncing to the operating system: set appendfsync to always.",
+            extra={"event": "store_fsync_off", "server": where},
+        )
     elif configuration.get("appendfsync") == "everysec" and config.waits_for_fsync and info.knows_waitaof:
         _log.warning(
-            "the server at %s syncs once a second, and so long does each write wait: set appendfsync to always, "
-            "or say fsync=false in the store URL",
-            where,
+            "The server syncs once a second, and each write waits for that: set appendfsync to always, "
+            "or fsync=false in the store URL.",
+            extra={"event": "store_fsync_every_second", "server": where},
         )
     if info.is_cluster and configuration.get("cluster-require-full-coverage") == "yes":
         _log.warning(
-            "when one primary fails, the cluster of %s refuses all: set cluster-require-full-coverage to no", where
+            "The whole cluster refuses commands when one primary fails: set cluster-require-full-coverage to no.",
+            extra={"event": "store_needs_full_coverage", "server": where},
         )
 
 
@@ -136,30 +144,42 @@ def _check_unwritten(where: str, configuration: Mapping[str, str], config: Redis
                 f"the server at {where} writes nothing to a disk: set appendonly to yes, "
                 "or say ephemeral=true in the store URL if jobs may be lost"
             )
-        _log.warning("the server at %s writes nothing to a disk: all jobs are lost when it ends", where)
+        _log.warning(
+            "The server writes nothing to a disk: all jobs are lost when it ends.",
+            extra={"event": "store_not_persistent", "server": where},
+        )
     else:
         _log.warning(
-            "the server at %s keeps no log of writes, and a crash loses those since its last snapshot, on its replicas "
-            "too when it is back before one of them has taken over: set appendonly to yes",
-            where,
+            "The server keeps no append-only file, so a crash loses the writes since its last snapshot, on its "
+            "replicas too if it restarts before one of them takes over: set appendonly to yes.",
+            extra={"event": "store_without_aof", "server": where},
         )
 
 
 def _required_replicas(nodes: Nodes, asked: int | None) -> int:
     """On how many replicas writes have to be. Where nobody has said: on one, where a cluster has any."""
     required = int(bool(nodes.replicas)) if asked is None else asked
-    _log.info("an acknowledged write is on %d replicas besides the primary", required)
+    _log.info(
+        "An acknowledged write is on this many replicas besides the primary.",
+        extra={"event": "store_replicas_required", "replicas": required},
+    )
     for node in nodes.primaries():
         if node.info.is_known and node.info.replicas < required:
             _log.warning(
-                "the server at %s has %d replicas: until it has the %d that JOBSTATUS_REDIS_REPLICAS requires, "
-                "its writes fail",
-                *(node.address, node.info.replicas, required),
+                "The server has fewer replicas than JOBSTATUS_REDIS_REPLICAS requires: its writes fail until it has "
+                "enough.",
+                extra={
+                    "event": "store_replicas_missing",
+                    "server": str(node.address),
+                    "replicas": node.info.replicas,
+                    "required": required,
+                },
             )
     if required and not nodes.is_cluster:
         _log.warning(
-            "it is not known whether the replicas keep a log of writes: set appendonly to yes there, or say "
-            "fsync=false in the store URL, else no write is acknowledged"
+            "Whether the replicas keep an append-only file is unknown: set appendonly to yes there, or fsync=false in "
+            "the store URL, else no write is acknowledged.",
+            extra={"event": "store_replica_aof_unknown"},
         )
     return required
 
@@ -169,7 +189,10 @@ def _replicas_have_aof(nodes: Nodes) -> bool:
     info = {address: nodes.node(address).info for address, _ in nodes.replicas}
     without = [address for address, of in info.items() if of.is_known and not of.has_aof]
     for address in without:
-        _log.warning("the replica at %s keeps no log of writes: set appendonly to yes", address)
+        _log.warning(
+            "A replica keeps no append-only file: set appendonly to yes.",
+            extra={"event": "store_replica_without_aof", "server": str(address)},
+        )
     return not without
 
 

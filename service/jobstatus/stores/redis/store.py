@@ -162,16 +162,28 @@ class KeyspaceJobStore(VirtualKeys):
         refusing = [reply for reply in replies if is_error(reply)]
         if len(refusing) != self._refusing:
             self._refusing = len(refusing)
-            reasons = sorted({reply.reason for reply in refusing})
-            _log.log(
-                logging.WARNING if refusing else logging.INFO,
-                "%d of the store's %d primaries do not take writes",
-                *(len(refusing), len(slots)),
-                extra={"reasons": reasons},
-            )
+            self._report(refusing, len(slots))
         if len(refusing) == len(slots):
             raise_first(refusing)
             raise StoreUnavailable
+
+    def _report(self, refusing: Sequence[StoreError], primaries: int) -> None:
+        if not refusing:
+            _log.info(
+                "All primaries of the store accept writes again.",
+                extra={"event": "primaries_accept_writes", "primaries": primaries},
+            )
+            return
+        reasons = sorted({reply.reason for reply in refusing})
+        _log.warning(
+            "Primaries of the store refuse writes.",
+            extra={
+                "event": "primaries_refuse_writes",
+                "refusing": len(refusing),
+                "primaries": primaries,
+                "reasons": reasons,
+            },
+        )
 
     # --- the buckets ---
 

@@ -231,7 +231,10 @@ class ClusterClient:
         code = str(reply).partition(" ")[0]
         if code not in _EXPECTED and code not in self._heard:
             self._heard.add(code)
-            _log.error("the store refused a command", extra={"server": str(node.address), "code": code})
+            _log.error(
+                "The store refused a command.",
+                extra={"event": "store_command_refused", "server": str(node.address), "code": code},
+            )
 
 
 def unavailable(cause: BaseException | None) -> StoreUnavailable:
