@@ -16,11 +16,13 @@ help: ## list the targets
 
 install: $(STAMP) ## make .venv with everything in it
 
-$(STAMP): requirements/dev.txt pyproject.toml
+$(STAMP): requirements/dev.txt requirements/example.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit("JobStatus needs Python 3.11 or newer; `make PYTHON=python3.11 …` names another one" if sys.version_info < (3, 11) else 0)'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/dev.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --only-binary :all: --require-hashes -r requirements/example.txt 2>$(VENV)/example.log \
+		|| echo "PocketSphinx could not be installed ($(VENV)/example.log says why): the example worker will measure recordings instead of transcribing them."
 	@touch $@
 
 run: install ## serve in development mode until Ctrl-C
@@ -69,6 +71,8 @@ lock: ## lock the requirements anew (needs uv)
 		--all-extras pyproject.toml -o requirements/runtime.txt
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --no-strip-extras \
 		--all-extras --group pyproject.toml:dev pyproject.toml -o requirements/dev.txt
+	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --no-strip-extras \
+		--constraint requirements/dev.txt --group pyproject.toml:example -o requirements/example.txt
 
 torture: install ## kill the service 20 times under load and look for a lost write (minutes)
 	$(BIN)/python tests/soak/torture.py --writers 500 --jobs 20000 --kills 20

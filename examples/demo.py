@@ -20,6 +20,7 @@ from typing import Any, Final
 
 import aiohttp
 from jobstatus.client import JobStatusClient, JobStatusError, RequestType
+from transcription_worker.recognise import CAN_RECOGNISE
 
 JOBSTATUS: Final = Path(sys.executable).with_name("jobstatus")
 WORKER: Final = Path(__file__).parent / "transcription_worker"
@@ -136,8 +137,8 @@ async def run_job(env: dict[str, str], http: str, grpc: str) -> None:
         job = await client.create_job(
             request_type=RequestType.TRANSCRIPTION,
             virtual_key_id=VIRTUAL_KEY_ID,
-            provider="pocketsphinx",
-            model_requested="en-us",
+            provider="pocketsphinx" if CAN_RECOGNISE else "measure",
+            model_requested="en-us" if CAN_RECOGNISE else "loudness",
         )
     say(f"  job {job.job_id}, for the holders of {VIRTUAL_KEY_ID}")
     say(f"\nA holder gets a token: jobstatus token virtual-key {VIRTUAL_KEY_ID}")
@@ -154,7 +155,7 @@ async def run_job(env: dict[str, str], http: str, grpc: str) -> None:
                 status, wait_seconds, body = await poll(session, url)
     if status != 200 or body["status"] != "completed":
         raise DemoFailed("The job did not complete.")
-    say(f"\nThe recording says: {body['result']['text']!r}")
+    say(f"\n{'The recording says' if CAN_RECOGNISE else 'The recording has'}: {body['result']['text']!r}")
 
 
 async def mint_token(env: dict[str, str]) -> str:
@@ -170,6 +171,8 @@ async def mint_token(env: dict[str, str]) -> str:
 @asynccontextmanager
 async def worker(env: dict[str, str], grpc: str, job_id: str) -> AsyncIterator[Process]:
     """The example's worker on its recording; waited for at the end of the block."""
+    if not CAN_RECOGNISE:
+        say("\nPocketSphinx is not installed, so the worker measures the recording instead of transcribing it.")
     script, recording = WORKER / "worker.py", WORKER / "recording.wav"
     say(f"\nA worker takes the job: {script.name} {job_id} {recording.name}")
     process = await asyncio.create_subprocess_exec(

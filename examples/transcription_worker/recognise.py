@@ -1,18 +1,23 @@
-"""Speech recognition of a WAV file, in the shape of OpenAI's `verbose_json` transcription.
+"""Speech recognition of a WAV file, in the shape of OpenAI's `verbose_json` transcription, or a measurement instead.
 
 The recogniser is PocketSphinx, because its US English model comes in the wheel: no download, no GPU, no account. Knows
 nothing of jobs. PocketSphinx holds the interpreter's lock while it works, so the recording is decoded in short pieces
 and cut into utterances at the speaker's pauses, which keeps every step below a second.
 """
 
+import math
 import wave
 from array import array
 from collections.abc import Generator
+from importlib.util import find_spec
 from pathlib import Path
-from typing import BinaryIO, Final, TypedDict
+from typing import TYPE_CHECKING, BinaryIO, Final, TypedDict
 
-from pocketsphinx import Decoder, Endpointer  # type: ignore[import-untyped]  # a C extension without stubs
+if TYPE_CHECKING:
+    from pocketsphinx import Decoder, Endpointer
 
+CAN_RECOGNISE: Final = find_spec("pocketsphinx") is not None
+"""PocketSphinx has no wheel for every Python; without it a recording can be measured."""
 MAX_SECONDS: Final = 30 * 60
 MAX_UTTERANCE_SECONDS: Final = 15
 SAMPLE_RATES: Final = (16_000, 22_050, 24_000, 32_000, 44_100, 48_000)
@@ -20,6 +25,13 @@ SAMPLE_RATES: Final = (16_000, 22_050, 24_000, 32_000, 44_100, 48_000)
 SAMPLE_BYTES: Final = 2
 FRAMES_PER_SECOND: Final = 100
 """The decoder's unit of time, and that of `seek`."""
+
+
+FRAME_MS: Final = 20
+FULL_SCALE: Final = 32_768
+SPEECH_DBFS: Final = -40.0
+QUIETEST_DBFS: Final = -90.3
+"""A mean square of one, the smallest step of 16 bits."""
 
 
 class Word(TypedDict):
@@ -49,6 +61,17 @@ class Transcription(TypedDict):
     words: list[Word]
 
 
+class Measurement(TypedDict):
+    """What is known of a recording without recognition; loudness is in dB of full scale, from QUIETEST_DBFS."""
+
+    task: str
+    duration: float
+    speech_seconds: float
+    silence_seconds: float
+    loudness_dbfs: float
+    text: str
+
+
 class NotAudio(Exception):
     """The file is no audio that can be transcribed. `code` is stable, the text is a sentence for a person."""
 
@@ -63,6 +86,8 @@ def recognise(path: Path) -> Generator[float, None, Transcription]:
     Yields the part that is decoded, from above 0 to exactly 1, growing each time; the generator's return value is the
     transcription. Raises NotAudio before the first yield, and OSError when the file cannot be read.
     """
+    from pocketsphinx import Decoder, Endpointer  # noqa: PLC0415  # may be absent
+
     with path.open("rb") as file:
         recording = _read_header(file)
         total = _count_samples(recording, path.stat().st_size - file.tell())
@@ -85,6 +110,44 @@ def recognise(path: Path) -> Generator[float, None, Transcription]:
                 yielded = done * 100 // total
                 yield done / total
     return _transcription(total / rate, utterances)
+
+
+def measure(path: Path) -> Generator[float, None, Measurement]:
+    """Measure length, speech, silence and loudness of what `recognise` accepts; yields and raises as it does.
+
+    A frame is speech when its loudness is at least SPEECH_DBFS.
+    """
+    with path.open("rb") as file:
+        recording = _read_header(file)
+        total = _count_samples(recording, path.stat().st_size - file.tell())
+        rate, channels = recording.getframerate(), recording.getnchannels()
+        frame = rate * FRAME_MS // 1000
+        done = speech = yielded = 0
+        energy = 0.0
+        while done < total:
+            count = min(frame, total - done)
+            of_frame = math.fsum(sample * sample for sample in array("h", _mono(recording.readframes(count), channels)))
+            done, energy = done + count, energy + of_frame
+            speech += count if _dbfs(of_frame / count) >= SPEECH_DBFS else 0
+            if done * 100 // total > yielded:
+                yielded = done * 100 // total
+                yield done / total
+    return _measurement(total / rate, speech / rate, _dbfs(energy / total))
+
+
+def _dbfs(mean_square: float) -> float:
+    return 10 * math.log10(max(mean_square, 1) / FULL_SCALE**2)
+
+
+def _measurement(duration: float, speech: float, loudness: float) -> Measurement:
+    return {
+        "task": "measure",
+        "duration": round(duration, 2),
+        "speech_seconds": round(speech, 2),
+        "silence_seconds": round(duration - speech, 2),
+        "loudness_dbfs": round(max(loudness, QUIETEST_DBFS), 1),
+        "text": f"{speech:.1f} s of speech in {duration:.1f} s, at {max(loudness, QUIETEST_DBFS):.1f} dBFS",
+    }
 
 
 def _read_header(file: BinaryIO) -> wave.Wave_read:
@@ -122,7 +185,7 @@ def _mono(samples: bytes, channels: int) -> bytes:
     return array("h", [(left + right) // 2 for left, right in zip(both[::2], both[1::2], strict=True)]).tobytes()
 
 
-def _is_pause(endpointer: Endpointer, samples: bytes) -> bool:
+def _is_pause(endpointer: "Endpointer", samples: bytes) -> bool:
     """Whether the speaker stopped with this frame. Only the moment counts: every sample is decoded, pauses too."""
     if len(samples) < endpointer.frame_bytes:
         return False
@@ -131,7 +194,7 @@ def _is_pause(endpointer: Endpointer, samples: bytes) -> bool:
     return bool(was_speaking and not endpointer.in_speech)
 
 
-def _words(decoder: Decoder, seek: int) -> list[Word]:
+def _words(decoder: "Decoder", seek: int) -> list[Word]:
     """The words of the utterance that just ended, without fillers (<sil>, [NOISE]) and variants' numbers ("and(2)")."""
     return [
         {

@@ -19,9 +19,9 @@ from typing import TYPE_CHECKING
 from jobstatus.client import ErrorField, JobError, JobStatusClient, JobStatusError
 
 if TYPE_CHECKING:
-    from transcription_worker.recognise import NotAudio, Transcription, recognise
+    from transcription_worker.recognise import CAN_RECOGNISE, Measurement, NotAudio, Transcription, measure, recognise
 else:  # in a script's path is its own folder, not the one above
-    from recognise import NotAudio, Transcription, recognise
+    from recognise import CAN_RECOGNISE, Measurement, NotAudio, Transcription, measure, recognise
 
 EXIT_CODES = """\
 exit codes:
@@ -64,7 +64,7 @@ async def transcribe(options: argparse.Namespace) -> None:
         client.run_job(options.job_id, worker_id=options.worker_id, lease=timedelta(seconds=options.lease)) as run,
     ):
         log.info("job %s started, attempt %d", options.job_id, run.attempt)
-        steps = recognise(options.file)
+        steps = recognise(options.file) if CAN_RECOGNISE else measure(options.file)
         try:
             while isinstance(step := await asyncio.to_thread(advance, steps), float):
                 run.report(progress=step, message="decoding")
@@ -72,21 +72,21 @@ async def transcribe(options: argparse.Namespace) -> None:
             log.warning("%s cannot be transcribed: %s", options.file, error)
             run.fail(bad_request(error), status_code=400)
         else:
-            log.info("heard: %s", step["text"])
+            log.info("%s: %s", "heard" if CAN_RECOGNISE else "measured", step["text"])
             run.complete(step)
     log.info("job %s ended", options.job_id)
 
 
-def advance(steps: Generator[float, None, Transcription]) -> float | Transcription:
-    """The next progress, or at the end the transcription.
+def advance(steps: Generator[float, None, Transcription | Measurement]) -> float | Transcription | Measurement:
+    """Return the next progress, or at the end the transcription or measurement.
 
     One thread call for each step, not one for all: a cancellation then ends the decoding as well, within a step.
     """
     try:
         return next(steps)
     except StopIteration as end:
-        transcription: Transcription = end.value
-        return transcription
+        result: Transcription | Measurement = end.value
+        return result
 
 
 def bad_request(error: NotAudio) -> JobError:
