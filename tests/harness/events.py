@@ -64,7 +64,7 @@ class EventStream:
         self.reader = reader
         self.writer = writer
         self.headers: dict[str, str] = {}
-        self._received = b""
+        self._received = bytearray()
         self._has_ended = False
 
     async def begin(self) -> Self:
@@ -81,13 +81,16 @@ class EventStream:
 
     async def next(self, seconds: float = LIMIT_SECONDS) -> Block | None:
         """The next block, None at the proper end; raises CutOff at any other, TimeoutError when nothing comes."""
+        searched = 0
         async with asyncio.timeout(seconds):
-            while b"\n\n" not in self._received:
+            while (end := self._received.find(b"\n\n", searched)) < 0:
+                searched = max(0, len(self._received) - 1)
                 if not await self._take_chunk():
-                    assert self._received == b""
+                    assert not self._received
                     return None
-        text, _, self._received = self._received.partition(b"\n\n")
-        return Block.parse(text.decode())
+        text = self._received[:end].decode()
+        del self._received[: end + 2]
+        return Block.parse(text)
 
     async def event(self, seconds: float = LIMIT_SECONDS) -> Block:
         """The next block, which has to be an event."""

@@ -16,6 +16,7 @@ from jobstatus.app.clocks import Clocks
 from jobstatus.app.edge import EdgeLimits, serving_edge
 from jobstatus.app.limits import ServiceLimits
 from jobstatus.app.service import serving
+from jobstatus.rest.limits import RestLimits
 from jobstatus.settings import IssuerSettings, Settings
 from jobstatus.v1.job_status_pb2_grpc import JobStatusStub
 from jobstatus.v1.virtual_keys_pb2_grpc import VirtualKeysStub
@@ -68,13 +69,14 @@ async def service_here(
     store: str | AbstractAsyncContextManager[Any] = "memory://",
     *,
     limits: ServiceLimits = AT_ONCE,
+    rest: RestLimits | None = None,
     clock: Clock | None = None,
     **settings: Any,
 ) -> AsyncIterator[Service]:
     """The service inside this process and loop, on free ports, with the tests' issuer unless others are given.
 
-    `store` is a URL, or a store to be used in place of the settings' one. The clocks are those of the system unless
-    `clock` is given.
+    `store` is a URL, or a store to be used in place of the settings' one; `rest` replaces a part of the limits.
+    The clocks are those of the system unless `clock` is given.
     """
     issuer = IssuerSettings(issuer=ISSUER, audience=AUDIENCE, algorithm="HS256", secret=SecretStr(SECRET))
     values = {
@@ -89,7 +91,7 @@ async def service_here(
         chosen,
         chosen.accepted_issuers(),
         with_reflection=True,
-        limits=limits,
+        limits=limits if rest is None else replace(limits, rest=rest),
         clocks=Clocks() if clock is None else clock.clocks,
         store=None if isinstance(store, str) else store,
     )
@@ -102,7 +104,12 @@ async def service_here(
 
 @asynccontextmanager
 async def edge_here(
-    service: Service, *, limits: EdgeLimits = EDGE, clock: Clock | None = None, **settings: Any
+    service: Service,
+    *,
+    limits: EdgeLimits = EDGE,
+    rest: RestLimits | None = None,
+    clock: Clock | None = None,
+    **settings: Any,
 ) -> AsyncIterator[Service]:
     """An edge of its own in front of the service, inside this process and loop, with the tests' issuer."""
     issuer = IssuerSettings(issuer=ISSUER, audience=AUDIENCE, algorithm="HS256", secret=SecretStr(SECRET))
@@ -114,6 +121,7 @@ async def edge_here(
     }
     chosen = Settings(**(values | settings))
     clocks = Clocks() if clock is None else clock.clocks
+    limits = limits if rest is None else replace(limits, rest=rest)
     async with serving_edge(chosen, chosen.accepted_issuers(), limits=limits, clocks=clocks) as listening:
         yield service.behind(listening.http.port, listening.admin.port)
 

@@ -20,7 +20,6 @@ from harness.service import Service, service_here
 from harness.stores import SHARED, STORES
 from harness.tokens import AUDIENCE, ISSUER, SECRET, admin_token, bearer, virtual_key_token
 from harness.waiting import until
-from jobstatus.app.limits import ServiceLimits
 from jobstatus.core.errors import StoreUnavailable
 from jobstatus.core.job import JobState, RequestType
 from jobstatus.core.virtual_keys import hash_key
@@ -45,11 +44,6 @@ async def front(request: pytest.FixtureRequest) -> AsyncIterator[Service]:
 async def heartbeat(front: Service, job_id: str, **fields: Any) -> int:
     """Let the worker say that it is alive; the job's version then."""
     return (await front.jobs.HeartbeatJob(pb.HeartbeatJobRequest(job_id=job_id, **fields))).job.version
-
-
-def limits_of(**limits: float) -> ServiceLimits:
-    """The default limits of the service but for these of the REST port."""
-    return ServiceLimits(rest=RestLimits(**limits))  # type: ignore[arg-type]  # one dict for fields of several types
 
 
 @asynccontextmanager
@@ -175,7 +169,7 @@ async def test_several_follow_one_job(front: Service) -> None:
 @pytest.mark.parametrize("kind", FRONTS)
 async def test_after_a_quiet_time_there_is_a_comment(kind: str) -> None:
     """Comments are repeated, so that no proxy closes the connection as idle."""
-    async with front_here(kind, limits=limits_of(quiet_seconds=0.1)) as front, quiet_stream(front) as stream:
+    async with front_here(kind, rest=RestLimits(quiet_seconds=0.1)) as front, quiet_stream(front) as stream:
         await stream.event()
         blocks = [await stream.next() for _ in range(3)]
         assert [block.kind for block in blocks if block] == ["comment"] * 3
@@ -420,8 +414,8 @@ async def test_a_client_that_goes_away_frees_its_place(front: Service) -> None:
 @pytest.mark.parametrize("kind", FRONTS)
 async def test_a_large_event_has_to_be_read_in_time(kind: str) -> None:
     """A client that does not read it is disconnected, its memory is free again, and others are served meanwhile."""
-    limits = limits_of(send_seconds=1, max_large_bytes=20 * MIB)
-    async with front_here(kind, limits=limits) as front, quiet_stream(front) as stream:
+    limits = RestLimits(send_seconds=3, max_large_bytes=20 * MIB)
+    async with front_here(kind, rest=limits) as front, quiet_stream(front) as stream:
         await stream.event()
         stream.reader._transport.pause_reading()  # type: ignore[attr-defined]
         await complete(front, "j1", b'"' + b"x" * (12 * MIB) + b'"')
@@ -437,7 +431,7 @@ async def test_a_large_event_has_to_be_read_in_time(kind: str) -> None:
 @pytest.mark.parametrize("kind", FRONTS)
 async def test_more_large_events_than_there_is_memory_for_are_cut_off(kind: str) -> None:
     """The client is disconnected while too much is being sent, and gets the event once there is room."""
-    async with front_here(kind, limits=limits_of(max_large_bytes=20 * MIB)) as front:
+    async with front_here(kind, rest=RestLimits(max_large_bytes=20 * MIB)) as front:
         for job_id in ("j1", "j2"):
             await create(front, job_id)
         async with events(front, "j1", OWNER) as unread, events(front, "j2", OWNER) as stream:

@@ -27,7 +27,6 @@ from harness.service import Service, service_here
 from harness.stores import STORES
 from harness.tokens import admin_token, bearer, token, virtual_key_token
 from harness.waiting import until
-from jobstatus.app.limits import ServiceLimits
 from jobstatus.core.errors import StoreUnavailable
 from jobstatus.core.job import JobState, RequestType
 from jobstatus.core.store import SMALL_RESULT_BYTES, Answer, Store, StoreError
@@ -63,9 +62,9 @@ def asked() -> list[str]:
     return CountedProtocol.paths
 
 
-def limits(**values: float) -> ServiceLimits:
-    """The default limits but for these of the REST port, with counted calls of the handler."""
-    return ServiceLimits(rest=RestLimits(connection_type=CountedProtocol, **values))  # type: ignore[arg-type]
+def limits(**values: float) -> RestLimits:
+    """The default limits but for these, with counted calls of the handler."""
+    return RestLimits(connection_type=CountedProtocol, **values)  # type: ignore[arg-type]
 
 
 @asynccontextmanager
@@ -81,7 +80,7 @@ async def store_with_key(url: str) -> AsyncIterator[Store]:
 @pytest.fixture(params=["memory", "sqlite"])
 async def service(request: pytest.FixtureRequest, tmp_path: Path, asked: list[str]) -> AsyncIterator[Service]:
     url = "memory://" if request.param == "memory" else STORES["sqlite"](tmp_path)
-    async with service_here(store_with_key(url), limits=limits()) as running:
+    async with service_here(store_with_key(url), rest=limits()) as running:
         asked.clear()
         yield running
 
@@ -337,7 +336,7 @@ async def test_who_does_not_read_is_left_to_the_handler(service: Service, asked:
 
 async def test_the_connection_stays_open_while_it_is_used(asked: list[str]) -> None:
     """Each answer at once keeps it for another while, as any other would; then it is closed."""
-    async with service_here(limits=limits(keepalive_seconds=2)) as service, client_of(service, OWNER) as client:
+    async with service_here(rest=limits(keepalive_seconds=2)) as service, client_of(service, OWNER) as client:
         await create(service, "job")
         asked.clear()
         ends_at = time.monotonic() + 4
@@ -394,7 +393,7 @@ async def test_a_failure_is_answered_once(
 ) -> None:
     """The client learns nothing of the cause, the log has one line, and the connection goes on."""
     store = FailingStore()
-    async with service_here(store, limits=limits()) as service, client_of(service, OWNER) as client:
+    async with service_here(store, rest=limits()) as service, client_of(service, OWNER) as client:
         await create(service, "job")
         asked.clear()
         caplog.clear()
@@ -459,7 +458,7 @@ async def test_with_a_changed_aiohttp_the_handler_answers(
     """One warning names the version, and polls are answered all the same."""
     changed = cast("type[RestProtocol]", type("Changed", (CountedProtocol, change), {}))
     async with (
-        service_here(limits=ServiceLimits(rest=RestLimits(connection_type=changed))) as service,
+        service_here(rest=RestLimits(connection_type=changed)) as service,
         client_of(service, OWNER) as client,
     ):
         warnings = [record for record in caplog.records if record.levelno >= logging.WARNING]
@@ -473,5 +472,5 @@ async def test_with_a_changed_aiohttp_the_handler_answers(
 
 async def test_the_fast_path_works_with_the_installed_aiohttp(caplog: pytest.LogCaptureFixture) -> None:
     """The check finds nothing, and nothing is logged."""
-    async with service_here(limits=limits()):
+    async with service_here(rest=limits()):
         assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []

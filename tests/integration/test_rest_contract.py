@@ -11,7 +11,6 @@ from harness.http import Answer, request
 from harness.jobs import ENDED, KINDS, complete, create, fail, job_error, job_in, number_of, put_virtual_key, start
 from harness.service import Service, service_here
 from harness.tokens import admin_token, bearer, virtual_key_token
-from jobstatus.app.limits import ServiceLimits
 from jobstatus.core.errors import JobStatusError, Overloaded, ShuttingDown, StoreFull, StoreUnavailable
 from jobstatus.core.job import JobState, RequestType
 from jobstatus.core.store import SMALL_RESULT_BYTES
@@ -41,7 +40,7 @@ async def either(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterato
     """The service on each of the stores that need no server, and without the fast path."""
     url = f"sqlite:///{tmp_path / 'jobs.db'}" if request.param == "sqlite" else "memory://"
     connection_type = RestProtocol if request.param == "no fast path" else FastPathProtocol
-    async with service_here(url, limits=ServiceLimits(rest=RestLimits(connection_type=connection_type))) as running:
+    async with service_here(url, rest=RestLimits(connection_type=connection_type)) as running:
         yield running
 
 

@@ -15,7 +15,6 @@ from harness.raw import answers_in, connection, next_answer, received_until_clos
 from harness.service import Service, service_here
 from harness.tokens import admin_token, bearer
 from harness.waiting import until
-from jobstatus.app.limits import ServiceLimits
 from jobstatus.core.job import JobState
 from jobstatus.rest.fast_path import FastPathProtocol
 from jobstatus.rest.limits import RestLimits
@@ -26,13 +25,13 @@ PATH: Final = "/v1/async/audio/transcriptions/"
 MARK: Final = "a-mark-that-nobody-may-repeat"
 SMUGGLED: Final = f"GET {PATH}done HTTP/1.1\r\nHost: test\r\n{ADMIN}\r\nConnection: close\r\n\r\n".encode()
 MIB: Final = 1024 * 1024
-SHORT_KEEPALIVE: Final = ServiceLimits(rest=RestLimits(keepalive_seconds=0.3))
+SHORT_KEEPALIVE: Final = RestLimits(keepalive_seconds=0.3)
 
 
 @pytest.fixture(params=[FastPathProtocol, RestProtocol], ids=["fast path", "no fast path"])
 async def service(request: pytest.FixtureRequest) -> AsyncIterator[Service]:
     """The service with a pending and a completed job, with and without the fast path."""
-    async with service_here(limits=ServiceLimits(rest=RestLimits(connection_type=request.param))) as running:
+    async with service_here(rest=RestLimits(connection_type=request.param)) as running:
         await job_in(running, JobState.PENDING, "pending")
         await job_in(running, JobState.COMPLETED, "done")
         yield running
@@ -309,7 +308,7 @@ async def test_body_that_never_comes_delays_nobody(service: Service) -> None:
 
 async def test_idle_connections_are_closed() -> None:
     """A connection that says nothing, and one that says nothing more, are closed at the keep-alive limit (S5)."""
-    async with service_here(limits=SHORT_KEEPALIVE) as service:
+    async with service_here(rest=SHORT_KEEPALIVE) as service:
         async with connection(service.http_port) as (reader, _):
             assert await received_until_closed(reader, seconds=3) == b""
         async with connection(service.http_port) as (reader, writer):
@@ -321,7 +320,7 @@ async def test_idle_connections_are_closed() -> None:
 @pytest.mark.parametrize("start", [b"", get(close=False)], ids=["first request", "second request"])
 async def test_trickling_requests_are_closed(start: bytes) -> None:
     """A request that comes too slowly to be one is cut off: bytes alone do not keep a connection open (S5)."""
-    async with service_here(limits=SHORT_KEEPALIVE) as service, connection(service.http_port) as (reader, writer):
+    async with service_here(rest=SHORT_KEEPALIVE) as service, connection(service.http_port) as (reader, writer):
         writer.write(start)
         if start:
             await next_answer(reader)

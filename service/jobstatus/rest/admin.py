@@ -46,8 +46,9 @@ class Readiness:
             await self._probe_dependencies()
         except JobStatusError as error:
             cause = type(error.__cause__).__name__
-            facts = {"event": "not_ready", "reason": error.reason, "cause": cause}
-            _log.warning("The service is not ready.", extra=facts)
+            _log.warning(
+                "The service is not ready.", extra={"event": "not_ready", "reason": error.reason, "cause": cause}
+            )
             return error.reason.lower()
         return ""
 

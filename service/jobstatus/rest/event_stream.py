@@ -121,8 +121,7 @@ async def _all(first: Poll, later: AsyncIterator[Poll]) -> AsyncIterator[Poll]:
         async for poll in later:
             yield poll
     except (CredentialError, JobStatusError) as error:
-        facts = {"event": "event_stream_ended", "cause": type(error).__name__}
-        _log.debug("An event stream ended early.", extra=facts)
+        _log.debug("An event stream ended early.", extra={"event": "event_stream_ended", "cause": type(error).__name__})
 
 
 def _has_unread(request: web.BaseRequest) -> bool:

@@ -45,8 +45,10 @@ class Outcomes:
         if isinstance(error, CredentialError):
             self._metrics.credential_refused(error.reason)
             if _log.isEnabledFor(logging.DEBUG):
-                facts = {"event": "credential_refused", "request_id": request_id, "reason": error.reason}
-                _log.debug("A credential was refused.", extra=facts)
+                _log.debug(
+                    "A credential was refused.",
+                    extra={"event": "credential_refused", "request_id": request_id, "reason": error.reason},
+                )
             missing = isinstance(error, MissingCredential)
             return responses.problem_answer(
                 responses.MISSING_CREDENTIALS if missing else responses.INVALID_CREDENTIALS, request_id
@@ -61,5 +63,7 @@ class Outcomes:
     def _log_unanswered(self, error: Exception, request_id: str) -> None:
         if polls := self._unanswered.should_log():
             cause = type(error.__cause__).__name__
-            facts = {"event": "polls_unanswered", "request_id": request_id, "cause": cause, "polls": polls}
-            _log.warning("Polls could not be answered.", extra=facts)
+            _log.warning(
+                "Polls could not be answered.",
+                extra={"event": "polls_unanswered", "request_id": request_id, "cause": cause, "polls": polls},
+            )

@@ -65,8 +65,10 @@ class RestProtocol(RequestHandler):
     ) -> web.StreamResponse:
         """Return the answer to what the parser refused; the connection is closed after it."""
         problem = INTERNAL if status == HTTPStatus.INTERNAL_SERVER_ERROR else replace(BAD_REQUEST, status=status)
-        facts = {"event": "http_request_refused", "status": status, "cause": type(exc).__name__}
-        self.logger.info("A request was refused.", extra=facts)
+        self.logger.info(
+            "A request was refused.",
+            extra={"event": "http_request_refused", "status": status, "cause": type(exc).__name__},
+        )
         if request.writer.output_size > 0:
             raise ConnectionError("the answer has been sent in part already")
         response = problem_answer(problem, request_id_of(None)).to_response()

@@ -105,9 +105,10 @@ class HttpServer:
         problem = await find_problem(self._limits, options)
         if not problem:
             return chosen
-        facts = {"event": "fast_path_disabled", "aiohttp": aiohttp.__version__, "problem": problem}
         _log.warning(
-            "The fast path for polls is off because aiohttp %s is not as expected.", aiohttp.__version__, extra=facts
+            "The fast path for polls is off because aiohttp %s is not as expected.",
+            aiohttp.__version__,
+            extra={"event": "fast_path_disabled", "aiohttp": aiohttp.__version__, "problem": problem},
         )
         return RestProtocol
 
