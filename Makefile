@@ -35,8 +35,8 @@ test: install ## every test, in as many processes as the machine has room for (W
 	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadgroup
 
 soak: install ## what takes minutes: faults under load, the benchmarks' runs, more examples of the properties
-	$(BIN)/python -m pytest --durations 10 tests/soak
-	HYPOTHESIS_PROFILE=ci $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadgroup -m hypothesis
+	$(BIN)/python -m pytest -o faulthandler_timeout=0 --durations 10 tests/soak
+	HYPOTHESIS_PROFILE=ci $(BIN)/python -m pytest -o faulthandler_timeout=0 --numprocesses $(WORKERS) --dist loadgroup -m hypothesis
 
 check: lint types imports generated test ## lint, types, imports, drift of generated files, tests
 

@@ -55,6 +55,7 @@ class UpstreamFollower:
         while True:
             began_at = now()
             code = await self._follow()
+            _raise_swallowed_cancellation()
             was_steady = self.is_connected and now() - began_at >= self._limits.steady_seconds
             self.is_connected = False
             if was_steady:
@@ -104,3 +105,14 @@ class UpstreamFollower:
     def _left(self, job_id: str) -> None:
         self._unsent[job_id] = None
         self._has_unsent.set()
+
+
+def _raise_swallowed_cancellation() -> None:
+    """Raise CancelledError if the current task was cancelled and gRPC reported the end of the call instead.
+
+    A bidirectional call does so when the cancellation comes between the call's status and the end of the task that
+    opened the call. A cancellation is delivered once, so without this check the task would go on for ever.
+    """
+    task = asyncio.current_task()
+    if task is not None and task.cancelling():
+        raise asyncio.CancelledError
