@@ -5,8 +5,7 @@ import os
 import signal
 import socket
 import sqlite3
-import tempfile
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, closing, suppress
 from pathlib import Path
 from typing import Final
@@ -14,12 +13,12 @@ from typing import Final
 import grpc
 import psutil
 import pytest
+from harness.http import request
 from harness.jobs import create
-from harness.places import temporary_root
 from harness.service import COMMAND, Process, Service
 from harness.tokens import bearer
 from harness.waiting import until
-from harness.workers import HANGING_SECONDS, WORKERS, folders_in, log_of, suspended, workers_of
+from harness.workers import HANGING_SECONDS, WORKERS, log_of, suspended, workers_of
 from jobstatus.v1 import job_status_pb2 as pb
 
 STOP_SECONDS: Final = 15.0
@@ -27,16 +26,8 @@ MANY: Final = 16
 
 
 @pytest.fixture
-def places(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """Where the supervisor makes its folder. Its name is short, because that of a socket in there has a limit."""
-    with tempfile.TemporaryDirectory(dir=temporary_root()) as folder:
-        monkeypatch.setenv("TMPDIR", folder)
-        yield Path(folder)
-
-
-@pytest.fixture
-async def process(tmp_path: Path, places: Path) -> AsyncIterator[Process]:  # noqa: ARG001  # its place
-    """Two workers and their supervisor."""
+async def process(tmp_path: Path) -> AsyncIterator[Process]:
+    """Two children and their supervisor."""
     async with Process(tmp_path, WORKERS=str(WORKERS)) as running:
         yield running
 
@@ -89,17 +80,15 @@ async def test_a_terminal_signals_the_supervisor_alone(process: Process) -> None
     assert os.getpgid(process.child.pid) not in groups
 
 
-async def test_a_second_signal_ends_all_at_once(tmp_path: Path, places: Path) -> None:
-    """However long they would have gone on; the folder of their sockets is gone as well."""
+async def test_a_second_signal_ends_all_at_once(tmp_path: Path) -> None:
+    """However long the stop delay is."""
     async with Process(tmp_path, WORKERS=str(WORKERS), STOP_DELAY_SECONDS="60") as process:
         workers = workers_of(process)
-        assert folders_in(places)
         process.send(signal.SIGTERM)
         await until(lambda: len(log_of(process, "stopping")) == WORKERS + 1)
         process.send(signal.SIGTERM)
         assert await process.ended(STOP_SECONDS) == 128 + signal.SIGTERM
         await until(lambda: not any(worker.is_running() for worker in workers))
-        assert not folders_in(places)
 
 
 async def test_a_worker_that_hangs_does_not_keep_the_others_from_stopping(process: Process) -> None:
@@ -112,15 +101,30 @@ async def test_a_worker_that_hangs_does_not_keep_the_others_from_stopping(proces
     assert not any(worker.is_running() for worker in workers)
 
 
-async def test_workers_end_when_their_supervisor_is_killed(process: Process, places: Path) -> None:
-    """Nothing is left behind to hold the ports and the store, and no folder."""
+async def test_workers_end_when_their_supervisor_is_killed(process: Process) -> None:
+    """Nothing is left behind to hold the ports and the store."""
     workers = workers_of(process)
     assert len(workers) == WORKERS
     process.send(signal.SIGKILL)
     await process.ended()
     await until(lambda: not any(worker.is_running() for worker in workers))
     assert len(log_of(process, "stopped")) == WORKERS
-    assert not folders_in(places)
+
+
+@pytest.mark.parametrize("name", ["x" * 150, "missing"])
+async def test_a_start_needs_no_temporary_folder(tmp_path: Path, name: str) -> None:
+    """The supervisor asks its children without a socket in the file system, whose path holds 107 bytes only."""
+    temporary = tmp_path / name
+    if name != "missing":
+        temporary.mkdir()
+    process = Process(tmp_path, WORKERS=str(WORKERS))
+    process.environment |= dict.fromkeys(("TMPDIR", "TEMP", "TMP"), str(temporary))
+    async with process, process.connected() as service:
+        answer = await request(service.admin_port, "/readyz")
+        assert (answer.status, answer.json) == (200, {"status": "ready"})
+        assert not temporary.exists() or not list(temporary.iterdir())
+        sockets = [each for child in workers_of(process) for each in child.net_connections("unix")]
+        assert {str(each.laddr) for each in sockets} == {""}
 
 
 @asynccontextmanager
@@ -170,7 +174,7 @@ async def test_a_worker_that_is_killed_before_it_is_up_ends_the_start(tmp_path: 
             supervisor.children()[0].kill()
             output, _ = await child.communicate()
     assert child.returncode == 2
-    assert output.decode() == "jobstatus: a worker ended with SIGKILL before it was up\n"
+    assert output.decode() == "jobstatus: a serving process ended with SIGKILL before it was up\n"
 
 
 async def test_memory_is_not_shared(tmp_path: Path) -> None:

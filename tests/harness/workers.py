@@ -3,7 +3,6 @@
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from pathlib import Path
 from typing import Any, Final
 
 import psutil
@@ -37,8 +36,3 @@ def log_of(process: Process, event: str) -> list[dict[str, Any]]:
     lines = process.log_path.read_text().splitlines(keepends=True)
     whole = (json.loads(line) for line in lines if line.startswith("{") and line.endswith("\n"))
     return [line for line in whole if line["event"] == event]
-
-
-def folders_in(places: Path) -> list[Path]:
-    """The folders that supervisors have made there and not removed."""
-    return list(places.iterdir())
