@@ -16,11 +16,19 @@ from asyncio.subprocess import PIPE, STDOUT, Process
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
-import aiohttp
-from jobstatus.client import JobStatusClient, JobStatusError, RequestType
-from transcription_worker.recognise import CAN_RECOGNISE
+
+def report_stop(*_: object) -> NoReturn:
+    print("The demo was stopped; nothing is left running.", file=sys.stderr)
+    raise SystemExit(130)
+
+
+signal.signal(signal.SIGINT, report_stop)  # until `main`, because the imports below take a moment
+
+import aiohttp  # noqa: E402
+from jobstatus.client import JobStatusClient, JobStatusError, RequestType  # noqa: E402
+from transcription_worker.recognise import CAN_RECOGNISE  # noqa: E402
 
 JOBSTATUS: Final = Path(sys.executable).with_name("jobstatus")
 WORKER: Final = Path(__file__).parent / "transcription_worker"
@@ -217,13 +225,13 @@ async def stoppable_demo() -> None:
 
 def main() -> int:
     try:
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # which asyncio.run replaces by a cancellation
         asyncio.run(stoppable_demo())
     except (DemoFailed, JobStatusError, aiohttp.ClientError, OSError) as error:
         print(f"The demo failed: {error}", file=sys.stderr)
         return 1
     except (KeyboardInterrupt, asyncio.CancelledError):
-        print("The demo was stopped; nothing is left running.", file=sys.stderr)
-        return 130
+        report_stop()
     return 0
 
 
