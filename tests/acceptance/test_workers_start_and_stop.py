@@ -1,4 +1,4 @@
-"""How `jobstatus serve --workers N` starts, or says why it does not; and how it stops, whoever is told or killed."""
+"""How `jobstatus serve --workers N` starts or refuses to, and how it stops when any of its processes gets a signal."""
 
 import asyncio
 import os
@@ -165,7 +165,7 @@ async def test_what_cannot_start_says_so_once(tmp_path: Path) -> None:
 
 
 async def test_a_child_that_is_killed_before_it_is_up_ends_the_start(tmp_path: Path) -> None:
-    """There is nobody but the supervisor to say so."""
+    """The supervisor reports it, because the child cannot."""
     with closing(sqlite3.connect(tmp_path / "jobs.db")) as holder:
         holder.execute("BEGIN EXCLUSIVE")  # keeps it from getting up
         async with refused(tmp_path) as child:
@@ -214,8 +214,8 @@ async def test_several_can_follow_one(tmp_path: Path) -> None:
         assert len(children_of(process)) == WORKERS
 
 
-async def test_who_looks_after_others_does_not_load_grpc(process: Process) -> None:
-    """It costs little, and nothing of gRPC's can break in it when it starts a process."""
+async def test_a_supervisor_does_not_load_grpc(process: Process) -> None:
+    """So it stays small, and gRPC cannot break when the supervisor starts a process."""
     assert process.child is not None
     supervisor, *children = (psutil.Process(process.child.pid), *children_of(process))
     assert [has_loaded("cygrpc", each) for each in (supervisor, *children)] == [False, *[True] * WORKERS]
