@@ -1,6 +1,6 @@
-"""The whole path once: serve, let a worker transcribe a real recording, poll over REST until the answer is 200.
+"""Show the whole path once: serve, have a worker transcribe a recording, poll over REST until the answer is 200.
 
-Runs the programs as a user would, each in a process of its own, on free ports and in a temporary folder.
+Each program runs in its own process, as a user would run it, on free ports and in a temporary folder.
 """
 
 import asyncio
@@ -16,11 +16,19 @@ from asyncio.subprocess import PIPE, STDOUT, Process
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
-import aiohttp
-from jobstatus.client import JobStatusClient, JobStatusError, RequestType
-from transcription_worker.recognise import CAN_RECOGNISE
+
+def report_stop(*_: object) -> NoReturn:
+    print("The demo was stopped; nothing is left running.", file=sys.stderr)
+    raise SystemExit(130)
+
+
+signal.signal(signal.SIGINT, report_stop)  # until `main`, because the imports below take a moment
+
+import aiohttp  # noqa: E402
+from jobstatus.client import JobStatusClient, JobStatusError, RequestType  # noqa: E402
+from transcription_worker.recognise import CAN_RECOGNISE  # noqa: E402
 
 JOBSTATUS: Final = Path(sys.executable).with_name("jobstatus")
 WORKER: Final = Path(__file__).parent / "transcription_worker"
@@ -33,7 +41,7 @@ STOP_SECONDS: Final = 20
 
 
 class DemoFailed(Exception):
-    """What went wrong, in a sentence."""
+    """The demo cannot go on. The text is a sentence that says why."""
 
 
 def say(text: str) -> None:
@@ -41,7 +49,7 @@ def say(text: str) -> None:
 
 
 def free_addresses(count: int) -> list[str]:
-    """Addresses on the loopback interface that nobody listens on; they are free again when this returns."""
+    """Return addresses on the loopback interface on which no process listens. They are not reserved."""
     sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
     try:
         return [f"127.0.0.1:{listener.getsockname()[1]}" for listener in sockets]
@@ -51,7 +59,7 @@ def free_addresses(count: int) -> list[str]:
 
 
 async def demo() -> None:
-    """Raises DemoFailed unless the recording's text was polled and the service ended well."""
+    """Run the demo. Raise DemoFailed unless a poll returned the text and the service ended with exit code 0."""
     http, grpc, admin = free_addresses(3)
     with tempfile.TemporaryDirectory(prefix="jobstatus-demo-") as folder:
         others = {name: value for name, value in os.environ.items() if not name.startswith("JOBSTATUS_")}
@@ -75,9 +83,9 @@ async def demo() -> None:
 
 @asynccontextmanager
 async def service(env: dict[str, str], log: Path, ready_url: str) -> AsyncIterator[None]:
-    """The service, ready inside the block and stopped by SIGTERM after it, whatever happened in it."""
+    """Run the service: ready inside the block, and stopped by SIGTERM after it, also after an error."""
     with log.open("wb") as output:
-        # A session of its own: Ctrl-C reaches this program only, which then stops the service in order.
+        # In its own session, so that Ctrl-C reaches this program only, which then stops the service.
         server = await asyncio.create_subprocess_exec(
             *(JOBSTATUS, "serve", "--dev"), env=env, stdout=output, stderr=STDOUT, start_new_session=True
         )
@@ -120,7 +128,7 @@ async def is_ready(http: aiohttp.ClientSession, url: str) -> bool:
 
 
 async def stop(process: Process) -> int:
-    """Ask the process to end, kill it when it does not; its exit code."""
+    """Ask the process to end, kill it if it does not, and return its exit code."""
     if process.returncode is None:
         process.terminate()
     try:
@@ -131,7 +139,7 @@ async def stop(process: Process) -> int:
 
 
 async def run_job(env: dict[str, str], http: str, grpc: str) -> None:
-    """Make a job, poll it once before and then while a worker runs it, until it has ended."""
+    """Create a job, poll it once, start a worker, and poll until the job has ended."""
     say("\nThe job is recorded over gRPC, as the gateway that accepts the upload would do it: CreateJob")
     async with JobStatusClient(grpc) as client:
         job = await client.create_job(
@@ -170,7 +178,7 @@ async def mint_token(env: dict[str, str]) -> str:
 
 @asynccontextmanager
 async def worker(env: dict[str, str], grpc: str, job_id: str) -> AsyncIterator[Process]:
-    """The example's worker on its recording; waited for at the end of the block."""
+    """Run the example's worker on its recording; wait for its end after the block."""
     if not CAN_RECOGNISE:
         say("\nPocketSphinx is not installed, so the worker measures the recording instead of transcribing it.")
     script, recording = WORKER / "worker.py", WORKER / "recording.wav"
@@ -188,7 +196,7 @@ async def worker(env: dict[str, str], grpc: str, job_id: str) -> AsyncIterator[P
 
 
 async def poll(session: aiohttp.ClientSession, url: str) -> tuple[int, float, dict[str, Any]]:
-    """Poll once and print the answer: its status, how long to wait, its body."""
+    """Poll once and print the answer. Return its status, the seconds to wait and its body."""
     async with session.get(url) as response:
         body = await response.json()
         shown = [f"{name}: {response.headers[name]}" for name in SHOWN_HEADERS if name in response.headers]
@@ -198,7 +206,7 @@ async def poll(session: aiohttp.ClientSession, url: str) -> tuple[int, float, di
 
 
 def pretty(body: object) -> str:
-    """Indented JSON, with each object in a list on one line."""
+    """Return indented JSON, with each object in a list on one line."""
     return re.sub(
         r"(?m)^( +)\{\s+([^{}]+?)\s+\}",
         lambda item: f"{item[1]}{{ {' '.join(item[2].split())} }}",
@@ -207,7 +215,7 @@ def pretty(body: object) -> str:
 
 
 async def stoppable_demo() -> None:
-    """SIGTERM ends it as Ctrl-C does: in order."""
+    """Run the demo so that SIGTERM stops it in order, as Ctrl-C does."""
     task = asyncio.current_task()
     if task is not None:
         with suppress(NotImplementedError):  # Windows has no such handlers
@@ -217,13 +225,13 @@ async def stoppable_demo() -> None:
 
 def main() -> int:
     try:
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # which asyncio.run replaces by a cancellation
         asyncio.run(stoppable_demo())
     except (DemoFailed, JobStatusError, aiohttp.ClientError, OSError) as error:
         print(f"The demo failed: {error}", file=sys.stderr)
         return 1
     except (KeyboardInterrupt, asyncio.CancelledError):
-        print("The demo was stopped; nothing is left running.", file=sys.stderr)
-        return 130
+        report_stop()
     return 0
 
 

@@ -4,10 +4,10 @@ const ENDED = ["completed", "failed"];
 const PAUSE_SECONDS = 2;
 
 /**
- * Call `onDocument` with each new document of the job, which is what a poll would answer; resolve with the last one.
+ * Call `onDocument` with each new document of the job, in the form of a poll's answer; resolve with the last one.
  *
- * A stream that breaks is taken up where it ended. A server that has no room for another stream answers a plain poll,
- * and is asked again when it says so. Rejects with what the server says when it refuses, and when `signal` aborts.
+ * A stream that breaks is resumed where it ended. A server without room for another stream answers a plain poll, which
+ * is repeated after its `Retry-After`. Reject with the server's message when it refuses, and when `signal` aborts.
  */
 export async function follow(url, token, onDocument, signal) {
   let lastEventId = "";
@@ -18,7 +18,7 @@ export async function follow(url, token, onDocument, signal) {
     let pause = PAUSE_SECONDS;
     try {
       const response = await fetch(url, { headers, signal, cache: "no-store" });
-      if (response.status === 204) return JSON.parse(known); // nothing comes after what is known
+      if (response.status === 204) return JSON.parse(known); // the known document is the last one
       for await (const { id, data } of answers(response)) {
         lastEventId = id || lastEventId;
         if (!data || data === known) continue;
@@ -35,7 +35,7 @@ export async function follow(url, token, onDocument, signal) {
   }
 }
 
-/** The server says no, and will say so again. */
+/** The server refuses the request, and a retry would not help. */
 export class Refused extends Error {}
 
 async function* answers(response) {

@@ -1,7 +1,7 @@
-"""A page that follows a job in the browser, and the proxy before the service that its requests need.
+"""Serve a page that follows a job in the browser, and forward the page's requests to the service.
 
-A browser lets a page ask only where it comes from, so the page and the service are behind one address, as they are
-behind a gateway. What a proxy has to do for event streams is to pass on each part as it comes.
+A browser lets a page send requests only to its own origin, so the page and the service share an address, as they do
+behind a gateway. For event streams a proxy must forward each part at once.
 
     python examples/browser/page.py --service http://127.0.0.1:8080
 """
@@ -22,7 +22,7 @@ NO_LIMIT: Final = aiohttp.ClientTimeout(total=None)
 
 
 def application(service: str) -> web.Application:
-    """The page at /, and what the service says below /v1/."""
+    """Return the application: the page at /, and the service below /v1/."""
 
     async def client(app: web.Application) -> AsyncIterator[None]:
         async with aiohttp.ClientSession(service, auto_decompress=False) as app[SESSION]:
@@ -41,7 +41,7 @@ def application(service: str) -> web.Application:
 
 
 async def pass_on(request: web.Request) -> web.StreamResponse:
-    """The service's answer, part by part."""
+    """Forward the request, and return the service's answer part by part."""
     headers = {name: request.headers[name] for name in PASSED_ON if name in request.headers}
     async with request.app[SESSION].get(request.rel_url, headers=headers, timeout=NO_LIMIT) as answer:
         response = web.StreamResponse(status=answer.status, headers=answer.headers)
@@ -55,8 +55,8 @@ async def pass_on(request: web.Request) -> web.StreamResponse:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--service", default="http://127.0.0.1:8080", help="where it listens for REST (%(default)s)")
-    parser.add_argument("--port", type=int, default=8000, help="of the page, on 127.0.0.1 (%(default)s)")
+    parser.add_argument("--service", default="http://127.0.0.1:8080", help="the service's REST address (%(default)s)")
+    parser.add_argument("--port", type=int, default=8000, help="the port of the page, on 127.0.0.1 (%(default)s)")
     options = parser.parse_args()
     web.run_app(application(options.service), host="127.0.0.1", port=options.port)
 

@@ -1,8 +1,8 @@
-"""Speech recognition of a WAV file, in the shape of OpenAI's `verbose_json` transcription, or a measurement instead.
+"""Recognise the speech in a WAV file, in the form of OpenAI's `verbose_json`, or measure the file instead.
 
-The recogniser is PocketSphinx, because its US English model comes in the wheel: no download, no GPU, no account. Knows
-nothing of jobs. PocketSphinx holds the interpreter's lock while it works, so the recording is decoded in short pieces
-and cut into utterances at the speaker's pauses, which keeps every step below a second.
+The recogniser is PocketSphinx, because its wheel contains the US English model: no download, no GPU, no account. This
+module does not depend on JobStatus. PocketSphinx holds the interpreter's lock while it works, so the recording is
+decoded in short pieces and cut into utterances at the speaker's pauses, which keeps every step below a second.
 """
 
 import math
@@ -17,11 +17,11 @@ if TYPE_CHECKING:
     from pocketsphinx import Decoder, Endpointer
 
 CAN_RECOGNISE: Final = find_spec("pocketsphinx") is not None
-"""PocketSphinx has no wheel for every Python; without it a recording can be measured."""
+"""False where PocketSphinx has no wheel; a recording can then be measured only."""
 MAX_SECONDS: Final = 30 * 60
 MAX_UTTERANCE_SECONDS: Final = 15
 SAMPLE_RATES: Final = (16_000, 22_050, 24_000, 32_000, 44_100, 48_000)
-"""Wide enough for the model's band (up to 6.8 kHz), and taken as they are by both the decoder and the endpointer."""
+"""The rates that cover the model's band (up to 6.8 kHz) and that both the decoder and the endpointer accept."""
 SAMPLE_BYTES: Final = 2
 FRAMES_PER_SECOND: Final = 100
 """The decoder's unit of time, and that of `seek`."""
@@ -41,7 +41,7 @@ class Word(TypedDict):
 
 
 class Segment(TypedDict):
-    """What was said between two pauses. `seek` is where its utterance begins, in hundredths of a second."""
+    """The speech between two pauses. `seek` is the start of its utterance, in hundredths of a second."""
 
     id: int
     seek: int
@@ -51,7 +51,7 @@ class Segment(TypedDict):
 
 
 class Transcription(TypedDict):
-    """OpenAI's `verbose_json`, less what PocketSphinx does not know (temperature, token log probabilities …)."""
+    """OpenAI's `verbose_json` without the fields that PocketSphinx cannot fill (temperature, log probabilities …)."""
 
     task: str
     language: str
@@ -62,7 +62,7 @@ class Transcription(TypedDict):
 
 
 class Measurement(TypedDict):
-    """What is known of a recording without recognition; loudness is in dB of full scale, from QUIETEST_DBFS."""
+    """Length, speech and loudness of a recording. Loudness is in dB of full scale, at least QUIETEST_DBFS."""
 
     task: str
     duration: float
@@ -73,7 +73,7 @@ class Measurement(TypedDict):
 
 
 class NotAudio(Exception):
-    """The file is no audio that can be transcribed. `code` is stable, the text is a sentence for a person."""
+    """The file is not audio that can be transcribed. `code` is stable; the text is a sentence for a person."""
 
     def __init__(self, code: str, message: str) -> None:
         super().__init__(message)
@@ -83,8 +83,8 @@ class NotAudio(Exception):
 def recognise(path: Path) -> Generator[float, None, Transcription]:
     """Transcribe a PCM WAV file of 16 bits, mono or stereo, at one of SAMPLE_RATES and of at most MAX_SECONDS.
 
-    Yields the part that is decoded, from above 0 to exactly 1, growing each time; the generator's return value is the
-    transcription. Raises NotAudio before the first yield, and OSError when the file cannot be read.
+    Yield the decoded fraction, which grows from above 0 to exactly 1, and return the transcription. Raise NotAudio
+    before the first yield, and OSError when the file cannot be read.
     """
     from pocketsphinx import Decoder, Endpointer  # noqa: PLC0415  # may be absent
 
@@ -113,7 +113,7 @@ def recognise(path: Path) -> Generator[float, None, Transcription]:
 
 
 def measure(path: Path) -> Generator[float, None, Measurement]:
-    """Measure length, speech, silence and loudness of what `recognise` accepts; yields and raises as it does.
+    """Measure length, speech, silence and loudness. Accept, yield and raise the same as `recognise`.
 
     A frame is speech when its loudness is at least SPEECH_DBFS.
     """

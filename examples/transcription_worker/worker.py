@@ -1,7 +1,7 @@
-"""A worker: transcribes a WAV file and tells JobStatus, over gRPC, how it goes.
+"""A worker that transcribes a WAV file and reports its progress to JobStatus over gRPC.
 
-Where a worker gets its work from is no concern of JobStatus, so this one is told on the command line. All that a worker
-has to do for JobStatus is in `transcribe`.
+JobStatus does not hand out work, so this worker gets its job and its file on the command line. `transcribe` has all
+that a worker must do for JobStatus.
 """
 
 import argparse
@@ -25,9 +25,9 @@ else:  # in a script's path is its own folder, not the one above
 
 EXIT_CODES = """\
 exit codes:
-  0    how the job ended is recorded: completed, or failed because the file is no audio
-  1    how the job ended is not recorded: the service does not answer or refuses, or the lease is lost
-  2    the command line is wrong; the job was not touched
+  0    the job's end is recorded: completed, or failed because the file is not audio
+  1    the job's end is not recorded: the service does not answer or refuses, or the lease is lost
+  2    the command line is wrong; the job has not changed
   130  stopped by Ctrl-C, 143 by SIGTERM; the job is recorded as failed if the service answers
 """
 
@@ -36,20 +36,22 @@ log = logging.getLogger("worker")
 
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        description="Transcribe a WAV file and tell JobStatus how it goes.",
+        description="Transcribe a WAV file and report its progress to JobStatus.",
         epilog=EXIT_CODES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("job_id", metavar="JOB_ID", help="the job, as CreateJob answered it")
+    parser.add_argument("job_id", metavar="JOB_ID", help="the job's id, as CreateJob returned it")
     parser.add_argument("file", metavar="FILE.wav", type=Path, help="PCM, 16 bits, mono or stereo, from 16 kHz")
     parser.add_argument("--grpc", metavar="HOST:PORT", default="127.0.0.1:50051", help="the service (%(default)s)")
-    parser.add_argument("--worker-id", metavar="ID", help="who works, for the job's record (one made up for this run)")
+    parser.add_argument(
+        "--worker-id", metavar="ID", help="the worker's name in the job's record (default: a random one)"
+    )
     parser.add_argument(
         "--lease",
         metavar="SECONDS",
         type=float,
         default=10,
-        help="a silence as long as this fails the job (%(default)s)",
+        help="fail the job after a silence of this length (%(default)s)",
     )
     options = parser.parse_args()
     if not options.file.is_file() or not os.access(options.file, os.R_OK):
@@ -90,13 +92,13 @@ def advance(steps: Generator[float, None, Transcription | Measurement]) -> float
 
 
 def bad_request(error: NotAudio) -> JobError:
-    """What the client polls when it sent something that is no audio; the service adds provider and model."""
+    """Return the error that the client polls when its file is not audio. The service adds provider and model."""
     field = ErrorField(type="invalid_request_error", code=error.code, message=str(error), param="file")
     return JobError(error=field, type="invalid_request_error", status_code=400)
 
 
 async def work(options: argparse.Namespace) -> int:
-    """Transcribe until a signal comes; the exit code."""
+    """Transcribe until the job ends or a signal comes, and return the exit code."""
     task = asyncio.create_task(transcribe(options))
     received: list[int] = []
 

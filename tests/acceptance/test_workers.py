@@ -13,21 +13,21 @@ from harness.jobs import complete, completion, create, creation, next_job
 from harness.service import START_SECONDS, Process, Service
 from harness.tokens import bearer, virtual_key_token
 from harness.waiting import until
-from harness.workers import HANGING_SECONDS, WORKERS, log_of, suspended, workers_of
+from harness.workers import HANGING_SECONDS, WORKERS, children_of, log_of, suspended
 from jobstatus.v1 import job_status_pb2 as pb
 from jobstatus.v1.job_status_pb2_grpc import JobStatusStub
 
 OWNER: Final = bearer(virtual_key_token("vk-1"))
 HEARING_SECONDS: Final = 10.0
-"""A watch hears of another worker's change within a quarter of a second; here it may take longer on a busy machine."""
+"""A watch hears of another child's change within a quarter of a second; here it may take longer on a busy machine."""
 OWN_CHANNEL: Final = (("grpc.use_local_subchannel_pool", 1),)
 MANY: Final = 16
-"""So many connections do not all land on the same worker: the chance is 1 in 32,768."""
+"""So many connections do not all land on the same child: the chance is 1 in 32,768."""
 
 
 @pytest.fixture
 async def process(tmp_path: Path) -> AsyncIterator[Process]:
-    """Two workers and their supervisor."""
+    """Two children and their supervisor."""
     async with Process(tmp_path, WORKERS=str(WORKERS)) as running:
         yield running
 
@@ -45,24 +45,22 @@ async def figure(service: Service, name: str) -> float:
 
 
 async def test_connections_are_spread_and_all_see_the_same(process: Process, service: Service) -> None:
-    """What one worker has acknowledged every other shows at once, on whichever of many connections it is asked."""
+    """What one child has acknowledged every other shows at once, on whichever of many connections it is asked."""
     held: dict[int, int] = {}
     async with asyncio.timeout(30):
         for number in range(MANY):
             async with grpc.aio.insecure_channel(f"127.0.0.1:{service.grpc_port}", options=OWN_CHANNEL) as channel:
                 await JobStatusStub(channel).CreateJob(creation(f"job-{number}"))
-                for worker in workers_of(process):
-                    here = [one for one in worker.net_connections("tcp") if one.status == psutil.CONN_ESTABLISHED]
-                    held[worker.pid] = held.get(worker.pid, 0) + sum(
-                        one.laddr.port == service.grpc_port for one in here
-                    )
+                for child in children_of(process):
+                    here = [one for one in child.net_connections("tcp") if one.status == psutil.CONN_ESTABLISHED]
+                    held[child.pid] = held.get(child.pid, 0) + sum(one.laddr.port == service.grpc_port for one in here)
             for _ in range(4):
                 assert (await service.poll(f"job-{number}", OWNER)).status == 202
     assert len(held) == WORKERS
     assert all(held.values()), held
 
 
-async def test_a_watch_of_one_worker_hears_of_what_another_wrote(service: Service) -> None:
+async def test_a_watch_of_one_child_hears_of_what_another_wrote(service: Service) -> None:
     """Streams on many connections all end with the change that was made through one of them."""
     await create(service, "job-1")
     address = f"127.0.0.1:{service.grpc_port}"
@@ -79,7 +77,7 @@ async def test_a_watch_of_one_worker_hears_of_what_another_wrote(service: Servic
         await asyncio.gather(*(channel.close() for channel in channels))
 
 
-async def test_a_worker_that_dies_is_replaced_and_nothing_is_lost(process: Process, service: Service) -> None:
+async def test_a_child_that_dies_is_replaced_and_nothing_is_lost(process: Process, service: Service) -> None:
     """The other goes on, the log and the metrics say what happened, and what was acknowledged is there."""
     written: list[str] = []
     stop = asyncio.Event()
@@ -95,13 +93,13 @@ async def test_a_worker_that_dies_is_replaced_and_nothing_is_lost(process: Proce
                     await stub.CreateJob(creation(job_id), timeout=5, wait_for_ready=True)
                     await stub.CompleteJob(completion(job_id), timeout=5, wait_for_ready=True)
                 except grpc.aio.AioRpcError as error:
-                    assert error.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)  # noqa: PT017  # a worker was killed
+                    assert error.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)  # noqa: PT017  # a child was killed
                     continue
                 written.append(job_id)
 
     writers = [asyncio.create_task(write(number)) for number in range(8)]
     await until(lambda: len(written) > 50)
-    victim = workers_of(process)[0]
+    victim = children_of(process)[0]
     victim.kill()
     await until(lambda: [line["ended"] for line in log_of(process, "child_exited")] == ["SIGKILL"])
     await until(lambda: len(log_of(process, "child_replaced")) == 1, START_SECONDS)
@@ -109,8 +107,8 @@ async def test_a_worker_that_dies_is_replaced_and_nothing_is_lost(process: Proce
     await until(lambda: len(written) > already + 50)
     stop.set()
     await asyncio.gather(*writers)
-    assert len(workers_of(process)) == WORKERS
-    assert victim.pid not in {worker.pid for worker in workers_of(process)}
+    assert len(children_of(process)) == WORKERS
+    assert victim.pid not in {child.pid for child in children_of(process)}
     assert await figure(service, "jobstatus_worker_restarts_total") == 1
     assert await figure(service, "jobstatus_workers") == WORKERS
     for first in range(0, len(written), 100):
@@ -120,33 +118,33 @@ async def test_a_worker_that_dies_is_replaced_and_nothing_is_lost(process: Proce
 
 
 async def test_metrics_are_one_set(process: Process, service: Service) -> None:
-    """Every poll is counted once, whichever worker answered it, and stays counted when that one dies."""
+    """Every poll is counted once, whichever child answered it, and stays counted when that one dies."""
     await create(service, "job-1")
     name = 'jobstatus_http_request_seconds_count{code="202",route="transcription"}'
     for _ in range(40):
         assert (await service.poll("job-1", OWNER)).status == 202
     assert await figure(service, name) == 40
-    workers_of(process)[0].kill()
+    children_of(process)[0].kill()
     await until(lambda: len(log_of(process, "child_replaced")) == 1)
     assert await figure(service, name) == 40
     assert (await service.poll("job-1", OWNER)).status == 202
     assert await figure(service, name) == 41
 
 
-async def test_the_service_is_ready_while_a_worker_is(process: Process, service: Service) -> None:
-    """Readiness is that of the workers."""
+async def test_the_service_is_ready_while_a_child_is(process: Process, service: Service) -> None:
+    """Readiness is that of the children."""
     answer = await request(service.admin_port, "/readyz")
     assert (answer.status, answer.json) == (200, {"status": "ready"})
     assert (await request(service.admin_port, "/healthz")).status == 200
-    with suspended(workers_of(process)[0]):
+    with suspended(children_of(process)[0]):
         answer = await request(service.admin_port, "/readyz")
         assert (answer.status, answer.json) == (503, {"status": "worker_silent"})
     assert (await request(service.admin_port, "/readyz")).status == 200
 
 
-async def test_a_worker_that_hangs_is_replaced(process: Process, service: Service) -> None:
+async def test_a_child_that_hangs_is_replaced(process: Process, service: Service) -> None:
     """It would take its share of the connections and answer none of them."""
-    with suspended(workers_of(process)[0]):
+    with suspended(children_of(process)[0]):
         await until(lambda: len(log_of(process, "child_replaced")) == 1, HANGING_SECONDS)
     assert len(log_of(process, "child_hung")) == 1
     assert [line["ended"] for line in log_of(process, "child_exited")] == ["SIGKILL"]

@@ -1,9 +1,8 @@
-"""The workers of `jobstatus serve --workers N`, as the system shows them, and what the log says of them."""
+"""The children of `jobstatus serve --workers N`, as the system shows them, and what the log says of them."""
 
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from pathlib import Path
 from typing import Any, Final
 
 import psutil
@@ -12,24 +11,24 @@ from harness.service import Process
 
 WORKERS: Final = 2
 HANGING_SECONDS: Final = 40.0
-"""More than what a worker is given to answer its supervisor, or to stop."""
+"""More than what a child is given to answer its supervisor, or to stop."""
 
 
-def workers_of(process: Process) -> list[psutil.Process]:
-    """The workers that are alive."""
+def children_of(process: Process) -> list[psutil.Process]:
+    """The children that are alive."""
     assert process.child is not None
     return [child for child in psutil.Process(process.child.pid).children() if child.status() != psutil.STATUS_ZOMBIE]
 
 
 @contextmanager
-def suspended(worker: psutil.Process) -> Iterator[None]:
+def suspended(child: psutil.Process) -> Iterator[None]:
     """It hangs, as long as this lasts."""
-    worker.suspend()
+    child.suspend()
     try:
         yield
     finally:
         with suppress(psutil.NoSuchProcess):
-            worker.resume()
+            child.resume()
 
 
 def log_of(process: Process, event: str) -> list[dict[str, Any]]:
@@ -37,8 +36,3 @@ def log_of(process: Process, event: str) -> list[dict[str, Any]]:
     lines = process.log_path.read_text().splitlines(keepends=True)
     whole = (json.loads(line) for line in lines if line.startswith("{") and line.endswith("\n"))
     return [line for line in whole if line["event"] == event]
-
-
-def folders_in(places: Path) -> list[Path]:
-    """The folders that supervisors have made there and not removed."""
-    return list(places.iterdir())

@@ -2,11 +2,10 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Final
 
 from jobstatus.app.background import run_once, run_periodically, start_tasks
@@ -19,7 +18,6 @@ from jobstatus.core.sweeper import Sweeper
 from jobstatus.core.tracker import JobTracker, TrackerLimits
 from jobstatus.core.watching.subscriptions import JobSubscriptions
 from jobstatus.rest.admin import Readiness
-from jobstatus.rest.server import HttpServer
 from jobstatus.rpc.job_status import JobStatusServicer
 from jobstatus.rpc.server import RpcServer, Tls
 from jobstatus.rpc.virtual_keys import VirtualKeysServicer
@@ -37,11 +35,17 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Listening:
-    """The addresses that became of the settings' (which may ask for any free port)."""
+    """The addresses that became of the settings' (which may ask for any free port), and what the admin port tells.
+
+    `problem` returns why the service is not ready, or an empty string; `exposition` returns the metrics in Prometheus'
+    text format.
+    """
 
     http: Address
     grpc: Address
     admin: Address
+    problem: Callable[[], Awaitable[str]]
+    exposition: Callable[[], Awaitable[str]]
 
 
 @asynccontextmanager
@@ -50,18 +54,17 @@ async def serving(
     issuers: tuple[IssuerSettings, ...],
     *,
     with_reflection: bool,
-    admin_socket: Path | None = None,
+    is_child: bool = False,
     store: AbstractAsyncContextManager[Store] | None = None,
     limits: ServiceLimits = ServiceLimits(),  # noqa: B008  # a frozen value
     clocks: Clocks = Clocks(),  # noqa: B008  # a frozen value
 ) -> AsyncIterator[Listening]:
     """Run the whole service while the context lasts; leaving it stops gracefully.
 
-    `store` replaces the one that the settings name. With `admin_socket` the admin application listens there instead of
-    on its port, and the other ports are shared with other processes of this user. Raises KeyConfigError,
-    StoreConfigError or OSError when a key, the store or an address is not available.
+    `store` replaces the one that the settings name. With `is_child` other processes of this user may share the ports,
+    and the admin port is left to the supervisor. Raises KeyConfigError, StoreConfigError or OSError when a key, the
+    store or an address is not available.
     """
-    is_shared = admin_socket is not None
     metrics = Metrics()
     async with AsyncExitStack() as stack:
         opening = store or open_store(settings.store, redis_replicas=settings.redis_replicas)
@@ -97,7 +100,7 @@ async def serving(
             max_result_bytes=settings.max_result_bytes,
             tls=_tls(settings),
             with_reflection=with_reflection,
-            shared=is_shared,
+            shared=is_child,
             limits=limits.rpc,
         )
         sweeper = Sweeper(
@@ -107,9 +110,11 @@ async def serving(
         for stop in (admin.stop, public.stop, partial(rpc.stop, 0)):
             stack.push_async_callback(stop)
         listening = Listening(
-            http=settings.http._replace(port=await public.start(*settings.http, shared=is_shared)),
+            http=settings.http._replace(port=await public.start(*settings.http, shared=is_child)),
             grpc=settings.grpc._replace(port=await rpc.start(str(settings.grpc))),
-            admin=settings.admin._replace(port=await _start_admin(admin, settings, admin_socket)),
+            admin=settings.admin if is_child else settings.admin._replace(port=await admin.start(*settings.admin)),
+            problem=readiness.problem,
+            exposition=partial(_exposition, metrics),
         )
         await start_tasks(
             stack,
@@ -130,11 +135,8 @@ async def serving(
             await asyncio.gather(rpc.stop(GRACE_SECONDS), public.stop())
 
 
-async def _start_admin(admin: HttpServer, settings: Settings, socket: Path | None) -> int:
-    if socket is None:
-        return await admin.start(*settings.admin)
-    await admin.start_at(socket)
-    return settings.admin.port
+async def _exposition(metrics: Metrics) -> str:
+    return (await metrics.exposition()).decode()
 
 
 def _tracker(

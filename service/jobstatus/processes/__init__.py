@@ -1,5 +1,5 @@
-"""How serving processes start, live and end: one alone, or several under a supervisor.
+"""Start, run and stop serving processes: one alone, or several children under a supervisor.
 
-Importing this package never loads gRPC, because a supervisor starts processes and serves nobody. Only `process` does,
-when it begins to serve.
+Importing this package never loads gRPC, because a supervisor serves no calls. Only `process` loads it, when it begins
+to serve.
 """

@@ -1,7 +1,7 @@
-"""The metrics of all serving processes as one set, and those about the processes, for the supervisor's admin port.
+"""Merge the metrics of all children into one set, with metrics about the children, for the supervisor's admin port.
 
-Counters and histograms are summed, of gauges the largest counts. What a process that has ended had counted stays
-counted, so that no sum ever falls.
+Counters and histograms are summed; of gauges the largest value is taken. The counts of a child that ended are kept, so
+that no sum ever falls.
 """
 
 import asyncio
@@ -25,7 +25,7 @@ SUMMED: Final = frozenset({"counter", "histogram"})
 
 
 def merge(families: Iterable[Metric]) -> list[Metric]:
-    """Families of several processes, each once."""
+    """Merge the families of several processes, so that each family comes once."""
     merged: dict[str, Metric] = {}
     figures: dict[str, Figures] = {}
     for family in families:
@@ -48,18 +48,18 @@ def _joined(family: Metric, one: float, other: float) -> float:
 
 
 class MergedMetrics(Collector):
-    """What the workers told last, and what those that have ended had told."""
+    """The latest metrics of each child, and the counts of those that ended."""
 
     def __init__(self) -> None:
         self._told: dict[int, list[Metric]] = {}
         self._of_the_ended: list[Metric] = []
 
     def tell(self, process_id: int, exposition: str) -> None:
-        """A worker's metrics as of now, in Prometheus' text format 0.0.4."""
+        """Replace a child's metrics. `exposition` is in Prometheus' text format 0.0.4."""
         self._told[process_id] = list(text_string_to_metric_families(exposition))
 
     def end(self, process_id: int) -> None:
-        """A child is gone: its counters stay as they were, its gauges are no longer true."""
+        """Keep the counters of a child that ended, and drop its gauges, which are no longer true."""
         ended = merge([*self._of_the_ended, *self._told.pop(process_id, ())])
         self._of_the_ended = [family for family in ended if family.type in SUMMED]
 
@@ -68,39 +68,40 @@ class MergedMetrics(Collector):
 
 
 class ChildMetrics:
-    """Build and use it inside the running loop."""
+    """The metrics of the supervisor's admin port. Build and use it inside the running loop."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, ask_seconds: float) -> None:
+        """A child has `ask_seconds` to answer."""
+        self._ask_seconds = ask_seconds
         self._registry = CollectorRegistry()
         self._told = MergedMetrics()
         self._registry.register(self._told)
-        self.up = Gauge("jobstatus_workers", "Workers that are up.", registry=self._registry)
+        self.up = Gauge("jobstatus_workers", "Serving processes that are up.", registry=self._registry)
         self.restarts = Counter(
-            "jobstatus_worker_restarts", "Workers that ended and were replaced.", registry=self._registry
+            "jobstatus_worker_restarts", "Serving processes that ended and were replaced.", registry=self._registry
         )
         self._asking = asyncio.Lock()
 
     async def exposition(self, children: Collection[ChildProcess]) -> bytes:
-        """What all of these tell now, in Prometheus' text format 0.0.4."""
+        """Ask these children, and return all metrics in Prometheus' text format 0.0.4."""
         await self.ask(children)
         return generate_latest(self._registry)
 
     async def ask(self, children: Collection[ChildProcess]) -> list[ChildProcess]:
-        """Have each worker tell its metrics; those that did not.
+        """Ask each child for its metrics and return the children that did not answer.
 
-        One time after the other: what was asked for earlier must not take the place of what was asked for later.
+        Calls run one after the other, so that an older answer never replaces a newer one.
         """
         async with self._asking:
-            answers = await asyncio.gather(*(child.ask("/metrics") for child in children))
+            answers = await asyncio.gather(*(child.ask("metrics", seconds=self._ask_seconds) for child in children))
             for child, answer in zip(children, answers, strict=True):
                 if answer is None:
                     continue
                 child.misses = 0
-                status, text = answer
-                if status == 200 and child.is_up:
-                    self._told.tell(child.process.pid, text)
+                if child.is_up:
+                    self._told.tell(child.process.pid, answer)
         return [child for child, answer in zip(children, answers, strict=True) if answer is None]
 
     def end(self, child: ChildProcess) -> None:
-        """The child is gone; what it had counted stays counted."""
+        """Keep the counts of a child that ended."""
         self._told.end(child.process.pid)

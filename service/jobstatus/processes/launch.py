@@ -1,6 +1,6 @@
 """What every serving process does before it serves: settings, log, limits.
 
-Knows nothing of gRPC: a process that only looks after others must not load it.
+This module never loads gRPC, because a supervisor must not.
 """
 
 import logging
@@ -10,8 +10,7 @@ import shutil
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Final
 
 from jobstatus import __version__
 from jobstatus.settings import (
@@ -40,28 +39,21 @@ Health and metrics: http://{admin}/readyz  http://{admin}/metrics. Ctrl-C stops.
 """
 
 
-class ChildRole(NamedTuple):
-    """One of several serving processes on this machine: its number, and where its supervisor finds its admin port."""
-
-    number: int
-    admin_socket: Path
-
-
 Check = Callable[[Settings, tuple[IssuerSettings, ...]], None]
-"""Raises SettingsError for settings that must not be served together."""
+"""Raises SettingsError for settings that do not fit together."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Launch:
-    """What a serving process was told."""
+    """What a process is to serve. `child` is its number when it has a supervisor."""
 
     settings: Settings
     issuers: tuple[IssuerSettings, ...]
     dev: bool
-    child: ChildRole | None = None
+    child: int | None = None
 
     def announce(self, addresses: dict[str, Address]) -> None:
-        """Say that the service is up, and where; a store's URL may hold a password, so of it only the scheme."""
+        """Log that the service is up, and where. Of the store log only the scheme, as its URL may hold a password."""
         store, _, _ = self.settings.store.partition("://")
         where = {name: str(address) for name, address in addresses.items()}
         facts: dict[str, object] = {"version": __version__, "issuers": [issuer.issuer for issuer in self.issuers]}
@@ -75,10 +67,11 @@ class Launch:
             print(_DEVELOPMENT.format(jobstatus=command, **where), file=sys.stderr)  # noqa: T201  # to paste
 
 
-def prepare(*, dev: bool, check: Check, given: Mapping[str, object], child: ChildRole | None = None) -> Launch:
-    """Read and check the settings, and set up the log. Raises SettingsError or OSError.
+def prepare(*, dev: bool, check: Check, given: Mapping[str, object], child: int | None = None) -> Launch:
+    """Read and check the settings, and set up the log. Raise SettingsError or OSError.
 
-    `given` are settings of the command line, which win (None: not given). `child`: this process is one of several.
+    `given` has the settings of the command line, which override the others unless they are None. `child` is the number
+    of this process when it has a supervisor.
     """
     settings = load_settings()
     settings = settings.model_copy(update={name: value for name, value in given.items() if value is not None})
@@ -86,9 +79,7 @@ def prepare(*, dev: bool, check: Check, given: Mapping[str, object], child: Chil
     if dev:
         issuers = (*issuers, development_issuer(settings))
     check(settings, issuers)
-    logs.configure(
-        level=settings.log_level, log_format=settings.log_format, child=None if child is None else child.number
-    )
+    logs.configure(level=settings.log_level, log_format=settings.log_format, child=child)
     if child is None:
         for name, meant in unknown_variables(os.environ).items():
             _log.warning(
@@ -99,7 +90,7 @@ def prepare(*, dev: bool, check: Check, given: Mapping[str, object], child: Chil
 
 
 def _fit_to_file_limit(settings: Settings) -> Settings:
-    """Allow as many connections as this user may have files, and keep some of those for workers and the store."""
+    """Raise the limit of open files, and lower `max_connections` to it, less RESERVED_FILES for gRPC and the store."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     possible = max(1, hard - RESERVED_FILES)

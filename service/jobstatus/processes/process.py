@@ -4,15 +4,14 @@ import asyncio
 import gc
 import logging
 import os
-import shutil
 import signal
-import sys
 from collections.abc import Coroutine
-from pathlib import Path
+from contextlib import AsyncExitStack
 from typing import Any, Final
 
 import uvloop
 
+from jobstatus.processes.child_channel import answering
 from jobstatus.processes.launch import Launch
 
 STOPPING: Final = (signal.SIGTERM, signal.SIGINT)
@@ -21,12 +20,12 @@ _log = logging.getLogger(__name__)
 
 
 def serve(launch: Launch) -> int:
-    """Serve until a signal; the exit code. Raises KeyConfigError, StoreConfigError or OSError when it cannot."""
+    """Serve until a signal and return the exit code. Raise KeyConfigError, StoreConfigError or OSError."""
     return _run(_serve_until_signal(launch))
 
 
 def serve_edge(launch: Launch) -> int:
-    """The same for an edge of its own."""
+    """Serve an edge in the same way."""
     return _run(_serve_edge_until_signal(launch))
 
 
@@ -40,17 +39,21 @@ async def _serve_until_signal(launch: Launch) -> None:
     from jobstatus.app.service import serving  # noqa: PLC0415  # loads gRPC, which a supervisor must not
 
     stop = asyncio.Event()
-    catch_signals(stop, is_child=launch.child is not None)
-    async with serving(
+    is_child = launch.child is not None
+    catch_signals(stop, is_child=is_child)
+    service = serving(
         launch.settings,
         launch.issuers,
         with_reflection=launch.dev or launch.settings.grpc_reflection,
-        admin_socket=None if launch.child is None else launch.child.admin_socket,
-    ) as listening:
-        if launch.child is None:
-            launch.announce({"http": listening.http, "grpc": listening.grpc, "admin": listening.admin})
+        is_child=is_child,
+    )
+    async with AsyncExitStack() as outlasting, service as listening:
+        if is_child:
+            answers = {"problem": listening.problem, "metrics": listening.exposition}
+            # The supervisor is answered until the service has stopped, or it would take a long stop for a hang.
+            await outlasting.enter_async_context(answering(answers, on_end=stop.set))
         else:
-            _follow_supervisor(stop, launch.child.admin_socket.parent)
+            launch.announce({"http": listening.http, "grpc": listening.grpc, "admin": listening.admin})
         await _stopped(stop)
     _end()
 
@@ -68,13 +71,13 @@ async def _serve_edge_until_signal(launch: Launch) -> None:
 
 async def _stopped(stop: asyncio.Event) -> None:
     gc.collect()
-    gc.freeze()  # what the start has made is here to stay: no collection looks at it again
+    gc.freeze()  # objects of the start live until the end, so later collections need not visit them
     await stop.wait()
     _log.info("The process stops gracefully.", extra={"event": "stopping"})
 
 
 def _end() -> None:
-    """All has been done: a signal that still comes must not make the exit code tell of a failure."""
+    """Ignore signals from now on, because all work is done and a late signal must not change the exit code."""
     _log.info("The process has stopped.", extra={"event": "stopped"})
     for number in STOPPING:
         asyncio.get_running_loop().remove_signal_handler(number)
@@ -84,8 +87,8 @@ def _end() -> None:
 def catch_signals(stop: asyncio.Event, *, is_child: bool = False) -> None:
     """Have SIGTERM and SIGINT set the event; a second one ends the process at once.
 
-    But for a worker, which may be told twice to stop: a service manager tells every process (systemd does), and so does
-    the supervisor, which kills a worker that is to end at once.
+    A child ignores the second one, because it often gets two: a service manager such as systemd signals every process,
+    and so does the supervisor. To end a child at once, the supervisor kills it.
     """
 
     def on_signal(number: signal.Signals) -> None:
@@ -95,20 +98,3 @@ def catch_signals(stop: asyncio.Event, *, is_child: bool = False) -> None:
 
     for number in STOPPING:
         asyncio.get_running_loop().add_signal_handler(number, on_signal, number)
-
-
-def _follow_supervisor(stop: asyncio.Event, folder: Path) -> None:
-    """Tell the supervisor that this worker is up, and stop when the supervisor is gone: then standard input ends.
-
-    Its folder, where it would ask, is then left to nobody and removed.
-    """
-    print("up", flush=True)  # noqa: T201  # a pipe to the supervisor
-    loop = asyncio.get_running_loop()
-
-    def on_input() -> None:
-        if not os.read(sys.stdin.fileno(), 1024):
-            loop.remove_reader(sys.stdin.fileno())
-            shutil.rmtree(folder, ignore_errors=True)  # as do the other workers
-            stop.set()
-
-    loop.add_reader(sys.stdin.fileno(), on_input)

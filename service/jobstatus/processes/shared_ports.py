@@ -1,6 +1,7 @@
-"""Ports that several processes of one service are to share: found free, and kept for them.
+"""Reserve the ports that the serving processes share.
 
-Whoever shares a port (SO_REUSEPORT) would not notice that another service has it, and would get half of what is its.
+A process that shares its port (SO_REUSEPORT) does not notice that another service has the port, and would take half of
+that service's connections. So the supervisor checks that the port is free and holds it.
 """
 
 import errno
@@ -14,9 +15,9 @@ from jobstatus.settings import Address
 
 @contextmanager
 def reserved(address: Address, what: str) -> Iterator[Address]:
-    """The address with its port, kept for this user's processes without listening there.
+    """Hold the address for this user's processes, without listening, and yield it with its port.
 
-    Raises OSError when it cannot be had: also when somebody listens there who would share the port with anybody.
+    Raise OSError when it is not available, also when a process that would share the port listens there.
     """
     try:
         family, kind, protocol, _, where = socket.getaddrinfo(
@@ -43,8 +44,8 @@ def _share(kept: socket.socket, where: tuple[Any, ...]) -> None:
     except OSError as error:
         if error.errno != errno.EADDRINUSE:
             raise
-        # Nobody listens, as the probe has found: these are connections of a service that has just stopped, and did not
-        # share. Only now: a kept port of which this is said would let the probe of another service pass.
+        # The probe has found no listener, so connections of a service that has just stopped, and did not share, are in
+        # the way. SO_REUSEADDR is not set earlier, because the probe of another service would then pass.
         kept.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         kept.bind(where)
 

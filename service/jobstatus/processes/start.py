@@ -1,4 +1,4 @@
-"""From the command line to what serves, and how it is said that it cannot."""
+"""Start what the command line asks for, and turn an error of the start into one sentence and an exit code."""
 
 import sys
 from collections.abc import Callable
@@ -6,7 +6,7 @@ from typing import Final
 
 from jobstatus.auth.errors import KeyConfigError
 from jobstatus.processes import process
-from jobstatus.processes.launch import ChildRole, prepare
+from jobstatus.processes.launch import prepare
 from jobstatus.processes.supervisor import supervise
 from jobstatus.settings import SettingsError, check_edge, check_servable
 from jobstatus.stores import StoreConfigError
@@ -14,10 +14,10 @@ from jobstatus.stores import StoreConfigError
 WRONG_SETTINGS: Final = 2
 
 
-def run(*, dev: bool, workers: int | None = None, child: ChildRole | None = None) -> int:
-    """Serve until a signal; the exit code: 0, or 2 with one sentence on standard error for what cannot be served.
+def run(*, dev: bool, workers: int | None = None, child: int | None = None) -> int:
+    """Serve until a signal and return the exit code: 2 after a sentence on standard error when the start fails.
 
-    `workers`, where it is given, takes the place of the setting. `child`: this process is one of them.
+    `workers` overrides the setting unless it is None. `child` is the number of this process when it has a supervisor.
     """
 
     def serve() -> int:
@@ -30,7 +30,7 @@ def run(*, dev: bool, workers: int | None = None, child: ChildRole | None = None
 
 
 def run_edge(*, dev: bool, upstream: str | None) -> int:
-    """The same for an edge of its own. `upstream`, where it is given, takes the place of the setting."""
+    """Serve an edge in the same way. `upstream` overrides the setting unless it is None."""
 
     def serve() -> int:
         return process.serve_edge(prepare(dev=dev, check=check_edge, given={"upstream": upstream}))

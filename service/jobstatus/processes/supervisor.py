@@ -1,21 +1,17 @@
-"""Several serving processes on one machine, and the one that looks after them.
+"""The supervisor of several serving processes on one machine, its children.
 
-The workers share the ports (SO_REUSEPORT: the kernel spreads connections over those that listen) and the store. One
-that ends is replaced, and so is one that hangs. This process serves nobody but the admin port, for all of them.
+The children share the ports (SO_REUSEPORT: the kernel spreads connections over the processes that listen) and the
+store. The supervisor replaces a child that ends or hangs, and serves the admin port for all of them.
 """
 
 import asyncio
-import itertools
-import json
 import logging
 import os
-import shutil
 import signal
-import tempfile
 from collections.abc import Collection
 from contextlib import AsyncExitStack, ExitStack
-from pathlib import Path
-from typing import Any, Final
+from dataclasses import dataclass
+from typing import Any
 
 import uvloop
 
@@ -27,105 +23,109 @@ from jobstatus.rest.admin import admin_handler
 from jobstatus.rest.server import HttpServer
 from jobstatus.settings import Address
 
-ASK_EVERY_SECONDS: Final = 2.0
-MISSES: Final = 4
-"""A worker that does not answer its supervisor so often in a row answers nobody: it is killed and replaced.
-
-Counted, not timed: of a machine that was suspended no worker has missed more than one.
-"""
-GRACE_SECONDS: Final = 1.0
-STOP_SECONDS: Final = 10.0
-"""A worker needs less to stop, after its delay; one that has not stopped by then is killed."""
-FIRST_PAUSE_SECONDS: Final = 0.1
-LONGEST_PAUSE_SECONDS: Final = 5.0
-SOUND_SECONDS: Final = 10.0
-"""A worker that has lived so long was no failed start: the next one is started at once."""
-
 _log = logging.getLogger(__name__)
 
 
-def supervise(launch: Launch) -> int:
-    """Keep the workers up until a signal; the exit code, 0 when all of them stopped as they should.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SupervisorLimits:
+    """How long a supervisor waits for what."""
 
-    Raises OSError when an address cannot be had or a process not be started.
+    ask_every_seconds: float = 2.0
+    ask_seconds: float = 2.0
+    """The time that a child has to answer a question."""
+    misses: int = 4
+    """The number of questions in a row without an answer after which a child hangs: it is killed and replaced.
+
+    This is a count because a suspended machine then costs each child one question only."""
+    grace_seconds: float = 1.0
+    """The time that requests to the admin port have at a stop."""
+    stop_seconds: float = 10.0
+    """The time that a child has to stop, after its stop delay. Then it is killed."""
+    first_pause_seconds: float = 0.1
+    longest_pause_seconds: float = 5.0
+    """The pause before a replacement, which doubles each time until it is the longest."""
+    sound_seconds: float = 10.0
+    """The age from which a child that ends did not fail to start, so its replacement waits for the first pause only."""
+
+
+def supervise(launch: Launch, limits: SupervisorLimits = SupervisorLimits()) -> int:  # a frozen value
+    """Keep the children up until a signal and return the exit code: 0 when all of them stopped gracefully.
+
+    Raise OSError when an address is not available or a process cannot be started.
     """
     with ExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="jobstatus-")))
         http = stack.enter_context(reserved(launch.settings.http, "HTTP"))
         grpc = stack.enter_context(reserved(launch.settings.grpc, "gRPC"))
         runner = stack.enter_context(asyncio.Runner(loop_factory=uvloop.new_event_loop))
-        return runner.run(_Supervisor(launch, folder, http=http, grpc=grpc).run())
+        return runner.run(_Supervisor(launch, limits, http=http, grpc=grpc).run())
 
 
 class _Supervisor:
-    def __init__(self, launch: Launch, folder: Path, *, http: Address, grpc: Address) -> None:
+    def __init__(self, launch: Launch, limits: SupervisorLimits, *, http: Address, grpc: Address) -> None:
         self._launch = launch
-        self._folder = folder
+        self._limits = limits
         self._http, self._grpc = http, grpc
         self._children: dict[int, ChildProcess] = {}
-        self._starts = itertools.count(1)
         self._stopping = asyncio.Event()
         self._has_failed = False
-        self._figures = ChildMetrics()
+        self._figures = ChildMetrics(ask_seconds=limits.ask_seconds)
 
     async def run(self) -> int:
-        """Start, keep and stop the workers; the exit code, that of the first worker when it cannot start."""
+        """Start, keep and stop the children. Return the exit code, which is the first child's if that cannot start."""
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, self._on_signal, number)
         async with AsyncExitStack() as stack:
             admin = HttpServer(
-                admin_handler(self._problem, self._exposition), max_connections=100, grace_seconds=GRACE_SECONDS
+                admin_handler(self._problem, self._exposition),
+                max_connections=100,
+                grace_seconds=self._limits.grace_seconds,
             )
             stack.push_async_callback(admin.stop)
             port = await admin.start(*self._launch.settings.admin)
             stack.push_async_callback(self._stop_all)
             first = await self._start(1)
             if not first.is_up:
-                return await self._code_of_a_failed_start(first)
+                return await self._exit_code_of_failed_start(first)
             numbers = range(2, self._launch.settings.workers + 1)
             others = [] if self._stopping.is_set() else await asyncio.gather(*map(self._start, numbers))
             async with asyncio.TaskGroup() as group:
                 keepers = [group.create_task(self._keep(child)) for child in (first, *others)]
-                asking = group.create_task(self._ask_again_and_again())
+                asking = group.create_task(self._ask_periodically())
                 if not self._stopping.is_set():
                     admin_address = self._launch.settings.admin._replace(port=port)
                     self._launch.announce({"http": self._http, "grpc": self._grpc, "admin": admin_address})
                 await self._stopping.wait()
                 _log.info("The serving processes are asked to stop.", extra={"event": "stopping"})
                 asking.cancel()
-                await self._see_the_end_of(keepers)
+                await self._await_end(keepers)
         _log.info("All serving processes have stopped.", extra={"event": "stopped"})
         return int(self._has_failed)
 
-    async def _code_of_a_failed_start(self, child: ChildProcess) -> int:
-        """The worker has said why, unless it was killed, which raises ChildProcessError."""
+    async def _exit_code_of_failed_start(self, child: ChildProcess) -> int:
+        """Return the exit code of a child that has logged why. Raise ChildProcessError when it was killed instead."""
         code = await child.process.wait()
         if self._stopping.is_set():
             return 0
         if code < 0:
-            raise ChildProcessError(f"a worker ended with {ending(code)} before it was up")
+            raise ChildProcessError(f"a serving process ended with {ending(code)} before it was up")
         return code
 
-    # --- one worker ---
+    # --- one child ---
 
     async def _start(self, number: int) -> ChildProcess:
-        """A new child, when it is up or has ended. Raises OSError when there can be no new process."""
+        """Return a new child when it is up or has ended. Raise OSError when the system cannot start a process."""
         child = self._children[number] = await ChildProcess.started(
-            number,
-            self._folder / f"{next(self._starts)}.sock",
-            http=self._http,
-            grpc=self._grpc,
-            dev=self._launch.dev,
+            number, http=self._http, grpc=self._grpc, dev=self._launch.dev
         )
         if self._stopping.is_set():
             child.send(signal.SIGTERM)
-        child.is_up = await child.says_that_it_is_up()
+        child.is_up = await child.channel.wait_until_up()
         self._count()
         return child
 
     async def _keep(self, child: ChildProcess) -> None:
-        """Replace the worker whenever it ends, until all are to stop."""
-        pause = FIRST_PAUSE_SECONDS
+        """Replace the child whenever it ends, until the service stops."""
+        pause = self._limits.first_pause_seconds
         while True:
             code, was_up = await child.process.wait(), child.is_up
             child.is_up = False
@@ -143,15 +143,15 @@ class _Supervisor:
                 "A serving process exited and is replaced.",
                 extra={"event": "child_exited", "child": child.number, "ended": ending(code)},
             )
-            if asyncio.get_running_loop().time() - child.started_at >= SOUND_SECONDS:
-                pause = FIRST_PAUSE_SECONDS
-            following = await self._replacement(child.number, pause)
-            if following is None:
+            if asyncio.get_running_loop().time() - child.started_at >= self._limits.sound_seconds:
+                pause = self._limits.first_pause_seconds
+            replacement = await self._replacement(child.number, pause)
+            if replacement is None:
                 return
-            child, pause = following, min(2 * pause, LONGEST_PAUSE_SECONDS)
+            child, pause = replacement, min(2 * pause, self._limits.longest_pause_seconds)
 
     async def _replacement(self, number: int, pause: float) -> ChildProcess | None:
-        """A new worker after the pause; None when all are to stop."""
+        """Return a new child after the pause, or None when the service stops."""
         while not await _happens(self._stopping, pause):
             try:
                 child = await self._start(number)
@@ -160,7 +160,7 @@ class _Supervisor:
                     "A serving process could not be started and is tried again.",
                     extra={"event": "child_start_failed", "child": number, "cause": str(error)},
                 )
-                pause = LONGEST_PAUSE_SECONDS
+                pause = self._limits.longest_pause_seconds
                 continue
             self._figures.restarts.inc()
             if child.is_up:
@@ -177,69 +177,67 @@ class _Supervisor:
     # --- the end ---
 
     def _on_signal(self, number: signal.Signals) -> None:
-        """The first asks all for a graceful stop; a second ends them and this process at once."""
+        """Forward the first signal, for a graceful stop. At the second, kill the children and end at once."""
         is_second = self._stopping.is_set()
         self._stopping.set()
         for child in self._children.values():
             child.send(signal.SIGKILL if is_second else signal.SIGTERM)
         if is_second:
-            shutil.rmtree(self._folder, ignore_errors=True)
             os._exit(128 + number)
 
-    async def _see_the_end_of(self, tasks: Collection[asyncio.Task[Any]]) -> None:
-        """Wait for what ends with the workers, which have been told to stop; kill those that do not in time."""
+    async def _await_end(self, tasks: Collection[asyncio.Task[Any]]) -> None:
+        """Wait for tasks that end when the children stop; kill children that do not stop in time."""
         if not tasks:
             return
-        _, late = await asyncio.wait(tasks, timeout=self._launch.settings.stop_delay_seconds + STOP_SECONDS)
+        seconds = self._launch.settings.stop_delay_seconds + self._limits.stop_seconds
+        _, late = await asyncio.wait(tasks, timeout=seconds)
         if late:
             for child in self._children.values():
                 child.send(signal.SIGKILL)
             await asyncio.wait(late)
 
     async def _stop_all(self) -> None:
-        """Let no worker outlive this process, whatever went wrong here."""
+        """Stop the children that are alive, so that none outlives this process after an error."""
         alive = [child for child in self._children.values() if child.is_alive]
         for child in alive:
             child.send(signal.SIGTERM)
-        await self._see_the_end_of([asyncio.create_task(child.process.wait()) for child in alive])
+        await self._await_end([asyncio.create_task(child.process.wait()) for child in alive])
 
-    # --- what the admin port tells ---
+    # --- the admin port ---
 
     async def _problem(self) -> str:
-        """Why the service is not ready: no child is up, or one that is up has a problem."""
+        """Return why the service is not ready: no child is up, or one that is up has a problem."""
         if self._stopping.is_set():
             return "stopping"
         asked = self._those_up()
-        problems = await asyncio.gather(*map(_problem_of, asked))
+        problems = await asyncio.gather(*map(self._problem_of, asked))
         return next(filter(None, problems), "" if asked else "no_worker")
+
+    async def _problem_of(self, child: ChildProcess) -> str:
+        problem = await child.ask("problem", seconds=self._limits.ask_seconds)
+        if problem is None:
+            return "worker_silent" if child.is_up else ""
+        return problem
 
     async def _exposition(self) -> bytes:
         return await self._figures.exposition(self._those_up())
 
-    async def _ask_again_and_again(self) -> None:
-        """So that little of what a worker had counted is forgotten when it dies, and one that hangs is found."""
+    async def _ask_periodically(self) -> None:
+        """Ask for metrics often, so that few counts are lost when a child dies, and kill a child that hangs."""
         while True:
             for child in await self._figures.ask(self._those_up()):
                 child.misses += 1
-                if child.misses == MISSES and child.is_up:
+                if child.misses == self._limits.misses and child.is_up:
                     _log.error(
                         "A serving process does not answer its supervisor and is killed.",
                         extra={"event": "child_hung", "child": child.number},
                     )
                     child.send(signal.SIGKILL)
-            await asyncio.sleep(ASK_EVERY_SECONDS)
-
-
-async def _problem_of(child: ChildProcess) -> str:
-    answer = await child.ask("/readyz")
-    if answer is None:
-        return "worker_silent" if child.is_up else ""
-    status, text = answer
-    return "" if status == 200 else str(json.loads(text)["status"])
+            await asyncio.sleep(self._limits.ask_every_seconds)
 
 
 async def _happens(event: asyncio.Event, seconds: float) -> bool:
-    """Whether the event happens within this time, awaited."""
+    """Wait for the event at most this long; return whether it happened."""
     try:
         async with asyncio.timeout(seconds):
             return await event.wait()

@@ -5,7 +5,6 @@ import logging
 import os
 import socket
 from collections.abc import Awaitable, Callable
-from pathlib import Path
 from typing import Any, Final
 
 import aiohttp
@@ -65,14 +64,6 @@ class HttpServer:
             raise OSError(f"cannot listen on {host}:{port} for HTTP: {why}") from error
         sockets = [part for part in self._server.sockets if part.family in (socket.AF_INET, socket.AF_INET6)]
         return int(sockets[0].getsockname()[1])
-
-    async def start_at(self, path: Path) -> None:
-        """Listen on a socket in the file system. Raise OSError when it cannot be made."""
-        factory = await self._factory()
-        try:
-            self._server = await asyncio.get_running_loop().create_unix_server(factory, str(path))
-        except OSError as error:
-            raise OSError(f"cannot listen at {path}: {error}") from error
 
     async def _factory(self) -> Callable[[], asyncio.Protocol]:
         await self._runner.setup()

@@ -1,0 +1,133 @@
+"""The questions that a supervisor asks its children, and their answers, over a pair of connected sockets.
+
+The pair has no name in a file system, so a start needs no writable folder. The child's end is its standard input, which
+ends when the supervisor is gone. The child writes one line when it is up. After that every line is JSON: `[number,
+question]` to the child, `[number, answer]` back. Answers may come in any order and late.
+"""
+
+import asyncio
+import itertools
+import json
+import logging
+import socket
+import sys
+from asyncio import StreamReader, StreamWriter
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
+from typing import Final, Literal, Self
+
+Question = Literal["problem", "metrics"]
+Answers = Mapping[str, Callable[[], Awaitable[str]]]
+"""How a child answers each question."""
+
+_LINE_BYTES: Final = 16 * 1024**2
+"""The longest line; the metrics of a process are about a hundredth of it."""
+
+_log = logging.getLogger(__name__)
+
+
+class ChildChannel:
+    """The supervisor's end. Build and use it inside the running loop."""
+
+    def __init__(self, reader: StreamReader, writer: StreamWriter) -> None:
+        self._reader, self._writer = reader, writer
+        self._numbers = itertools.count(1)
+        self._asked: dict[int, asyncio.Future[str | None]] = {}
+        self._reading: asyncio.Task[None] | None = None
+
+    @classmethod
+    async def opened(cls) -> tuple[Self, socket.socket]:
+        """Return a new channel and the child's end of it, which the caller must close. Raise OSError without files."""
+        ours, theirs = socket.socketpair()
+        return cls(*await asyncio.open_unix_connection(sock=ours, limit=_LINE_BYTES)), theirs
+
+    async def wait_until_up(self) -> bool:
+        """Return whether the child is up: True when it says so, False when it ended instead."""
+        if not await _next_line(self._reader):
+            self.close()
+            return False
+        self._reading = asyncio.create_task(self._read())
+        return True
+
+    async def ask(self, question: Question, *, seconds: float) -> str | None:
+        """Return the child's answer, or None when there is none within `seconds`. Questions may overlap."""
+        if self._reading is None or self._reading.done():
+            return None
+        number = next(self._numbers)
+        answer: asyncio.Future[str | None] = asyncio.get_running_loop().create_future()
+        self._asked[number] = answer
+        try:
+            async with asyncio.timeout(seconds):
+                self._writer.write(_line(number, question))
+                return await answer
+        except TimeoutError:
+            _log.debug(
+                "A serving process did not answer its supervisor.",
+                extra={"event": "child_silent", "question": question},
+            )
+            return None
+        finally:
+            del self._asked[number]
+
+    def close(self) -> None:
+        """Close this end; a child that still runs stops because of it."""
+        self._writer.close()
+
+    async def _read(self) -> None:
+        """Hand each answer to the caller that waits for it; drop those that come too late."""
+        while line := await _next_line(self._reader):
+            number, answer = json.loads(line)
+            asked = self._asked.get(number)
+            if asked is not None and not asked.done():
+                asked.set_result(answer)
+        for asked in self._asked.values():
+            if not asked.done():
+                asked.set_result(None)
+        self.close()
+
+
+@asynccontextmanager
+async def answering(answers: Answers, on_end: Callable[[], None]) -> AsyncIterator[None]:
+    """Tell the supervisor that this child is up, and answer its questions while the context lasts.
+
+    Call `on_end` when the supervisor is gone.
+    """
+    ours = socket.fromfd(sys.stdin.fileno(), socket.AF_UNIX, socket.SOCK_STREAM)
+    reader, writer = await asyncio.open_unix_connection(sock=ours)
+    writer.write(b"up\n")
+
+    async def answer(number: int, question: str) -> None:
+        try:
+            found = await answers[question]()
+        except Exception:  # noqa: BLE001  # polls are still answered, so a bug here must not end the process
+            _log.exception(
+                "A question of the supervisor could not be answered because of a bug of this program.",
+                extra={"event": "question_failed", "question": question},
+            )
+            return
+        writer.write(_line(number, found))
+
+    async def follow(group: asyncio.TaskGroup) -> None:
+        while line := await _next_line(reader):
+            group.create_task(answer(*json.loads(line)))
+        on_end()
+
+    async with asyncio.TaskGroup() as group:
+        following = group.create_task(follow(group))
+        try:
+            yield
+        finally:
+            following.cancel()
+            writer.close()
+
+
+async def _next_line(reader: StreamReader) -> bytes:
+    """Return the next line, or nothing when the other process is gone."""
+    try:
+        return await reader.readline()
+    except ConnectionError:
+        return b""
+
+
+def _line(number: int, text: str) -> bytes:
+    return json.dumps([number, text]).encode() + b"\n"
