@@ -31,6 +31,7 @@ def serve_edge(launch: Launch) -> int:
 
 
 def _run(work: Coroutine[Any, Any, None]) -> int:
+    gc.disable()  # until the end of the start, because nearly all that a start makes is here to stay
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(work)
     return 0
@@ -69,6 +70,7 @@ async def _serve_edge_until_signal(launch: Launch) -> None:
 async def _stopped(stop: asyncio.Event) -> None:
     gc.collect()
     gc.freeze()  # what the start has made is here to stay: no collection looks at it again
+    gc.enable()
     await stop.wait()
     _log.info("The process stops gracefully.", extra={"event": "stopping"})
 
