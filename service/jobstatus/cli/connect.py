@@ -1,16 +1,21 @@
-"""How commands reach the service over gRPC: its address, TLS and the timeout."""
+"""How commands reach the service over gRPC: its address, TLS and the timeout.
 
-import asyncio
+asyncio and gRPC are imported when a command runs, so that its help is fast.
+"""
+
+from __future__ import annotations
+
 import functools
 from collections.abc import Callable, Coroutine
 from datetime import timedelta
-from typing import Any, BinaryIO, Final
+from typing import TYPE_CHECKING, Any, BinaryIO, Final
 
 import click
-import grpc
 
 from jobstatus.cli.params import SPAN
-from jobstatus.client import JobStatusClient
+
+if TYPE_CHECKING:
+    import grpc
 
 _options: Final = (
     click.option(
@@ -63,6 +68,10 @@ def with_client(command: Callable[..., Coroutine[Any, Any, int | None]]) -> Call
         timeout: timedelta,
         **arguments: Any,
     ) -> int | None:
+        import asyncio  # noqa: PLC0415
+
+        from jobstatus.client import JobStatusClient  # noqa: PLC0415
+
         credentials = _credentials(tls_ca, tls_cert, tls_key)
 
         async def run() -> int | None:
@@ -83,4 +92,6 @@ def _credentials(
         raise click.UsageError("--tls-cert and --tls-key go together")
     if ca is None and certificate is None:
         return None
+    import grpc  # noqa: PLC0415
+
     return grpc.ssl_channel_credentials(*(None if file is None else file.read() for file in (ca, key, certificate)))

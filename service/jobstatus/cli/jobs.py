@@ -1,9 +1,11 @@
 """`jobstatus jobs`: what a worker, or the gateway in front of it, does, from a shell."""
 
+from __future__ import annotations
+
 import sys
 from collections.abc import AsyncIterator, Sequence
 from datetime import datetime, timedelta
-from typing import BinaryIO, Final
+from typing import TYPE_CHECKING, BinaryIO, Final
 
 import click
 
@@ -11,7 +13,10 @@ from jobstatus.cli.connect import with_client
 from jobstatus.cli.errors import EPILOG, CommandError, ExitCode
 from jobstatus.cli.output import emit, emit_job, emit_job_fields, emit_jobs, emit_json, emit_line, job_json, note
 from jobstatus.cli.params import REQUEST_TYPE, SPAN, TIME, GroupInOrder, json_option
-from jobstatus.client import ErrorField, Job, JobError, JobFilter, JobState, JobStatusClient, RequestType
+from jobstatus.core.job import ErrorField, Job, JobError, JobState, RequestType
+
+if TYPE_CHECKING:  # help does not wait for gRPC
+    from jobstatus.client import JobFilter, JobStatusClient
 
 _attempt: Final = click.option(
     "--attempt",
@@ -221,7 +226,7 @@ async def list_(
     Example, the jobs of the last day that failed:
       jobstatus jobs list --state failed --created-after 1d
     """
-    filters = JobFilter(states=[JobState(state) for state in states])
+    filters: JobFilter = {"states": [JobState(state) for state in states]}
     if request_type is not None:
         filters["request_type"] = RequestType(request_type)
     if virtual_key_id is not None:

@@ -3,9 +3,11 @@
 A key is made and printed here; the service gets only its hash.
 """
 
+from __future__ import annotations
+
 import secrets
 from datetime import UTC, datetime, timedelta
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import click
 
@@ -13,9 +15,11 @@ from jobstatus.cli.connect import with_client
 from jobstatus.cli.errors import EPILOG
 from jobstatus.cli.output import emit_json, emit_line, emit_virtual_keys, note, virtual_key_document
 from jobstatus.cli.params import SPAN, GroupInOrder, json_option
-from jobstatus.client import JobStatusClient
 from jobstatus.core.errors import VirtualKeyNotFound
 from jobstatus.core.virtual_keys import KEY_PREFIX, VirtualKey, hash_key
+
+if TYPE_CHECKING:  # help does not wait for gRPC
+    from jobstatus.client import JobStatusClient
 
 _KEY_BYTES: Final = 32
 

@@ -30,6 +30,7 @@ def serve_edge(launch: Launch) -> int:
 
 
 def _run(work: Coroutine[Any, Any, None]) -> int:
+    gc.disable()  # until the end of the start, because nearly all that a start makes is here to stay
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(work)
     return 0
@@ -72,6 +73,7 @@ async def _serve_edge_until_signal(launch: Launch) -> None:
 async def _stopped(stop: asyncio.Event) -> None:
     gc.collect()
     gc.freeze()  # objects of the start live until the end, so later collections need not visit them
+    gc.enable()
     await stop.wait()
     _log.info("The process stops gracefully.", extra={"event": "stopping"})
 
