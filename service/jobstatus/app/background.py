@@ -1,4 +1,4 @@
-"""What a process does again and again in the background, whatever goes wrong with it."""
+"""Periodic background work of a process, which goes on whatever fails in it."""
 
 import asyncio
 import logging
@@ -16,7 +16,7 @@ _log = logging.getLogger(__name__)
 
 
 async def start_tasks(stack: AsyncExitStack, *endless: Coroutine[Any, Any, NoReturn]) -> None:
-    """Run them in the background until the stack unwinds."""
+    """Run the coroutines in the background until the stack unwinds."""
     group = await stack.enter_async_context(asyncio.TaskGroup())
     tasks = [group.create_task(work) for work in endless]
     stack.callback(lambda: [task.cancel() for task in tasks])
@@ -25,10 +25,13 @@ async def start_tasks(stack: AsyncExitStack, *endless: Coroutine[Any, Any, NoRet
 async def run_periodically(
     seconds: float, chore: str, work: Callable[[], Awaitable[None]], metrics: Metrics
 ) -> NoReturn:
-    """Do it for ever; a failure is tried again, after a second at least. The first of a row is logged, and the end."""
+    """Run `work` every `seconds`, forever.
+
+    Retry failures after at least AFTER_FAILURE_SECONDS. Log only the first of consecutive failures, and the recovery.
+    """
     failed_since: float | None = None
     while True:
-        if await run_once(chore, work, metrics, is_news=failed_since is None):
+        if await run_once(chore, work, metrics, should_log=failed_since is None):
             if failed_since is not None:
                 _log.info(
                     "A background task works again.",
@@ -44,13 +47,15 @@ async def run_periodically(
         await asyncio.sleep(seconds if failed_since is None else max(seconds, AFTER_FAILURE_SECONDS))
 
 
-async def run_once(chore: str, work: Callable[[], Awaitable[None]], metrics: Metrics, *, is_news: bool = True) -> bool:
-    """Do it; whether it went well. A failure is counted, and logged where it is news."""
+async def run_once(
+    chore: str, work: Callable[[], Awaitable[None]], metrics: Metrics, *, should_log: bool = True
+) -> bool:
+    """Run `work` once and return whether it succeeded. Count a failure; log it if `should_log`."""
     try:
         await work()
     except JobStatusError as error:
         metrics.chore_failed(chore)
-        if is_news:
+        if should_log:
             _log.warning(
                 "A background task failed and is retried.",
                 extra={"event": "chore_failed", "chore": chore, "reason": error.reason, "problem": error.message},

@@ -1,4 +1,4 @@
-"""The composition root: the only place that builds everything, starts it in order and stops it in order."""
+"""The composition root of the service: builds all parts, starts them in order and stops them in order."""
 
 import asyncio
 import logging
@@ -26,16 +26,16 @@ from jobstatus.stores import open_store
 from jobstatus.telemetry.metrics import Metrics
 
 GRACE_SECONDS: Final = 3.0
-"""How long calls under way may take when the service stops."""
+"""How long calls in progress may take when the service stops."""
 CHANGE_CHECK_SECONDS: Final = 0.1
-"""How often changes that other processes made are looked for while somebody waits for any."""
+"""The interval of reads for changes by other processes, while a client waits for any."""
 
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Listening:
-    """The addresses that became of the settings' (which may ask for any free port), and what the admin port tells.
+    """The addresses in use (the settings may ask for any free port), and what the admin port serves.
 
     `problem` returns why the service is not ready, or an empty string; `exposition` returns the metrics in Prometheus'
     text format.
@@ -182,5 +182,5 @@ async def _report_health(readiness: Readiness, rpc: RpcServer) -> None:
 
 
 async def _count_jobs(sweeper: Sweeper, store: Store, metrics: Metrics) -> None:
-    """Only the process that sweeps counts, so that many do not count the same."""
+    """Count jobs in the process that sweeps only, so that several processes do not report the same jobs."""
     metrics.jobs_counted(await store.count_jobs() if sweeper.is_leader else {})

@@ -1,7 +1,7 @@
-"""What is configured about an issuer: who it is, how its tokens are signed, and what they may say.
+"""The configuration of an issuer: its name, how its tokens are signed, and what they may claim.
 
-A configuration that exists is coherent; whether its key is any good is found out by loading it. A token never chooses
-anything that stands here.
+An IssuerConfig is consistent by construction; only loading shows whether its key is usable. A token never chooses
+anything of this.
 """
 
 from collections.abc import Mapping
@@ -18,7 +18,7 @@ _REGISTERED_CLAIMS: Final = frozenset({"iss", "aud", "exp", "nbf", "iat", "jti"}
 
 
 class Kind(StrEnum):
-    """What a token can stand for."""
+    """The kinds of principal that a token can name."""
 
     VIRTUAL_KEY = "virtual_key"
     ADMIN = "admin"
@@ -29,7 +29,7 @@ class IssuerConfig:
     """One issuer, with exactly one source of keys. Raises KeyConfigError on construction.
 
     `key_id` is the `kid` that tokens may carry when there is one key, a secret or a PEM file. A token whose `exp` is
-    further away than `max_lifetime_seconds` is refused, `leeway_seconds` forgives clocks that differ.
+    further away than `max_lifetime_seconds` is refused; `leeway_seconds` allows for clocks that differ.
     """
 
     issuer: str
@@ -53,11 +53,11 @@ class IssuerConfig:
 
     @property
     def key_file(self) -> Path | None:
-        """The file that the keys are read from; None when they stand in the configuration itself."""
+        """The file with the keys; None when the configuration holds the secret itself."""
         return self.public_key_file or self.jwks_file
 
     def _find_problems(self) -> Mapping[str, bool]:
-        """Each thing that can be wrong, and whether it is."""
+        """Return each possible problem and whether it is present."""
         sources = (self.secret, self.public_key_file, self.jwks_file)
         claims = (self.virtual_key_claim, self.role_claim)
         return {

@@ -1,4 +1,4 @@
-"""For log lines about what may happen a thousand times a second: said at once, and then once in a while."""
+"""Limits log lines about events that can occur thousands of times a second: one at once, then one per interval."""
 
 import time
 from collections.abc import Callable
@@ -8,7 +8,7 @@ EVERY_SECONDS: Final = 10.0
 
 
 class LogThrottle:
-    """Decides when a line is due. One of these for each kind of line."""
+    """Decides when to log one kind of line."""
 
     def __init__(self, monotonic: Callable[[], float] = time.monotonic) -> None:
         self._monotonic = monotonic
@@ -16,9 +16,9 @@ class LogThrottle:
         self._silent = 0
 
     def should_log(self) -> int:
-        """To be called each time it happens: how often it has since the last line, this time included; 0: say nothing.
+        """Count an event. Return how many occurred since the last line, this one included, or 0 to log nothing.
 
-        The first time is said at once, and so is the first after a while of quiet.
+        The first event is logged at once, and so is the first one after EVERY_SECONDS without a line.
         """
         self._silent += 1
         now = self._monotonic()
