@@ -1,7 +1,6 @@
 """The composition root of the service: builds all parts, starts them in order and stops them in order."""
 
 import asyncio
-import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -29,8 +28,6 @@ GRACE_SECONDS: Final = 3.0
 """How long calls in progress may take when the service stops."""
 CHANGE_CHECK_SECONDS: Final = 0.1
 """The interval of reads for changes by other processes, while a client waits for any."""
-
-_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

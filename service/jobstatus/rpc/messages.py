@@ -99,11 +99,6 @@ def _time(at_ms: int | None) -> Timestamp | None:
     return None if at_ms is None else timestamp_from_ms(at_ms)
 
 
-def job_to_message(job: Job) -> pb.Job:
-    """Return the job as a message."""
-    return pb.Job(**job_fields(job))
-
-
 def job_fields(job: Job, *, omit_result: bool = False) -> Any:
     """Return the fields of the job's message by name.
 
