@@ -273,7 +273,7 @@ BODIES: Final = {
     "5 bytes": ("", b"hello"),
     "1 MiB": ("", b"x" * MIB),
     "a request": ("", SMUGGLED),
-    "gzip bomb": ("Content-Encoding: gzip\r\n", gzip.compress(bytes(64 * MIB), 9)),
+    "gzip bomb": ("Content-Encoding: gzip\r\n", gzip.compress(bytes(64 * MIB), 1)),
     "bad gzip": ("Content-Encoding: gzip\r\n", b"hello"),
     "bad deflate": ("Content-Encoding: deflate\r\n", b"hello"),
     "unknown coding": ("Content-Encoding: x\r\n", b"hello"),

@@ -19,6 +19,7 @@ from cryptography.hazmat.primitives.serialization import (
     PrivateFormat,
     PublicFormat,
 )
+from harness.forging import rsa_key
 from harness.logged import events_logged, everything_logged
 from jobstatus.auth.errors import InvalidCredential, KeyConfigError
 from jobstatus.auth.issuers import IssuerConfig, Kind, TokenVerifier
@@ -30,9 +31,9 @@ from jwt.algorithms import ECAlgorithm, OKPAlgorithm, RSAAlgorithm
 
 NOW: Final = 1_800_000_000.0
 SECRET: Final = "a secret of the tests, thirty-two bytes or more"
-RSA_KEY: Final = rsa.generate_private_key(public_exponent=65537, key_size=2048)
-OTHER_RSA_KEY: Final = rsa.generate_private_key(public_exponent=65537, key_size=2048)
-WEAK_RSA_KEY: Final = rsa.generate_private_key(public_exponent=65537, key_size=1024)
+RSA_KEY: Final = rsa_key()
+OTHER_RSA_KEY: Final = rsa_key("other")
+WEAK_RSA_KEY: Final = rsa_key("weak", 1024)
 EC_KEY: Final = ec.generate_private_key(ec.SECP256R1())
 P384_KEY: Final = ec.generate_private_key(ec.SECP384R1())
 ED_KEY: Final = ed25519.Ed25519PrivateKey.generate()

@@ -14,6 +14,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, paddin
 from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
+from harness.forging import rsa_key
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from jobstatus.auth.compact import read_token
@@ -31,7 +32,7 @@ AUDIENCE: Final = "jobstatus"
 LEEWAY: Final = 10
 MAX_LIFETIME: Final = 3600
 
-_RSA: Final = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+_RSA: Final = rsa_key()
 PRIVATE_KEYS: Final[Mapping[str, tuple[str, PrivateKeyTypes]]] = {
     "RS256": ("RS256", _RSA),
     "ES256": ("ES256", ec.generate_private_key(ec.SECP256R1())),
