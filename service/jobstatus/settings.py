@@ -4,12 +4,10 @@ A variable wins over the file. A wrong setting raises SettingsError with one sen
 a secret. The two sources are read here, because pydantic-settings takes longer to import than pydantic.
 """
 
-import difflib
 import ipaddress
 import json
 import os
 import secrets
-import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, NamedTuple
@@ -185,6 +183,8 @@ def _from_file(path: str | None) -> dict[str, Any]:
         return {}
     if not Path(path).is_file():
         raise SettingsError(f"{PREFIX}CONFIG names no file ({path})")
+    import tomllib  # noqa: PLC0415  # most settings come from variables
+
     try:
         return tomllib.loads(Path(path).read_text(encoding="utf-8"))
     except ValueError as error:
@@ -263,6 +263,10 @@ def unknown_variables(environment: Mapping[str, str]) -> dict[str, str]:
     """
     known = {*(name.upper() for name in Settings.model_fields), *_CLIENT_VARIABLES}
     given = {name.removeprefix(PREFIX) for name in environment if name.startswith(PREFIX)}
+    if given <= known:
+        return {}
+    import difflib  # noqa: PLC0415  # misspelt variables are rare
+
     return {
         PREFIX + name: next((PREFIX + close for close in difflib.get_close_matches(name, known, 1)), "")
         for name in sorted(given - known)

@@ -5,11 +5,11 @@ order: method, credential, job (one call of the core judges the job's id, type, 
 """
 
 import asyncio
-import importlib.resources
 import time
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from functools import partial
+from pathlib import Path
 from typing import Final, Protocol, cast
 
 from aiohttp import web
@@ -94,7 +94,7 @@ class PollHandler:
         self._events = event_sender
         self._metrics = metrics
         self._outcomes = Outcomes(metrics=metrics, retry_after_seconds=retry_after_seconds)
-        self._openapi = importlib.resources.files("jobstatus.rest").joinpath("openapi.json").read_bytes()
+        self._openapi = Path(__file__).with_name("openapi.json").read_bytes()
 
     def try_answer(self, message: RawRequestMessage) -> bytes | None:
         """Return the whole answer to a plain poll, whatever its outcome; None for all that only `answer` can answer.
