@@ -24,7 +24,7 @@ gc.disable()  # until all tests are collected: nothing of them is garbage
 os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(temporary_root()))  # where `tmp_path` is made
 
 _UNTIMED: Final = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
-settings.register_profile("dev", _UNTIMED, derandomize=True, max_examples=50)
+settings.register_profile("dev", _UNTIMED, derandomize=True, max_examples=30)
 settings.register_profile("ci", _UNTIMED, max_examples=200, print_blob=True)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "dev"))
 """`dev` tries the same few examples each time, so that the verdict depends on the code alone; `ci` looks for others."""

@@ -17,7 +17,7 @@ from jobstatus.rest.limits import RestLimits
 
 CHECK_SECONDS: Final = 5.0
 """The check takes about 2 ms; an answer that has not come by then will never come."""
-_MORE_THAN_QUEUED: Final = 100
+_MORE_THAN_QUEUED: Final = 40
 """Requests; aiohttp's parser pauses at 32 that are not consumed."""
 _FAST: Final = b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nfast"
 _PLAIN: Final = b"GET /fast HTTP/1.1\r\nHost: check\r\n\r\n"
