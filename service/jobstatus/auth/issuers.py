@@ -26,7 +26,7 @@ class VerifiedToken:
 
     principal: Principal
     kind: Kind
-    expires_at: int
+    expires_at: float
 
 
 class TokenVerifier:
