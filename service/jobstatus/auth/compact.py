@@ -45,6 +45,15 @@ def read_token(token: str) -> UnverifiedToken:
     return unverified
 
 
+def has_token_header(text: str) -> bool:
+    """Return whether the text has a token's three segments, of which the first is the header of one."""
+    header, _, rest = text.partition(".")
+    try:
+        return rest.count(".") == 1 and bool(parse_object(_decode_base64url(header)))
+    except ValueError:
+        return False
+
+
 def _check_header(header: dict[str, Any]) -> None:
     """Refuse other kinds of token by `typ` (RFC 8725, section 3.11), and unsupported extensions.
 
