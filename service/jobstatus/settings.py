@@ -71,6 +71,24 @@ ExistingFile = Annotated[Path, AfterValidator(_existing_file)]
 Seconds = Annotated[float, Field(gt=0, le=365 * _DAY)]
 
 
+Algorithm = Literal[
+    "HS256",
+    "RS256",
+    "RS384",
+    "RS512",
+    "PS256",
+    "PS384",
+    "PS512",
+    "ES256",
+    "ES384",
+    "ES512",
+    "EdDSA",
+    "Ed25519",
+    "Ed448",
+]
+TokenTypes = Annotated[frozenset[Literal["JWT", "at+jwt"]], BeforeValidator(_names)]
+
+
 class IssuerSettings(BaseModel):
     """One entry of `[[issuers]]`: an issuer of tokens, its key, and what its tokens may do."""
 
@@ -78,12 +96,13 @@ class IssuerSettings(BaseModel):
 
     issuer: str = Field(min_length=1)
     audience: str = Field(min_length=1)
-    algorithm: Literal["HS256", "RS256", "ES256", "EdDSA"]
+    algorithm: Algorithm
     secret: SecretStr | None = None
     public_key_file: ExistingFile | None = None
     jwks_file: ExistingFile | None = None
     private_key_file: ExistingFile | None = None
     key_id: str | None = None
+    token_types: TokenTypes = Field(default=frozenset({"JWT"}), min_length=1)
     kinds: frozenset[Kind] = Field(default=frozenset(Kind), min_length=1)
     virtual_key_claim: str = Field(default="virtual_key_id", min_length=1)
     role_claim: str = Field(default="role", min_length=1)
@@ -118,6 +137,7 @@ class Settings(BaseModel):
     jwt_jwks_file: Path | None = None
     jwt_private_key_file: Path | None = None
     jwt_key_id: str | None = None
+    jwt_token_types: str | None = None
     issuers: tuple[IssuerSettings, ...] = ()
     unscoped_jobs: Literal["admin_only", "any_credential"] = "admin_only"
 
@@ -160,6 +180,7 @@ class Settings(BaseModel):
             "jwks_file",
             "private_key_file",
             "key_id",
+            "token_types",
         )
         given = {field: value for field in fields if (value := getattr(self, f"jwt_{field}")) is not None}
         if not given:

@@ -64,18 +64,18 @@ class Authenticator:
         self._tokens: FifoCache[bytes, CachedToken] = FifoCache(max_cached)
         self._refused: FifoCache[bytes, Reason] = FifoCache(MAX_REFUSED)
 
-    async def authenticate(self, authorization: Sequence[str], virtual_key: Sequence[str]) -> Principal:
-        """Return the principal of a request; takes the values of all Authorization and all x-bf-vk headers.
+    async def authenticate(self, authorization: Sequence[str], keys: Sequence[str]) -> Principal:
+        """Return the principal of a request; takes the values of all Authorization headers and all KEY_HEADERS.
 
         Raise MissingCredential, InvalidCredential, or StoreUnavailable when the store is needed and does not answer.
         """
-        found = self._recognise(authorization, virtual_key)
+        found = self._recognise(authorization, keys)
         return found if isinstance(found, Principal) else await found()
 
-    def try_authenticate(self, authorization: Sequence[str], virtual_key: Sequence[str]) -> Principal | None:
+    def try_authenticate(self, authorization: Sequence[str], keys: Sequence[str]) -> Principal | None:
         """Return what `authenticate` returns, or None when the store has to be asked. Raises MissingCredential and
         InvalidCredential."""
-        found = self._recognise(authorization, virtual_key)
+        found = self._recognise(authorization, keys)
         return found if isinstance(found, Principal) else None
 
     async def refresh(self) -> None:
@@ -100,9 +100,9 @@ class Authenticator:
         self._virtual_keys.forget()
         self._on_change()
 
-    def _recognise(self, authorization: Sequence[str], virtual_key: Sequence[str]) -> Principal | _AskStore:
+    def _recognise(self, authorization: Sequence[str], keys: Sequence[str]) -> Principal | _AskStore:
         """Return the principal, or the call that asks the store for what is missing."""
-        credential = read_credential(authorization, virtual_key)
+        credential = read_credential(authorization, keys)
         now = self._clock()
         digest = hash_key(credential)
         if credential.startswith(KEY_PREFIX):

@@ -13,6 +13,9 @@ from typing import Final
 from jobstatus.auth.errors import KeyConfigError
 from jobstatus.auth.keys import ALGORITHMS
 
+DEFAULT_TYPE: Final = "JWT"
+TOKEN_TYPES: Final[Mapping[str, str]] = {"jwt": DEFAULT_TYPE, "at+jwt": "at+jwt", "application/at+jwt": "at+jwt"}
+"""The types of tokens by their `typ` in lower case. An access token of RFC 9068 has one of its own."""
 DAY_SECONDS: Final = 24 * 60 * 60
 _REGISTERED_CLAIMS: Final = frozenset({"iss", "aud", "exp", "nbf", "iat", "jti"})
 
@@ -29,7 +32,8 @@ class IssuerConfig:
     """One issuer, with exactly one source of keys. Raises KeyConfigError on construction.
 
     `key_id` is the `kid` that tokens may carry when there is one key, a secret or a PEM file. A token whose `exp` is
-    further away than `max_lifetime_seconds` is refused; `leeway_seconds` allows for clocks that differ.
+    further away than `max_lifetime_seconds` is refused; `leeway_seconds` allows for clocks that differ. A token without
+    `typ` is of the type JWT.
     """
 
     issuer: str
@@ -39,6 +43,7 @@ class IssuerConfig:
     public_key_file: Path | None = None
     jwks_file: Path | None = None
     key_id: str | None = None
+    token_types: frozenset[str] = frozenset({DEFAULT_TYPE})
     kinds: frozenset[Kind] = frozenset(Kind)
     virtual_key_claim: str = "virtual_key_id"
     role_claim: str = "role"
@@ -68,6 +73,8 @@ class IssuerConfig:
             f"{self.algorithm} takes a public key, not a secret": self.secret is not None and self.algorithm != "HS256",
             "HS256 takes a secret, not a public key": self.public_key_file is not None and self.algorithm == "HS256",
             "key_id goes with a secret or a PEM file only": self.key_id is not None and self.jwks_file is not None,
+            f"token_types must be of {', '.join(sorted({*TOKEN_TYPES.values()}))}": not self.token_types
+            or not self.token_types <= {*TOKEN_TYPES.values()},
             "kinds must not be empty": not self.kinds,
             "the claims must have names of their own": not all(claims)
             or claims[0] == claims[1]

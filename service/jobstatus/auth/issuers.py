@@ -12,9 +12,9 @@ from typing import Any
 from jobstatus.auth.claims import check_registered, check_times, read_principal
 from jobstatus.auth.compact import UnverifiedToken, read_token
 from jobstatus.auth.errors import InvalidCredential, KeyConfigError, Reason
-from jobstatus.auth.issuer_config import IssuerConfig, Kind
+from jobstatus.auth.issuer_config import DEFAULT_TYPE, TOKEN_TYPES, IssuerConfig, Kind
 from jobstatus.auth.key_source import KeySource
-from jobstatus.auth.keys import ALGORITHMS, Key
+from jobstatus.auth.keys import ALGORITHMS, Key, is_name_of
 from jobstatus.core.access import Principal
 
 __all__ = ["IssuerConfig", "Kind", "TokenVerifier", "VerifiedToken"]
@@ -26,7 +26,7 @@ class VerifiedToken:
 
     principal: Principal
     kind: Kind
-    expires_at: int
+    expires_at: float
 
 
 class TokenVerifier:
@@ -54,8 +54,7 @@ class TokenVerifier:
         unverified = read_token(token)
         source = self._find_source(unverified.claims)
         config = source.config
-        if unverified.header.get("alg") != config.algorithm:
-            raise InvalidCredential(Reason.WRONG_ALGORITHM)
+        _check_header(unverified.header, config)
         key = source.keys.find(unverified.header)
         if key is None:
             raise InvalidCredential(Reason.UNKNOWN_KEY_ID)
@@ -81,11 +80,23 @@ class TokenVerifier:
         return source
 
 
+def _check_header(header: Mapping[str, Any], config: IssuerConfig) -> None:
+    """Raise InvalidCredential unless algorithm and type are the issuer's (RFC 8725, sections 3.1 and 3.11)."""
+    if not is_name_of(header.get("alg"), config.algorithm):
+        raise InvalidCredential(Reason.WRONG_ALGORITHM)
+    typ = header.get("typ", DEFAULT_TYPE)
+    if not isinstance(typ, str) or TOKEN_TYPES.get(typ.lower()) not in config.token_types:
+        raise InvalidCredential(Reason.UNSUPPORTED_HEADER)
+
+
 def _check_signature(token: UnverifiedToken, key: Key, algorithm: str) -> None:
-    """Raise InvalidCredential unless the signature is right.
+    """Raise InvalidCredential unless the signature is right and the key fits the `alg` of the token.
 
     The libraries raise more than they declare, and their texts may quote the token, so no error of theirs is passed on.
     """
+    alg = token.header["alg"]
+    if alg != algorithm and ALGORITHMS[alg].find_problem(key) is not None:
+        raise InvalidCredential(Reason.WRONG_ALGORITHM)
     try:
         is_right = ALGORITHMS[algorithm].signature.verify(token.signing_input, key, token.signature)
     except Exception:  # noqa: BLE001 - see above

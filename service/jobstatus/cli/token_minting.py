@@ -76,6 +76,7 @@ def _mint(issuer: IssuerSettings, claims: dict[str, str], ttl: timedelta) -> str
             claims=claims,
             ttl_seconds=int(ttl.total_seconds()),
             now_seconds=time.time(),
+            token_type=min(issuer.token_types),
         )
     except (KeyConfigError, ValueError, OSError) as error:
         raise CommandError(str(error), ExitCode.USAGE) from error

@@ -14,8 +14,9 @@ from typing import Final, Protocol, cast
 
 from aiohttp import web
 from aiohttp.http import RawRequestMessage
-from multidict import MultiMapping
+from multidict import MultiMapping, istr
 
+from jobstatus.auth.credential import KEY_HEADERS
 from jobstatus.core.access import Principal
 from jobstatus.core.job import RequestType
 from jobstatus.core.poll import Poll
@@ -34,15 +35,18 @@ STREAMING: Final = "streaming"
 
 OPENAPI_PATH: Final = "/openapi.json"
 
+_AUTHORIZATION: Final = istr("Authorization")
+_KEY_1, _KEY_2, _KEY_3 = map(istr, KEY_HEADERS)
+
 
 class Authenticates(Protocol):
     """What the handler needs of `auth`: raises CredentialError, or StoreUnavailable when the store does not answer."""
 
-    def try_authenticate(self, authorization: Sequence[str], virtual_key: Sequence[str]) -> Principal | None:
+    def try_authenticate(self, authorization: Sequence[str], keys: Sequence[str]) -> Principal | None:
         """Return the principal, or None when only `authenticate` can tell."""
         ...
 
-    async def authenticate(self, authorization: Sequence[str], virtual_key: Sequence[str]) -> Principal: ...
+    async def authenticate(self, authorization: Sequence[str], keys: Sequence[str]) -> Principal: ...
 
 
 class Polls(Protocol):
@@ -193,7 +197,11 @@ class PollHandler:
 
 
 def _credentials(headers: MultiMapping[str]) -> tuple[Sequence[str], Sequence[str]]:
-    return headers.getall("Authorization", ()), headers.getall("x-bf-vk", ())
+    """Return the values of all Authorization headers, and of all headers that hold a virtual key."""
+    keys: Sequence[str] = ()
+    if _KEY_1 in headers or _KEY_2 in headers or _KEY_3 in headers:  # spelt out because each poll pays for it
+        keys = [value for name in (_KEY_1, _KEY_2, _KEY_3) for value in headers.getall(name, ())]
+    return headers.getall(_AUTHORIZATION, ()), keys
 
 
 def _wants_events(request: web.BaseRequest) -> bool:

@@ -6,11 +6,11 @@ from typing import TypeAlias
 from aiohttp import web
 from multidict import MultiMapping
 
-from jobstatus.auth.errors import CredentialError, MissingCredential
+from jobstatus.auth.errors import CredentialError, MissingCredential, Reason
 from jobstatus.core.poll import Poll
 from jobstatus.rest import responses
 from jobstatus.rest.headers import entity_tag, is_known, retry_after_seconds
-from jobstatus.rest.responses import PrebuiltResponse
+from jobstatus.rest.responses import PrebuiltResponse, Problem
 from jobstatus.telemetry.metrics import Metrics
 from jobstatus.telemetry.throttle import LogThrottle
 
@@ -49,10 +49,7 @@ class Outcomes:
                     "A credential was refused.",
                     extra={"event": "credential_refused", "request_id": request_id, "reason": error.reason},
                 )
-            missing = isinstance(error, MissingCredential)
-            return responses.problem_answer(
-                responses.MISSING_CREDENTIALS if missing else responses.INVALID_CREDENTIALS, request_id
-            )
+            return responses.problem_answer(_problem_of(error), request_id)
         problem = responses.PROBLEMS.get(type(error), responses.INTERNAL)
         if problem is responses.STORE_UNAVAILABLE:
             self._log_unanswered(error, request_id)
@@ -67,3 +64,11 @@ class Outcomes:
                 "Polls could not be answered.",
                 extra={"event": "polls_unanswered", "request_id": request_id, "cause": cause, "polls": polls},
             )
+
+
+def _problem_of(error: CredentialError) -> Problem:
+    """Return what the client is told: whether it sent no credential, several, or a bad one, but not what is bad."""
+    if isinstance(error, MissingCredential):
+        return responses.MISSING_CREDENTIALS
+    several = error.reason is Reason.SEVERAL_CREDENTIALS
+    return responses.MULTIPLE_CREDENTIALS if several else responses.INVALID_CREDENTIALS

@@ -1,7 +1,7 @@
 """The responses of the public port: their status, headers and bytes. Pure: no request, no core."""
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from email.utils import formatdate
 from functools import lru_cache
 from http import HTTPStatus
@@ -49,6 +49,9 @@ INVALID_CREDENTIALS: Final = Problem(
     "invalid_credentials",
     "The credentials are invalid",
     f'{_CHALLENGE}, error="invalid_token"\r\n',
+)
+MULTIPLE_CREDENTIALS: Final = replace(
+    INVALID_CREDENTIALS, code="multiple_credentials", message="Send one credential, not several"
 )
 JOB_NOT_FOUND: Final = Problem(404, "not_found", "job_not_found", "Job not found or expired")
 PATH_NOT_FOUND: Final = Problem(404, "not_found", "path_not_found", "There is nothing at this path")
