@@ -14,6 +14,7 @@ from aiohttp import HttpVersion11, StreamReader, web
 from aiohttp.http import RawRequestMessage
 from aiohttp.streams import EMPTY_PAYLOAD
 
+from jobstatus.rest.headers import is_host
 from jobstatus.rest.protocol import RestProtocol
 from jobstatus.rest.send_limits import LargeResponses
 
@@ -57,7 +58,7 @@ class FastPathProtocol(RestProtocol):
         write_batch: WriteBatch,
         **options: Any,
     ) -> None:
-        """`options` are aiohttp's for a connection."""
+        """`options` are those of RestProtocol."""
         super().__init__(server, large=large, **options)
         self._parser = cast("Any", InterceptingParser(self._parser, self))
         self._try_answer = try_answer
@@ -103,7 +104,7 @@ class InterceptingParser:
         if len(requests) == 1 and not is_upgrade:
             [(request, body)] = requests
             is_plain = request.method == "GET" and request.version == HttpVersion11 and body is EMPTY_PAYLOAD
-            if is_plain and not request.should_close and self._connection.is_answered(request):
+            if is_plain and _may_go_on(request) and self._connection.is_answered(request):
                 self.message_consumed()
                 return (), False, rest
         self._connection.hand_over(requests)
@@ -112,3 +113,9 @@ class InterceptingParser:
     def __getattr__(self, name: str) -> Any:
         """Return what else aiohttp uses of its parser."""
         return getattr(self._parser, name)
+
+
+def _may_go_on(request: RawRequestMessage) -> bool:
+    """Return whether the connection may stay open after the answer to a request without a body."""
+    headers = request.headers
+    return not request.should_close and "Transfer-Encoding" not in headers and is_host(headers.get("Host", ""))

@@ -4,7 +4,6 @@ Nearly every request is a poll, so one handler serves everything, without router
 order: method, credential, job (one call of the core judges the job's id, type, owner and expiry).
 """
 
-import asyncio
 import importlib.resources
 import time
 from collections.abc import AsyncGenerator, Callable, Sequence
@@ -12,7 +11,7 @@ from contextlib import aclosing
 from functools import partial
 from typing import Final, Protocol, cast
 
-from aiohttp import web
+from aiohttp import HttpVersion11, web
 from aiohttp.http import RawRequestMessage
 from multidict import MultiMapping
 
@@ -21,8 +20,8 @@ from jobstatus.core.job import RequestType
 from jobstatus.core.poll import Poll
 from jobstatus.core.watching.long_poll import CannotWait, Reauthenticate
 from jobstatus.rest import responses
-from jobstatus.rest.event_stream import EventSender
-from jobstatus.rest.headers import last_event_version, prefers_events, request_id_of, wait_seconds
+from jobstatus.rest.event_stream import EventSender, event_id
+from jobstatus.rest.headers import ends_connection, prefers_events, request_id_of, wait_seconds
 from jobstatus.rest.outcomes import Outcomes, Response
 from jobstatus.rest.responses import PrebuiltResponse
 from jobstatus.rest.routes import target
@@ -83,14 +82,16 @@ class PollHandler:
         long_poller: LongPolls,
         metrics: Metrics,
         retry_after_seconds: int,
+        max_wait_seconds: int,
         event_sender: EventSender,
     ) -> None:
-        """`retry_after_seconds` is the least Retry-After."""
+        """`retry_after_seconds` is the least Retry-After, `max_wait_seconds` the longest wait that is granted."""
         self._try_authenticate = authenticator.try_authenticate
         self._authenticate = authenticator.authenticate
         self._try_poll = tracker.try_poll
         self._poll = tracker.poll
         self._long_poller = long_poller
+        self._max_wait_seconds = max_wait_seconds
         self._events = event_sender
         self._metrics = metrics
         self._outcomes = Outcomes(metrics=metrics, retry_after_seconds=retry_after_seconds)
@@ -138,7 +139,7 @@ class PollHandler:
                 elif "Accept" in headers and _wants_events(request):
                     counted_as = STREAMING
                     response = await self._stream(request, request_type, job_id, request_id)
-                elif "Prefer" in headers and (seconds := wait_seconds(headers.getall("Prefer"))):
+                elif "Prefer" in headers and (seconds := self._wait_seconds(headers)):
                     counted_as = WAITING
                     response = await self._wait(request, request_type, job_id, seconds, request_id)
                 else:
@@ -149,6 +150,9 @@ class PollHandler:
                 response = self._outcomes.refused(error, request_id)
         self._metrics.request_answered(counted_as, response.status, time.perf_counter() - started)
         return cast("web.StreamResponse", response)  # which PrebuiltResponse is to aiohttp
+
+    def _wait_seconds(self, headers: MultiMapping[str]) -> int:
+        return wait_seconds(headers.getall("Prefer"), self._max_wait_seconds)
 
     async def _wait(
         self, request: web.BaseRequest, request_type: RequestType, job_id: str, seconds: int, request_id: str
@@ -165,19 +169,22 @@ class PollHandler:
         self, request: web.BaseRequest, request_type: RequestType, job_id: str, request_id: str
     ) -> Response | web.StreamResponse:
         """Send the job's events until it ends; return the plain response where no more polls can wait."""
-        reauthenticate, loop = self._reauthenticate(request), asyncio.get_running_loop()
-        known = last_event_version(request.headers.get("Last-Event-ID"))
-        next_at = lambda: loop.time() + self._events.quiet_seconds  # noqa: E731
-        async with aclosing(self._long_poller.updates(job_id, request_type, reauthenticate, next_at)) as updates:
+        reauthenticate, known_id = self._reauthenticate(request), request.headers.get("Last-Event-ID")
+        stream = self._events.stream(request, known_id)
+        async with aclosing(self._long_poller.updates(job_id, request_type, reauthenticate, stream.next_at)) as updates:
             try:
                 first = await anext(updates)
             except CannotWait:
                 poll = await self._poll(job_id, request_type, await reauthenticate())
                 return self._outcomes.found(poll, request.headers, request_id)
-            if first.is_terminal and first.version == known:
+            if refused := self._outcomes.unexpected(first, request.headers, request_id):
+                return refused
+            if first.is_terminal and event_id(first) == known_id:
                 return responses.nothing_new(request_id)
             response = responses.event_stream(request_id)
-            await self._events.send(request, response, first, updates, known)
+            if request.version != HttpVersion11 or ends_connection(request.headers):
+                response.force_close()
+            await stream.send(response, first, updates)
             return response
 
     def _reauthenticate(self, request: web.BaseRequest) -> Reauthenticate:
