@@ -21,7 +21,17 @@ from jobstatus.core.poll import Poll
 from jobstatus.core.watching.long_poll import CannotWait, Reauthenticate
 from jobstatus.rest import responses
 from jobstatus.rest.event_stream import EventSender, event_id
-from jobstatus.rest.headers import ends_connection, prefers_events, request_id_of, wait_seconds
+from jobstatus.rest.headers import (
+    ACCEPT,
+    AUTHORIZATION,
+    PREFER,
+    VIRTUAL_KEY,
+    X_REQUEST_ID,
+    ends_connection,
+    prefers_events,
+    request_id_of,
+    wait_seconds,
+)
 from jobstatus.rest.outcomes import Outcomes, Response
 from jobstatus.rest.responses import PrebuiltResponse
 from jobstatus.rest.routes import target
@@ -105,7 +115,7 @@ class PollHandler:
         started = time.perf_counter()
         headers = message.headers
         asked_for = target(message.path, message.url)
-        if asked_for is None or "Prefer" in headers or ("Accept" in headers and _may_want_events(headers)):
+        if asked_for is None or PREFER in headers or (ACCEPT in headers and _may_want_events(headers)):
             return None
         request_type, job_id = asked_for
         try:
@@ -113,9 +123,9 @@ class PollHandler:
             poll = None if principal is None else self._try_poll(job_id, request_type, principal)
             if poll is None:
                 return None
-            response = self._outcomes.found(poll, headers, request_id_of(headers.get("X-Request-Id")))
+            response = self._outcomes.found(poll, headers, request_id_of(headers.get(X_REQUEST_ID)))
         except Exception as error:  # noqa: BLE001  # the last line of defence, as in `answer`
-            response = self._outcomes.refused(error, request_id_of(headers.get("X-Request-Id")))
+            response = self._outcomes.refused(error, request_id_of(headers.get(X_REQUEST_ID)))
         if not isinstance(response, PrebuiltResponse):
             return None
         self._metrics.request_answered(request_type.value, response.status, time.perf_counter() - started)
@@ -125,7 +135,7 @@ class PollHandler:
         """Return the response to any request. Plain polls are inlined: each further coroutine costs a microsecond."""
         started = time.perf_counter()
         headers = request.headers
-        request_id = request_id_of(headers.get("X-Request-Id"))
+        request_id = request_id_of(headers.get(X_REQUEST_ID))
         asked_for = target(request.raw_path, request.rel_url)
         response: Response | web.StreamResponse
         if asked_for is None:
@@ -136,10 +146,10 @@ class PollHandler:
             try:
                 if request.method not in responses.ALLOWED_METHODS:
                     response = responses.problem_answer(responses.METHOD_NOT_ALLOWED, request_id)
-                elif "Accept" in headers and _wants_events(request):
+                elif ACCEPT in headers and _wants_events(request):
                     counted_as = STREAMING
                     response = await self._stream(request, request_type, job_id, request_id)
-                elif "Prefer" in headers and (seconds := self._wait_seconds(headers)):
+                elif PREFER in headers and (seconds := self._wait_seconds(headers)):
                     counted_as = WAITING
                     response = await self._wait(request, request_type, job_id, seconds, request_id)
                 else:
@@ -152,7 +162,7 @@ class PollHandler:
         return cast("web.StreamResponse", response)  # which PrebuiltResponse is to aiohttp
 
     def _wait_seconds(self, headers: MultiMapping[str]) -> int:
-        return wait_seconds(headers.getall("Prefer"), self._max_wait_seconds)
+        return wait_seconds(headers.getall(PREFER), self._max_wait_seconds)
 
     async def _wait(
         self, request: web.BaseRequest, request_type: RequestType, job_id: str, seconds: int, request_id: str
@@ -200,13 +210,13 @@ class PollHandler:
 
 
 def _credentials(headers: MultiMapping[str]) -> tuple[Sequence[str], Sequence[str]]:
-    return headers.getall("Authorization", ()), headers.getall("x-bf-vk", ())
+    return headers.getall(AUTHORIZATION, ()), headers.getall(VIRTUAL_KEY, ())
 
 
 def _wants_events(request: web.BaseRequest) -> bool:
     headers = request.headers
-    return _may_want_events(headers) and request.method == "GET" and prefers_events(headers.getall("Accept"))
+    return _may_want_events(headers) and request.method == "GET" and prefers_events(headers.getall(ACCEPT))
 
 
 def _may_want_events(headers: MultiMapping[str]) -> bool:
-    return "stream" in "".join(headers.getall("Accept")).lower()
+    return "stream" in "".join(headers.getall(ACCEPT)).lower()

@@ -7,7 +7,18 @@ from collections.abc import Iterable
 from functools import lru_cache
 from typing import Final
 
-from multidict import MultiMapping
+from multidict import MultiMapping, istr
+
+# The names that each poll looks up. Of this type, they are found in less than half the time.
+ACCEPT: Final = istr("Accept")
+AUTHORIZATION: Final = istr("Authorization")
+HOST: Final = istr("Host")
+IF_MATCH: Final = istr("If-Match")
+IF_NONE_MATCH: Final = istr("If-None-Match")
+PREFER: Final = istr("Prefer")
+TRANSFER_ENCODING: Final = istr("Transfer-Encoding")
+VIRTUAL_KEY: Final = istr("x-bf-vk")
+X_REQUEST_ID: Final = istr("X-Request-Id")
 
 MAX_RETRY_AFTER_SECONDS: Final = 30
 
@@ -85,7 +96,7 @@ def ends_connection(headers: MultiMapping[str]) -> bool:
 
     The service reads no body, so what a proxy takes for the next request could be a part of this one.
     """
-    return "Transfer-Encoding" in headers or headers.get("Content-Length", "0") != "0"
+    return TRANSFER_ENCODING in headers or headers.get("Content-Length", "0") != "0"
 
 
 def wait_seconds(prefer: Iterable[str], most: int) -> int:

@@ -9,7 +9,15 @@ from multidict import MultiMapping
 from jobstatus.auth.errors import CredentialError, MissingCredential
 from jobstatus.core.poll import Poll
 from jobstatus.rest import responses
-from jobstatus.rest.headers import entity_tag, is_expected, is_known, progress, retry_after_seconds
+from jobstatus.rest.headers import (
+    IF_MATCH,
+    IF_NONE_MATCH,
+    entity_tag,
+    is_expected,
+    is_known,
+    progress,
+    retry_after_seconds,
+)
 from jobstatus.rest.responses import VARY, PrebuiltResponse
 from jobstatus.telemetry.metrics import Metrics
 from jobstatus.telemetry.throttle import LogThrottle
@@ -33,11 +41,11 @@ class Outcomes:
 
         `headers` are the request's, `lines` more header lines.
         """
-        if "If-Match" in headers and (refused := self.unexpected(poll, headers, request_id)):
+        if IF_MATCH in headers and (refused := self.unexpected(poll, headers, request_id)):
             return refused
         if poll.is_terminal:
             tag = entity_tag(poll.version, poll.created_at_ms)
-            if "If-None-Match" in headers and is_known(headers.getall("If-None-Match"), tag):
+            if IF_NONE_MATCH in headers and is_known(headers.getall(IF_NONE_MATCH), tag):
                 return responses.not_modified(request_id, tag)
             return responses.answer(200, poll.body, request_id, f"{VARY}{lines}ETag: {tag}\r\n", is_kept=True)
         if poll.progress is not None:
@@ -48,7 +56,7 @@ class Outcomes:
     def unexpected(self, poll: Poll, headers: MultiMapping[str], request_id: str) -> PrebuiltResponse | None:
         """Return the 412 to a request whose `If-Match` names other documents than this one, None to any other."""
         tag = entity_tag(poll.version, poll.created_at_ms) if poll.is_terminal else None
-        if is_expected(headers.getall("If-Match", ("*",)), tag):
+        if is_expected(headers.getall(IF_MATCH, ("*",)), tag):
             return None
         return responses.problem_answer(responses.PRECONDITION_FAILED, request_id)
 

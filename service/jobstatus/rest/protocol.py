@@ -16,12 +16,12 @@ from aiohttp import web
 from aiohttp.web_protocol import RequestHandler
 
 from jobstatus.rest import responses
-from jobstatus.rest.headers import ends_connection, is_host, request_id_of
+from jobstatus.rest.headers import HOST, X_REQUEST_ID, ends_connection, is_host, request_id_of
 from jobstatus.rest.responses import INTERNAL, MALFORMED, MAX_BYTES, STORE_UNAVAILABLE, problem_answer, refusal
 from jobstatus.rest.send_limits import LargeResponses, NoRoomForLarge
 
 Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
-_HEAD_END: Final = b"\r\n\r\n"
+HEAD_END: Final = b"\r\n\r\n"
 
 
 def only_valid(handler: Handler) -> Handler:
@@ -34,7 +34,7 @@ def only_valid(handler: Handler) -> Handler:
         cast("RestProtocol", request.protocol).is_answering = True
         if request.version.major != 1:
             return _refused(request, responses.VERSION_NOT_SUPPORTED)
-        if not is_host(request.headers.get("Host", "")):
+        if not is_host(request.headers.get(HOST, "")):
             return _refused(request, MALFORMED)
         return handler(request)
 
@@ -42,7 +42,7 @@ def only_valid(handler: Handler) -> Handler:
 
 
 async def _refused(request: web.BaseRequest, problem: responses.Problem) -> web.StreamResponse:
-    response = refusal(problem, request_id_of(request.headers.get("X-Request-Id")))
+    response = refusal(problem, request_id_of(request.headers.get(X_REQUEST_ID)))
     return cast("web.StreamResponse", response)  # which PrebuiltResponse is to aiohttp
 
 
@@ -58,7 +58,7 @@ class RestProtocol(RequestHandler):
         super().__init__(server, **options)
         self._large = large
         self._request_seconds = request_seconds
-        self._request_timer: asyncio.TimerHandle | None = None
+        self.request_timer: asyncio.TimerHandle | None = None
         self._last_bytes = b""
         self.is_answering = False
         """Whether a request is being answered; `only_valid` says when that begins."""
@@ -74,26 +74,30 @@ class RestProtocol(RequestHandler):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """Take bytes. Those of a request without a body end with an empty line, so after others more are due."""
+        """Take bytes."""
         super().data_received(data)
-        if len(data) < len(_HEAD_END):
+        self.note(data)
+
+    def note(self, data: bytes) -> None:
+        """Note the end of what was received: a request without a body ends with an empty line, else more is due."""
+        if len(data) < len(HEAD_END):
             data = self._last_bytes + data
-        self._last_bytes = data[-len(_HEAD_END) :]
-        if self._last_bytes == _HEAD_END:
+        self._last_bytes = data[-len(HEAD_END) :]
+        if self._last_bytes == HEAD_END:
             self._await_no_request()
-        elif self._request_timer is None:
+        elif self.request_timer is None:
             self._await_request()
 
     def _await_request(self) -> None:
-        self._request_timer = self._loop.call_later(self._request_seconds, self._request_is_overdue)
+        self.request_timer = self._loop.call_later(self._request_seconds, self._request_is_overdue)
 
     def _await_no_request(self) -> None:
-        if self._request_timer is not None:
-            self._request_timer.cancel()
-            self._request_timer = None
+        if self.request_timer is not None:
+            self.request_timer.cancel()
+            self.request_timer = None
 
     def _request_is_overdue(self) -> None:
-        self._request_timer = None
+        self.request_timer = None
         if self.is_answering:
             self.close()  # after the answer
         else:
