@@ -161,6 +161,8 @@ class Settings(BaseModel):
     processing_timeout_seconds: Seconds = _DAY
     sweep_interval_seconds: float = Field(default=1, ge=0.05, le=60)
     retry_after_seconds: int = Field(default=2, ge=1, le=30)
+    max_wait_seconds: int = Field(default=45, ge=1, le=3600)
+    keepalive_seconds: float = Field(default=650, ge=0.1, le=_DAY)
     max_connections: int = Field(default=10_000, ge=1)
     max_watchers: int = Field(default=10_000, ge=1)
     max_waiting_polls: int = Field(default=10_000, ge=0)

@@ -338,7 +338,7 @@ async def test_who_does_not_read_is_left_to_the_handler(service: Service, asked:
 
 async def test_the_connection_stays_open_while_it_is_used(asked: list[str]) -> None:
     """Each answer at once keeps it for another while, as any other would; then it is closed."""
-    async with service_here(rest=limits(keepalive_seconds=2)) as service, client_of(service, OWNER) as client:
+    async with service_here(rest=limits(), keepalive_seconds=2) as service, client_of(service, OWNER) as client:
         await create(service, "job")
         asked.clear()
         ends_at = time.monotonic() + 4

@@ -322,8 +322,8 @@ async def test_every_answer_has_the_same_headers() -> None:
         await job_in(service, JobState.COMPLETED, "done")
         await job_in(service, JobState.PENDING, "pending")
         polls = {
-            (200, ("etag", "cache-control")): await service.poll("done", OWNER),
-            (202, ("retry-after",)): await service.poll("pending", OWNER),
+            (200, ("etag", "cache-control", "vary")): await service.poll("done", OWNER),
+            (202, ("retry-after", "vary")): await service.poll("pending", OWNER),
             (401, ("www-authenticate",)): await service.poll("done"),
             (404, ()): await service.poll("unknown", OWNER),
             (405, ("allow",)): await service.poll("done", OWNER, method="POST"),

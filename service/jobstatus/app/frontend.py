@@ -73,6 +73,7 @@ def build_frontend(
         long_poller=long_poller,
         metrics=metrics,
         retry_after_seconds=settings.retry_after_seconds,
+        max_wait_seconds=settings.max_wait_seconds,
         event_sender=EventSender(large=large, quiet_seconds=limits.quiet_seconds),
     )
     readiness = Readiness(probe)
@@ -84,6 +85,7 @@ def build_frontend(
             handler.answer,
             handler.try_answer if polls.polls_at_once else None,
             max_connections=settings.max_connections,
+            keepalive_seconds=settings.keepalive_seconds,
             grace_seconds=grace_seconds,
             limits=limits,
             large=large,

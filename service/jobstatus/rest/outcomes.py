@@ -9,8 +9,16 @@ from multidict import MultiMapping
 from jobstatus.auth.errors import CredentialError, MissingCredential, Reason
 from jobstatus.core.poll import Poll
 from jobstatus.rest import responses
-from jobstatus.rest.headers import entity_tag, is_known, retry_after_seconds
-from jobstatus.rest.responses import PrebuiltResponse, Problem
+from jobstatus.rest.headers import (
+    IF_MATCH,
+    IF_NONE_MATCH,
+    entity_tag,
+    is_expected,
+    is_known,
+    progress,
+    retry_after_seconds,
+)
+from jobstatus.rest.responses import VARY, PrebuiltResponse, Problem
 from jobstatus.telemetry.metrics import Metrics
 from jobstatus.telemetry.throttle import LogThrottle
 
@@ -29,16 +37,28 @@ class Outcomes:
         self._unanswered = LogThrottle()
 
     def found(self, poll: Poll, headers: MultiMapping[str], request_id: str, lines: str = "") -> Response:
-        """Return the response with a job, 200, 202 or 304. `headers` are the request's, `lines` more header lines."""
+        """Return the response with a job: 200, 202, 304 or 412.
+
+        `headers` are the request's, `lines` more header lines.
+        """
+        if IF_MATCH in headers and (refused := self.unexpected(poll, headers, request_id)):
+            return refused
         if poll.is_terminal:
             tag = entity_tag(poll.version, poll.created_at_ms)
-            if "If-None-Match" in headers and is_known(headers.getall("If-None-Match"), tag):
+            if IF_NONE_MATCH in headers and is_known(headers.getall(IF_NONE_MATCH), tag):
                 return responses.not_modified(request_id, tag)
-            return responses.answer(200, poll.body, request_id, f"{lines}ETag: {tag}\r\n", is_kept=True)
+            return responses.answer(200, poll.body, request_id, f"{VARY}{lines}ETag: {tag}\r\n", is_kept=True)
         if poll.progress is not None:
-            lines = f"{lines}Job-Progress: {poll.progress:.4g}\r\n"
+            lines = f"{lines}Job-Progress: {progress(poll.progress)}\r\n"
         retry_after = retry_after_seconds(poll.retry_after_ms, self._retry_after_seconds)
-        return responses.answer(202, poll.body, request_id, f"{lines}Retry-After: {retry_after}\r\n")
+        return responses.answer(202, poll.body, request_id, f"{VARY}{lines}Retry-After: {retry_after}\r\n")
+
+    def unexpected(self, poll: Poll, headers: MultiMapping[str], request_id: str) -> PrebuiltResponse | None:
+        """Return the 412 to a request whose `If-Match` names other documents than this one, None to any other."""
+        tag = entity_tag(poll.version, poll.created_at_ms) if poll.is_terminal else None
+        if is_expected(headers.getall(IF_MATCH, ("*",)), tag):
+            return None
+        return responses.problem_answer(responses.PRECONDITION_FAILED, request_id)
 
     def refused(self, error: Exception, request_id: str) -> PrebuiltResponse:
         """Return the response to an error. The details go to the log, not to the client."""
