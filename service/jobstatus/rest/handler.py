@@ -40,7 +40,8 @@ _KEY_1, _KEY_2, _KEY_3 = map(istr, KEY_HEADERS)
 
 
 class Authenticates(Protocol):
-    """What the handler needs of `auth`: raises CredentialError, or StoreUnavailable when the store does not answer."""
+    """What the handler needs of `auth`: raises CredentialError, or StoreUnavailable or KeysUnavailable when the store
+    or an issuer does not answer."""
 
     def try_authenticate(self, authorization: Sequence[str], keys: Sequence[str]) -> Principal | None:
         """Return the principal, or None when only `authenticate` can tell."""

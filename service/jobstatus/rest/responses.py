@@ -65,6 +65,7 @@ METHOD_NOT_ALLOWED: Final = Problem(
 STORE_UNAVAILABLE: Final = Problem(
     503, "unavailable", "store_unavailable", "Temporarily unavailable, try again later", "Retry-After: 2\r\n"
 )
+KEYS_UNAVAILABLE: Final = replace(STORE_UNAVAILABLE, code="keys_unavailable", lines="Retry-After: 5\r\n")
 INTERNAL: Final = Problem(500, "internal_error", "internal_error", "Internal error")
 
 PROBLEMS: Final[dict[type[Exception], Problem]] = {
