@@ -217,6 +217,7 @@ async def test_old_keys_stay_when_a_fetch_fails(failure: str, caplog: pytest.Log
     await service.pass_time(30)
     assert await service.outcome(service.token("a")) == "accepted"
     assert events_logged(caplog).count("issuer_keys_recovered") == 1
+    assert events_logged(caplog).count("issuer_keys_changed") == 2
 
 
 async def test_a_provider_that_is_away_is_asked_seldom() -> None:

@@ -16,7 +16,7 @@ from jobstatus.auth.credential import read_credential
 from jobstatus.auth.errors import InvalidCredential, KeysUnavailable, Reason
 from jobstatus.auth.fifo_cache import FifoCache
 from jobstatus.auth.issuers import TokenVerifier
-from jobstatus.auth.remote_keys import KeyNotFetched, RemoteKeys
+from jobstatus.auth.remote_keys import KeyNotFetched
 from jobstatus.auth.virtual_key_cache import VirtualKeyCache
 from jobstatus.core.access import Principal
 from jobstatus.core.store import VirtualKeyReader
@@ -117,7 +117,7 @@ class Authenticator:
         try:
             principal = self._cached_token(digest, now) or self._verify(credential, digest, now)
         except KeyNotFetched as missing:
-            return partial(self._verify_later, credential, digest, missing.source)
+            return partial(self._verify_later, credential, digest, missing)
         if principal.virtual_key_id is None:
             return principal
         known = self._virtual_keys.read_cached(principal.virtual_key_id)
@@ -129,17 +129,18 @@ class Authenticator:
             raise InvalidCredential(Reason.UNKNOWN_VIRTUAL_KEY)
         return _holder(virtual_key, now)
 
-    async def _verify_later(self, credential: str, digest: bytes, source: RemoteKeys) -> Principal:
+    async def _verify_later(self, credential: str, digest: bytes, missing: KeyNotFetched) -> Principal:
         """Return the principal of a token whose key the next fetch may bring."""
         asked_at = self._monotonic()
-        await source.fetch_again()
-        now = self._clock()
-        try:
-            return await self._find_bearer(self._verify(credential, digest, now), now)
-        except KeyNotFetched as missing:
-            if source.is_unknown(missing.key_id, missing.issued_at, asked_at):
-                raise InvalidCredential(Reason.UNKNOWN_KEY_ID) from None
-            raise KeysUnavailable from None
+        if await missing.source.fetch_again():
+            now = self._clock()
+            try:
+                return await self._find_bearer(self._verify(credential, digest, now), now)
+            except KeyNotFetched as still_missing:
+                missing = still_missing
+        if missing.source.is_unknown(missing.key_id, missing.issued_at, asked_at):
+            raise InvalidCredential(Reason.UNKNOWN_KEY_ID)
+        raise KeysUnavailable
 
     async def _find_bearer(self, principal: Principal, now: float) -> Principal:
         owner = None if principal.virtual_key_id is None else await self._virtual_keys.read(principal.virtual_key_id)

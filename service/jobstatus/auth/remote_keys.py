@@ -114,16 +114,18 @@ class RemoteKeys:
         if self._monotonic() >= self._due_at:
             await self.fetch_again()
 
-    async def fetch_again(self) -> None:
-        """Return when the fetch under way has ended, or a new one, or at once where it is too early for one.
+    async def fetch_again(self) -> bool:
+        """Wait for the fetch under way, or for a new one; return whether there was one, which it may be too early for.
 
         Cancelling one caller does not affect the others.
         """
         if self._fetching is None and self._monotonic() - self._begun_at >= self._limits.least_seconds:
             self._fetching = asyncio.create_task(self._update())
             self._fetching.add_done_callback(self._end_fetch)
-        if self._fetching is not None:
-            await asyncio.shield(self._fetching)
+        if self._fetching is None:
+            return False
+        await asyncio.shield(self._fetching)
+        return True
 
     def is_unknown(self, key_id: str | None, issued_at: float | None, asked_at: float) -> bool:
         """Return whether the key is certainly not the issuer's; False if it may have been published since the fetch.
@@ -192,6 +194,11 @@ class RemoteKeys:
     def _replace(self, keys: KeySet, digest: bytes) -> None:
         self.keys, self._digest = keys, digest
         self.version += 1
+        if self.has_keys:
+            _log.info(
+                "The keys of an issuer were fetched and are new.",
+                extra={"event": "issuer_keys_changed", "issuer": self.config.issuer, "keys": len(keys.by_id)},
+            )
 
     def _succeed(self) -> None:
         if self._has_failed:
