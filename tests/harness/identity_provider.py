@@ -4,6 +4,7 @@ The sets have the shapes that real providers publish; keys and names are made he
 """
 
 import json
+import ssl
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -124,14 +125,16 @@ class Provider:
 
 
 @asynccontextmanager
-async def provider(shape: str = "Keycloak", clock: Clock | None = None) -> AsyncIterator[Provider]:
-    """A provider on a free port, with the key `first`."""
+async def provider(
+    shape: str = "Keycloak", clock: Clock | None = None, tls: ssl.SSLContext | None = None
+) -> AsyncIterator[Provider]:
+    """A provider on a free port, with the key `first`; with `tls` for localhost over https."""
     running = Provider(SHAPES[shape], clock or Clock(), {"first": rsa_key("first")})
     runner = web.ServerRunner(web.Server(running.answer, handler_cancellation=True), shutdown_timeout=0)
     await runner.setup()
-    site = web.TCPSite(runner, "127.0.0.1", 0)
+    site = web.TCPSite(runner, "127.0.0.1", 0, ssl_context=tls)
     await site.start()
-    running.url = f"http://127.0.0.1:{runner.addresses[0][1]}"
+    running.url = f"{'https://localhost' if tls else 'http://127.0.0.1'}:{runner.addresses[0][1]}"
     try:
         yield running
     finally:

@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from typing import Any, Final
 
 import pytest
+from aiohttp import web
 from google.protobuf.duration_pb2 import Duration
 from harness.faults import Clock
 from harness.http import Answer
@@ -16,7 +17,7 @@ from harness.jobs import job_in
 from harness.logged import events_logged
 from harness.service import Service, edge_here, service_here
 from harness.tokens import AUDIENCE, ISSUER, SECRET, bearer, virtual_key_token
-from harness.waiting import until
+from harness.waiting import LIMIT_SECONDS, until
 from jobstatus.app.key_fetching import fetch
 from jobstatus.auth.authenticator import Authenticator
 from jobstatus.auth.errors import InvalidCredential, KeysUnavailable
@@ -138,6 +139,33 @@ async def test_an_edge_fetches_for_itself() -> None:
             assert await status_with(edge, running.token("first")) == 200
             assert await status_with(edge, running.unknown("first")) == 401
         assert len(running.fetched_at) == 1
+
+
+async def test_a_provider_that_is_silent_holds_up_its_own_tokens_only() -> None:
+    """Others are served meanwhile, and the service stops without waiting for it."""
+    async with provider() as running:
+        asked = asyncio.Event()
+        running.answers[running.shape.keys_path] = lambda: Silent(asked)
+        async with furnished(running) as service:
+            waiting = asyncio.create_task(poll(service, running.token("first")))
+            await asyncio.wait_for(asked.wait(), LIMIT_SECONDS)
+            assert await status_with(service, virtual_key_token("vk-1")) == 200
+            assert not waiting.done()
+            waiting.cancel()
+        assert len(running.fetched_at) == 1
+
+
+class Silent(web.StreamResponse):
+    """Begins and never goes on; sets `asked` when it has begun."""
+
+    def __init__(self, asked: asyncio.Event) -> None:
+        super().__init__()
+        self._asked = asked
+
+    async def prepare(self, request: web.BaseRequest) -> Any:
+        await super().prepare(request)
+        self._asked.set()
+        await asyncio.Event().wait()
 
 
 class Load:

@@ -6,6 +6,7 @@ from typing import Any, Final
 
 import pytest
 from aiohttp import web
+from harness.certificates import Authorities
 from harness.identity_provider import Provider, provider
 from jobstatus.app.key_fetching import fetch, fresh_seconds, proxy_of
 from jobstatus.auth.remote_keys import FetchFailed, JwksLimits
@@ -88,6 +89,14 @@ async def test_nobody_at_the_address_is_a_failure(issuer: Provider, unused_tcp_p
     assert issuer.url
     with pytest.raises(FetchFailed, match="cannot be reached"):
         await fetch(f"http://127.0.0.1:{unused_tcp_port}/keys", LIMITS)
+
+
+async def test_a_certificate_that_is_not_trusted_is_a_failure() -> None:
+    """Whoever answers must be the host; the sentence says what is wrong."""
+    async with provider(tls=Authorities().server("localhost")) as running:
+        with pytest.raises(FetchFailed, match=r"cannot be reached: .*certificate verify failed"):
+            await fetch(running.jwks_url, LIMITS)
+        assert running.fetched_at == []
 
 
 @pytest.mark.parametrize(
