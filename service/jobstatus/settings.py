@@ -100,6 +100,8 @@ class IssuerSettings(BaseModel):
     secret: SecretStr | None = None
     public_key_file: ExistingFile | None = None
     jwks_file: ExistingFile | None = None
+    jwks_url: str | None = None
+    discovery: bool = False
     private_key_file: ExistingFile | None = None
     key_id: str | None = None
     token_types: TokenTypes = Field(default=frozenset({"JWT"}), min_length=1)
@@ -135,10 +137,13 @@ class Settings(BaseModel):
     jwt_secret: SecretStr | None = None
     jwt_public_key_file: Path | None = None
     jwt_jwks_file: Path | None = None
+    jwt_jwks_url: str | None = None
+    jwt_discovery: bool | None = None
     jwt_private_key_file: Path | None = None
     jwt_key_id: str | None = None
     jwt_token_types: str | None = None
     issuers: tuple[IssuerSettings, ...] = ()
+    jwks_keep_seconds: float = Field(default=_DAY, ge=0, le=365 * _DAY)
     unscoped_jobs: Literal["admin_only", "any_credential"] = "admin_only"
 
     grpc_insecure: bool = False
@@ -180,6 +185,8 @@ class Settings(BaseModel):
             "secret",
             "public_key_file",
             "jwks_file",
+            "jwks_url",
+            "discovery",
             "private_key_file",
             "key_id",
             "token_types",

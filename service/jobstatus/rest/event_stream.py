@@ -14,7 +14,7 @@ from typing import Final
 
 from aiohttp import web
 
-from jobstatus.auth.errors import CredentialError
+from jobstatus.auth.errors import CredentialError, KeysUnavailable
 from jobstatus.core.errors import JobStatusError
 from jobstatus.core.poll import Poll
 from jobstatus.rest.headers import document_id
@@ -135,5 +135,5 @@ async def _all(first: Poll, later: AsyncIterator[Poll]) -> AsyncIterator[Poll]:
     try:
         async for poll in later:
             yield poll
-    except (CredentialError, JobStatusError) as error:
+    except (CredentialError, KeysUnavailable, JobStatusError) as error:
         _log.debug("An event stream ended early.", extra={"event": "event_stream_ended", "cause": type(error).__name__})

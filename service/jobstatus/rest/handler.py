@@ -47,7 +47,8 @@ OPENAPI_PATH: Final = "/openapi.json"
 
 
 class Authenticates(Protocol):
-    """What the handler needs of `auth`: raises CredentialError, or StoreUnavailable when the store does not answer."""
+    """What the handler needs of `auth`: raises CredentialError, or StoreUnavailable or KeysUnavailable when the store
+    or an issuer does not answer."""
 
     def try_authenticate(self, authorization: Sequence[str], keys: Sequence[str]) -> Principal | None:
         """Return the principal, or None when only `authenticate` can tell."""

@@ -6,7 +6,7 @@ from typing import TypeAlias
 from aiohttp import web
 from multidict import MultiMapping
 
-from jobstatus.auth.errors import CredentialError, MissingCredential, Reason
+from jobstatus.auth.errors import CredentialError, KeysUnavailable, MissingCredential, Reason
 from jobstatus.core.poll import Poll
 from jobstatus.rest import responses
 from jobstatus.rest.headers import (
@@ -70,6 +70,8 @@ class Outcomes:
                     extra={"event": "credential_refused", "request_id": request_id, "reason": error.reason},
                 )
             return responses.problem_answer(_problem_of(error), request_id)
+        if isinstance(error, KeysUnavailable):
+            return responses.problem_answer(responses.KEYS_UNAVAILABLE, request_id)
         problem = responses.PROBLEMS.get(type(error), responses.INTERNAL)
         if problem is responses.STORE_UNAVAILABLE:
             self._log_unanswered(error, request_id)

@@ -72,6 +72,7 @@ PRECONDITION_FAILED: Final = Problem(
 )
 MALFORMED: Final = Problem(400, "invalid_request_error", "malformed_request", "The request is not valid HTTP")
 VERSION_NOT_SUPPORTED: Final = replace(MALFORMED, status=505)
+KEYS_UNAVAILABLE: Final = replace(STORE_UNAVAILABLE, code="keys_unavailable", lines="Retry-After: 5\r\n")
 INTERNAL: Final = Problem(500, "internal_error", "internal_error", "Internal error")
 
 PROBLEMS: Final[dict[type[Exception], Problem]] = {
