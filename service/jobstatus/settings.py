@@ -17,6 +17,7 @@ from typing import Annotated, Any, Final, Literal, NamedTuple
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError
 
 from jobstatus.auth.issuer_config import IssuerConfig, Kind
+from jobstatus.rest.cors import checked_origin
 
 PREFIX: Final = "JOBSTATUS_"
 DEVELOPMENT_ISSUER: Final = "jobstatus-dev"
@@ -67,8 +68,13 @@ def _names(value: Any) -> Any:
     return [name.strip() for name in value.split(",") if name.strip()] if isinstance(value, str) else value
 
 
+def _origins(names: frozenset[str]) -> frozenset[str]:
+    return frozenset(map(checked_origin, names))
+
+
 ListenAddress = Annotated[Address, BeforeValidator(_address)]
 Names = Annotated[frozenset[str], BeforeValidator(_names)]
+Origins = Annotated[frozenset[str], BeforeValidator(_names), AfterValidator(_origins)]
 ExistingFile = Annotated[Path, AfterValidator(_existing_file)]
 Seconds = Annotated[float, Field(gt=0, le=365 * _DAY)]
 
@@ -143,6 +149,7 @@ class Settings(BaseModel):
     processing_timeout_seconds: Seconds = _DAY
     sweep_interval_seconds: float = Field(default=1, ge=0.05, le=60)
     retry_after_seconds: int = Field(default=2, ge=1, le=30)
+    cors_origins: Origins = frozenset()
     max_connections: int = Field(default=10_000, ge=1)
     max_watchers: int = Field(default=10_000, ge=1)
     max_waiting_polls: int = Field(default=10_000, ge=0)

@@ -11,10 +11,13 @@ from jobstatus.core.store import VirtualKeyReader
 from jobstatus.core.watching.long_poll import LongPoller
 from jobstatus.core.watching.subscriptions import JobSubscriptions
 from jobstatus.rest.admin import Readiness, admin_handler
+from jobstatus.rest.cors import Cors
+from jobstatus.rest.cors_handler import cors_handler, cors_try_answer
 from jobstatus.rest.event_stream import EventSender
+from jobstatus.rest.fast_path import TryAnswer
 from jobstatus.rest.handler import PollHandler, Polls
 from jobstatus.rest.limits import RestLimits
-from jobstatus.rest.server import HttpServer
+from jobstatus.rest.server import Handler, HttpServer
 from jobstatus.settings import IssuerSettings, Settings
 from jobstatus.telemetry.metrics import Metrics
 
@@ -67,6 +70,7 @@ def build_frontend(
     )
     metrics.count_waiting(lambda: long_poller.count)
     large = limits.large_responses()
+    cors = Cors(settings.cors_origins)
     handler = PollHandler(
         authenticator=authenticator,
         tracker=polls,
@@ -74,15 +78,20 @@ def build_frontend(
         metrics=metrics,
         retry_after_seconds=settings.retry_after_seconds,
         event_sender=EventSender(large=large, quiet_seconds=limits.quiet_seconds),
+        cors=cors,
     )
+    answer: Handler = handler.answer
+    try_answer: TryAnswer = handler.try_answer
+    if cors.is_on:
+        answer, try_answer = cors_handler(answer, cors, metrics), cors_try_answer(try_answer, cors)
     readiness = Readiness(probe)
     admin = admin_handler(readiness.problem, metrics.exposition)
     return Frontend(
         authenticator=authenticator,
         readiness=readiness,
         public=HttpServer(
-            handler.answer,
-            handler.try_answer if polls.polls_at_once else None,
+            answer,
+            try_answer if polls.polls_at_once else None,
             max_connections=settings.max_connections,
             grace_seconds=grace_seconds,
             limits=limits,

@@ -21,6 +21,7 @@ from jobstatus.core.job import RequestType
 from jobstatus.core.poll import Poll
 from jobstatus.core.watching.long_poll import CannotWait, Reauthenticate
 from jobstatus.rest import responses
+from jobstatus.rest.cors import Cors
 from jobstatus.rest.event_stream import EventSender
 from jobstatus.rest.headers import last_event_version, prefers_events, request_id_of, wait_seconds
 from jobstatus.rest.outcomes import Outcomes, Response
@@ -84,14 +85,16 @@ class PollHandler:
         metrics: Metrics,
         retry_after_seconds: int,
         event_sender: EventSender,
+        cors: Cors,
     ) -> None:
-        """`retry_after_seconds` is the least Retry-After."""
+        """`retry_after_seconds` is the least Retry-After; of `cors` only event streams need to know."""
         self._try_authenticate = authenticator.try_authenticate
         self._authenticate = authenticator.authenticate
         self._try_poll = tracker.try_poll
         self._poll = tracker.poll
         self._long_poller = long_poller
         self._events = event_sender
+        self._cors = cors
         self._metrics = metrics
         self._outcomes = Outcomes(metrics=metrics, retry_after_seconds=retry_after_seconds)
         self._openapi = importlib.resources.files("jobstatus.rest").joinpath("openapi.json").read_bytes()
@@ -176,7 +179,7 @@ class PollHandler:
                 return self._outcomes.found(poll, request.headers, request_id)
             if first.is_terminal and first.version == known:
                 return responses.nothing_new(request_id)
-            response = responses.event_stream(request_id)
+            response = responses.event_stream(request_id, self._cors.lines(request.headers.get("Origin")))
             await self._events.send(request, response, first, updates, known)
             return response
 

@@ -13,6 +13,7 @@ from typing import Any, Final
 from aiohttp import web
 from aiohttp.web_protocol import RequestHandler
 
+from jobstatus.rest.cors import copied_lines
 from jobstatus.rest.headers import request_id_of
 from jobstatus.rest.responses import INTERNAL, MAX_BYTES, STORE_UNAVAILABLE, Problem, problem_answer
 from jobstatus.rest.send_limits import LargeResponses, NoRoomForLarge
@@ -49,7 +50,9 @@ class RestProtocol(RequestHandler):
             async with self._large.sending(size):
                 return await super().finish_response(request, resp, start_time)
         except NoRoomForLarge:
-            resp = problem_answer(STORE_UNAVAILABLE, resp.headers["X-Request-Id"]).to_response()
+            refusal = problem_answer(STORE_UNAVAILABLE, resp.headers["X-Request-Id"])
+            refusal.add(copied_lines(resp.headers))
+            resp = refusal.to_response()
             return await super().finish_response(request, resp, start_time)
         except TimeoutError:
             if self.transport is not None:
