@@ -95,7 +95,7 @@ bench: install ## measure polls, writes, waiting and growth beside their referen
 polling-day: install ## a simulated day: the polls that a learned Retry-After saves, and how late the news comes
 	$(BIN)/python benchmarks/polling_day.py
 
-browser: install ## headless Chromium follows a job over its event stream (needs Chromium and ChromeDriver)
+browser: install ## pages in headless Chromium poll, wait and follow, from other origins too (needs Chromium and ChromeDriver)
 	$(BIN)/python tests/soak/browser_stream.py
 
 clean: ## remove .venv and what runs leave behind
