@@ -41,13 +41,16 @@ def cors_handler(handler: Handler, cors: Cors, metrics: Metrics) -> Handler:
 
 
 def cors_try_answer(try_answer: TryAnswer, cors: Cors) -> TryAnswer:
-    """Return `try_answer` with CORS lines in its answers."""
+    """Return `try_answer` with CORS lines in its answers, after the status line."""
+    of_no_page = f"\r\n{cors.lines(None)}".encode("ascii")
 
     def answer(message: RawRequestMessage) -> bytes | None:
         whole = try_answer(message)
         if whole is None:
             return None
-        return whole.replace(b"\r\n", f"\r\n{cors.lines(message.headers.get('Origin'))}".encode("ascii"), 1)
+        origin = message.headers.get("Origin")
+        lines = of_no_page if origin is None else f"\r\n{cors.lines(origin)}".encode("ascii")
+        return whole.replace(b"\r\n", lines, 1)
 
     return answer
 
