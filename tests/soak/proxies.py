@@ -59,10 +59,19 @@ PATH: Final = "/v1/async/audio/transcriptions/"
 CREDENTIAL: Final = {"Authorization": f"Bearer {virtual_key_token('vk-1')}"}
 STREAM: Final = {"Accept": "text/event-stream"}
 KEPT: Final = ("ETag", "Retry-After", "X-Request-Id", "Content-Type", "Cache-Control", "WWW-Authenticate", "Allow")
+UNREAD: Final = -1
+"""The version of a job that an edge follows and has not read, so that it is told of the job at once."""
 CHANNEL: Final = (("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1))
 
 
-FAILURES: Final = (aiohttp.ClientError, grpc.aio.AioRpcError, JobStatusError, TimeoutError, StopAsyncIteration)
+FAILURES: Final = (
+    aiohttp.ClientError,
+    grpc.aio.AioRpcError,
+    asyncio.InvalidStateError,  # a stream that has ended is written to
+    JobStatusError,
+    TimeoutError,
+    StopAsyncIteration,
+)
 """How a call ends that was not answered."""
 
 
@@ -255,7 +264,7 @@ async def keeps_silent_polls(seconds: float, site: Site, front: Front) -> str:
 
 
 async def keeps_silent_calls(seconds: float, site: Site, front: Front) -> str:
-    """A worker's watch and an edge's stream live on, and tell at last that the job has ended."""
+    """A worker's watch and an edge's stream live on, in both directions, and tell at last that the job has ended."""
     job_id = front.job("watched")
     job = await create(site.service, job_id)
     async with asyncio.timeout(seconds + STEP_SECONDS), front.channel() as jobs:
@@ -264,7 +273,8 @@ async def keeps_silent_calls(seconds: float, site: Site, front: Front) -> str:
         await watch.read()
         await asyncio.sleep(seconds)
         await complete(site.service, job_id)
-        expect(await _told(follow) == [job_id], "the edge is told of other jobs")
+        await follow.write(pb.FollowJobsRequest(versions={"done": UNREAD}))
+        await _until_told(follow, {job_id, "done"})
         message = await watch.read()
         is_ended = isinstance(message, pb.WatchJobResponse) and message.job.state == pb.JOB_STATE_COMPLETED
         expect(is_ended, f"the watch is told {message}")
@@ -272,13 +282,13 @@ async def keeps_silent_calls(seconds: float, site: Site, front: Front) -> str:
     return f"{seconds:.0f} s"
 
 
-async def _told(follow: Any) -> list[str]:
-    """The jobs of the next response that has any; the first one only says that the stream has begun."""
-    while True:
+async def _until_told(follow: Any, job_ids: set[str]) -> None:
+    """Return once the edge was told of these jobs."""
+    missing = set(job_ids)
+    while missing:
         response = await follow.read()
         expect(response is not grpc.aio.EOF, "the edge's stream has ended")
-        if response.job_ids:
-            return list(response.job_ids)
+        missing -= set(response.job_ids)
 
 
 # --- a replica stops ---
