@@ -50,8 +50,8 @@ AWAY_SECONDS: Final = 4.0
 """How long the store is away: longer than it takes a proxy's checks to fail."""
 LATE_SECONDS: Final = 1.0
 """A proxy that is back so much later than both replicas has sent pollers away for no reason."""
-DELAY_MS: Final = 100.0
-"""How late an event may be, at the median. A proxy that waits for more to send is late by 200 ms."""
+DELAY_MS: Final = 30.0
+"""How late three quarters of the events may be. A proxy that waits for more to send is late by 40 to 200 ms."""
 JOBS: Final = 5
 MIB: Final = 1024 * 1024
 POLLERS: Final = 4
@@ -194,9 +194,9 @@ async def sends_events(site: Site, front: Front) -> str:
                 await anext(events)
                 late.append(1000 * (time.monotonic() - changed_at))
             expect(await anext(events, None) is None, "the stream goes on after the end")
-    median = statistics.median(late)
-    expect(median <= DELAY_MS, f"events are {median:.0f} ms late")
-    return f"{median:.0f} ms"
+    *_, most = statistics.quantiles(late, n=4)
+    expect(most <= DELAY_MS, f"events are {most:.0f} ms late")
+    return f"{most:.0f} ms"
 
 
 async def ends_waits(site: Site, front: Front) -> str:
