@@ -9,7 +9,7 @@ unexport PYTHONDONTWRITEBYTECODE
 SOURCES := service tests benchmarks examples protos docs
 
 .DEFAULT_GOAL := help
-.PHONY: help install run demo test soak check lint types imports generated generate format lock torture postgresql-torture cluster-torture replicas migrations bench polling-day browser clean
+.PHONY: help install run demo test soak check lint types imports generated generate format lock torture postgresql-torture cluster-torture replicas migrations bench polling-day browser proxies clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F '\t' '{printf "  make %-19s %s\n", $$1, $$2}'
@@ -95,8 +95,11 @@ bench: install ## measure polls, writes, waiting and growth beside their referen
 polling-day: install ## a simulated day: the polls that a learned Retry-After saves, and how late the news comes
 	$(BIN)/python benchmarks/polling_day.py
 
-browser: install ## headless Chromium follows a job over its event stream (needs Chromium and ChromeDriver)
+browser: install ## pages in headless Chromium poll, wait and follow, from other origins too (needs Chromium and ChromeDriver)
 	$(BIN)/python tests/soak/browser_stream.py
+
+proxies: install ## waits, events, large results, gRPC and a stop through each proxy of docs/proxies that is installed (minutes)
+	$(BIN)/python tests/soak/proxies.py
 
 clean: ## remove .venv and what runs leave behind
 	rm -rf $(VENV) var .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache .import_linter_cache

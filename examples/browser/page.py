@@ -1,7 +1,7 @@
 """Serve a page that follows a job in the browser, and forward the page's requests to the service.
 
-A browser lets a page send requests only to its own origin, so the page and the service share an address, as they do
-behind a gateway. For event streams a proxy must forward each part at once.
+The page and the service share an address here, as they do behind a gateway, so the browser needs no permission. A page
+of another origin needs JOBSTATUS_CORS_ORIGINS. For event streams a proxy must forward each part at once.
 
     python examples/browser/page.py --service http://127.0.0.1:8080
 """

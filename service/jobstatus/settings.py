@@ -15,6 +15,7 @@ from typing import Annotated, Any, Final, Literal, NamedTuple
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError
 
 from jobstatus.auth.issuer_config import IssuerConfig, Kind
+from jobstatus.rest.cors import checked_origin
 
 PREFIX: Final = "JOBSTATUS_"
 DEVELOPMENT_ISSUER: Final = "jobstatus-dev"
@@ -65,8 +66,13 @@ def _names(value: Any) -> Any:
     return [name.strip() for name in value.split(",") if name.strip()] if isinstance(value, str) else value
 
 
+def _origins(names: frozenset[str]) -> frozenset[str]:
+    return frozenset(map(checked_origin, names))
+
+
 ListenAddress = Annotated[Address, BeforeValidator(_address)]
 Names = Annotated[frozenset[str], BeforeValidator(_names)]
+Origins = Annotated[frozenset[str], BeforeValidator(_names), AfterValidator(_origins)]
 ExistingFile = Annotated[Path, AfterValidator(_existing_file)]
 Seconds = Annotated[float, Field(gt=0, le=365 * _DAY)]
 
@@ -168,6 +174,7 @@ class Settings(BaseModel):
     retry_after_seconds: int = Field(default=2, ge=1, le=30)
     max_wait_seconds: int = Field(default=45, ge=1, le=3600)
     keepalive_seconds: float = Field(default=650, ge=0.1, le=_DAY)
+    cors_origins: Origins = frozenset()
     max_connections: int = Field(default=10_000, ge=1)
     max_watchers: int = Field(default=10_000, ge=1)
     max_waiting_polls: int = Field(default=10_000, ge=0)

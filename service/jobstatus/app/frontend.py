@@ -15,9 +15,13 @@ from jobstatus.core.store import VirtualKeyReader
 from jobstatus.core.watching.long_poll import LongPoller
 from jobstatus.core.watching.subscriptions import JobSubscriptions
 from jobstatus.rest.admin import Readiness, admin_handler
+from jobstatus.rest.cors import Cors
+from jobstatus.rest.cors_handler import cors_handler, cors_try_answer
 from jobstatus.rest.event_stream import EventSender
+from jobstatus.rest.fast_path import TryAnswer
 from jobstatus.rest.handler import PollHandler, Polls
 from jobstatus.rest.limits import RestLimits
+from jobstatus.rest.protocol import Handler
 from jobstatus.rest.server import HttpServer
 from jobstatus.settings import IssuerSettings, Settings
 from jobstatus.telemetry.metrics import Metrics
@@ -88,6 +92,7 @@ def build_frontend(
     )
     metrics.count_waiting(lambda: long_poller.count)
     large = limits.large_responses()
+    cors = Cors(settings.cors_origins)
     handler = PollHandler(
         authenticator=authenticator,
         tracker=polls,
@@ -96,7 +101,12 @@ def build_frontend(
         retry_after_seconds=settings.retry_after_seconds,
         max_wait_seconds=settings.max_wait_seconds,
         event_sender=EventSender(large=large, quiet_seconds=limits.quiet_seconds),
+        cors=cors,
     )
+    answer: Handler = handler.answer
+    try_answer: TryAnswer = handler.try_answer
+    if cors.is_on:
+        answer, try_answer = cors_handler(answer, cors, metrics), cors_try_answer(try_answer, cors)
     readiness = Readiness(probe)
     admin = admin_handler(readiness.problem, metrics.exposition)
     return Frontend(
@@ -104,8 +114,8 @@ def build_frontend(
         remote_keys=remote_keys,
         readiness=readiness,
         public=HttpServer(
-            handler.answer,
-            handler.try_answer if polls.polls_at_once else None,
+            answer,
+            try_answer if polls.polls_at_once else None,
             max_connections=settings.max_connections,
             keepalive_seconds=settings.keepalive_seconds,
             grace_seconds=grace_seconds,

@@ -20,6 +20,7 @@ from jobstatus.core.job import RequestType
 from jobstatus.core.poll import Poll
 from jobstatus.core.watching.long_poll import CannotWait, Reauthenticate
 from jobstatus.rest import responses
+from jobstatus.rest.cors import Cors
 from jobstatus.rest.event_stream import EventSender, event_id
 from jobstatus.rest.headers import (
     ACCEPT,
@@ -97,8 +98,12 @@ class PollHandler:
         retry_after_seconds: int,
         max_wait_seconds: int,
         event_sender: EventSender,
+        cors: Cors,
     ) -> None:
-        """`retry_after_seconds` is the least Retry-After, `max_wait_seconds` the longest wait that is granted."""
+        """`retry_after_seconds` is the least Retry-After, `max_wait_seconds` the longest wait that is granted.
+
+        Of `cors` only event streams need to know.
+        """
         self._try_authenticate = authenticator.try_authenticate
         self._authenticate = authenticator.authenticate
         self._try_poll = tracker.try_poll
@@ -106,6 +111,7 @@ class PollHandler:
         self._long_poller = long_poller
         self._max_wait_seconds = max_wait_seconds
         self._events = event_sender
+        self._cors = cors
         self._metrics = metrics
         self._outcomes = Outcomes(metrics=metrics, retry_after_seconds=retry_after_seconds)
         self._openapi = Path(__file__).with_name("openapi.json").read_bytes()
@@ -194,7 +200,7 @@ class PollHandler:
                 return refused
             if first.is_terminal and event_id(first) == known_id:
                 return responses.nothing_new(request_id)
-            response = responses.event_stream(request_id)
+            response = responses.event_stream(request_id, self._cors.lines(request.headers.get("Origin")))
             if request.version != HttpVersion11 or ends_connection(request.headers):
                 response.force_close()
             await stream.send(response, first, updates)

@@ -16,6 +16,7 @@ from aiohttp import web
 from aiohttp.web_protocol import RequestHandler
 
 from jobstatus.rest import responses
+from jobstatus.rest.cors import copied_lines
 from jobstatus.rest.headers import HOST, X_REQUEST_ID, ends_connection, is_host, request_id_of
 from jobstatus.rest.responses import INTERNAL, MALFORMED, MAX_BYTES, STORE_UNAVAILABLE, problem_answer, refusal
 from jobstatus.rest.send_limits import LargeResponses, NoRoomForLarge
@@ -123,7 +124,11 @@ class RestProtocol(RequestHandler):
             async with self._large.sending(size):
                 return await super().finish_response(request, resp, start_time)
         except NoRoomForLarge:
-            resp = problem_answer(STORE_UNAVAILABLE, resp.headers["X-Request-Id"]).to_response()
+            no_room = problem_answer(STORE_UNAVAILABLE, resp.headers["X-Request-Id"])
+            no_room.add(copied_lines(resp.headers))
+            resp = no_room.to_response()
+            if ends_connection(request.headers):
+                resp.force_close()
             return await super().finish_response(request, resp, start_time)
         except TimeoutError:
             if self.transport is not None:

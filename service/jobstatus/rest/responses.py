@@ -102,17 +102,20 @@ _JSON: Final = "Content-Type: application/json\r\n"
 _NOT_STORED: Final = f"Cache-Control: no-store\r\n{_COMMON}"
 
 
-def event_stream(request_id: str) -> web.StreamResponse:
-    """Return a 200 whose events are still to be written."""
-    lines = (
-        f"Content-Type: {EVENT_STREAM}\r\n{_NOT_STORED}X-Request-Id: {request_id}\r\n{VARY}X-Accel-Buffering: no\r\n"
-    )
-    return web.StreamResponse(headers=headers_of(lines))
+def event_stream(request_id: str, lines: str = "") -> web.StreamResponse:
+    """Return a 200 whose events are still to be written. `lines` are further header lines, each with its CRLF."""
+    head = f"Content-Type: {EVENT_STREAM}\r\n{_NOT_STORED}X-Request-Id: {request_id}\r\n{VARY}X-Accel-Buffering: no\r\n"
+    return web.StreamResponse(headers=headers_of(head + lines))
 
 
 def nothing_new(request_id: str) -> web.Response:
     """Return a 204: the client has the last event of the stream and must not reconnect (HTML standard, 9.2.2)."""
     return web.Response(status=204, headers=headers_of(f"{_NOT_STORED}X-Request-Id: {request_id}\r\n{VARY}"))
+
+
+def preflight(request_id: str, lines: str) -> web.Response:
+    """Return the 204 to a preflight; `lines` say what a page may do."""
+    return web.Response(status=204, headers=headers_of(f"{_NOT_STORED}X-Request-Id: {request_id}\r\n{lines}"))
 
 
 def answer(
@@ -167,6 +170,10 @@ class PrebuiltResponse:
     @property
     def keep_alive(self) -> bool | None:
         return True if self._response is None else self._response.keep_alive
+
+    def add(self, lines: str) -> None:
+        """Add header lines, each with its CRLF."""
+        self._lines += lines
 
     def force_close(self) -> None:
         """Have the connection closed after this response."""
