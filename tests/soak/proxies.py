@@ -54,6 +54,8 @@ DELAY_MS: Final = 30.0
 """How late three quarters of the events may be. A proxy that waits for more to send is late by 40 to 200 ms."""
 JOBS: Final = 5
 MIB: Final = 1024 * 1024
+LONG_BYTES: Final = 8_100
+"""Of a credential: the service accepts header lines of up to 8190 bytes."""
 POLLERS: Final = 4
 PATH: Final = "/v1/async/audio/transcriptions/"
 CREDENTIAL: Final = {"Authorization": f"Bearer {virtual_key_token('vk-1')}"}
@@ -168,6 +170,8 @@ async def passes_answers(site: Site, front: Front) -> str:
         ("going", "GET", {}),
         ("unknown", "GET", {}),
         ("done", "GET", {"Authorization": "Bearer x"}),
+        ("done", "GET", {"Authorization": f"Bearer {'x' * LONG_BYTES}"}),
+        ("done", "OPTIONS", {"Origin": "https://app.example.com", "Access_Control_Request_Method": "GET"}),
         ("done", "DELETE", {}),
     )
     for job_id, method, headers in asked:
