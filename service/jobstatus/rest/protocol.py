@@ -13,9 +13,8 @@ from typing import Any, Final
 from aiohttp import web
 from aiohttp.web_protocol import RequestHandler
 
-from jobstatus.rest.cors import copied_lines
 from jobstatus.rest.headers import request_id_of
-from jobstatus.rest.responses import INTERNAL, MAX_BYTES, STORE_UNAVAILABLE, Problem, problem_answer
+from jobstatus.rest.responses import INTERNAL, MAX_BYTES, STORE_UNAVAILABLE, Problem, cors_lines, problem_answer
 from jobstatus.rest.send_limits import LargeResponses, NoRoomForLarge
 
 BAD_REQUEST: Final = Problem(400, "invalid_request_error", "malformed_request", "The request is not valid HTTP")
@@ -51,7 +50,7 @@ class RestProtocol(RequestHandler):
                 return await super().finish_response(request, resp, start_time)
         except NoRoomForLarge:
             refusal = problem_answer(STORE_UNAVAILABLE, resp.headers["X-Request-Id"])
-            refusal.add(copied_lines(resp.headers))
+            refusal.add(cors_lines(resp.headers))
             resp = refusal.to_response()
             return await super().finish_response(request, resp, start_time)
         except TimeoutError:
