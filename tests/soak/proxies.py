@@ -3,7 +3,7 @@
     python tests/soak/proxies.py [--only nginx haproxy] [--silent-seconds 65]
 
 Starts those that are installed, each with its file, and asks the same of all of them, and of a replica itself in the
-first row: answers as they are, events without delay, large results, the longest wait, streams that are silent for
+first column: answers as they are, events without delay, large results, the longest wait, streams that are silent for
 longer than the proxies' default limits, a stop of one replica, and the shared store away. Prints a table and says which
 proxies are not installed. Exits with 0 when nothing was wrong, else with 1.
 """
@@ -54,6 +54,8 @@ DELAY_MS: Final = 30.0
 """How late three quarters of the events may be. A proxy that waits for more to send is late by 40 to 200 ms."""
 JOBS: Final = 5
 MIB: Final = 1024 * 1024
+LONG_BYTES: Final = 8_100
+"""Of a credential: the service accepts header lines of up to 8190 bytes."""
 POLLERS: Final = 4
 PATH: Final = "/v1/async/audio/transcriptions/"
 CREDENTIAL: Final = {"Authorization": f"Bearer {virtual_key_token('vk-1')}"}
@@ -168,6 +170,8 @@ async def passes_answers(site: Site, front: Front) -> str:
         ("going", "GET", {}),
         ("unknown", "GET", {}),
         ("done", "GET", {"Authorization": "Bearer x"}),
+        ("done", "GET", {"Authorization": f"Bearer {'x' * LONG_BYTES}"}),
+        ("done", "OPTIONS", {"Origin": "https://app.example.com", "Access_Control_Request_Method": "GET"}),
         ("done", "DELETE", {}),
     )
     for job_id, method, headers in asked:
@@ -388,13 +392,13 @@ async def _answers(front: Front, status: int, times: int = 1) -> bool:
 # --- all of it ---
 
 
-async def note(site: Site, front: Front, column: str, check: Check) -> None:
+async def note(site: Site, front: Front, row: str, check: Check) -> None:
     """Let the front be checked, and keep what was found or what was wrong."""
     try:
-        front.cells[column] = await check(site, front)
+        front.cells[row] = await check(site, front)
     except (Wrong, *FAILURES) as wrong:
-        front.cells[column] = "[red]wrong"
-        front.problems.append(f"{front.name}: {column}: {type(wrong).__name__}: {wrong}")
+        front.cells[row] = "[red]wrong"
+        front.problems.append(f"{front.name}: {row}: {type(wrong).__name__}: {wrong}")
 
 
 async def check_all(site: Site, fronts: Sequence[Front], silent_seconds: float) -> None:
@@ -416,7 +420,7 @@ async def check_all(site: Site, fronts: Sequence[Front], silent_seconds: float) 
 
 async def together(site: Site, checks: Sequence[tuple[Sequence[Front], str, Check]], *others: Awaitable[None]) -> None:
     """Check fronts at the same time, while something else happens."""
-    notes = [note(site, front, column, check) for fronts, column, check in checks for front in fronts]
+    notes = [note(site, front, row, check) for fronts, row, check in checks for front in fronts]
     await asyncio.gather(*notes, *others)
 
 
@@ -479,10 +483,9 @@ async def _front(stack: AsyncExitStack, name: str, address: str, rpc_port: int |
 
 def table_of(fronts: Sequence[Front]) -> Table:
     """What was found, for a person."""
-    columns = list(dict.fromkeys(column for front in fronts for column in front.cells))
-    table = Table("", *columns)
-    for front in fronts:
-        table.add_row(front.name, *(front.cells.get(column, "-") for column in columns))
+    table = Table("", *(front.name for front in fronts))
+    for row in dict.fromkeys(row for front in fronts for row in front.cells):
+        table.add_row(row, *(front.cells.get(row, "-") for front in fronts))
     return table
 
 

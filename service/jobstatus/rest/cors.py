@@ -8,8 +8,6 @@ import re
 from collections.abc import Collection
 from typing import Final
 
-from multidict import MultiMapping
-
 _METHODS: Final = "GET, HEAD"
 _REQUEST_HEADERS: Final = (
     "Accept",
@@ -27,8 +25,7 @@ _REQUEST_HEADERS: Final = (
 _EXPOSED: Final = "Retry-After, ETag, Job-Progress, X-Request-Id, Preference-Applied"
 _PREFLIGHT_SECONDS: Final = 7200
 """How long a browser may keep the answer to a preflight. Chromium keeps none longer."""
-_VARY: Final = "Vary: Origin\r\n"
-_ANSWER_NAMES: Final = ("Access-Control-Allow-Origin", "Access-Control-Expose-Headers", "Vary")
+VARY: Final = "Vary: Origin\r\n"
 _DEFAULT_PORTS: Final = {"http": ":80", "https": ":443"}
 
 _LABEL: Final = "[a-z0-9_-]+"
@@ -68,8 +65,8 @@ class Cors:
         if not self.is_on:
             return ""
         if origin is None or not self._allows(origin):
-            return _VARY
-        return f"Access-Control-Allow-Origin: {origin}\r\nAccess-Control-Expose-Headers: {_EXPOSED}\r\n{_VARY}"
+            return VARY
+        return f"Access-Control-Allow-Origin: {origin}\r\nAccess-Control-Expose-Headers: {_EXPOSED}\r\n{VARY}"
 
     def preflight_lines(self, origin: str | None, asked_headers: str | None) -> str:
         """Return the header lines of the answer to a preflight; an empty string when the origin is not allowed.
@@ -85,11 +82,6 @@ class Cors:
             f"Access-Control-Max-Age: {_PREFLIGHT_SECONDS}\r\n"
             "Vary: Origin, Access-Control-Request-Headers\r\n"
         )
-
-
-def copied_lines(headers: MultiMapping[str]) -> str:
-    """Return the CORS lines of an answer, for another one that takes its place."""
-    return "".join(f"{name}: {value}\r\n" for name in _ANSWER_NAMES for value in headers.getall(name, ()))
 
 
 def _allowed_headers(asked: str | None) -> list[str]:

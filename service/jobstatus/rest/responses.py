@@ -8,9 +8,10 @@ from http import HTTPStatus
 from typing import Final
 
 from aiohttp import HttpVersion11, web
-from multidict import CIMultiDict
+from multidict import CIMultiDict, MultiMapping
 
 from jobstatus.core import errors
+from jobstatus.rest import cors
 from jobstatus.rest.headers import EVENT_STREAM
 
 ALLOWED_METHODS: Final = ("GET", "HEAD")
@@ -233,6 +234,12 @@ class _LastResponse(PrebuiltResponse):
 
 def _is_plain(request: web.BaseRequest) -> bool:
     return request.version == HttpVersion11 and request.method == "GET" and bool(request.keep_alive)
+
+
+def cors_lines(headers: MultiMapping[str]) -> str:
+    """Return the header lines for pages of other origins that an answer has, for another one that takes its place."""
+    allowing = "".join(f"{name}: {text}\r\n" for name, text in headers.items() if name.startswith("Access-Control-"))
+    return allowing + (cors.VARY if "Origin" in headers.getall("Vary", ()) else "")
 
 
 def headers_of(lines: str) -> CIMultiDict[str]:
