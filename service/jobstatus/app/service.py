@@ -104,6 +104,8 @@ async def serving(
         sweeper = Sweeper(
             tracker, opened, clock=clocks.ms, observer=metrics, every_seconds=settings.sweep_interval_seconds
         )
+        count = partial(_count_jobs, sweeper, opened, metrics)
+        recount = partial(run_once, "count_jobs", count, metrics)
         stack.push_async_callback(run_once, "give_up_sweep", sweeper.resign, metrics)
         for stop in (admin.stop, public.stop, partial(rpc.stop, 0)):
             stack.push_async_callback(stop)
@@ -116,11 +118,11 @@ async def serving(
         )
         await start_tasks(
             stack,
-            run_periodically(settings.sweep_interval_seconds, "sweep", sweeper.sweep, metrics),
+            run_periodically(settings.sweep_interval_seconds, "sweep", partial(_sweep, sweeper, recount), metrics),
             run_periodically(CHANGE_CHECK_SECONDS, "look_for_changes", tracker.notify_remote_changes, metrics),
             *frontend.refresh_credentials(stack, metrics),
             run_periodically(2.0, "report_health", partial(_report_health, readiness, rpc), metrics),
-            run_periodically(15.0, "count_jobs", partial(_count_jobs, sweeper, opened, metrics), metrics),
+            run_periodically(15.0, "count_jobs", count, metrics),
         )
         try:
             yield listening
@@ -177,6 +179,14 @@ def _tls(settings: Settings) -> Tls | None:
 
 async def _report_health(readiness: Readiness, rpc: RpcServer) -> None:
     await rpc.set_serving(serving=not await readiness.problem())
+
+
+async def _sweep(sweeper: Sweeper, recount: Callable[[], Awaitable[object]]) -> None:
+    """Sweep. Count jobs at once where this process begins or ceases to lead, as at a start."""
+    led_before = sweeper.is_leader
+    await sweeper.sweep()
+    if sweeper.is_leader is not led_before:
+        await recount()
 
 
 async def _count_jobs(sweeper: Sweeper, store: Store, metrics: Metrics) -> None:

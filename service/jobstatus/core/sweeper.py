@@ -44,9 +44,12 @@ class Sweeper:
 
     async def sweep(self) -> None:
         """Apply and purge what is due now, in batches, unless another process leads. Raises what the store raises."""
-        self.is_leader = False
-        with timed(self._observer, "claim_sweep"):
-            self.is_leader = await self._store.try_lead(self._holder, self._claim_ms)
+        leads = False
+        try:
+            with timed(self._observer, "claim_sweep"):
+                leads = await self._store.try_lead(self._holder, self._claim_ms)
+        finally:
+            self.is_leader = leads
         if not self.is_leader:
             return
         for _ in range(MAX_BATCHES):
