@@ -167,7 +167,9 @@ def oapi_codegen(place: Workplace) -> list[str]:
 def openapi_python_client(place: Workplace) -> list[str]:
     python = place.pip("openapi-python-client==0.29.1")
     tool = str(Path(python).with_name("openapi-python-client"))
-    place.run(tool, "generate", "--path", str(place.document), "--output-path", "client", "--fail-on-warning")
+    (place.folder / "options.yaml").write_text("post_hooks: []\n")  # else it formats with a tool of its own
+    options = ("--output-path", "client", "--config", "options.yaml", "--fail-on-warning")
+    place.run(tool, "generate", "--path", str(place.document), *options)
     return [place.pip("./client"), place.program("openapi_python_client.py")]
 
 

@@ -3,7 +3,7 @@ import createClient from "openapi-fetch";
 import type { paths } from "./client";
 
 const [url, token, ...jobs] = process.argv.slice(2);
-const client = createClient<paths>({ baseUrl: url, headers: { Authorization: `Bearer ${token}` } });
+const client = createClient<paths, "application/json">({ baseUrl: url, headers: { Authorization: `Bearer ${token}` } });
 
 (async () => {
   for (const job of jobs) {
