@@ -23,7 +23,6 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from benchmarks.facts import facts
 from benchmarks.figures import Options, Series
-from benchmarks.plot import plot
 from benchmarks.report import Report, tables, to_json
 from benchmarks.servers import KINDS, ROOT
 
@@ -96,6 +95,8 @@ async def run(chosen: argparse.Namespace, console: Console) -> tuple[Report, lis
 
 def write(report: Report, folder: Path) -> None:
     """As report.json, report.png and report.svg."""
+    from benchmarks.plot import plot  # noqa: PLC0415  # Matplotlib loads for longer than all else
+
     (folder / "report.json").write_text(to_json(report))
     plot(report, folder, "report")
 

@@ -4,12 +4,10 @@ A variable wins over the file. A wrong setting raises SettingsError with one sen
 a secret. The two sources are read here, because pydantic-settings takes longer to import than pydantic.
 """
 
-import difflib
 import ipaddress
 import json
 import os
 import secrets
-import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, NamedTuple
@@ -79,6 +77,24 @@ ExistingFile = Annotated[Path, AfterValidator(_existing_file)]
 Seconds = Annotated[float, Field(gt=0, le=365 * _DAY)]
 
 
+Algorithm = Literal[
+    "HS256",
+    "RS256",
+    "RS384",
+    "RS512",
+    "PS256",
+    "PS384",
+    "PS512",
+    "ES256",
+    "ES384",
+    "ES512",
+    "EdDSA",
+    "Ed25519",
+    "Ed448",
+]
+TokenTypes = Annotated[frozenset[Literal["JWT", "at+jwt"]], BeforeValidator(_names)]
+
+
 class IssuerSettings(BaseModel):
     """One entry of `[[issuers]]`: an issuer of tokens, its key, and what its tokens may do."""
 
@@ -86,12 +102,15 @@ class IssuerSettings(BaseModel):
 
     issuer: str = Field(min_length=1)
     audience: str = Field(min_length=1)
-    algorithm: Literal["HS256", "RS256", "ES256", "EdDSA"]
+    algorithm: Algorithm
     secret: SecretStr | None = None
     public_key_file: ExistingFile | None = None
     jwks_file: ExistingFile | None = None
+    jwks_url: str | None = None
+    discovery: bool = False
     private_key_file: ExistingFile | None = None
     key_id: str | None = None
+    token_types: TokenTypes = Field(default=frozenset({"JWT"}), min_length=1)
     kinds: frozenset[Kind] = Field(default=frozenset(Kind), min_length=1)
     virtual_key_claim: str = Field(default="virtual_key_id", min_length=1)
     role_claim: str = Field(default="role", min_length=1)
@@ -124,9 +143,13 @@ class Settings(BaseModel):
     jwt_secret: SecretStr | None = None
     jwt_public_key_file: Path | None = None
     jwt_jwks_file: Path | None = None
+    jwt_jwks_url: str | None = None
+    jwt_discovery: bool | None = None
     jwt_private_key_file: Path | None = None
     jwt_key_id: str | None = None
+    jwt_token_types: str | None = None
     issuers: tuple[IssuerSettings, ...] = ()
+    jwks_keep_seconds: float = Field(default=_DAY, ge=0, le=365 * _DAY)
     unscoped_jobs: Literal["admin_only", "any_credential"] = "admin_only"
 
     grpc_insecure: bool = False
@@ -149,6 +172,8 @@ class Settings(BaseModel):
     processing_timeout_seconds: Seconds = _DAY
     sweep_interval_seconds: float = Field(default=1, ge=0.05, le=60)
     retry_after_seconds: int = Field(default=2, ge=1, le=30)
+    max_wait_seconds: int = Field(default=45, ge=1, le=3600)
+    keepalive_seconds: float = Field(default=650, ge=0.1, le=_DAY)
     cors_origins: Origins = frozenset()
     max_connections: int = Field(default=10_000, ge=1)
     max_watchers: int = Field(default=10_000, ge=1)
@@ -167,8 +192,11 @@ class Settings(BaseModel):
             "secret",
             "public_key_file",
             "jwks_file",
+            "jwks_url",
+            "discovery",
             "private_key_file",
             "key_id",
+            "token_types",
         )
         given = {field: value for field in fields if (value := getattr(self, f"jwt_{field}")) is not None}
         if not given:
@@ -192,6 +220,8 @@ def _from_file(path: str | None) -> dict[str, Any]:
         return {}
     if not Path(path).is_file():
         raise SettingsError(f"{PREFIX}CONFIG names no file ({path})")
+    import tomllib  # noqa: PLC0415  # most settings come from variables
+
     try:
         return tomllib.loads(Path(path).read_text(encoding="utf-8"))
     except ValueError as error:
@@ -270,6 +300,10 @@ def unknown_variables(environment: Mapping[str, str]) -> dict[str, str]:
     """
     known = {*(name.upper() for name in Settings.model_fields), *_CLIENT_VARIABLES}
     given = {name.removeprefix(PREFIX) for name in environment if name.startswith(PREFIX)}
+    if given <= known:
+        return {}
+    import difflib  # noqa: PLC0415  # misspelt variables are rare
+
     return {
         PREFIX + name: next((PREFIX + close for close in difflib.get_close_matches(name, known, 1)), "")
         for name in sorted(given - known)

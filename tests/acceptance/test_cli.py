@@ -15,16 +15,23 @@ from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import IO
 
+import aiohttp
 import pytest
 import trustme
 from aiohttp import web
-from harness.command import BARE, LIMIT_SECONDS, Ended, assert_sentence, run, run_installed, start
-from jobstatus.cli.errors import EPILOG, ExitCode, explain
+from harness.command import BARE, COMMAND, LIMIT_SECONDS, Ended, assert_sentence, run, run_installed, start
+from jobstatus.cli.errors import EPILOG, CommandError, ExitCode, explain
+from jobstatus.cli.poll_display import PlainDisplay
+from jobstatus.cli.polling import PollLoop
 from jobstatus.client import ServiceFailed, ServiceUnreachable
 from jobstatus.core import errors
 from jobstatus.rpc.errors import CODES
+from yarl import URL
 
 NOWHERE = "127.0.0.1:1"
+PROXY_VARIABLES = tuple(
+    name for kind in ("http", "https", "all", "no") for name in (f"{kind}_proxy", f"{kind}_PROXY".upper())
+)
 
 COMMANDS: Sequence[Sequence[str]] = (
     (),
@@ -283,6 +290,80 @@ def test_a_reader_that_goes_away_is_no_error(service: dict[str, str]) -> None:
         assert err.read() == b""
 
 
+@pytest.mark.parametrize(
+    ("redirection", "words"), [(">&-", "is closed"), (">/dev/full", "No space left"), ("</dev/null >&0", "Bad file")]
+)
+def test_output_that_cannot_be_written_is_an_error(service: dict[str, str], redirection: str, words: str) -> None:
+    """One sentence and 141, whatever standard output is."""
+    create(service)
+    shell = ("/bin/sh", "-c", f"exec {COMMAND} jobs list --json {redirection}")
+    ended = subprocess.run(shell, env={**BARE, **service}, capture_output=True, timeout=LIMIT_SECONDS, check=False)
+    assert_sentence(Ended(ended.returncode, "", ended.stderr.decode()), ExitCode.OUTPUT_CLOSED, words)
+
+
+def test_other_streams_may_be_closed(service: dict[str, str]) -> None:
+    """Without standard error there are no notes; without standard input there is no result to complete with."""
+    job_id = create(service)
+    token = run("token", "admin", env=service).out.strip()
+    for redirection, code in (("<&-", 2), ("2>&-", 0)):
+        shell = f"echo 1 | {{ {COMMAND} jobs complete {job_id} {redirection}; }}"
+        ended = subprocess.run(
+            ("/bin/sh", "-c", shell), env={**BARE, **service}, capture_output=True, timeout=LIMIT_SECONDS, check=False
+        )
+        assert ended.returncode == code, ended
+        assert b"Traceback" not in ended.stderr
+    poll = ("/bin/sh", "-c", f"exec {COMMAND} poll {job_id} --token {token} 2>&-")
+    ended = subprocess.run(poll, env={**BARE, **service}, capture_output=True, timeout=LIMIT_SECONDS, check=False)
+    assert (ended.returncode, ended.stdout) == (0, b"1\n")
+
+
+def test_one_interruption_ends_reading_at_a_terminal(service: dict[str, str]) -> None:
+    """Ctrl-C while the result is typed ends the command: 130."""
+    job_id = create(service)
+    ours, theirs = pty.openpty()
+    typing = start("jobs", "complete", job_id, env=service, stdin=theirs, stdout=theirs, stderr=subprocess.PIPE)
+    os.close(theirs)
+    assert typing.stderr is not None
+    assert "Ctrl-D" in lines_of(typing.stderr).get(timeout=LIMIT_SECONDS)
+    typing.send_signal(signal.SIGINT)
+    assert typing.wait(LIMIT_SECONDS) == ExitCode.INTERRUPTED
+    os.close(ours)
+
+
+def test_a_list_says_when_there_are_more(service: dict[str, str]) -> None:
+    """On standard error, so that scripts read jobs alone."""
+    for number in range(3):
+        create(service, "--virtual-key-id", "many", "--provider", str(number))
+    mine = ("jobs", "list", "--virtual-key-id", "many", "--limit")
+    for options in ((), ("--json",)):
+        for limit, lines, is_cut in ((2, 2, True), (3, 3, False), (4, 3, False)):
+            ended = run(*mine, str(limit), *options, env=service)
+            assert len(ended.out.splitlines()) == lines + (not options)
+            assert ("There are more" in ended.err) is is_cut
+
+
+def test_keys_that_have_expired_are_shown_as_such(service: dict[str, str]) -> None:
+    """In lists, and when a further key is made that does not work either."""
+    assert run("keys", "create", "late", "--expires-in", "0.001s", env=service).code == 0
+    made = run("keys", "create", "late", env=service)
+    assert "late has expired" in made.err
+    assert "--expires-in" in made.err
+    assert listed_state("late", service) == "expired"
+    assert "late has expired" in run("keys", "enable", "late", env=service).err
+    run("keys", "disable", "late", env=service)
+    assert listed_state("late", service) == "disabled,expired"
+    run("keys", "enable", "late", env=service)
+    assert "expired" not in run("keys", "create", "late", "--expires-in", "1h", env=service).err
+    assert listed_state("late", service) == "enabled"
+
+
+def listed_state(virtual_key_id: str, service: dict[str, str]) -> str:
+    """The second column of `keys list`."""
+    lines = run("keys", "list", env=service).out.splitlines()
+    (line,) = [line for line in lines if line.startswith(f"{virtual_key_id} ")]
+    return line.split()[1]
+
+
 def test_keys_are_made_listed_disabled_and_deleted(service: dict[str, str]) -> None:
     """A key is printed once and polls; a second one leaves the first alone; disabled ones are refused: 5."""
     job_id = create(service, "--virtual-key-id", "tenant")
@@ -420,6 +501,97 @@ async def test_a_poll_does_not_take_strangers_for_the_service() -> None:
     for strange in (answer(302, Location="http://127.0.0.1:1/"), answer(200, ["html"]), answer(500)):
         async with answering(strange) as url:
             assert_sentence(await poll_at(url), 1, "--url", str(strange.status))
+
+
+STUMBLES: Sequence[web.Response] = (
+    *(answer(code, Retry_After="0") for code in (408, 425, 429, 500, 520, 522, 599)),
+    *(web.Response(status=code, body=b"<html>", headers={"Retry-After": "0"}) for code in (200, 202, 302, 403, 404)),
+    answer(200, {"status": "maintenance"}, Retry_After="0"),
+    answer(202, {"status": 1, "id": "x"}, Retry_After="0"),
+    answer(400, {"message": "of a gateway"}, Retry_After="0"),
+)
+
+
+@pytest.mark.parametrize("stumbles", [STUMBLES[:5], STUMBLES[5:10], STUMBLES[10:]])
+async def test_a_poll_that_has_seen_the_job_waits_out_what_comes_between(stumbles: Sequence[web.Response]) -> None:
+    """Errors that pass, and answers of whatever stands before the service, do not end a poll."""
+    pending = answer(202, {"id": "x", "status": "pending"}, Retry_After="0")
+    turns = [given for stumble in stumbles for given in (stumble, pending)]
+    async with answering(pending, *turns, answer(200, {"id": "x", "status": "completed", "result": 1})) as url:
+        ended = await poll_at(url)
+    assert (ended.code, ended.out) == (0, "1\n"), ended
+    assert "trying again" in ended.err
+
+
+@pytest.mark.parametrize("stumble", [STUMBLES[3], *STUMBLES[7:]])
+async def test_what_does_not_pass_ends_a_poll_that_has_seen_the_job(stumble: web.Response) -> None:
+    """With 3, because 1 would mean that the job has failed."""
+    pending = answer(202, {"id": "x", "status": "pending"}, Retry_After="0")
+    async with answering(pending, stumble) as url, aiohttp.ClientSession() as session:
+        loop = PollLoop(session, URL(url) / "x", PlainDisplay("x"), patience_seconds=0)
+        with pytest.raises(CommandError) as ended:
+            await loop.poll_until_end()
+    assert ended.value.code == ExitCode.UNAVAILABLE
+
+
+async def test_a_poll_that_has_seen_the_job_ends_with_a_refusal_of_the_service() -> None:
+    """The contract's own 401 and 404 say that waiting does not help."""
+    for code, expected in ((401, 5), (404, 4)):
+        refusal = answer(code, {"error": {"message": "No."}})
+        async with answering(answer(202, {"status": "pending"}, Retry_After="0"), refusal) as url:
+            assert (await poll_at(url)).code == expected
+
+
+async def test_a_poll_names_a_status_that_it_does_not_know() -> None:
+    """While the job is under way it goes on, and an unknown end is 3, because it is neither of the known ones."""
+    under_way = answer(202, {"id": "x", "status": "paused"}, Retry_After="0")
+    async with answering(under_way, answer(200, {"id": "x", "status": "cancelled\x1b"})) as url:
+        ended = await poll_at(url)
+    assert (ended.code, ended.out) == (3, "")
+    assert ended.err.splitlines() == [
+        "x paused",
+        r"jobstatus: job x has ended, in the status cancelled\x1b, which this version does not know",
+    ]
+
+
+async def test_a_poll_prints_any_result() -> None:
+    """Long numbers, deep nesting and halves of pairs, which earlier versions accepted, come out as they are."""
+    for result in (b"1" * 5000, b"[" * 5000 + b"]" * 5000, rb'"\ud83c"', b"1e999"):
+        document = b'{"id":"x","status":"completed","result":%b\n}' % result
+        async with answering(web.Response(body=document)) as url:
+            assert (await poll_at(url)).out.encode() == result + b"\n"
+            assert (await poll_at(url, "--json")).out.encode() == document.replace(b"\n", b" ") + b"\n"
+
+
+@pytest.mark.parametrize(
+    ("variables", "url", "is_asked"),
+    [
+        ({"http_proxy": "http://user:word@PROXY"}, "http://jobs.example.test", True),
+        ({"HTTP_PROXY": "PROXY"}, "http://jobs.example.test:81", True),
+        ({"all_proxy": "http://PROXY"}, "http://jobs.example.test", True),
+        ({"https_proxy": "http://PROXY"}, "http://jobs.invalid", False),
+        ({"http_proxy": "http://PROXY", "no_proxy": "other,.invalid"}, "http://jobs.invalid", False),
+        ({"http_proxy": "http://PROXY"}, f"http://{NOWHERE}", False),
+    ],
+)
+async def test_a_poll_goes_through_the_proxy_of_the_environment(
+    variables: Mapping[str, str], url: str, *, is_asked: bool
+) -> None:
+    """As with curl; this machine is asked without it."""
+    asked = asyncio.Event()
+    async with answering(answer(200, {"status": "completed", "result": 1}), asked=asked) as proxy:
+        address = proxy.removeprefix("http://")
+        env = dict.fromkeys(PROXY_VARIABLES) | {name: to.replace("PROXY", address) for name, to in variables.items()}
+        ended = await asyncio.to_thread(run, "poll", "x", "--token", "t", "--url", url, env=env)
+    assert (ended.code, ended.out, asked.is_set()) == ((0, "1\n", True) if is_asked else (3, "", False)), ended
+
+
+def test_a_proxy_of_another_kind_is_named() -> None:
+    """SOCKS is not spoken; what is in the variable, such as a password, is not shown."""
+    env = dict.fromkeys(PROXY_VARIABLES) | {"all_proxy": "socks5://user:word@127.0.0.1"}
+    ended = run("poll", "x", "--token", "t", "--url", "http://jobs.invalid", env=env)
+    assert_sentence(ended, 2, "proxy for http://")
+    assert "word" not in ended.err
 
 
 async def test_a_poll_survives_a_stumble_but_not_for_ever() -> None:

@@ -13,7 +13,7 @@ from harness.service import EdgeProcess, Process
 from harness.tokens import bearer, virtual_key_token
 
 OWNER: Final = bearer(virtual_key_token("vk-1"))
-LONG: Final = "Prefer: wait=60"
+LONG: Final = "Prefer: wait=45"
 HEAL_SECONDS: Final = 30.0
 
 
@@ -44,7 +44,7 @@ async def test_who_waits_learns_what_happened_while_the_service_was_away(
             assert not any(poll.done() for poll in polls)
             async with inside, asyncio.timeout(HEAL_SECONDS):
                 answer = await polls[0]
-                assert (answer.status, answer.headers["preference-applied"]) == (200, "wait=60")
+                assert (answer.status, answer.headers["preference-applied"]) == (200, "wait=45")
                 assert [event.json["status"] for event in await stream.rest(HEAL_SECONDS)] == ["completed"]
                 async with inside.connected() as again:
                     await complete(again, "j2")

@@ -1,5 +1,6 @@
 """Certificates for tests of mutual TLS: a CA of our own, one of a stranger, and what they issue."""
 
+import ssl
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -40,6 +41,12 @@ class Authorities:
         paths["upstream_tls_key"].write_bytes(pair.private_key_pem.bytes())
         self.ours.cert_pem.write_to_path(str(paths["upstream_tls_ca"]))
         return dict(paths)
+
+    def server(self, name: str) -> ssl.SSLContext:
+        """What a server of this name speaks TLS with."""
+        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        self.ours.issue_cert(name).configure_cert(context)
+        return context
 
     def nobody(self) -> grpc.ChannelCredentials:
         """A client without a certificate."""

@@ -30,8 +30,10 @@ class Ended:
     err: str
 
 
-def run(*arguments: str, env: Mapping[str, str] | None = None, stdin: bytes = b"", cwd: Path | None = None) -> Ended:
-    """Run one command line inside this process, with `env` in place of all settings of ours."""
+def run(
+    *arguments: str, env: Mapping[str, str | None] | None = None, stdin: bytes = b"", cwd: Path | None = None
+) -> Ended:
+    """Run one command line inside this process, with `env` in place of all settings of ours (None: not set)."""
     absent = dict.fromkeys(name for name in os.environ if name not in BARE)
     with (
         contextlib.chdir(cwd or Path.cwd()),

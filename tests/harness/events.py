@@ -12,7 +12,7 @@ from harness.service import Service
 ACCEPT: Final = "Accept: text/event-stream"
 LIMIT_SECONDS: Final = 10.0
 """For each part of a stream that has to come: well before a comment, or any other time of the service's, is due."""
-_KINDS: Final = {"retry": ("retry",), "comment": ("",), "version": ("id",)}
+_RETRY: Final = ("retry", "2000")
 
 
 class CutOff(Exception):
@@ -27,7 +27,10 @@ class Block:
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Of its lines, without the empty one; fails for what this service does not say."""
+        """Of its lines, without the empty one; fails for what this service does not say, such as a block without data.
+
+        `retry` is a part of the first event, which the caller checks.
+        """
         lines = [line.partition(":") for line in text.split("\n")]
         assert all(separator and value.startswith(" ") for _, separator, value in lines), text
         block = cls(tuple((name, value[1:]) for name, _, value in lines))
@@ -36,16 +39,23 @@ class Block:
 
     @property
     def kind(self) -> str:
-        """`status` of an event, `retry`, `version` of an id alone, or `comment`."""
-        names = tuple(name for name, _ in self.fields)
-        if names[:3] == ("event", "id", "data") and set(names[3:]) <= {"data"} and self.fields[0][1] == "status":
-            return "status"
-        return next(kind for kind, known in _KINDS.items() if known == names)
+        """`status` of an event, or `comment`."""
+        names = [name for name, _ in self.fields if name != "retry"]
+        if names == [""]:
+            return "comment"
+        assert names[:3] == ["event", "id", "data"], names
+        assert set(names[3:]) <= {"data"}, names
+        return dict(self.fields)["event"]
+
+    @property
+    def id(self) -> str:
+        """What the client sends to resume the stream."""
+        return dict(self.fields)["id"]
 
     @property
     def version(self) -> int:
-        """Its id."""
-        return int(dict(self.fields)["id"])
+        """The job's, in the id."""
+        return int(self.id.partition("-")[2])
 
     @property
     def data(self) -> str:
@@ -65,10 +75,11 @@ class EventStream:
         self.writer = writer
         self.headers: dict[str, str] = {}
         self._received = bytearray()
+        self._has_event = False
         self._has_ended = False
 
     async def begin(self) -> Self:
-        """Take the head, which has to be that of a stream in chunks, and `retry`."""
+        """Take the head, which has to be that of a stream in chunks."""
         head = await self._in_time(self.reader.readuntil(b"\r\n\r\n"))
         status_line, *lines = head.decode("ascii")[:-4].split("\r\n")
         self.headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
@@ -76,21 +87,28 @@ class EventStream:
         assert self.headers["content-type"] == "text/event-stream", head
         assert self.headers["transfer-encoding"] == "chunked", head
         assert "content-length" not in self.headers, head
-        assert await self.next() == Block((("retry", "2000"),))
         return self
 
     async def next(self, seconds: float = LIMIT_SECONDS) -> Block | None:
         """The next block, None at the proper end; raises CutOff at any other, TimeoutError when nothing comes."""
         searched = 0
         async with asyncio.timeout(seconds):
-            while (end := self._received.find(b"\n\n", searched)) < 0:
+            while (start := self._received.find(end := self._end(), searched)) < 0:
                 searched = max(0, len(self._received) - 1)
                 if not await self._take_chunk():
                     assert not self._received
                     return None
-        text = self._received[:end].decode()
-        del self._received[: end + 2]
-        return Block.parse(text)
+        text = self._received[:start].decode()
+        del self._received[: start + len(end)]
+        block = Block.parse(text)
+        if block.kind != "comment":
+            assert (block.fields[0] == _RETRY) != self._has_event, text
+            self._has_event = True
+        return block
+
+    def _end(self) -> bytes:
+        """What ends the next block: an empty line; of a comment, which is a line of its own, the end of that."""
+        return b"\n" if self._received.startswith(b":") else b"\n\n"
 
     async def event(self, seconds: float = LIMIT_SECONDS) -> Block:
         """The next block, which has to be an event."""

@@ -17,7 +17,7 @@ class Clock:
 
     def __init__(self) -> None:
         self._ns = time.time_ns()
-        self.clocks = Clocks(wall_ns=self.time_ns, monotonic=self.monotonic)
+        self.clocks = Clocks(seconds=self.time, ms=lambda: self.ms, monotonic=self.monotonic)
 
     def move(self, *, seconds: float = 0, ms: int = 0) -> None:
         """Let so much time pass."""

@@ -84,7 +84,7 @@ BAD_TOKENS: Final[Mapping[str, str]] = {
     **_rows("J6 exp", _claim("exp"), ABSENT, None),
     **_rows("J7 exp", _claim("exp"), 0, past=NOW - LEEWAY - 1, negative=-NOW, too_late=NOW + 31 * DAY),
     **_rows("J7 exp", _spelling("exp"), "true", "[1]", "{}", '"abc"', "NaN", "Infinity", "-Infinity", "1e999"),
-    **_rows("J7 exp", _spelling("exp"), text=f'"{NOW + 3600}"', float=f"{NOW + 3600}.0", power=f"{NOW + 3600}e0"),
+    **_rows("J7 exp", _spelling("exp"), text=f'"{NOW + 3600}"', past_fraction=f"{NOW - LEEWAY - 1}.5"),
     **_rows("J7 exp", _spelling("exp"), digits_5000="9" * 5000, ten_to_400=str(10**400)),
     **_rows("J8 nbf", _spelling("nbf"), "NaN", "[1]", "null", "true", "1e999", text=f'"{NOW}"', future=str(NOW + DAY)),
     **_rows("J8 iat", _spelling("iat"), "NaN", "[1]", "null", "true", "1e999", text=f'"{NOW}"', future=str(NOW + DAY)),
@@ -149,6 +149,9 @@ BAD_TOKENS: Final[Mapping[str, str]] = {
 
 GOOD_TOKENS: Final[Mapping[str, str]] = {
     "J7 the longest life": forge(claims(exp=NOW + 30 * DAY)),
+    **_rows("J7 exp", _spelling("exp"), fraction=f"{NOW + 3600}.25", power=f"{NOW + 3600}e0"),
+    **_rows("J8 nbf", _spelling("nbf"), fraction=f"{NOW - 600}.5"),
+    **_rows("J8 iat", _spelling("iat"), fraction=f"{NOW - 600}.5"),
     "J8 past nbf and iat": forge(claims(nbf=NOW - 600, iat=NOW - 600)),
     "J8 within the leeway": forge(claims(nbf=NOW + LEEWAY - 2, iat=NOW + LEEWAY - 2)),
     "J9 aud is a list with ours": forge(claims(aud=["other", AUDIENCE])),

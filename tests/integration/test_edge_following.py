@@ -32,7 +32,7 @@ from jobstatus.v1.job_status_pb2_grpc import JobStatusStub
 
 OWNER: Final = bearer(virtual_key_token("vk-1"))
 ADMIN: Final = bearer(admin_token())
-LONG: Final = "Prefer: wait=60"
+LONG: Final = "Prefer: wait=45"
 IN_TIME: Final = 10.0
 """Well before a wait is over, and long enough for a connection to be made anew."""
 
@@ -97,7 +97,7 @@ async def test_a_poll_that_waits_survives_a_restart(inside: Inside) -> None:
         assert not poll.done()
         await complete(service, "j1")
         answer = await in_time(poll)
-    assert (answer.status, answer.headers["preference-applied"]) == (200, "wait=60")
+    assert (answer.status, answer.headers["preference-applied"]) == (200, "wait=45")
 
 
 async def follows(service: Service) -> bool:
@@ -142,7 +142,7 @@ async def test_nobody_begins_to_wait_while_there_is_no_service(inside: Inside) -
         poll = asyncio.create_task(poll_patiently(edge, "j1", OWNER, LONG))
         await waiting(edge, 1)
         await complete(service, "j1")
-        assert (await in_time(poll)).headers["preference-applied"] == "wait=60"
+        assert (await in_time(poll)).headers["preference-applied"] == "wait=45"
 
 
 async def test_a_service_that_is_away_is_said_once(inside: Inside, caplog: pytest.LogCaptureFixture) -> None:

@@ -83,6 +83,7 @@ async def test_the_headers_tell_proxies_to_let_it_pass(front: Service) -> None:
     assert told == {
         "content-type": "text/event-stream",
         "cache-control": "no-store",
+        "vary": "Accept, Prefer",
         "x-accel-buffering": "no",
         "x-content-type-options": "nosniff",
         "server": "jobstatus",
@@ -111,15 +112,39 @@ async def test_every_request_type_can_be_followed(front: Service) -> None:
         assert (await front.poll(name, OWNER, ACCEPT, kind=other)).status == 404
 
 
-async def test_a_version_without_a_new_document_is_an_id_alone(front: Service) -> None:
-    """A heartbeat moves the place from which a broken stream is taken up, and is no event."""
+async def test_a_version_without_a_new_document_is_not_sent(front: Service) -> None:
+    """A heartbeat changes no document, so there is no block for it: many parsers make an event of one without data."""
     await job_in(front, JobState.PROCESSING, "j1")
     async with events(front, "j1", OWNER) as stream:
         await stream.event()
-        version = await heartbeat(front, "j1", attempt=1, progress=0.5)
-        assert await stream.next() == Block((("id", str(version)),))
-        await complete(front, "j1", attempt=1)
-        assert [block.kind for block in await stream.rest()] == ["status"]
+        await heartbeat(front, "j1", attempt=1, progress=0.5)
+        poll = asyncio.create_task(front.poll("j1", OWNER, "Prefer: wait=8"))
+        await waiting(front, 2)
+        await heartbeat(front, "j1", attempt=1, progress=0.6)
+        ended = await complete(front, "j1", attempt=1)
+        block = await stream.next()
+        assert block is not None
+        assert (block.kind, block.version) == ("status", ended.version)
+        assert (await poll).status == 200
+
+
+@pytest.mark.parametrize("kind", FRONTS)
+async def test_heartbeats_do_not_put_off_a_comment(kind: str) -> None:
+    """Comments come when nothing has been sent for a while, however often a worker says that it is alive."""
+    async with front_here(kind, rest=RestLimits(quiet_seconds=0.3)) as front:
+        await job_in(front, JobState.PROCESSING, "j1")
+        async with events(front, "j1", OWNER) as stream:
+            await stream.event()
+            beating = asyncio.create_task(beat(front))
+            block = await stream.next()
+            beating.cancel()
+    assert block == Block((("", "nothing new"),))
+
+
+async def beat(front: Service) -> None:
+    """Let the worker say again and again that it is alive."""
+    while True:
+        await heartbeat(front, "j1", attempt=1)
 
 
 @pytest.mark.parametrize(
@@ -177,48 +202,100 @@ async def test_after_a_quiet_time_there_is_a_comment(kind: str) -> None:
         assert [block.json["status"] for block in await stream.rest()] == ["completed"]
 
 
-async def test_http_1_0_gets_it_without_chunks(front: Service) -> None:
-    """Who does not know chunks is sent the stream as it is, and the connection's end is its end."""
+@pytest.mark.parametrize("more", ["", "Connection: keep-alive\r\n", "Connection: close\r\n"])
+async def test_http_1_0_gets_it_without_chunks(front: Service, more: str) -> None:
+    """A client that does not know chunks gets the bare stream; the connection's end is its end, whatever was asked."""
     await job_in(front, JobState.COMPLETED, "j1")
     reader, writer = await asyncio.open_connection("127.0.0.1", front.http_port)
-    writer.write(f"GET {PATH}j1 HTTP/1.0\r\n{OWNER}\r\n{ACCEPT}\r\n\r\n".encode())
+    writer.write(f"GET {PATH}j1 HTTP/1.0\r\n{OWNER}\r\n{ACCEPT}\r\n{more}\r\n".encode())
     head, _, body = (await received_until_closed(reader)).partition(b"\r\n\r\n")
     writer.close()
     assert b"chunked" not in head.lower()
-    retry, event, rest = body.split(b"\n\n")
-    assert (retry, rest) == (b"retry: 2000", b"")
-    assert Block.parse(event.decode()).json["status"] == "completed"
+    assert b"\r\nConnection: keep-alive" not in head
+    assert body.endswith(b"\n\n")
+    assert Block.parse(body[:-2].decode()).json["status"] == "completed"
 
 
 # --- taking up a stream ---
 
 
+async def last_id(front: Service, job_id: str = "j1", header: str = OWNER) -> str:
+    """The id of the event that a new stream begins with."""
+    async with events(front, job_id, header) as stream:
+        return (await stream.event()).id
+
+
+def other_version(event_id: str, version: int) -> str:
+    return f"{event_id.partition('-')[0]}-{version}"
+
+
 async def test_what_the_client_has_seen_is_not_sent_again(front: Service) -> None:
-    """With the last id it goes on where it broke; with an older one, or no id at all, it begins with the present."""
+    """With the last id the stream goes on where it broke; with any other, or none, it begins with the present."""
     job = await job_in(front, JobState.PROCESSING, "j1")
-    for last, is_known in ((job.version, True), (job.version - 1, False), (999, False), ("x", False), ("", False)):
+    known = await last_id(front)
+    others = (other_version(known, job.version - 1), other_version(known, 999), f'"{known}"', str(job.version), "x", "")
+    for last, is_known in ((known, True), *((other, False) for other in others)):
         async with events(front, "j1", OWNER, f"Last-Event-ID: {last}") as stream:
             block = await stream.next()
             assert block is not None
             assert block.kind == ("comment" if is_known else "status"), last
-    async with events(front, "j1", OWNER, f"Last-Event-ID: {job.version}") as stream:
+    async with events(front, "j1", OWNER, f"Last-Event-ID: {known}") as stream:
         ended = await complete(front, "j1")
         assert [(event.kind, event.version) for event in await stream.rest()] == [("status", ended.version)]
 
 
 async def test_a_heartbeat_after_a_known_version_tells_the_document(front: Service) -> None:
     """Whoever takes up a stream has no document that this stream has sent: a newer version is told with it."""
-    job = await job_in(front, JobState.PROCESSING, "j1")
+    await job_in(front, JobState.PROCESSING, "j1")
+    known = await last_id(front)
     version = await heartbeat(front, "j1", attempt=1, progress=0.5)
-    async with events(front, "j1", OWNER, f"Last-Event-ID: {job.version}") as stream:
+    async with events(front, "j1", OWNER, f"Last-Event-ID: {known}") as stream:
         assert (await stream.event()).version == version
+
+
+async def test_an_id_is_the_document_s_tag(front: Service) -> None:
+    """The id of the last event is what the ETag holds, so that both stand for the same bytes."""
+    await job_in(front, JobState.COMPLETED, "j1")
+    assert (await front.poll("j1", OWNER)).headers["etag"] == f'"{await last_id(front)}"'
+
+
+async def test_a_job_made_anew_is_not_taken_for_the_old_one(front: Service) -> None:
+    """Its events are sent to a client that has seen the end of the old one, and the other way round."""
+    ids = []
+    for result in (b"1", b"2"):
+        await create(front, "j1")
+        await complete(front, "j1", result)
+        ids.append(await last_id(front))
+        if len(ids) == 2:
+            async with events(front, "j1", OWNER, f"Last-Event-ID: {ids[0]}") as stream:
+                assert [event.json["result"] for event in await stream.rest()] == [2]
+        await front.jobs.DeleteJob(pb.DeleteJobRequest(job_id="j1"))
+    assert ids[0] != ids[1]
+
+
+async def test_a_last_id_tells_a_stranger_nothing(front: Service) -> None:
+    """With the id of somebody else's job, right or wrong, the answer is the 404 of a job that there is not."""
+    await job_in(front, JobState.COMPLETED, "j1")
+    known = await last_id(front)
+    for job_id in ("j1", "unknown"):
+        bodies = [
+            (answer.status, answer.body)
+            for last in (known, other_version(known, 1), "x")
+            for answer in [
+                await front.poll(job_id, STRANGER, ACCEPT, f"Last-Event-ID: {last}", "X-Request-Id: same"),
+                await front.poll("unknown", STRANGER, "X-Request-Id: same"),
+            ]
+        ]
+        assert bodies == [bodies[0]] * len(bodies)
+        assert bodies[0][0] == 404
 
 
 @pytest.mark.parametrize("state", ENDED)
 async def test_who_has_seen_the_end_is_told_to_stop(front: Service, state: JobState) -> None:
     """A 204, upon which a browser's EventSource asks no more; whoever has not is sent the end."""
     job = await job_in(front, state, "j1")
-    async with connected(front, "j1", OWNER, f"Last-Event-ID: {job.version}") as stream:
+    known = await last_id(front)
+    async with connected(front, "j1", OWNER, f"Last-Event-ID: {known}") as stream:
         async with asyncio.timeout(5):
             head = await stream.reader.readuntil(b"\r\n\r\n")
         assert head.startswith(b"HTTP/1.1 204 ")
@@ -227,7 +304,7 @@ async def test_who_has_seen_the_end_is_told_to_stop(front: Service, state: JobSt
         assert b"\r\nTransfer-Encoding:" not in head
         stream.writer.write(f"GET {PATH}j1 HTTP/1.1\r\nHost: test\r\n{OWNER}\r\n\r\n".encode())
         assert (await next_answer(stream.reader)).status == 200
-    async with events(front, "j1", OWNER, f"Last-Event-ID: {job.version - 1}") as stream:
+    async with events(front, "j1", OWNER, f"Last-Event-ID: {other_version(known, job.version - 1)}") as stream:
         assert [event.json["status"] for event in await stream.rest()] == [state.value]
     await waiting(front, 0)
 
@@ -377,7 +454,7 @@ async def test_a_store_that_fails_ends_the_stream(kind: str) -> None:
             assert await ends(stream) == []
         assert (await front.poll("j1", OWNER, ACCEPT)).status == 503
         store.fail_all(None)
-        async with events(front, "j1", OWNER, f"Last-Event-ID: {seen.version}") as stream:
+        async with events(front, "j1", OWNER, f"Last-Event-ID: {seen.id}") as stream:
             assert [event.json["status"] for event in await ends(stream)] == ["completed"]
 
 

@@ -177,7 +177,9 @@ ANSWERED: Final = {
     "no credential": (401, get("done")),
     "another scheme": (401, get("done", "Authorization: Basic x")),
     "two credentials": (401, get("done", OWNER, KEY)),
-    "two tokens": (401, get("done", OWNER, OWNER)),
+    "two tokens": (401, get("done", OWNER, bearer(virtual_key_token("vk-2")))),
+    "one token twice": (200, get("done", OWNER, OWNER)),
+    "a placeholder beside a key": (200, get("done", "x-api-key: dummy", KEY)),
     "a malformed token": (401, get("done", OWNER + "x")),
     "a forged token": (401, get("done", bearer(token(FORGED, virtual_key_id="vk-1")))),
     "an expired token": (401, get("done", bearer(virtual_key_token("vk-1", exp=1)))),
@@ -336,7 +338,7 @@ async def test_who_does_not_read_is_left_to_the_handler(service: Service, asked:
 
 async def test_the_connection_stays_open_while_it_is_used(asked: list[str]) -> None:
     """Each answer at once keeps it for another while, as any other would; then it is closed."""
-    async with service_here(rest=limits(keepalive_seconds=2)) as service, client_of(service, OWNER) as client:
+    async with service_here(rest=limits(), keepalive_seconds=2) as service, client_of(service, OWNER) as client:
         await create(service, "job")
         asked.clear()
         ends_at = time.monotonic() + 4

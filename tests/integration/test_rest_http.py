@@ -5,10 +5,11 @@ import gzip
 import logging
 import random
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from typing import Final
 
 import pytest
-from harness.http import request
+from harness.http import parse, request
 from harness.jobs import complete, create, job_in
 from harness.logged import everything_logged
 from harness.raw import answers_in, connection, next_answer, received_until_closed, talk
@@ -25,7 +26,7 @@ PATH: Final = "/v1/async/audio/transcriptions/"
 MARK: Final = "a-mark-that-nobody-may-repeat"
 SMUGGLED: Final = f"GET {PATH}done HTTP/1.1\r\nHost: test\r\n{ADMIN}\r\nConnection: close\r\n\r\n".encode()
 MIB: Final = 1024 * 1024
-SHORT_KEEPALIVE: Final = RestLimits(keepalive_seconds=0.3)
+IMPATIENT: Final = RestLimits(request_seconds=0.3)
 
 
 @pytest.fixture(params=[FastPathProtocol, RestProtocol], ids=["fast path", "no fast path"])
@@ -60,6 +61,11 @@ FINE: Final[dict[str, bytes]] = {
     "H5 HTTP/1.0 without Host": get(version="1.0", close=False, host="X-None: 1"),
     "H7 evil Host": get(host="Host: evil.example"),
     "H7 Host of our admin": get(host="Host: 127.0.0.1:1"),
+    "H7 Host of IPv6": get(host="Host: [2001:db8::1]:8080"),
+    "H7 Host of IPv6 with IPv4": get(host="Host: [::ffff:127.0.0.1]"),
+    "H7 Host without a port number": get(host="Host: test:"),
+    "H7 Host with an escape": get(host="Host: t%65st_1"),
+    "H7 empty Host": get(host="Host:"),
     "H8 Accept html": get("Accept: text/html"),
     "H8 Accept xml": get("Accept: application/xml"),
     "H8 Accept nothing": get("Accept: */*;q=0"),
@@ -68,7 +74,7 @@ FINE: Final[dict[str, bytes]] = {
     "H9 transfer codings": get("TE: gzip, trailers"),  # codespell:ignore
     "H10 If-None-Match": get('If-None-Match: "1", W/"2"'),
     "H10 If-Modified-Since": get("If-Modified-Since: Fri, 01 Jan 2100 00:00:00 GMT"),
-    "H10 If-Match": get('If-Match: "1"'),
+    "H10 If-Match": get("If-Match: *"),
     "H11 Range": get("Range: bytes=0-1"),
     "H13 h2c": get("Upgrade: h2c", "HTTP2-Settings: AAMAAABkAARAAAAAAAIAAAAA").replace(b": close", b": Upgrade"),
     "H14 body": get("Content-Length: 5") + b"hello",
@@ -159,11 +165,23 @@ async def test_asterisk_and_connect_are_404(service: Service) -> None:
 
 
 @pytest.mark.parametrize("version", ["HTTP/2.0", "HTTP/0.9", ""])
-async def test_only_http_1_is_spoken(service: Service, version: str) -> None:
+@pytest.mark.parametrize("headers", [(), ("Accept: text/event-stream",), ("Prefer: wait=30",)], ids=repr)
+async def test_only_http_1_is_spoken(service: Service, version: str, headers: tuple[str, ...]) -> None:
     """A request of another version is refused before anything else of it counts, and the connection ends."""
-    data = get().replace(b"HTTP/1.1", version.encode())
-    (answer,) = answers_in(await talk(service.http_port, data))
+    data = get(*headers, job_id="pending", close=False).replace(b"HTTP/1.1", version.encode())
+    received = await talk(service.http_port, data)
+    (answer,) = answers_in(received)
     assert answer.status in (400, 505)
+    assert received.startswith(b"HTTP/1.1 %d " % answer.status)
+    assert answer.headers["connection"] == "close"
+
+
+async def test_a_refused_head_has_no_body(service: Service) -> None:
+    """HEAD has none, even where the version is unknown or the host is none."""
+    for data in (get().replace(b"HTTP/1.1", b"HTTP/2.0"), get(host="Host: a b")):
+        received = await talk(service.http_port, data.replace(b"GET", b"HEAD", 1))
+        assert received.endswith(b"\r\n\r\n")
+        assert int(parse(received, head_only=True).headers["content-length"]) > 0
 
 
 @pytest.mark.parametrize("path", ["/../", "/./", "//", "/%2e%2e/", "/speech/../transcriptions/", "/x/"])
@@ -182,6 +200,32 @@ MALFORMED: Final[dict[str, bytes]] = {
     "H3 long method": marked(line=f"{'A' * 300} {PATH}done HTTP/1.1"),
     "H7 no Host": marked().replace(b"Host: test\r\n", b""),
     "H7 two Hosts": marked("Host: other"),
+    **{
+        f"H7 Host {host}": marked().replace(b"Host: test", f"Host: {host}".encode())
+        for host in (
+            "a b",
+            "a, b",
+            "http://test",
+            "test/",
+            "user@test",
+            "test:80:80",
+            "test:http",
+            "a<b",
+            'a"b',
+            "a%zzb",
+            "test?",
+            "test#",
+            "::1",
+            "[::1",
+            "[::1]x",
+            "[1]",
+            "[:::1]",
+            "[test]",
+            "ü",
+            "test\\",
+        )
+    },
+    "H7 Host of HTTP/1.0": marked(line=f"GET {PATH}done HTTP/1.0").replace(b"Host: test", b"Host: a b"),
     "HTTP/1.2": marked(line=f"GET {PATH}done HTTP/1.2"),
     "HTTP/9.9": marked(line=f"GET {PATH}done HTTP/9.9"),
     "HTTPS/1.1": marked(line=f"GET {PATH}done HTTPS/1.1"),
@@ -273,7 +317,7 @@ BODIES: Final = {
     "5 bytes": ("", b"hello"),
     "1 MiB": ("", b"x" * MIB),
     "a request": ("", SMUGGLED),
-    "gzip bomb": ("Content-Encoding: gzip\r\n", gzip.compress(bytes(64 * MIB), 9)),
+    "gzip bomb": ("Content-Encoding: gzip\r\n", gzip.compress(bytes(64 * MIB), 1)),
     "bad gzip": ("Content-Encoding: gzip\r\n", b"hello"),
     "bad deflate": ("Content-Encoding: deflate\r\n", b"hello"),
     "unknown coding": ("Content-Encoding: x\r\n", b"hello"),
@@ -303,24 +347,93 @@ async def test_body_that_never_comes_delays_nobody(service: Service) -> None:
         assert (await service.poll("done", ADMIN)).status == 200
 
 
+@pytest.mark.parametrize("job_id", ["done", "pending", "unknown"])
+@pytest.mark.parametrize("method", ["GET", "HEAD", "POST"])
+@pytest.mark.parametrize(
+    ("header", "body"),
+    [
+        ("Content-Length: 5", b"hello"),
+        ("Content-Length: 05", b"hello"),
+        ("Transfer-Encoding: chunked", b"5\r\nhello\r\n0\r\n\r\n"),
+        ("Transfer-Encoding: Chunked", b"0\r\n\r\n"),
+        ("Transfer-Encoding:", b""),
+        (f"Content-Length: {len(SMUGGLED)}", SMUGGLED),
+    ],
+    ids=["length", "odd length", "chunks", "no chunk", "no coding", "a request"],
+)
+async def test_a_body_ends_the_connection(service: Service, job_id: str, method: str, header: str, body: bytes) -> None:
+    """Nothing that follows a request with a body is taken for a request, whoever disagrees about where it ends."""
+    data = get(header, job_id=job_id, close=False).replace(b"GET", method.encode(), 1) + body
+    received = await talk(service.http_port, data + SMUGGLED)
+    assert received.count(b"HTTP/1.1") == 1
+    assert b"\r\nConnection: close\r\n" in received
+
+
+async def test_a_body_ends_the_connection_of_a_stream(service: Service) -> None:
+    """An event stream too is the last answer to come."""
+    data = get("Accept: text/event-stream", "Content-Length: 5", close=False) + b"hello"
+    received = await talk(service.http_port, data + SMUGGLED)
+    assert received.count(b"HTTP/1.1") == 1
+    assert b"\r\nConnection: close\r\n" in received
+
+
 # --- slow, greedy and vanishing clients ---
 
 
 async def test_idle_connections_are_closed() -> None:
-    """A connection that says nothing, and one that says nothing more, are closed at the keep-alive limit (S5)."""
-    async with service_here(rest=SHORT_KEEPALIVE) as service:
-        async with connection(service.http_port) as (reader, _):
-            assert await received_until_closed(reader, seconds=3) == b""
-        async with connection(service.http_port) as (reader, writer):
+    """A connection that says nothing more is closed at the keep-alive limit (S5)."""
+    async with service_here(keepalive_seconds=0.3) as service, connection(service.http_port) as (reader, writer):
+        writer.write(get(close=False))
+        assert (await next_answer(reader)).status == 404
+        assert await received_until_closed(reader, seconds=3) == b""
+
+
+@pytest.mark.parametrize("kind", [FastPathProtocol, RestProtocol])
+async def test_an_idle_connection_outlives_the_time_of_a_request(kind: type[RestProtocol]) -> None:
+    """What bounds a request that has begun does not bound the pause between two."""
+    async with (
+        service_here(rest=replace(IMPATIENT, connection_type=kind)) as service,
+        connection(service.http_port) as (reader, writer),
+        connection(service.http_port) as (silent, _),
+    ):
+        for _ in range(2):
             writer.write(get(close=False))
             assert (await next_answer(reader)).status == 404
-            assert await received_until_closed(reader, seconds=3) == b""
+            assert await received_until_closed(silent, seconds=3) == b""
+
+
+BEGUN: Final = {
+    "nothing": (b"", 0),
+    "a half request": (get()[:40], 0),
+    "a whole and a half": (get(close=False) + get()[:40], 1),
+    "two wholes and a half": (get(close=False) * 2 + get()[:40], 2),
+    "a request less a byte": (get()[:-1], 0),
+    "an empty line": (b"\r\n", 0),
+}
+
+
+@pytest.mark.parametrize(("data", "count"), BEGUN.values(), ids=BEGUN.keys())
+@pytest.mark.parametrize("kind", [FastPathProtocol, RestProtocol])
+async def test_requests_that_do_not_go_on_are_closed(kind: type[RestProtocol], data: bytes, count: int) -> None:
+    """However long idle connections live, one on which a request is due or has begun is closed soon (S5)."""
+    async with service_here(rest=replace(IMPATIENT, connection_type=kind)) as service:
+        received = await talk(service.http_port, data, seconds=3)
+        assert len(answers_in(received)) == count
+
+
+async def test_a_half_request_behind_a_wait_does_not_end_it() -> None:
+    """The poll that waits is answered, and then the connection is closed."""
+    async with service_here(rest=IMPATIENT) as service, connection(service.http_port) as (reader, writer):
+        await create(service, "pending")
+        writer.write(get("Prefer: wait=2", job_id="pending", close=False) + get()[:40])
+        answers = answers_in(await received_until_closed(reader, seconds=5))
+        assert [(answer.status, "preference-applied" in answer.headers) for answer in answers] == [(202, True)]
 
 
 @pytest.mark.parametrize("start", [b"", get(close=False)], ids=["first request", "second request"])
 async def test_trickling_requests_are_closed(start: bytes) -> None:
     """A request that comes too slowly to be one is cut off: bytes alone do not keep a connection open (S5)."""
-    async with service_here(rest=SHORT_KEEPALIVE) as service, connection(service.http_port) as (reader, writer):
+    async with service_here(rest=IMPATIENT) as service, connection(service.http_port) as (reader, writer):
         writer.write(start)
         if start:
             await next_answer(reader)

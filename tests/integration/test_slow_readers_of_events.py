@@ -24,7 +24,7 @@ from jobstatus.rest.server import HttpServer
 MIB: Final = 1024 * 1024
 LIMIT_SECONDS: Final = 5.0
 LAST_CHUNK: Final = b"\r\n0\r\n\r\n"
-COMMENT: Final = b": nothing new\n\n\r\n"
+COMMENT: Final = b": nothing new\n\r\n"
 END_OF_LARGE_EVENT: Final = b"x\r\n2\r\n\n\n\r\n"
 DEFAULT_LIMITS: Final = RestLimits()
 IMPATIENT: Final = RestLimits(send_seconds=0.3)
@@ -53,7 +53,7 @@ async def unread(
         request.transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
         request.transport.set_write_buffer_limits(unread_bytes)
         response = responses.event_stream("id")
-        handled.append(asyncio.create_task(sender.send(request, response, look(1, 10), looks(), None)))
+        handled.append(asyncio.create_task(sender.stream(request, None).send(response, look(1, 10), looks())))
         await handled[0]
         return response
 
@@ -143,10 +143,12 @@ async def test_what_is_unread_for_a_moment_cuts_nobody_off() -> None:
     async def updates() -> AsyncIterator[Poll]:
         yield look(2, MAX_BYTES - 100)
         yield look(2, MAX_BYTES - 100)
+        yield look(3, 10)
         await asyncio.Event().wait()
 
     async with unread(updates) as (client, handling):
-        assert (await read(client, COMMENT)).endswith(COMMENT)
+        end = b"data: 3 xxxxxxxxxx\n\n\r\n"
+        assert (await read(client, end)).endswith(end)
         assert not handling.done()
         handling.cancel()
 

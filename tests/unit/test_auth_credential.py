@@ -1,12 +1,15 @@
 """The credential headers, as they arrive from strangers."""
 
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 import pytest
 from jobstatus.auth.credential import read_credential
 from jobstatus.auth.errors import CredentialError, InvalidCredential, MissingCredential, Reason
 
 Headers: TypeAlias = tuple[list[str], list[str]]
+TOKEN: Final = "eyJhbGciOiJIUzI1NiJ9.e30.c2VjcmV0"
+"""Has a token's form; nobody signed it."""
+OTHER_TOKEN: Final = TOKEN + "AA"
 
 
 @pytest.mark.parametrize("scheme", ["Bearer", "bearer", "BEARER", "bEaReR"])
@@ -18,6 +21,38 @@ def test_scheme_is_case_insensitive(scheme: str) -> None:
 def test_virtual_key_header_takes_a_virtual_key() -> None:
     """A key in x-bf-vk needs no scheme."""
     assert read_credential([], ["sk-bf-abc"]) == "sk-bf-abc"
+
+
+@pytest.mark.parametrize("spaces", [1, 2, 30])
+def test_spaces_after_the_scheme_are_one(spaces: int) -> None:
+    """RFC 9110, section 11.4: one or more spaces follow the scheme."""
+    assert read_credential([f"Bearer{' ' * spaces}abc"], []) == "abc"
+
+
+@pytest.mark.parametrize(
+    ("authorization", "keys", "credential"),
+    [
+        (["Bearer sk-bf-abc"], ["sk-bf-abc"], "sk-bf-abc"),
+        ([], ["sk-bf-abc", "sk-bf-abc", "sk-bf-abc"], "sk-bf-abc"),
+        (["Bearer sk-bf-abc", "bearer  sk-bf-abc"], [], "sk-bf-abc"),
+        ([f"Bearer {TOKEN}", f"Bearer {TOKEN}"], [], TOKEN),
+        (["Basic dXNlcjpwYXNzd29yZA=="], ["sk-bf-abc"], "sk-bf-abc"),
+        (["Bearer dummy-key"], ["sk-bf-abc"], "sk-bf-abc"),
+        (["Bearer sk-1234"], ["sk-bf-abc"], "sk-bf-abc"),
+        (["Bearer SG.abc.def"], ["sk-bf-abc"], "sk-bf-abc"),
+        (["Bearer eyJhbGciOiJkaXIifQ..AA.AA.AA"], ["sk-bf-abc"], "sk-bf-abc"),
+        (["Bearer gr\u00fc\u00dfe"], ["sk-bf-abc"], "sk-bf-abc"),
+        (["Bearer a b"], ["sk-bf-abc"], "sk-bf-abc"),
+        (["Bearer"], ["sk-bf-abc"], "sk-bf-abc"),
+        ([""], ["sk-bf-abc"], "sk-bf-abc"),
+        ([], ["", "dummy-key", "sk-bf-abc"], "sk-bf-abc"),
+        ([f"Bearer {TOKEN}"], ["dummy-key"], TOKEN),
+        (["Basic abc", f"Bearer {TOKEN}"], [""], TOKEN),
+    ],
+)
+def test_what_cannot_be_ours_is_passed_over(authorization: list[str], keys: list[str], credential: str) -> None:
+    """The same credential twice is one, and a placeholder or another scheme beside one does no harm."""
+    assert read_credential(authorization, keys) == credential
 
 
 @pytest.mark.parametrize(
@@ -36,6 +71,8 @@ def test_virtual_key_header_takes_a_virtual_key() -> None:
         (["Bearersk-bf-abc"], []),
         ([], [""]),
         ([], ["   "]),
+        (["", ""], []),
+        (["Basic abc", ""], [""]),
     ],
 )
 def test_nothing_usable_is_missing(authorization: list[str], virtual_key: list[str]) -> None:
@@ -47,13 +84,15 @@ def test_nothing_usable_is_missing(authorization: list[str], virtual_key: list[s
 @pytest.mark.parametrize(
     ("authorization", "virtual_key", "reason"),
     [
-        (["Bearer abc"], ["sk-bf-abc"], Reason.SEVERAL_CREDENTIALS),
-        (["Bearer abc", "Bearer abc"], [], Reason.SEVERAL_CREDENTIALS),
-        ([], ["sk-bf-abc", "sk-bf-abc"], Reason.SEVERAL_CREDENTIALS),
-        (["Basic abc"], ["sk-bf-abc"], Reason.SEVERAL_CREDENTIALS),
-        (["", ""], [], Reason.SEVERAL_CREDENTIALS),
+        ([f"Bearer {TOKEN}"], ["sk-bf-abc"], Reason.SEVERAL_CREDENTIALS),
+        ([f"Bearer {TOKEN}", f"Bearer {OTHER_TOKEN}"], [], Reason.SEVERAL_CREDENTIALS),
+        (["Bearer sk-bf-abc"], ["sk-bf-abd"], Reason.SEVERAL_CREDENTIALS),
+        (["Basic abc"], ["sk-bf-abc", "dummy-key", "sk-bf-ABC"], Reason.SEVERAL_CREDENTIALS),
+        ([], ["sk-bf-abc", "sk-bf-abc "], Reason.SEVERAL_CREDENTIALS),
+        ([], ["dummy-key", "sk-bf-\u00e9"], Reason.NOT_ASCII),
+        (["Basic abc"], ["dummy-key"], Reason.NOT_A_VIRTUAL_KEY),
         (["Bearer a b"], [], Reason.INNER_SPACE),
-        (["Bearer  a"], [], Reason.INNER_SPACE),
+        (["Bearer  a b"], [], Reason.INNER_SPACE),
         (["Bearer a "], [], Reason.INNER_SPACE),
         ([], ["sk-bf-a b"], Reason.INNER_SPACE),
         ([], ["SK-BF-abc"], Reason.NOT_A_VIRTUAL_KEY),
@@ -94,7 +133,8 @@ def test_length_is_bounded(extra: int) -> None:
 
 def test_refusals_hold_no_credential() -> None:
     """What is refused is nowhere in the error: not in its text, its arguments or its attributes."""
-    for authorization in ["Basic c2VjcmV0"], ["Bearer c2VjcmV0 "], ["Bearer c2VjcmV0", "x"], ["Bearer c2VjcmV0\udc80"]:
+    two_tokens = [f"Bearer {TOKEN}", f"Bearer {OTHER_TOKEN}"]
+    for authorization in ["Basic c2VjcmV0"], ["Bearer c2VjcmV0 "], two_tokens, ["Bearer c2VjcmV0\udc80"]:
         with pytest.raises(CredentialError) as refused:
             read_credential(authorization, [])
         assert "c2VjcmV0" not in f"{refused.value!r} {refused.value} {refused.value.args} {vars(refused.value)}"

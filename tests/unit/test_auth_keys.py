@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import jwt
 import pytest
-from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa, x25519
+from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, rsa, x25519
 from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
 from cryptography.hazmat.primitives.serialization import (
     BestAvailableEncryption,
@@ -19,6 +19,7 @@ from cryptography.hazmat.primitives.serialization import (
     PrivateFormat,
     PublicFormat,
 )
+from harness.forging import rsa_key
 from harness.logged import events_logged, everything_logged
 from jobstatus.auth.errors import InvalidCredential, KeyConfigError
 from jobstatus.auth.issuers import IssuerConfig, Kind, TokenVerifier
@@ -30,12 +31,13 @@ from jwt.algorithms import ECAlgorithm, OKPAlgorithm, RSAAlgorithm
 
 NOW: Final = 1_800_000_000.0
 SECRET: Final = "a secret of the tests, thirty-two bytes or more"
-RSA_KEY: Final = rsa.generate_private_key(public_exponent=65537, key_size=2048)
-OTHER_RSA_KEY: Final = rsa.generate_private_key(public_exponent=65537, key_size=2048)
-WEAK_RSA_KEY: Final = rsa.generate_private_key(public_exponent=65537, key_size=1024)
+RSA_KEY: Final = rsa_key()
+OTHER_RSA_KEY: Final = rsa_key("other")
+WEAK_RSA_KEY: Final = rsa_key("weak", 1024)
 EC_KEY: Final = ec.generate_private_key(ec.SECP256R1())
 P384_KEY: Final = ec.generate_private_key(ec.SECP384R1())
 ED_KEY: Final = ed25519.Ed25519PrivateKey.generate()
+ED448_KEY: Final = ed448.Ed448PrivateKey.generate()
 
 
 def make_config(**changes: Any) -> IssuerConfig:
@@ -96,7 +98,7 @@ def assert_refused(make: Callable[[], object], problem: str) -> None:
 @pytest.mark.parametrize(
     ("changes", "problem"),
     [
-        ({"algorithm": "HS512"}, "must be one of HS256, RS256, ES256, EdDSA"),
+        ({"algorithm": "HS512"}, "must be one of HS256, RS256, RS384, RS512, PS256,"),
         ({"algorithm": "none"}, "must be one of"),
         ({"algorithm": "rs256"}, "must be one of"),
         ({"algorithm": "RS256"}, "RS256 takes a public key, not a secret"),
@@ -105,6 +107,8 @@ def assert_refused(make: Callable[[], object], problem: str) -> None:
         ({"jwks_file": Path("keys.json"), "secret": SECRET}, "exactly one source of keys"),
         ({"jwks_file": Path("keys.json"), "key_id": "key-1"}, "key_id goes with"),
         ({"audience": ""}, "audience must not be empty"),
+        ({"token_types": frozenset[str]()}, "token_types must be of JWT, at+jwt"),
+        ({"token_types": {"JWT", "AT+JWT"}}, "token_types must be of JWT, at+jwt"),
         ({"kinds": frozenset[Kind]()}, "kinds must not be empty"),
         ({"role_claim": "virtual_key_id"}, "names of their own"),
         ({"role_claim": ""}, "names of their own"),
@@ -199,6 +203,11 @@ def test_secret_is_text() -> None:
         ("ES256", public_pem(P384_KEY), "on P-256"),
         ("ES256", public_pem(ec.generate_private_key(ec.SECP256K1())), "on P-256"),
         ("ES256", public_pem(RSA_KEY), "on P-256"),
+        ("ES384", public_pem(EC_KEY), "on P-384"),
+        ("ES512", public_pem(P384_KEY), "on P-521"),
+        ("PS512", public_pem(WEAK_RSA_KEY), "has 1024 bits, PS512 needs at least 2048"),
+        ("Ed25519", public_pem(ED448_KEY), "Ed25519 takes an Ed25519 public key"),
+        ("Ed448", public_pem(ED_KEY), "Ed448 takes an Ed448 public key"),
         ("EdDSA", public_pem(x25519.X25519PrivateKey.generate()), "Ed25519 or Ed448"),
         ("EdDSA", public_pem(EC_KEY), "Ed25519 or Ed448"),
         ("RS256", private_pem(RSA_KEY), "holds a private key"),
@@ -285,6 +294,9 @@ def test_unfit_jwks_are_refused(tmp_path: Path, keys: list[object], problem: str
         ("ES256", ECAlgorithm.to_jwk(P384_KEY.public_key(), as_dict=True), "on P-256"),
         ("ES256", ECAlgorithm.to_jwk(EC_KEY.public_key(), as_dict=True) | {"y": "A" * 43}, "malformed"),
         ("EdDSA", OKPAlgorithm.to_jwk(ED_KEY, as_dict=True), "is a private key"),
+        ("EdDSA", OKPAlgorithm.to_jwk(ED_KEY.public_key(), as_dict=True) | {"alg": "Ed448"}, "Ed448 takes"),
+        ("Ed25519", OKPAlgorithm.to_jwk(ED448_KEY.public_key(), as_dict=True) | {"alg": "EdDSA"}, "Ed25519 takes"),
+        ("Ed25519", OKPAlgorithm.to_jwk(ED_KEY.public_key(), as_dict=True) | {"alg": "Ed448"}, "alg is not Ed25519"),
         ("EdDSA", OKPAlgorithm.to_jwk(ED_KEY.public_key(), as_dict=True) | {"crv": "X25519"}, "malformed"),
         ("HS256", make_jwk(), "kty does not fit HS256"),
         ("HS256", {"kty": "oct"}, "malformed"),

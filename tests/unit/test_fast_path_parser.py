@@ -54,6 +54,7 @@ async def test_nothing_is_answered_at_once_while_what_was_written_is_not_read() 
     protocol = FastPathProtocol(
         server,
         large=RestLimits().large_responses(),
+        request_seconds=RestLimits().request_seconds,
         try_answer=lambda _: b"at once",
         write_batch=WriteBatch(),
         loop=asyncio.get_running_loop(),

@@ -139,10 +139,13 @@ def test_declared_headers_are_those_sent() -> None:
     declared, headers = DOCUMENT["components"]["responses"], DOCUMENT["components"]["headers"]
     undeclared = {"Content-Type", "Content-Length", "Server"}  # OpenAPI ignores the first; the others carry no promise
     for name, response in {
-        "Ended": responses.answer(200, bytes(MAX_BYTES + 1), "r-1", 'ETag: "1-2"\r\n', is_kept=True),
+        "Ended": responses.answer(200, bytes(MAX_BYTES + 1), "r-1", f'{responses.VARY}ETag: "1-2"\r\n', is_kept=True),
         "NotModified": responses.not_modified("r-1", '"1-2"'),
         "Underway": responses.answer(
-            202, bytes(MAX_BYTES + 1), "r-1", "Retry-After: 1\r\nJob-Progress: 0.42\r\nPreference-Applied: wait=5\r\n"
+            202,
+            bytes(MAX_BYTES + 1),
+            "r-1",
+            f"{responses.VARY}Retry-After: 1\r\nJob-Progress: 0.42\r\nPreference-Applied: wait=5\r\n",
         ),
         "Unauthorized": responses.problem_answer(responses.INVALID_CREDENTIALS, "r-1"),
         "NotFound": responses.problem_answer(responses.JOB_NOT_FOUND, "r-1"),

@@ -42,3 +42,23 @@ def test_a_file_that_is_not_toml_is_named(monkeypatch: pytest.MonkeyPatch, tmp_p
         file.write_bytes(content)
         with pytest.raises(SettingsError, match="is not valid TOML"):
             load_settings()
+
+
+def test_an_identity_provider_is_set_by_variables_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the URL of its keys or by its description; the types of its tokens are a list."""
+    monkeypatch.setenv("JOBSTATUS_JWT_ISSUER", "https://login.example.com")
+    monkeypatch.setenv("JOBSTATUS_JWT_AUDIENCE", "jobstatus")
+    monkeypatch.setenv("JOBSTATUS_JWT_ALGORITHM", "PS384")
+    monkeypatch.setenv("JOBSTATUS_JWT_JWKS_URL", "https://login.example.com/keys")
+    monkeypatch.setenv("JOBSTATUS_JWT_TOKEN_TYPES", "at+jwt, JWT")
+    (issuer,) = load_settings().accepted_issuers()
+    config = issuer.config()
+    assert (config.jwks_url, config.discovery, config.algorithm) == ("https://login.example.com/keys", False, "PS384")
+    assert config.token_types == {"at+jwt", "JWT"}
+    monkeypatch.setenv("JOBSTATUS_JWT_JWKS_URL", "")
+    monkeypatch.setenv("JOBSTATUS_JWT_DISCOVERY", "true")
+    (issuer,) = load_settings().accepted_issuers()
+    assert (issuer.config().jwks_url, issuer.config().is_remote) == (None, True)
+    monkeypatch.setenv("JOBSTATUS_JWT_TOKEN_TYPES", "dpop+jwt")
+    with pytest.raises(SettingsError, match=r"^JOBSTATUS_JWT_TOKEN_TYPES"):
+        load_settings().accepted_issuers()

@@ -5,19 +5,17 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 
+def _wall_ms() -> int:
+    return time.time_ns() // 1_000_000
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Clocks:
-    """The wall clock, which may step, and a monotonic one."""
+    """The wall clock in two units, which may step, and a monotonic one."""
 
-    wall_ns: Callable[[], int] = time.time_ns
-    """Returns ns since the epoch."""
+    seconds: Callable[[], float] = time.time
+    """Returns seconds since the epoch."""
+    ms: Callable[[], int] = _wall_ms
+    """Returns milliseconds since the epoch."""
     monotonic: Callable[[], float] = time.monotonic
     """Returns seconds since any moment; never steps."""
-
-    def seconds(self) -> float:
-        """Return seconds since the epoch."""
-        return self.wall_ns() / 1_000_000_000
-
-    def ms(self) -> int:
-        """Return milliseconds since the epoch."""
-        return self.wall_ns() // 1_000_000

@@ -13,9 +13,10 @@ from typing import Final
 
 import grpc
 
-from jobstatus.app.background import run_once, run_periodically, start_tasks
+from jobstatus.app.background import run_once, start_tasks
 from jobstatus.app.clocks import Clocks
 from jobstatus.app.frontend import build_frontend
+from jobstatus.auth.remote_keys import JwksLimits
 from jobstatus.client.channel import ServiceChannel
 from jobstatus.core.poll import Poller
 from jobstatus.rest.limits import RestLimits
@@ -35,6 +36,7 @@ class EdgeLimits:
 
     upstream: UpstreamLimits = UpstreamLimits()  # noqa: RUF009  # a frozen value
     follower: FollowerLimits = FollowerLimits()  # noqa: RUF009  # a frozen value
+    jwks: JwksLimits = JwksLimits()  # noqa: RUF009  # a frozen value
     rest: RestLimits = RestLimits()  # noqa: RUF009  # a frozen value
 
 
@@ -87,6 +89,7 @@ async def serving_edge(
             metrics=metrics,
             grace_seconds=GRACE_SECONDS,
             limits=limits.rest,
+            jwks=limits.jwks,
             clocks=clocks,
             hears_of_changes=lambda: follower.is_connected,
         )
@@ -103,9 +106,7 @@ async def serving_edge(
             http=settings.http._replace(port=await public.start(*settings.http)),
             admin=settings.admin._replace(port=await admin.start(*settings.admin)),
         )
-        await start_tasks(
-            stack, follower.run(), run_periodically(1.0, "refresh_credentials", authenticator.refresh, metrics)
-        )
+        await start_tasks(stack, follower.run(), *frontend.refresh_credentials(stack, metrics))
         try:
             yield listening
         finally:

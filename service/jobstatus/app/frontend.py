@@ -1,12 +1,16 @@
 """Build the HTTP ports and the parts behind them, for the service and for an edge alike."""
 
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
-from typing import Final
+from collections.abc import Awaitable, Callable, Coroutine
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, replace
+from typing import Any, Final, NoReturn
 
+from jobstatus.app.background import run_periodically
 from jobstatus.app.clocks import Clocks
+from jobstatus.app.key_fetching import fetch
 from jobstatus.auth.authenticator import Authenticator
 from jobstatus.auth.issuers import TokenVerifier
+from jobstatus.auth.remote_keys import JwksLimits, RemoteKeys
 from jobstatus.core.store import VirtualKeyReader
 from jobstatus.core.watching.long_poll import LongPoller
 from jobstatus.core.watching.subscriptions import JobSubscriptions
@@ -17,7 +21,8 @@ from jobstatus.rest.event_stream import EventSender
 from jobstatus.rest.fast_path import TryAnswer
 from jobstatus.rest.handler import PollHandler, Polls
 from jobstatus.rest.limits import RestLimits
-from jobstatus.rest.server import Handler, HttpServer
+from jobstatus.rest.protocol import Handler
+from jobstatus.rest.server import HttpServer
 from jobstatus.settings import IssuerSettings, Settings
 from jobstatus.telemetry.metrics import Metrics
 
@@ -29,9 +34,17 @@ class Frontend:
     """The HTTP ports and what else must be started, run or stopped; nothing is started yet."""
 
     authenticator: Authenticator
+    remote_keys: tuple[RemoteKeys, ...]
     readiness: Readiness
     public: HttpServer
     admin: HttpServer
+
+    def refresh_credentials(self, stack: AsyncExitStack, metrics: Metrics) -> list[Coroutine[Any, Any, NoReturn]]:
+        """Return the work that keeps keys up to date, each issuer's by itself; the stack ends what it began."""
+        for keys in self.remote_keys:
+            stack.push_async_callback(keys.close)
+        fetching = [run_periodically(1.0, "fetch_keys", keys.refresh, metrics) for keys in self.remote_keys]
+        return [run_periodically(1.0, "refresh_credentials", self.authenticator.refresh, metrics), *fetching]
 
 
 def build_frontend(
@@ -45,6 +58,7 @@ def build_frontend(
     metrics: Metrics,
     grace_seconds: float,
     limits: RestLimits,
+    jwks: JwksLimits,
     clocks: Clocks,
     hears_of_changes: Callable[[], bool] = lambda: True,
 ) -> Frontend:
@@ -53,8 +67,16 @@ def build_frontend(
     `probe` raises when the service cannot work; `grace_seconds` is how long polls under way may take at a stop;
     `hears_of_changes` as in LongPoller.
     """
+    configs = [issuer.config() for issuer in issuers]
+    jwks = replace(jwks, keep_seconds=settings.jwks_keep_seconds)
+    remote_keys = tuple(
+        RemoteKeys(config, fetch, clock=clocks.seconds, monotonic=clocks.monotonic, limits=jwks)
+        for config in configs
+        if config.is_remote
+    )
+    local = [config for config in configs if not config.is_remote]
     authenticator = Authenticator(
-        verifier=TokenVerifier([issuer.config() for issuer in issuers]) if issuers else None,
+        verifier=TokenVerifier(local, remote_keys) if configs else None,
         store=virtual_keys,
         clock=clocks.seconds,
         monotonic=clocks.monotonic,
@@ -77,6 +99,7 @@ def build_frontend(
         long_poller=long_poller,
         metrics=metrics,
         retry_after_seconds=settings.retry_after_seconds,
+        max_wait_seconds=settings.max_wait_seconds,
         event_sender=EventSender(large=large, quiet_seconds=limits.quiet_seconds),
         cors=cors,
     )
@@ -88,11 +111,13 @@ def build_frontend(
     admin = admin_handler(readiness.problem, metrics.exposition)
     return Frontend(
         authenticator=authenticator,
+        remote_keys=remote_keys,
         readiness=readiness,
         public=HttpServer(
             answer,
             try_answer if polls.polls_at_once else None,
             max_connections=settings.max_connections,
+            keepalive_seconds=settings.keepalive_seconds,
             grace_seconds=grace_seconds,
             limits=limits,
             large=large,

@@ -79,6 +79,7 @@ async def serving(
             metrics=metrics,
             grace_seconds=GRACE_SECONDS,
             limits=limits.rest,
+            jwks=limits.jwks,
             clocks=clocks,
         )
         authenticator, readiness, public, admin = (
@@ -117,7 +118,7 @@ async def serving(
             stack,
             run_periodically(settings.sweep_interval_seconds, "sweep", sweeper.sweep, metrics),
             run_periodically(CHANGE_CHECK_SECONDS, "look_for_changes", tracker.notify_remote_changes, metrics),
-            run_periodically(1.0, "refresh_credentials", authenticator.refresh, metrics),
+            *frontend.refresh_credentials(stack, metrics),
             run_periodically(2.0, "report_health", partial(_report_health, readiness, rpc), metrics),
             run_periodically(15.0, "count_jobs", partial(_count_jobs, sweeper, opened, metrics), metrics),
         )

@@ -2,7 +2,7 @@
 
 Every poll is authenticated, so verified tokens are cached by their SHA-256 and cost no second signature check. The
 tokens themselves are not stored. Refused tokens have a small cache of their own, for clients that repeat them; an
-attacker can fill that one, but not the other. Refusals that depend on the time are not cached.
+attacker can fill that one, but not the other. Refusals that depend on the time or on a fetch of keys are not cached.
 """
 
 import asyncio
@@ -13,9 +13,10 @@ from functools import partial
 from typing import Final, TypeAlias
 
 from jobstatus.auth.credential import read_credential
-from jobstatus.auth.errors import InvalidCredential, Reason
+from jobstatus.auth.errors import InvalidCredential, KeysUnavailable, Reason
 from jobstatus.auth.fifo_cache import FifoCache
 from jobstatus.auth.issuers import TokenVerifier
+from jobstatus.auth.remote_keys import KeyNotFetched
 from jobstatus.auth.virtual_key_cache import VirtualKeyCache
 from jobstatus.core.access import Principal
 from jobstatus.core.store import VirtualKeyReader
@@ -26,7 +27,7 @@ CACHE_SECONDS: Final = 60.0
 MAX_REFUSED: Final = 1_000
 """How many refused tokens are cached."""
 _DEPENDS_ON_TIME: Final = frozenset((Reason.EXPIRED, Reason.NOT_YET_VALID, Reason.LIFETIME_TOO_LONG))
-_AskStore: TypeAlias = Callable[[], Awaitable[Principal]]
+_Ask: TypeAlias = Callable[[], Awaitable[Principal]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,33 +61,36 @@ class Authenticator:
         self._verifier = verifier
         self._generation = 0 if verifier is None else verifier.generation
         self._clock = clock
+        self._monotonic = monotonic
         self._virtual_keys = VirtualKeyCache(store, monotonic, max_cached)
         self._tokens: FifoCache[bytes, CachedToken] = FifoCache(max_cached)
         self._refused: FifoCache[bytes, Reason] = FifoCache(MAX_REFUSED)
 
-    async def authenticate(self, authorization: Sequence[str], virtual_key: Sequence[str]) -> Principal:
-        """Return the principal of a request; takes the values of all Authorization and all x-bf-vk headers.
+    async def authenticate(self, authorization: Sequence[str], keys: Sequence[str]) -> Principal:
+        """Return the principal of a request; takes the values of all Authorization headers and all KEY_HEADERS.
 
-        Raise MissingCredential, InvalidCredential, or StoreUnavailable when the store is needed and does not answer.
+        Raise MissingCredential, InvalidCredential, StoreUnavailable when the store is needed and does not answer, or
+        KeysUnavailable when the token's key is needed and cannot be fetched now.
         """
-        found = self._recognise(authorization, virtual_key)
+        found = self._recognise(authorization, keys)
         return found if isinstance(found, Principal) else await found()
 
-    def try_authenticate(self, authorization: Sequence[str], virtual_key: Sequence[str]) -> Principal | None:
-        """Return what `authenticate` returns, or None when the store has to be asked. Raises MissingCredential and
-        InvalidCredential."""
-        found = self._recognise(authorization, virtual_key)
+    def try_authenticate(self, authorization: Sequence[str], keys: Sequence[str]) -> Principal | None:
+        """Return what `authenticate` returns, or None when the store or an issuer has to be asked. Raises
+        MissingCredential and InvalidCredential."""
+        found = self._recognise(authorization, keys)
         return found if isinstance(found, Principal) else None
 
     async def refresh(self) -> None:
-        """Apply changes of issuers' keys, then of virtual keys. Raises what the store raises.
+        """Apply changes of issuers' keys, then of virtual keys. Raises what the store raises. Fetches no keys.
 
         Keys come first, so that an unavailable store does not keep a withdrawn key in use. The verifier's generation is
         compared instead of the result of `reload`, which is lost when this call is cancelled in between.
         """
         verifier = self._verifier
-        if verifier is not None and verifier.reads_files:
-            await asyncio.to_thread(verifier.reload)
+        if verifier is not None:
+            if verifier.reads_files:
+                await asyncio.to_thread(verifier.reload)
             if verifier.generation != self._generation:
                 self._generation = verifier.generation
                 self._tokens.clear()
@@ -100,9 +104,9 @@ class Authenticator:
         self._virtual_keys.forget()
         self._on_change()
 
-    def _recognise(self, authorization: Sequence[str], virtual_key: Sequence[str]) -> Principal | _AskStore:
-        """Return the principal, or the call that asks the store for what is missing."""
-        credential = read_credential(authorization, virtual_key)
+    def _recognise(self, authorization: Sequence[str], keys: Sequence[str]) -> Principal | _Ask:
+        """Return the principal, or the call that asks the store or an issuer for what is missing."""
+        credential = read_credential(authorization, keys)
         now = self._clock()
         digest = hash_key(credential)
         if credential.startswith(KEY_PREFIX):
@@ -110,7 +114,10 @@ class Authenticator:
                 raise InvalidCredential(Reason.NOT_A_VIRTUAL_KEY)
             found = self._virtual_keys.find_cached(digest)
             return partial(self._find_holder, digest, now) if found is None else _holder(found, now)
-        principal = self._cached_token(digest, now) or self._verify(credential, digest, now)
+        try:
+            principal = self._cached_token(digest, now) or self._verify(credential, digest, now)
+        except KeyNotFetched as missing:
+            return partial(self._verify_later, credential, digest, missing)
         if principal.virtual_key_id is None:
             return principal
         known = self._virtual_keys.read_cached(principal.virtual_key_id)
@@ -121,6 +128,19 @@ class Authenticator:
         if virtual_key is None:
             raise InvalidCredential(Reason.UNKNOWN_VIRTUAL_KEY)
         return _holder(virtual_key, now)
+
+    async def _verify_later(self, credential: str, digest: bytes, missing: KeyNotFetched) -> Principal:
+        """Return the principal of a token whose key the next fetch may bring."""
+        asked_at = self._monotonic()
+        if await missing.source.fetch_again():
+            now = self._clock()
+            try:
+                return await self._find_bearer(self._verify(credential, digest, now), now)
+            except KeyNotFetched as still_missing:
+                missing = still_missing
+        if missing.source.is_unknown(missing.key_id, missing.issued_at, asked_at):
+            raise InvalidCredential(Reason.UNKNOWN_KEY_ID)
+        raise KeysUnavailable
 
     async def _find_bearer(self, principal: Principal, now: float) -> Principal:
         owner = None if principal.virtual_key_id is None else await self._virtual_keys.read(principal.virtual_key_id)

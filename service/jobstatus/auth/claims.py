@@ -1,9 +1,10 @@
 """Check and read the claims of a token whose signature is verified (RFC 7519, section 4.1).
 
-PyJWT's checks are not used because they read their own clock, accept numeric strings, floats and true as times, and
-would parse the claims a second time. Knows no keys.
+PyJWT's checks are not used because they read their own clock, accept numeric strings and true as times, drop
+fractions, and would parse the claims a second time. Knows no keys.
 """
 
+import math
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -34,7 +35,7 @@ def check_registered(claims: Mapping[str, Any], config: IssuerConfig) -> None:
         raise InvalidCredential(Reason.BAD_CLAIM)
 
 
-def check_times(claims: Mapping[str, Any], config: IssuerConfig, now_seconds: float) -> int:
+def check_times(claims: Mapping[str, Any], config: IssuerConfig, now_seconds: float) -> float:
     """Return `exp`, in seconds since the epoch, if the token is valid now; raise InvalidCredential."""
     leeway = config.leeway_seconds
     expires_at = _read_time(claims, "exp")
@@ -64,11 +65,12 @@ def read_principal(claims: Mapping[str, Any], config: IssuerConfig) -> tuple[Kin
     return kind, Principal(_read_virtual_key_id(claims, config) if names_key else None)
 
 
-def _read_time(claims: Mapping[str, Any], name: str) -> int:
+def _read_time(claims: Mapping[str, Any], name: str) -> float:
+    """Return a NumericDate, which may have a fraction (RFC 7519, section 2)."""
     value = claims.get(name)
-    if type(value) is not int:  # not isinstance: true is an int to Python
-        raise InvalidCredential(Reason.BAD_TIME)
-    return value
+    if type(value) is int or (type(value) is float and math.isfinite(value)):  # not isinstance: true is an int
+        return value
+    raise InvalidCredential(Reason.BAD_TIME)
 
 
 def _read_role(claims: Mapping[str, Any], config: IssuerConfig) -> str | None:

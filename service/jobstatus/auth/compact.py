@@ -1,6 +1,6 @@
 """Parse a token without trusting it (JWS compact serialization, RFC 7515, section 3.1).
 
-Stricter than PyJWT, which accepts padding, guessed encodings, repeated claims and any `typ`. Knows no keys and no
+Stricter than PyJWT, which accepts padding, guessed encodings and repeated claims. Knows no keys and no
 issuers: the result is what the token claims, not what is true.
 """
 
@@ -45,13 +45,21 @@ def read_token(token: str) -> UnverifiedToken:
     return unverified
 
 
+def has_token_header(text: str) -> bool:
+    """Return whether the text has a token's three segments, of which the first is the header of one."""
+    header, _, rest = text.partition(".")
+    try:
+        return rest.count(".") == 1 and bool(parse_object(_decode_base64url(header)))
+    except ValueError:
+        return False
+
+
 def _check_header(header: dict[str, Any]) -> None:
-    """Refuse other kinds of token by `typ` (RFC 8725, section 3.11), and unsupported extensions.
+    """Refuse unsupported extensions.
 
     `jku`, `x5u`, `x5c` and `jwk` are ignored because keys come from the configuration alone.
     """
-    typ = header.get("typ", "JWT")
-    if not isinstance(typ, str) or typ.upper() != "JWT" or any(name in header for name in UNSUPPORTED):
+    if any(name in header for name in UNSUPPORTED):
         raise InvalidCredential(Reason.UNSUPPORTED_HEADER)
 
 

@@ -51,6 +51,10 @@ class InvalidCredential(CredentialError):
     """A credential was sent and is bad: 401 with error="invalid_token"."""
 
 
+class KeysUnavailable(Exception):
+    """Whether the credential is good cannot be told, because its issuer's keys could not be fetched yet: 503."""
+
+
 class KeyConfigError(ValueError):
     """An issuer's configuration or key is refused; the message is one sentence that names the issuer and the fault."""
 

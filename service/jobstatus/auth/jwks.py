@@ -8,9 +8,7 @@ import logging
 from collections.abc import Mapping
 from typing import Any, Final, NamedTuple
 
-from jwt import PyJWK
-
-from jobstatus.auth.keys import ALGORITHMS, Key, KeyRefused, KeySet, check_key
+from jobstatus.auth.keys import ALGORITHMS, Key, KeyRefused, KeySet, check_key, is_name_of
 from jobstatus.core.json_text import parse_object
 
 logger: Final = logging.getLogger(__name__)
@@ -62,10 +60,10 @@ def _parse_entry(algorithm: str, entry: object) -> tuple[str | None, Key]:
         raise KeyRefused("its kid is not a string")
     _check_purpose(algorithm, entry)
     try:
-        key = PyJWK(entry, algorithm).key
+        key = ALGORITHMS[algorithm].signature.from_jwk(entry)
     except Exception:  # noqa: BLE001 - malformed members raise whatever; the text may quote the key
         raise KeyRefused("it is malformed") from None
-    return key_id, check_key(algorithm, key)
+    return key_id, check_key(entry.get("alg", algorithm), check_key(algorithm, key))
 
 
 def _check_purpose(algorithm: str, entry: Mapping[str, Any]) -> None:
@@ -73,7 +71,7 @@ def _check_purpose(algorithm: str, entry: Mapping[str, Any]) -> None:
     operations = entry.get("key_ops")
     if entry.get("kty") != ALGORITHMS[algorithm].key_type:
         raise KeyRefused(f"its kty does not fit {algorithm}")
-    if entry.get("alg", algorithm) != algorithm:
+    if not is_name_of(entry.get("alg", algorithm), algorithm):
         raise KeyRefused(f"its alg is not {algorithm}")
     if entry.get("use", "sig") != "sig":
         raise KeyRefused("its use is not sig")

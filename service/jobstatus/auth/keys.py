@@ -8,17 +8,25 @@ import binascii
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Final, NamedTuple, TypeAlias, cast
 
 from cryptography.exceptions import UnsupportedAlgorithm
-from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, EllipticCurvePrivateKey, EllipticCurvePublicKey
+from cryptography.hazmat.primitives.asymmetric.ec import (
+    SECP256R1,
+    SECP384R1,
+    SECP521R1,
+    EllipticCurve,
+    EllipticCurvePrivateKey,
+    EllipticCurvePublicKey,
+)
 from cryptography.hazmat.primitives.asymmetric.ed448 import Ed448PrivateKey, Ed448PublicKey
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey, RSAPublicKey
 from cryptography.hazmat.primitives.serialization import load_pem_private_key, load_pem_public_key
 from jwt import InvalidKeyError
 from jwt.algorithms import Algorithm as Signature
-from jwt.algorithms import ECAlgorithm, HMACAlgorithm, OKPAlgorithm, RSAAlgorithm
+from jwt.algorithms import ECAlgorithm, HMACAlgorithm, OKPAlgorithm, RSAAlgorithm, RSAPSSAlgorithm
 
 Key: TypeAlias = bytes | RSAPublicKey | EllipticCurvePublicKey | Ed25519PublicKey | Ed448PublicKey
 PrivateKey: TypeAlias = RSAPrivateKey | EllipticCurvePrivateKey | Ed25519PrivateKey | Ed448PrivateKey
@@ -87,6 +95,11 @@ def check_key(algorithm: str, key: object) -> Key:
     return cast("Key", key)
 
 
+def is_name_of(name: object, algorithm: str) -> bool:
+    """Return whether an `alg` in a token or a key set may mean this algorithm; the key must fit the name too."""
+    return name == algorithm or (isinstance(name, str) and name in ALGORITHMS[algorithm].aliases)
+
+
 def _find_secret_problem(key: object) -> str | None:
     if not isinstance(key, bytes):
         return "HS256 takes a secret, not a public key"
@@ -97,22 +110,22 @@ def _find_secret_problem(key: object) -> str | None:
     return None
 
 
-def _find_rsa_problem(key: object) -> str | None:
+def _find_rsa_problem(algorithm: str, key: object) -> str | None:
     if not isinstance(key, RSAPublicKey):
-        return "RS256 takes an RSA public key"
+        return f"{algorithm} takes an RSA public key"
     if key.key_size < MIN_RSA_BITS:
-        return f"the RSA key has {key.key_size} bits, RS256 needs at least {MIN_RSA_BITS} (RFC 7518, section 3.3)"
+        return f"the RSA key has {key.key_size} bits, {algorithm} needs at least {MIN_RSA_BITS} (RFC 7518, section 3.3)"
     return None
 
 
-def _find_ec_problem(key: object) -> str | None:
-    if isinstance(key, EllipticCurvePublicKey) and isinstance(key.curve, SECP256R1):
+def _find_ec_problem(algorithm: str, curve: type[EllipticCurve], curve_name: str, key: object) -> str | None:
+    if isinstance(key, EllipticCurvePublicKey) and isinstance(key.curve, curve):
         return None
-    return "ES256 takes an elliptic curve public key on P-256"
+    return f"{algorithm} takes an elliptic curve public key on {curve_name}"
 
 
-def _find_okp_problem(key: object) -> str | None:
-    return None if isinstance(key, Ed25519PublicKey | Ed448PublicKey) else "EdDSA takes an Ed25519 or Ed448 public key"
+def _find_okp_problem(algorithm: str, types: tuple[type, ...], type_names: str, key: object) -> str | None:
+    return None if isinstance(key, types) else f"{algorithm} takes an {type_names} public key"
 
 
 def _is_public(secret: bytes) -> bool:
@@ -146,16 +159,40 @@ class Algorithm(NamedTuple):
     """One signature algorithm and its requirements on keys. `find_problem` returns None for a key that may be used.
 
     `signature` verifies with keys that passed `find_problem`, so it need not check or convert a key for each token.
+    `aliases` are other names for it in tokens and key sets.
     """
 
     key_type: str
     find_problem: Callable[[object], str | None]
     signature: Signature
+    aliases: frozenset[str] = frozenset()
+
+
+def _rsa(name: str, signature: Signature) -> Algorithm:
+    return Algorithm("RSA", partial(_find_rsa_problem, name), signature)
+
+
+def _ec(name: str, hash_type: Any, curve: type[EllipticCurve], curve_name: str) -> Algorithm:
+    return Algorithm("EC", partial(_find_ec_problem, name, curve, curve_name), ECAlgorithm(hash_type))
+
+
+def _okp(name: str, types: tuple[type, ...], type_names: str, *aliases: str) -> Algorithm:
+    return Algorithm("OKP", partial(_find_okp_problem, name, types, type_names), OKPAlgorithm(), frozenset(aliases))
 
 
 ALGORITHMS: Final[Mapping[str, Algorithm]] = {
     "HS256": Algorithm("oct", _find_secret_problem, HMACAlgorithm(HMACAlgorithm.SHA256)),
-    "RS256": Algorithm("RSA", _find_rsa_problem, RSAAlgorithm(RSAAlgorithm.SHA256)),
-    "ES256": Algorithm("EC", _find_ec_problem, ECAlgorithm(ECAlgorithm.SHA256)),
-    "EdDSA": Algorithm("OKP", _find_okp_problem, OKPAlgorithm()),
+    "RS256": _rsa("RS256", RSAAlgorithm(RSAAlgorithm.SHA256)),
+    "RS384": _rsa("RS384", RSAAlgorithm(RSAAlgorithm.SHA384)),
+    "RS512": _rsa("RS512", RSAAlgorithm(RSAAlgorithm.SHA512)),
+    "PS256": _rsa("PS256", RSAPSSAlgorithm(RSAPSSAlgorithm.SHA256)),
+    "PS384": _rsa("PS384", RSAPSSAlgorithm(RSAPSSAlgorithm.SHA384)),
+    "PS512": _rsa("PS512", RSAPSSAlgorithm(RSAPSSAlgorithm.SHA512)),
+    "ES256": _ec("ES256", ECAlgorithm.SHA256, SECP256R1, "P-256"),
+    "ES384": _ec("ES384", ECAlgorithm.SHA384, SECP384R1, "P-384"),
+    "ES512": _ec("ES512", ECAlgorithm.SHA512, SECP521R1, "P-521"),
+    # RFC 9864 has a name for each curve in the place of EdDSA.
+    "EdDSA": _okp("EdDSA", (Ed25519PublicKey, Ed448PublicKey), "Ed25519 or Ed448", "Ed25519", "Ed448"),
+    "Ed25519": _okp("Ed25519", (Ed25519PublicKey,), "Ed25519", "EdDSA"),
+    "Ed448": _okp("Ed448", (Ed448PublicKey,), "Ed448", "EdDSA"),
 }

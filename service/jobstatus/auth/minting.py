@@ -1,10 +1,11 @@
 """Mint tokens, for development and for the command line. The service itself never does."""
 
+import base64
+import json
 from collections.abc import Mapping
 
-import jwt
-
 from jobstatus.auth.errors import KeyConfigError
+from jobstatus.auth.issuer_config import DEFAULT_TYPE
 from jobstatus.auth.keys import ALGORITHMS, KeyRefused, parse_private_pem, parse_secret
 
 
@@ -18,8 +19,9 @@ def mint_token(
     claims: Mapping[str, object],
     ttl_seconds: int,
     now_seconds: float,
+    token_type: str = DEFAULT_TYPE,
 ) -> str:
-    """A token with these claims, valid from now for `ttl_seconds`; `iss`, `aud`, `exp` and `iat` are always ours.
+    """Return a token with these claims, valid for `ttl_seconds` from now; `iss`, `aud`, `exp` and `iat` are ours.
 
     The key is an HMAC secret or a private key in PEM, and must be one that a verifier would accept. Raises
     KeyConfigError, or ValueError when the token would never be valid.
@@ -34,5 +36,14 @@ def mint_token(
         raise KeyConfigError(issuer, str(refused)) from None
     issued_at = int(now_seconds)
     payload = {**claims, "iss": issuer, "aud": audience, "exp": issued_at + ttl_seconds, "iat": issued_at}
-    headers = None if key_id is None else {"kid": key_id}
-    return jwt.PyJWT().encode(payload, signing_key, algorithm, headers)
+    header = {"alg": algorithm, "typ": token_type} | ({} if key_id is None else {"kid": key_id})
+    signed = f"{_segment(header)}.{_segment(payload)}"
+    return f"{signed}.{_base64url(ALGORITHMS[algorithm].signature.sign(signed.encode(), signing_key))}"
+
+
+def _segment(value: Mapping[str, object]) -> str:
+    return _base64url(json.dumps(value, separators=(",", ":")).encode())
+
+
+def _base64url(data: bytes) -> str:
+    return base64.urlsafe_b64encode(data).rstrip(b"=").decode()

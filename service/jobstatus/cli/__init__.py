@@ -4,6 +4,7 @@ This module needs only the standard library, because the package without its `se
 says in one sentence what to install.
 """
 
+import os
 import sys
 from collections.abc import Sequence
 from typing import NoReturn
@@ -12,6 +13,7 @@ _NEEDS_SERVER = (
     "jobstatus: the command needs the service's packages: pip install '.[server]' in the checkout ({} is missing)"
 )
 _USAGE = 2
+_STANDARD_ERROR = 2
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -30,4 +32,15 @@ def run(arguments: Sequence[str]) -> int:
 
 def main() -> NoReturn:
     """Run the console script."""
+    _occupy_standard_descriptors()
     sys.exit(run(sys.argv[1:]))
+
+
+def _occupy_standard_descriptors() -> None:
+    """Open the null device for standard streams that are closed, before a socket or a database gets their numbers.
+
+    Libraries that print to descriptor 1 or 2 would write into it.
+    """
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= _STANDARD_ERROR:
+        pass
+    os.close(descriptor)

@@ -24,6 +24,12 @@ _COMMANDS: Final = {
     "poll": ("poll", "Poll a job over REST until it ends."),
 }
 
+_LIBRARIES: Final = {
+    "GRPC_VERBOSITY": "NONE",  # errors are ours to say, in a sentence
+    "PYDANTIC_DISABLE_PLUGINS": "__all__",  # to find plugins it would read the metadata of every installed package
+}
+"""Settings of libraries, which read them when they are imported. A serving child inherits them."""
+
 
 class _Commands(click.Group):
     """The subcommands by name. Listing them imports none of their modules."""
@@ -34,7 +40,8 @@ class _Commands(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002 (the same)
         if cmd_name not in _COMMANDS:
             return None
-        os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # read on import: errors are ours to say, in a sentence
+        for name, value in _LIBRARIES.items():
+            os.environ.setdefault(name, value)
         command = import_module(f"jobstatus.cli.{_COMMANDS[cmd_name][0]}").command
         assert isinstance(command, click.Command)  # noqa: S101 (for the type checker)
         return command

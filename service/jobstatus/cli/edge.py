@@ -1,5 +1,7 @@
 """`jobstatus edge`: REST only, for a zone that must not reach the store."""
 
+import gc
+
 import click
 
 from jobstatus.cli.errors import EPILOG
@@ -29,6 +31,7 @@ def command(*, upstream: str | None, dev: bool) -> int:
     Example, beside a `jobstatus serve --dev`:
       JOBSTATUS_HTTP=127.0.0.1:8081 JOBSTATUS_ADMIN=127.0.0.1:9091 jobstatus edge --dev --upstream 127.0.0.1:50051
     """
+    gc.disable()  # until the start is over (see launch.end_start): nearly all that it makes is here to stay
     from jobstatus.processes.start import run_edge  # noqa: PLC0415 (the whole edge: not for --help)
 
     return run_edge(dev=dev, upstream=upstream)

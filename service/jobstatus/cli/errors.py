@@ -30,7 +30,8 @@ Exit codes:
   3    the service cannot be reached, cannot answer, or did not in time
   4    no such job or virtual key
   5    the credential is refused
-  130  interrupted by Ctrl-C"""
+  130  interrupted by Ctrl-C
+  141  standard output is closed or cannot be written"""
 
 _CODES: Final = {
     "INVALID_FIELD": ExitCode.USAGE,

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import functools
 import sys
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, BinaryIO, Final
+from typing import TYPE_CHECKING, Any, BinaryIO, Final
 
 import click
 
 from jobstatus.cli.connect import with_client
 from jobstatus.cli.errors import EPILOG, CommandError, ExitCode
 from jobstatus.cli.output import emit, emit_job, emit_job_fields, emit_jobs, emit_json, emit_line, job_json, note
-from jobstatus.cli.params import REQUEST_TYPE, SPAN, TIME, GroupInOrder, json_option
+from jobstatus.cli.params import REQUEST_TYPE, SPAN, TIME, GroupInOrder, InputFile, json_option
 from jobstatus.core.job import ErrorField, Job, JobError, JobState, RequestType
 
 if TYPE_CHECKING:  # help does not wait for gRPC
@@ -24,6 +25,21 @@ _attempt: Final = click.option(
     default=0,
     help="The attempt that `start` printed. Required while the job has a lease.",
 )
+
+
+def _read_result(callback: Callable[..., int | None]) -> Callable[..., int | None]:
+    """Pass the bytes of the file `result` to the callback, which runs the event loop.
+
+    They are read before, because Ctrl-C only asks a running loop to stop, which a read that waits does not notice.
+    """
+
+    @functools.wraps(callback)
+    def read(*, result: BinaryIO, **arguments: Any) -> int | None:
+        if result.isatty():
+            note("Reading the result from standard input; Ctrl-D ends it.")
+        return callback(result=result.read(), **arguments)
+
+    return read
 
 
 @click.group(name="jobs", cls=GroupInOrder, epilog=EPILOG)
@@ -119,12 +135,13 @@ async def heartbeat(
 @command.command(epilog=EPILOG)
 @click.argument("job_id")
 @_attempt
-@click.option("--result", type=click.File("rb"), default="-", help="The file with the JSON. - is standard input.")
+@click.option("--result", type=InputFile("rb"), default="-", help="The file with the JSON. - is standard input.")
 @click.option("--status-code", type=int, default=200, help="The HTTP status code of the outcome.")
 @json_option
+@_read_result
 @with_client
 async def complete(
-    client: JobStatusClient, *, job_id: str, attempt: int, result: BinaryIO, status_code: int, as_json: bool
+    client: JobStatusClient, *, job_id: str, attempt: int, result: bytes, status_code: int, as_json: bool
 ) -> None:
     """Complete a job with its result: JSON, stored and served byte for byte.
 
@@ -132,9 +149,7 @@ async def complete(
     Example:
       jobstatus jobs complete demo --attempt 1 --result transcript.json
     """
-    if result.isatty():
-        note("Reading the result from standard input; Ctrl-D ends it.")
-    job = await client.complete_job(job_id, result.read(), attempt=attempt, status_code=status_code)
+    job = await client.complete_job(job_id, result, attempt=attempt, status_code=status_code)
     emit_job(job, as_json=as_json)
 
 
@@ -187,7 +202,7 @@ async def get(client: JobStatusClient, *, job_id: str, only_result: bool, as_jso
 def _result_of(job: Job) -> bytes:
     if job.result is None:
         raise CommandError(f"job {job.job_id} has no result: it is {job.state}", ExitCode.REFUSED)
-    return job.result + (b"\n" if sys.stdout.isatty() else b"")
+    return job.result + (b"\n" if sys.stdout is not None and sys.stdout.isatty() else b"")
 
 
 @command.command(name="list", epilog=EPILOG)
@@ -220,7 +235,7 @@ async def list_(
     limit: int,
     as_json: bool,
 ) -> None:
-    """List jobs, newest first, without their results.
+    """List jobs, newest first, without their results. A line on standard error says when there are more.
 
     \b
     Example, the jobs of the last day that failed:
@@ -235,7 +250,7 @@ async def list_(
         filters["created_after"] = created_after
     if created_before is not None:
         filters["created_before"] = created_before
-    jobs = _first(client.list_jobs(page_size=min(limit, 1000), **filters), limit)
+    jobs = _first(client.list_jobs(page_size=min(limit + 1, 1000), **filters), limit)
     if as_json:
         async for job in jobs:
             emit(job_json(job) + b"\n")
@@ -244,11 +259,13 @@ async def list_(
 
 
 async def _first(jobs: AsyncIterator[Job], limit: int) -> AsyncIterator[Job]:
+    """Yield at most so many. Say when there are more."""
     async for job in jobs:
+        if not limit:
+            note("There are more jobs; --limit lists more of them.")
+            return
         yield job
         limit -= 1
-        if not limit:
-            return
 
 
 @command.command(epilog=EPILOG)

@@ -13,7 +13,7 @@ import click
 
 from jobstatus.cli.connect import with_client
 from jobstatus.cli.errors import EPILOG
-from jobstatus.cli.output import emit_json, emit_line, emit_virtual_keys, note, virtual_key_document
+from jobstatus.cli.output import emit_json, emit_line, emit_virtual_keys, note, now_ms, virtual_key_document
 from jobstatus.cli.params import SPAN, GroupInOrder, json_option
 from jobstatus.core.errors import VirtualKeyNotFound
 from jobstatus.core.virtual_keys import KEY_PREFIX, VirtualKey, hash_key
@@ -62,6 +62,7 @@ async def create(client: JobStatusClient, *, virtual_key_id: str, expires_in: ti
     note(f"This key of {virtual_key_id} is not shown again.")
     if stored.disabled:
         note(f"{virtual_key_id} is disabled; `jobstatus keys enable {virtual_key_id}` lets its keys work.")
+    _note_expiry(stored)
 
 
 @command.command(name="list", epilog=EPILOG)
@@ -90,7 +91,7 @@ async def disable(client: JobStatusClient, *, virtual_key_id: str, as_json: bool
 @json_option
 @with_client
 async def enable(client: JobStatusClient, *, virtual_key_id: str, as_json: bool) -> None:
-    """Enable a virtual key: its keys and JWTs are accepted again."""
+    """Enable a virtual key: its keys and JWTs are accepted again, unless it has expired."""
     await _set_disabled(client, virtual_key_id, disabled=False, as_json=as_json)
 
 
@@ -123,6 +124,14 @@ async def _set_disabled(client: JobStatusClient, virtual_key_id: str, *, disable
         emit_json(virtual_key_document(stored))
     else:
         emit_line(f"{virtual_key_id} {'disabled' if disabled else 'enabled'}")
+    if not disabled:
+        _note_expiry(stored)
+
+
+def _note_expiry(virtual_key: VirtualKey) -> None:
+    if virtual_key.has_expired(now_ms()):
+        name = virtual_key.virtual_key_id
+        note(f"{name} has expired; `jobstatus keys create {name} --expires-in 30d` makes a key and lets all keys work.")
 
 
 def _expiry(virtual_key: VirtualKey | None) -> datetime | None:

@@ -5,12 +5,13 @@ Anyone may have written the text of a job, so control characters are escaped bef
 
 import os
 import sys
+import time
 from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
 import click
 
-from jobstatus.cli.errors import ExitCode
+from jobstatus.cli.errors import CommandError, ExitCode
 from jobstatus.core.answer import error_document, timestamp, to_json
 from jobstatus.core.job import Job, JobError
 from jobstatus.core.virtual_keys import VirtualKey
@@ -21,14 +22,21 @@ _KEY_COLUMNS: Final = ("VIRTUAL KEY", "STATE", "KEYS", "EXPIRES", "UPDATED")
 
 
 def emit(data: bytes) -> None:
-    """Write to standard output and flush. If its reader has gone away, end the command without an error."""
+    """Write to standard output and flush. If its reader has gone away, end the command without an error.
+
+    Raise CommandError if it was closed from the start, or cannot be written.
+    """
+    if sys.stdout is None:  # as with `>&-`
+        raise CommandError("standard output is closed", ExitCode.OUTPUT_CLOSED)
     try:
         sys.stdout.buffer.write(data)
         sys.stdout.buffer.flush()
-    except BrokenPipeError:
+    except OSError as error:
         # Python would try again, and complain, when it closes standard output.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        raise click.exceptions.Exit(ExitCode.OUTPUT_CLOSED) from None
+        if isinstance(error, BrokenPipeError):
+            raise click.exceptions.Exit(ExitCode.OUTPUT_CLOSED) from None
+        raise CommandError(f"standard output cannot be written ({error.strerror})", ExitCode.OUTPUT_CLOSED) from None
 
 
 def emit_line(text: str) -> None:
@@ -170,7 +178,7 @@ def emit_virtual_keys(virtual_keys: Iterable[VirtualKey]) -> None:
         [
             (
                 virtual_key.virtual_key_id,
-                "disabled" if virtual_key.disabled else "enabled",
+                _key_state(virtual_key),
                 str(len(virtual_key.key_sha256)),
                 _time(virtual_key.expires_at_ms) or "never",
                 timestamp(virtual_key.updated_at_ms),
@@ -178,6 +186,17 @@ def emit_virtual_keys(virtual_keys: Iterable[VirtualKey]) -> None:
             for virtual_key in virtual_keys
         ],
     )
+
+
+def _key_state(virtual_key: VirtualKey) -> str:
+    """Return what keeps its keys from working, else "enabled"."""
+    reasons = {"disabled": virtual_key.disabled, "expired": virtual_key.has_expired(now_ms())}
+    return ",".join(reason for reason, applies in reasons.items() if applies) or "enabled"
+
+
+def now_ms() -> int:
+    """Return milliseconds since the epoch."""
+    return time.time_ns() // 1_000_000
 
 
 def _emit_columns(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

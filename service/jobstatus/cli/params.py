@@ -1,6 +1,7 @@
 """Parameter types that commands share: spans and times as people write them, and the order of subcommands."""
 
 import re
+import sys
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
@@ -46,6 +47,15 @@ class Time(click.ParamType[datetime]):
         except (ValueError, OverflowError):
             self.fail(f"{value!r} is neither a time like 2026-01-31T12:00:00Z nor a span like 1h", param, ctx)
         return time if time.tzinfo is not None else time.replace(tzinfo=UTC)
+
+
+class InputFile(click.File):
+    """A file to read; - is standard input, unless that is closed."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if value == "-" and sys.stdin is None:
+            self.fail("standard input is closed", param, ctx)
+        return super().convert(value, param, ctx)
 
 
 SPAN: Final = Span()

@@ -1,9 +1,10 @@
 """`jobstatus poll`: poll one job, and turn its last answer into output and an exit code."""
 
 import asyncio
-import json
+import ipaddress
 from datetime import timedelta
 from urllib.parse import quote
+from urllib.request import getproxies_environment, proxy_bypass
 
 import aiohttp
 import click
@@ -41,7 +42,8 @@ def command(*, job_id: str, token: str, request_type: str, url: str, timeout: ti
     """Poll a job over REST until it ends, and print its result.
 
     Where the service lets polls wait, the result is printed as soon as the job ends. Progress is printed to standard
-    error, live on a terminal. If the job failed, the exit code is 1.
+    error, live on a terminal. If the job failed, the exit code is 1. Once the service has answered, errors of it and of
+    what stands before it are waited out for a minute. http_proxy, https_proxy, all_proxy and no_proxy are honoured.
 
     \b
     Example:
@@ -53,10 +55,15 @@ def command(*, job_id: str, token: str, request_type: str, url: str, timeout: ti
     answer = asyncio.run(_poll(address, token, job_id, None if timeout is None else timeout.total_seconds()))
     if as_json:
         emit(one_line(answer.body) + b"\n")
-    if answer.document.get("status") != "completed":
-        raise CommandError(_failure(job_id, answer), ExitCode.REFUSED)
-    if not as_json:
-        emit(member(answer.body.decode(), "result").encode() + b"\n")
+    match answer.document["status"]:
+        case "completed":
+            if not as_json:
+                emit(answer.result + b"\n")
+        case "failed":
+            raise CommandError(_failure(job_id, answer), ExitCode.REFUSED)
+        case other:
+            problem = f"job {job_id} has ended, in the status {other}, which this version does not know"
+            raise CommandError(visible(problem), ExitCode.UNAVAILABLE)
     return ExitCode.FINE
 
 
@@ -76,7 +83,7 @@ async def _poll(address: URL, token: str, job_id: str, limit_seconds: float | No
         try:
             async with (
                 asyncio.timeout(limit_seconds),
-                aiohttp.ClientSession(headers=headers) as session,
+                aiohttp.ClientSession(headers=headers, proxy=_proxy_for(address)) as session,
             ):
                 return await PollLoop(session, address, display).poll_until_end()
         except TimeoutError:
@@ -84,34 +91,34 @@ async def _poll(address: URL, token: str, job_id: str, limit_seconds: float | No
             raise CommandError(f"time ran out before job {job_id} ended: {state}", ExitCode.UNAVAILABLE) from None
 
 
+def _proxy_for(address: URL) -> URL | None:
+    """Return the proxy that the environment names for the address, as curl and gRPC find it; None for loopback.
+
+    aiohttp's own `trust_env` also reads ~/.netrc, whose credentials it refuses to combine with ours.
+    """
+    proxies = getproxies_environment()
+    named = proxies.get(address.scheme) or proxies.get("all")
+    if not named or proxy_bypass(address.host_port_subcomponent or "") or _is_loopback(address.host or ""):
+        return None
+    try:
+        proxy = URL(named if "://" in named else f"http://{named}")
+    except ValueError:
+        proxy = URL()
+    if proxy.scheme not in ("http", "https") or not proxy.host:
+        raise click.UsageError(f"the proxy for {address.scheme}:// in the environment is not an http:// address")
+    return proxy
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
 def _failure(job_id: str, answer: PollResponse) -> str:
-    error = answer.document.get("error")
-    inner = error.get("error") if isinstance(error, dict) else None
+    inner = answer.error.get("error")
     fields = inner if isinstance(inner, dict) else {}
     kind = "/".join(str(fields[name]) for name in ("type", "code") if name in fields)
     text = visible(f"job {job_id} failed: {fields.get('message', '')}").rstrip(".")
     return f"{text} ({visible(kind)})" if kind else text
-
-
-def member(text: str, name: str) -> str:
-    """Return the text of one member of a JSON object, exactly as it stands there; "null" when there is none.
-
-    Parsing and encoding it again would change numbers that a float cannot hold.
-    """
-    decoder = json.JSONDecoder()
-    at = _skip(text, text.index("{") + 1)
-    while text[at] != "}":
-        key, at = decoder.raw_decode(text, at)
-        start = _skip(text, at)
-        _, at = decoder.raw_decode(text, start)
-        if key == name:
-            return text[start:at]
-        at = _skip(text, at)
-    return "null"
-
-
-def _skip(text: str, at: int) -> int:
-    """Return the position after white space and separators."""
-    while text[at] in " \t\r\n,:":
-        at += 1
-    return at

@@ -48,7 +48,7 @@ class PlainDisplay:
 @contextmanager
 def open_display(job_id: str) -> Iterator[Display]:
     """Open the display that fits standard error."""
-    if sys.stderr.isatty():
+    if sys.stderr is not None and sys.stderr.isatty():
         from jobstatus.cli.live_display import open_live_display  # noqa: PLC0415 (rich is slow to import)
 
         with open_live_display(job_id) as display:

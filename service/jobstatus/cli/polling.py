@@ -21,6 +21,7 @@ from yarl import URL
 from jobstatus.cli.errors import CommandError, ExitCode
 from jobstatus.cli.output import visible
 from jobstatus.cli.poll_display import Display
+from jobstatus.core.json_text import members
 
 USUAL_PAUSE_SECONDS: Final = 1.0
 SHORTEST_PAUSE_SECONDS: Final = 0.1
@@ -40,7 +41,12 @@ EARLY_SECONDS: Final = 0.5
 """An answer that comes more than this before the end of its wait has not waited, for example when the service stops."""
 
 _applied_wait: Final = re.compile(r'(?:^|,)\s*wait\s*=\s*"?(\d{1,4})"?\s*(?:[;,]|$)', re.IGNORECASE | re.ASCII).search
+_UNDER_WAY: Final = 202
+_ENDED: Final = 200
+_STATUSES: Final = {_UNDER_WAY: ("pending", "processing"), _ENDED: ("completed", "failed")}
 _BUSY: Final = frozenset({429, 502, 503, 504})
+"""From a service that is there, or a proxy before it."""
+_TEMPORARY: Final = frozenset({408, 425, 429, *range(500, 600)})
 _BAD_CREDENTIAL: Final = (ExitCode.CREDENTIAL, "the credential is refused ({}); `jobstatus token` mints another one")
 _NO_JOB: Final = (
     ExitCode.NOT_FOUND,
@@ -51,7 +57,7 @@ _REFUSALS: Final = {401: _BAD_CREDENTIAL, 403: _BAD_CREDENTIAL, 404: _NO_JOB}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PollResponse:
-    """One answer. `document` is empty when the body is not a JSON object.
+    """One answer. `document` is empty when the body is not a JSON object; it lacks the result, which is never decoded.
 
     `wait_seconds` is how long the service says it would wait, 0 when it does not wait.
     """
@@ -59,25 +65,48 @@ class PollResponse:
     code: int
     body: bytes
     document: dict[str, Any]
+    result: bytes
     pause_seconds: float
     wait_seconds: int
     progress: str | None
 
     @property
+    def error(self) -> dict[str, Any]:
+        """The inner error of the answer's BifrostError; empty when the body is none."""
+        error = self.document.get("error")
+        return error if isinstance(error, dict) else {}
+
+    @property
     def message(self) -> str:
         """The message of the answer's BifrostError."""
-        error = self.document.get("error")
-        message = error.get("message") if isinstance(error, dict) else None
-        return visible(str(message or f"HTTP {self.code}")).rstrip(".")
+        return visible(str(self.error.get("message") or f"HTTP {self.code}")).rstrip(".")
+
+    def tells_state_of(self, job_id: str) -> bool:
+        """Whether this is the contract's answer with the state of the job.
+
+        Other software answers with some `status` too, so one that this version does not know must name the job.
+        """
+        status = self.document.get("status")
+        is_named = isinstance(status, str) and self.document.get("id") == job_id
+        return status in _STATUSES.get(self.code, ()) or (is_named and self.code in _STATUSES)
 
 
 class PollLoop:
     """Polls one job."""
 
-    def __init__(self, session: aiohttp.ClientSession, address: URL, display: Display) -> None:
+    def __init__(
+        self,
+        session: aiohttp.ClientSession,
+        address: URL,
+        display: Display,
+        *,
+        patience_seconds: float = PATIENCE_SECONDS,
+    ) -> None:
         self._session = session
         self._address = address
+        self._job_id = address.name
         self._display = display
+        self._patience_seconds = patience_seconds
         self._now = asyncio.get_running_loop().time
         self._wait_seconds = 0
         self._longest_wait_seconds = display.wait_seconds
@@ -98,7 +127,7 @@ class PollLoop:
                     f"nothing answers at {self._address.origin()} ({_reason(error)})"
                 )
             else:
-                if answer.code == 200 and "status" in answer.document:
+                if answer.code == _ENDED and answer.tells_state_of(self._job_id):
                     return answer
                 pause_seconds = self._take(answer, self._now() - asked_at)
             await asyncio.sleep(pause_seconds)
@@ -108,10 +137,12 @@ class PollLoop:
         limit = aiohttp.ClientTimeout(total=self._wait_seconds + ANSWER_SECONDS)
         async with self._session.get(self._address, headers=headers, timeout=limit, allow_redirects=False) as response:
             body = await response.read()
+            document, result = _decoded(body)
             return PollResponse(
                 code=response.status,
                 body=body,
-                document=_document(body),
+                document=document,
+                result=result,
                 pause_seconds=_pause_seconds(response.headers.get("Retry-After")),
                 wait_seconds=applied_wait_seconds(response.headers.get("Preference-Applied", "")),
                 progress=response.headers.get("Job-Progress"),
@@ -119,24 +150,24 @@ class PollLoop:
 
     def _take(self, answer: PollResponse, took_seconds: float) -> float:
         """Seconds until the next poll, after an answer that is not the last and took so long."""
-        if answer.code == 202:
+        if answer.tells_state_of(self._job_id):
             pause_seconds = self._pause_under_way(answer, took_seconds)
             self._is_known, self._failures, self._wait_seconds = True, 0, self._longest_wait_seconds
             self._display.show(str(answer.document.get("status")), answer.progress, pause_seconds)
             return pause_seconds
-        if answer.code in _BUSY:
-            self._is_known = True
+        is_ours = bool(answer.error)
+        self._is_known |= answer.code in _BUSY or (is_ours and answer.code in _TEMPORARY)
+        if answer.code in _REFUSALS and (is_ours or not self._is_known):
+            code, sentence = _REFUSALS[answer.code]
+            raise CommandError(sentence.format(answer.message), code)
+        if answer.code in _TEMPORARY and self._is_known:
             return self._pause_after_failure(
                 f"the service at {self._address.origin()} cannot answer", answer.pause_seconds
             )
-        if answer.code in _REFUSALS:
-            code, sentence = _REFUSALS[answer.code]
-            raise CommandError(sentence.format(answer.message), code)
-        raise CommandError(
-            f"the answer {answer.code} of {self._address.origin()} is not one of a JobStatus service; --url or"
-            " JOBSTATUS_URL names another place",
-            ExitCode.REFUSED,
-        )
+        problem = f"the answer {answer.code} of {self._address.origin()} is not one of a JobStatus service"
+        if not self._is_known:
+            raise CommandError(f"{problem}; --url or JOBSTATUS_URL names another place", ExitCode.REFUSED)
+        return self._pause_after_failure(problem, answer.pause_seconds)
 
     def _pause_under_way(self, answer: PollResponse, took_seconds: float) -> float:
         """Return no pause where the next poll waits instead: after the first poll, and after one that has waited."""
@@ -150,7 +181,7 @@ class PollLoop:
         """Return the seconds until the next poll after a failed one. Raises once the failures last too long."""
         if not self._failures:
             self._failing_since = self._now()
-        if self._now() - self._failing_since >= (PATIENCE_SECONDS if self._is_known else 0):
+        if self._now() - self._failing_since >= (self._patience_seconds if self._is_known else 0):
             raise CommandError(
                 f"{problem}; is `jobstatus serve` running there? --url or JOBSTATUS_URL names another place",
                 ExitCode.UNAVAILABLE,
@@ -170,12 +201,17 @@ def _reason(error: Exception) -> str:
     return "no answer in time" if isinstance(error, TimeoutError) else str(error)
 
 
-def _document(body: bytes) -> dict[str, Any]:
+def _decoded(body: bytes) -> tuple[dict[str, Any], bytes]:
+    """Return the members of an answer without the result, and the result as it stands there.
+
+    The service may have accepted a result that this interpreter cannot decode.
+    """
     try:
-        document = json.loads(body)
+        found = members(body)
+        result = found.pop("result", b"null")
+        return {name: json.loads(text) for name, text in found.items()}, result
     except (ValueError, RecursionError):
-        return {}
-    return document if isinstance(document, dict) else {}
+        return {}, b"null"
 
 
 def _pause_seconds(retry_after: str | None) -> float:

@@ -1,5 +1,7 @@
 """`jobstatus serve`: the service itself. `jobstatus.processes` runs it."""
 
+import gc
+
 import click
 
 from jobstatus.cli.errors import EPILOG
@@ -28,6 +30,7 @@ def command(*, dev: bool, workers: int | None) -> int:
     With --workers N, N serving processes are started. The process that you start supervises them: it replaces one that
     exits, forwards signals, and serves health and the metrics of all.
     """
+    gc.disable()  # until the start is over (see launch.end_start): nearly all that it makes is here to stay
     from jobstatus.processes.start import run  # noqa: PLC0415 (the whole service: not for --help)
 
     return run(dev=dev, workers=workers)

@@ -37,9 +37,14 @@ class InvalidField(JobStatusError):
 
 
 class ResultNotJson(JobStatusError):
-    """The result is not valid JSON in UTF-8."""
+    """The result is not JSON that every client reads the same way."""
 
     reason = "RESULT_NOT_JSON"
+
+    @classmethod
+    def at(cls, byte: int, problem: str) -> Self:
+        """The error for what stands at this byte of the result, counted from 0."""
+        return cls(f"{cls.__doc__} Byte {byte}: {problem}.")
 
 
 class ResultTooLarge(JobStatusError):

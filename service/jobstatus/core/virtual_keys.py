@@ -41,4 +41,8 @@ class VirtualKey:
 
     def is_usable(self, now_ms: int) -> bool:
         """Whether credentials of this virtual key, its JWTs included, are accepted now."""
-        return not self.disabled and (self.expires_at_ms is None or now_ms < self.expires_at_ms)
+        return not self.disabled and not self.has_expired(now_ms)
+
+    def has_expired(self, now_ms: int) -> bool:
+        """Whether its expiry has passed."""
+        return self.expires_at_ms is not None and self.expires_at_ms <= now_ms

@@ -3,10 +3,12 @@
 Its supervisor starts it, with a socket as its standard input (see `child_channel`).
 """
 
+import gc
 import sys
 
-from jobstatus.processes.start import run
-
 if __name__ == "__main__":
+    gc.disable()  # until the start is over (see launch.end_start): nearly all that it makes is here to stay
+    from jobstatus.processes.start import run
+
     number, *options = sys.argv[1:]
     sys.exit(run(dev="--dev" in options, child=int(number)))

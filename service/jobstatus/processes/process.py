@@ -1,7 +1,6 @@
 """The life of one serving process: event loop, signals, and the end."""
 
 import asyncio
-import gc
 import logging
 import os
 import signal
@@ -12,7 +11,7 @@ from typing import Any, Final
 import uvloop
 
 from jobstatus.processes.child_channel import answering
-from jobstatus.processes.launch import Launch
+from jobstatus.processes.launch import Launch, end_start
 
 STOPPING: Final = (signal.SIGTERM, signal.SIGINT)
 
@@ -30,7 +29,6 @@ def serve_edge(launch: Launch) -> int:
 
 
 def _run(work: Coroutine[Any, Any, None]) -> int:
-    gc.disable()  # until the end of the start, because nearly all that a start makes is here to stay
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(work)
     return 0
@@ -71,9 +69,7 @@ async def _serve_edge_until_signal(launch: Launch) -> None:
 
 
 async def _stopped(stop: asyncio.Event) -> None:
-    gc.collect()
-    gc.freeze()  # objects of the start live until the end, so later collections need not visit them
-    gc.enable()
+    end_start()
     await stop.wait()
     _log.info("The process stops gracefully.", extra={"event": "stopping"})
 

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from jobstatus.rest.server import is_any
 from jobstatus.settings import Address
 
 
@@ -23,10 +24,10 @@ def reserved(address: Address, what: str) -> Iterator[Address]:
         family, kind, protocol, _, where = socket.getaddrinfo(
             *address, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
-        with socket.socket(family, kind, protocol) as probe:
+        with _socket(address, family, kind, protocol) as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind(where)
-        kept = socket.socket(family, kind, protocol)
+        kept = _socket(address, family, kind, protocol)
     except OSError as error:
         raise _unavailable(address, what, error) from error
     with kept:
@@ -35,6 +36,13 @@ def reserved(address: Address, what: str) -> Iterator[Address]:
         except OSError as error:
             raise _unavailable(address, what, error) from error
         yield address._replace(port=int(kept.getsockname()[1]))
+
+
+def _socket(address: Address, family: int, kind: int, protocol: int) -> socket.socket:
+    made = socket.socket(family, kind, protocol)
+    if is_any(address.host):
+        made.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+    return made
 
 
 def _share(kept: socket.socket, where: tuple[Any, ...]) -> None:

@@ -7,7 +7,6 @@ from typing import Final
 from jobstatus.auth.errors import KeyConfigError
 from jobstatus.processes import process
 from jobstatus.processes.launch import prepare
-from jobstatus.processes.supervisor import supervise
 from jobstatus.settings import SettingsError, check_edge, check_servable
 from jobstatus.stores import StoreConfigError
 
@@ -23,6 +22,8 @@ def run(*, dev: bool, workers: int | None = None, child: int | None = None) -> i
     def serve() -> int:
         launch = prepare(dev=dev, check=check_servable, given={"workers": workers}, child=child)
         if child is None and launch.settings.workers > 1:
+            from jobstatus.processes.supervisor import supervise  # noqa: PLC0415  # most have one process
+
             return supervise(launch)
         return process.serve(launch)
 

@@ -17,7 +17,7 @@ import uvloop
 
 from jobstatus.processes.child import ChildProcess, ending
 from jobstatus.processes.child_metrics import ChildMetrics
-from jobstatus.processes.launch import Launch
+from jobstatus.processes.launch import Launch, end_start
 from jobstatus.processes.shared_ports import reserved
 from jobstatus.rest.admin import admin_handler
 from jobstatus.rest.server import HttpServer
@@ -94,6 +94,7 @@ class _Supervisor:
                 if not self._stopping.is_set():
                     admin_address = self._launch.settings.admin._replace(port=port)
                     self._launch.announce({"http": self._http, "grpc": self._grpc, "admin": admin_address})
+                end_start()
                 await self._stopping.wait()
                 _log.info("The serving processes are asked to stop.", extra={"event": "stopping"})
                 asking.cancel()

@@ -13,8 +13,8 @@ from jobstatus.rest import responses
 from jobstatus.rest.cors import Cors
 from jobstatus.rest.fast_path import TryAnswer
 from jobstatus.rest.headers import request_id_of
+from jobstatus.rest.protocol import Handler
 from jobstatus.rest.responses import PrebuiltResponse
-from jobstatus.rest.server import Handler
 from jobstatus.telemetry.metrics import Metrics
 
 PREFLIGHT: Final = "preflight"

@@ -13,8 +13,10 @@ from typing import Any, TypeAlias, cast
 from aiohttp import HttpVersion11, StreamReader, web
 from aiohttp.http import RawRequestMessage
 from aiohttp.streams import EMPTY_PAYLOAD
+from aiohttp.web_protocol import RequestHandler
 
-from jobstatus.rest.protocol import RestProtocol
+from jobstatus.rest.headers import HOST, TRANSFER_ENCODING, is_host
+from jobstatus.rest.protocol import HEAD_END, RestProtocol
 from jobstatus.rest.send_limits import LargeResponses
 
 TryAnswer: TypeAlias = Callable[[RawRequestMessage], bytes | None]
@@ -57,7 +59,7 @@ class FastPathProtocol(RestProtocol):
         write_batch: WriteBatch,
         **options: Any,
     ) -> None:
-        """`options` are aiohttp's for a connection."""
+        """`options` are those of RestProtocol."""
         super().__init__(server, large=large, **options)
         self._parser = cast("Any", InterceptingParser(self._parser, self))
         self._try_answer = try_answer
@@ -65,10 +67,20 @@ class FastPathProtocol(RestProtocol):
         self._under_way = 0
         """Requests that the handler has still to answer; answers must keep the order of their requests."""
 
+    data_received = RequestHandler.data_received
+    """Without a further frame for each poll: InterceptingParser calls `note`."""
+
     def is_answered(self, request: RawRequestMessage) -> bool:
         """Answer a request without a body, if that is possible at once, and return whether it was."""
-        transport = self.transport
-        if not self._under_way and transport is not None and not self.writing_paused:
+        transport, headers = self.transport, request.headers
+        if (
+            not self._under_way
+            and transport is not None
+            and not self.writing_paused
+            and not request.should_close
+            and TRANSFER_ENCODING not in headers
+            and is_host(headers.get(HOST, ""))
+        ):
             answer = self._try_answer(request)
             if answer is not None:
                 self._write_batch.put(transport, answer)
@@ -100,10 +112,12 @@ class InterceptingParser:
     def feed_data(self, data: bytes) -> tuple[Requests, bool, bytes]:
         """Return the requests for the handler, whether the last one is an upgrade, and the bytes that follow it."""
         requests, is_upgrade, rest = self._parser.feed_data(data)
+        if self._connection.request_timer is not None or not data.endswith(HEAD_END):
+            self._connection.note(data)
         if len(requests) == 1 and not is_upgrade:
             [(request, body)] = requests
             is_plain = request.method == "GET" and request.version == HttpVersion11 and body is EMPTY_PAYLOAD
-            if is_plain and not request.should_close and self._connection.is_answered(request):
+            if is_plain and self._connection.is_answered(request):
                 self.message_consumed()
                 return (), False, rest
         self._connection.hand_over(requests)

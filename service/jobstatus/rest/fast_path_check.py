@@ -1,12 +1,14 @@
 """Check at start that the installed aiohttp has the private parts that the fast path uses, and that they behave.
 
-The check drives one connection inside the process: its transport is in memory, its handler a stub. It asks more plain
-requests than the parser holds unconsumed, has a request wait in the handler while another arrives, and watches the
-keep-alive timer. Any deviation, including a missing attribute, is a reason to switch the fast path off.
+The check drives two connections inside the process: their transports are in memory, their handler is a stub. It asks
+more plain requests than the parser holds unconsumed, has a request wait in the handler while another arrives, watches
+the keep-alive timer, and sends a request with a body. Any deviation, including a missing attribute, is a reason to
+switch the fast path off.
 """
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any, Final
 
 from aiohttp import web
@@ -17,11 +19,12 @@ from jobstatus.rest.limits import RestLimits
 
 CHECK_SECONDS: Final = 5.0
 """The check takes about 2 ms; an answer that has not come by then will never come."""
-_MORE_THAN_QUEUED: Final = 100
+_MORE_THAN_QUEUED: Final = 40
 """Requests; aiohttp's parser pauses at 32 that are not consumed."""
 _FAST: Final = b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nfast"
 _PLAIN: Final = b"GET /fast HTTP/1.1\r\nHost: check\r\n\r\n"
 _WITH_BODY: Final = b"GET /fast HTTP/1.1\r\nHost: check\r\nContent-Length: 2\r\n\r\n{}"
+_OTHER: Final = b"POST /fast HTTP/1.1\r\nHost: check\r\n\r\n"
 _SLOW: Final = b"GET /slow HTTP/1.1\r\nHost: check\r\n\r\n"
 
 
@@ -87,17 +90,30 @@ async def _check(limits: RestLimits, options: Mapping[str, Any]) -> None:
         return _FAST if request.path == "/fast" else None
 
     server = web.Server(handle)
-    connection: Any = limits.connection_type(
-        server, large=limits.large_responses(), try_answer=try_answer, write_batch=WriteBatch(), **options
-    )
+
+    def connected() -> AbstractContextManager[tuple[Any, _Transport]]:
+        large, write_batch = limits.large_responses(), WriteBatch()
+        return _connected(
+            limits.connection_type(server, large=large, try_answer=try_answer, write_batch=write_batch, **options)
+        )
+
+    with connected() as (connection, transport):
+        await _check_order(connection, transport, handled)
+        _check_keepalive(connection, transport)
+    with connected() as (connection, transport):
+        connection.data_received(_WITH_BODY)
+        await transport.until_written(b"handled 5")
+        _expect(_FAST not in transport.written, "a request with a body is answered without the handler")
+
+
+@contextmanager
+def _connected(connection: Any) -> Iterator[tuple[Any, _Transport]]:
     transport = _Transport()
     connection.connection_made(transport)
     try:
-        await _check_order(connection, transport, handled)
-        _check_keepalive(connection, transport)
+        yield connection, transport
     finally:
         connection.connection_lost(None)
-        await server.shutdown(0)
 
 
 async def _check_order(connection: FastPathProtocol, transport: _Transport, handled: list[str]) -> None:
@@ -111,7 +127,7 @@ async def _check_order(connection: FastPathProtocol, transport: _Transport, hand
     await asyncio.sleep(0)
     _expect(_FAST not in transport.written, "the parser stops after requests that were answered at once")
     connection.data_received(_PLAIN)
-    connection.data_received(_WITH_BODY)
+    connection.data_received(_OTHER)
     await transport.until_written(b"handled 4")
     _expect(handled == ["/slow", "/fast", "/fast", "/fast"], "requests for the handler are out of order")
     transport.written = b""

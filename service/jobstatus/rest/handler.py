@@ -4,15 +4,14 @@ Nearly every request is a poll, so one handler serves everything, without router
 order: method, credential, job (one call of the core judges the job's id, type, owner and expiry).
 """
 
-import asyncio
-import importlib.resources
 import time
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from functools import partial
+from pathlib import Path
 from typing import Final, Protocol, cast
 
-from aiohttp import web
+from aiohttp import HttpVersion11, web
 from aiohttp.http import RawRequestMessage
 from multidict import MultiMapping
 
@@ -22,8 +21,20 @@ from jobstatus.core.poll import Poll
 from jobstatus.core.watching.long_poll import CannotWait, Reauthenticate
 from jobstatus.rest import responses
 from jobstatus.rest.cors import Cors
-from jobstatus.rest.event_stream import EventSender
-from jobstatus.rest.headers import last_event_version, prefers_events, request_id_of, wait_seconds
+from jobstatus.rest.event_stream import EventSender, event_id
+from jobstatus.rest.headers import (
+    ACCEPT,
+    AUTHORIZATION,
+    KEY_1,
+    KEY_2,
+    KEY_3,
+    PREFER,
+    X_REQUEST_ID,
+    ends_connection,
+    prefers_events,
+    request_id_of,
+    wait_seconds,
+)
 from jobstatus.rest.outcomes import Outcomes, Response
 from jobstatus.rest.responses import PrebuiltResponse
 from jobstatus.rest.routes import target
@@ -37,13 +48,14 @@ OPENAPI_PATH: Final = "/openapi.json"
 
 
 class Authenticates(Protocol):
-    """What the handler needs of `auth`: raises CredentialError, or StoreUnavailable when the store does not answer."""
+    """What the handler needs of `auth`: raises CredentialError, or StoreUnavailable or KeysUnavailable when the store
+    or an issuer does not answer."""
 
-    def try_authenticate(self, authorization: Sequence[str], virtual_key: Sequence[str]) -> Principal | None:
+    def try_authenticate(self, authorization: Sequence[str], keys: Sequence[str]) -> Principal | None:
         """Return the principal, or None when only `authenticate` can tell."""
         ...
 
-    async def authenticate(self, authorization: Sequence[str], virtual_key: Sequence[str]) -> Principal: ...
+    async def authenticate(self, authorization: Sequence[str], keys: Sequence[str]) -> Principal: ...
 
 
 class Polls(Protocol):
@@ -84,20 +96,25 @@ class PollHandler:
         long_poller: LongPolls,
         metrics: Metrics,
         retry_after_seconds: int,
+        max_wait_seconds: int,
         event_sender: EventSender,
         cors: Cors,
     ) -> None:
-        """`retry_after_seconds` is the least Retry-After; of `cors` only event streams need to know."""
+        """`retry_after_seconds` is the least Retry-After, `max_wait_seconds` the longest wait that is granted.
+
+        Of `cors` only event streams need to know.
+        """
         self._try_authenticate = authenticator.try_authenticate
         self._authenticate = authenticator.authenticate
         self._try_poll = tracker.try_poll
         self._poll = tracker.poll
         self._long_poller = long_poller
+        self._max_wait_seconds = max_wait_seconds
         self._events = event_sender
         self._cors = cors
         self._metrics = metrics
         self._outcomes = Outcomes(metrics=metrics, retry_after_seconds=retry_after_seconds)
-        self._openapi = importlib.resources.files("jobstatus.rest").joinpath("openapi.json").read_bytes()
+        self._openapi = Path(__file__).with_name("openapi.json").read_bytes()
 
     def try_answer(self, message: RawRequestMessage) -> bytes | None:
         """Return the whole answer to a plain poll, whatever its outcome; None for all that only `answer` can answer.
@@ -107,7 +124,7 @@ class PollHandler:
         started = time.perf_counter()
         headers = message.headers
         asked_for = target(message.path, message.url)
-        if asked_for is None or "Prefer" in headers or ("Accept" in headers and _may_want_events(headers)):
+        if asked_for is None or PREFER in headers or (ACCEPT in headers and _may_want_events(headers)):
             return None
         request_type, job_id = asked_for
         try:
@@ -115,9 +132,9 @@ class PollHandler:
             poll = None if principal is None else self._try_poll(job_id, request_type, principal)
             if poll is None:
                 return None
-            response = self._outcomes.found(poll, headers, request_id_of(headers.get("X-Request-Id")))
+            response = self._outcomes.found(poll, headers, request_id_of(headers.get(X_REQUEST_ID)))
         except Exception as error:  # noqa: BLE001  # the last line of defence, as in `answer`
-            response = self._outcomes.refused(error, request_id_of(headers.get("X-Request-Id")))
+            response = self._outcomes.refused(error, request_id_of(headers.get(X_REQUEST_ID)))
         if not isinstance(response, PrebuiltResponse):
             return None
         self._metrics.request_answered(request_type.value, response.status, time.perf_counter() - started)
@@ -127,7 +144,7 @@ class PollHandler:
         """Return the response to any request. Plain polls are inlined: each further coroutine costs a microsecond."""
         started = time.perf_counter()
         headers = request.headers
-        request_id = request_id_of(headers.get("X-Request-Id"))
+        request_id = request_id_of(headers.get(X_REQUEST_ID))
         asked_for = target(request.raw_path, request.rel_url)
         response: Response | web.StreamResponse
         if asked_for is None:
@@ -138,10 +155,10 @@ class PollHandler:
             try:
                 if request.method not in responses.ALLOWED_METHODS:
                     response = responses.problem_answer(responses.METHOD_NOT_ALLOWED, request_id)
-                elif "Accept" in headers and _wants_events(request):
+                elif ACCEPT in headers and _wants_events(request):
                     counted_as = STREAMING
                     response = await self._stream(request, request_type, job_id, request_id)
-                elif "Prefer" in headers and (seconds := wait_seconds(headers.getall("Prefer"))):
+                elif PREFER in headers and (seconds := self._wait_seconds(headers)):
                     counted_as = WAITING
                     response = await self._wait(request, request_type, job_id, seconds, request_id)
                 else:
@@ -152,6 +169,9 @@ class PollHandler:
                 response = self._outcomes.refused(error, request_id)
         self._metrics.request_answered(counted_as, response.status, time.perf_counter() - started)
         return cast("web.StreamResponse", response)  # which PrebuiltResponse is to aiohttp
+
+    def _wait_seconds(self, headers: MultiMapping[str]) -> int:
+        return wait_seconds(headers.getall(PREFER), self._max_wait_seconds)
 
     async def _wait(
         self, request: web.BaseRequest, request_type: RequestType, job_id: str, seconds: int, request_id: str
@@ -168,19 +188,22 @@ class PollHandler:
         self, request: web.BaseRequest, request_type: RequestType, job_id: str, request_id: str
     ) -> Response | web.StreamResponse:
         """Send the job's events until it ends; return the plain response where no more polls can wait."""
-        reauthenticate, loop = self._reauthenticate(request), asyncio.get_running_loop()
-        known = last_event_version(request.headers.get("Last-Event-ID"))
-        next_at = lambda: loop.time() + self._events.quiet_seconds  # noqa: E731
-        async with aclosing(self._long_poller.updates(job_id, request_type, reauthenticate, next_at)) as updates:
+        reauthenticate, known_id = self._reauthenticate(request), request.headers.get("Last-Event-ID")
+        stream = self._events.stream(request, known_id)
+        async with aclosing(self._long_poller.updates(job_id, request_type, reauthenticate, stream.next_at)) as updates:
             try:
                 first = await anext(updates)
             except CannotWait:
                 poll = await self._poll(job_id, request_type, await reauthenticate())
                 return self._outcomes.found(poll, request.headers, request_id)
-            if first.is_terminal and first.version == known:
+            if refused := self._outcomes.unexpected(first, request.headers, request_id):
+                return refused
+            if first.is_terminal and event_id(first) == known_id:
                 return responses.nothing_new(request_id)
             response = responses.event_stream(request_id, self._cors.lines(request.headers.get("Origin")))
-            await self._events.send(request, response, first, updates, known)
+            if request.version != HttpVersion11 or ends_connection(request.headers):
+                response.force_close()
+            await stream.send(response, first, updates)
             return response
 
     def _reauthenticate(self, request: web.BaseRequest) -> Reauthenticate:
@@ -196,13 +219,17 @@ class PollHandler:
 
 
 def _credentials(headers: MultiMapping[str]) -> tuple[Sequence[str], Sequence[str]]:
-    return headers.getall("Authorization", ()), headers.getall("x-bf-vk", ())
+    """Return the values of all Authorization headers, and of all headers that hold a virtual key."""
+    keys: Sequence[str] = ()
+    if KEY_1 in headers or KEY_2 in headers or KEY_3 in headers:  # spelt out because each poll pays for it
+        keys = [value for name in (KEY_1, KEY_2, KEY_3) for value in headers.getall(name, ())]
+    return headers.getall(AUTHORIZATION, ()), keys
 
 
 def _wants_events(request: web.BaseRequest) -> bool:
     headers = request.headers
-    return _may_want_events(headers) and request.method == "GET" and prefers_events(headers.getall("Accept"))
+    return _may_want_events(headers) and request.method == "GET" and prefers_events(headers.getall(ACCEPT))
 
 
 def _may_want_events(headers: MultiMapping[str]) -> bool:
-    return "stream" in "".join(headers.getall("Accept")).lower()
+    return "stream" in "".join(headers.getall(ACCEPT)).lower()

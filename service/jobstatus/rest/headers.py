@@ -1,17 +1,44 @@
 """Read request headers and compute response headers: pure functions of their values."""
 
+import ipaddress
 import random
 import re
 from collections.abc import Iterable
+from functools import lru_cache
 from typing import Final
 
+from multidict import MultiMapping, istr
+
+from jobstatus.auth.credential import KEY_HEADERS
+
+# The names that each poll looks up. Of this type, they are found in less than half the time.
+ACCEPT: Final = istr("Accept")
+AUTHORIZATION: Final = istr("Authorization")
+HOST: Final = istr("Host")
+IF_MATCH: Final = istr("If-Match")
+IF_NONE_MATCH: Final = istr("If-None-Match")
+PREFER: Final = istr("Prefer")
+TRANSFER_ENCODING: Final = istr("Transfer-Encoding")
+X_REQUEST_ID: Final = istr("X-Request-Id")
+KEY_1, KEY_2, KEY_3 = map(istr, KEY_HEADERS)
+
 MAX_RETRY_AFTER_SECONDS: Final = 30
-MAX_WAIT_SECONDS: Final = 60
 
 EVENT_STREAM: Final = "text/event-stream"
 
 _is_weight: Final = re.compile(r"0(\.\d{0,3})?|1(\.0{0,3})?").fullmatch
 _is_sane_request_id: Final = re.compile("[A-Za-z0-9._-]{1,128}").fullmatch
+_QUOTED: Final = r'"(?:[^"\\]|\\.)*"?'
+_members: Final = re.compile(rf'(?:[^",]|{_QUOTED})+').findall
+"""Members of a list, whose quoted strings may hold commas (RFC 9110, section 5.6)."""
+_parameters: Final = re.compile(rf'(?:[^";]|{_QUOTED})+').findall
+"""What precedes the parameters of a member, and each of them."""
+_entity_tags: Final = re.compile(r'(?:W/)?"[^"]*"|\*').findall
+"""Members of a list of entity tags, in which a backslash is a character like any other, and `*`."""
+_wait: Final = re.compile(r'[ \t]*wait[ \t]*=[ \t]*("?)([0-9]{1,9})\1[ \t]*(?:;|$)', re.IGNORECASE).match
+_host: Final = re.compile(
+    r"(?:\[(?P<ipv6>[0-9A-Fa-f:.]+)\]|(?:[\w.~!$&'()*+,;=-]|%[0-9A-Fa-f]{2})*)(?::[0-9]*)?", re.ASCII
+).fullmatch
 
 
 def request_id_of(given: str | None) -> str:
@@ -26,26 +53,67 @@ def retry_after_seconds(retry_after_ms: int, least_seconds: int) -> int:
     return min(MAX_RETRY_AFTER_SECONDS, max(least_seconds, retry_after_ms // 1000))
 
 
+def document_id(version: int, created_at_ms: int) -> str:
+    """Return what tells a job's document from all others of the same job id: the `id` of its event."""
+    return f"{created_at_ms:x}-{version}"
+
+
 def entity_tag(version: int, created_at_ms: int) -> str:
-    """Return the strong validator of a job's document (RFC 9110, section 8.8.3), unique among documents of one id."""
+    """Return the strong validator of a job's document (RFC 9110, section 8.8.3): its `document_id`, quoted."""
     return f'"{created_at_ms:x}-{version}"'
 
 
 def is_known(if_none_match: Iterable[str], tag: str) -> bool:
     """Return whether the client has this document already (RFC 9110, section 13.1.2: weak comparison)."""
-    tags = [known.strip() for line in if_none_match for known in line.split(",")]
-    return "*" in tags or tag in (known.removeprefix("W/") for known in tags)
+    tags = {known.removeprefix("W/") for line in if_none_match for known in _entity_tags(line)}
+    return "*" in tags or tag in tags
 
 
-def wait_seconds(prefer: Iterable[str]) -> int:
-    """Return the `wait` preference (RFC 7240, section 4.3) in seconds, at most MAX_WAIT_SECONDS; 0 if there is none."""
+def is_expected(if_match: Iterable[str], tag: str | None) -> bool:
+    """Return whether the client accepts this document (RFC 9110, section 13.1.1: strong comparison).
+
+    `tag` is None for a document without a tag, which only `*` matches.
+    """
+    tags = {expected for line in if_match for expected in _entity_tags(line)}
+    return "*" in tags or tag in tags
+
+
+@lru_cache(64)
+def is_host(host: str) -> bool:
+    """Return whether this is a host, with or without a port (RFC 9110, section 7.2). An empty one is allowed."""
+    found = _host(host)
+    return found is not None and (found["ipv6"] is None or _is_ipv6(found["ipv6"]))
+
+
+def _is_ipv6(address: str) -> bool:
+    try:
+        ipaddress.IPv6Address(address)
+    except ValueError:
+        return False
+    return True
+
+
+def ends_connection(headers: MultiMapping[str]) -> bool:
+    """Return whether the connection must be closed after the answer: the request has a body.
+
+    The service reads no body, so what a proxy takes for the next request could be a part of this one.
+    """
+    return TRANSFER_ENCODING in headers or headers.get("Content-Length", "0") != "0"
+
+
+def wait_seconds(prefer: Iterable[str], most: int) -> int:
+    """Return how many seconds of the `wait` preference (RFC 7240, section 4.3) are granted; 0 if there is none."""
     for line in prefer:
-        for preference in line.split(","):
-            name, _, value = preference.partition(";")[0].partition("=")
-            number = value.strip().strip('"')
-            if name.strip().lower() == "wait" and number.isascii() and number.isdecimal() and len(number) < 10:
-                return min(int(number), MAX_WAIT_SECONDS)  # the first one counts (section 2)
+        for preference in _members(line):
+            if wait := _wait(preference):
+                return min(int(wait[2]), most)  # the first one counts (section 2)
     return 0
+
+
+def progress(value: float) -> str:
+    """Return a `Job-Progress` with four significant digits, and never with an exponent."""
+    text = f"{value:.4g}"
+    return text if "e" not in text else f"{value:.9f}".rstrip("0").rstrip(".")
 
 
 def prefers_events(accept: Iterable[str]) -> bool:
@@ -53,23 +121,16 @@ def prefers_events(accept: Iterable[str]) -> bool:
 
     It must name the type: a client that accepts anything, or both types equally, gets JSON.
     """
-    ranges = [part.partition(";") for line in accept for part in line.lower().split(",")]
-    weights = {name.strip(): _weight(parameters) for name, _, parameters in ranges}
+    ranges = [_parameters(part) for line in accept for part in _members(line.lower())]
+    weights = {name.strip(): _weight(parameters) for name, *parameters in filter(None, ranges)}
     return weights.get(EVENT_STREAM, 0) > weights.get("application/json", 0)
 
 
-def _weight(parameters: str) -> float:
+def _weight(parameters: Iterable[str]) -> float:
     """Return the `q` of a media range; 1 where there is none, 0 where it is malformed."""
-    for parameter in parameters.split(";"):
+    for parameter in parameters:
         name, _, value = parameter.partition("=")
         if name.strip() == "q":
             value = value.strip()
             return float(value) if _is_weight(value) else 0
     return 1
-
-
-def last_event_version(last_event_id: str | None) -> int | None:
-    """Return the version that a client saw last; None where there is none, or it is malformed."""
-    if last_event_id and last_event_id.isascii() and last_event_id.isdecimal() and len(last_event_id) < 20:
-        return int(last_event_id)
-    return None

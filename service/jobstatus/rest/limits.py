@@ -11,8 +11,8 @@ from jobstatus.rest.send_limits import LargeResponses
 class RestLimits:
     """Times are in seconds."""
 
-    keepalive_seconds: float = 45.0
-    """An idle connection is closed after this long. Longer than any Retry-After, so that pollers keep theirs."""
+    request_seconds: float = 45.0
+    """A connection on which a request, or the first one, is not complete after this long is closed."""
     quiet_seconds: float = 15.0
     """An event stream sends a comment after so long without an event, so that proxies keep the connection open."""
     send_seconds: float = 30.0

@@ -6,11 +6,19 @@ from typing import TypeAlias
 from aiohttp import web
 from multidict import MultiMapping
 
-from jobstatus.auth.errors import CredentialError, MissingCredential
+from jobstatus.auth.errors import CredentialError, KeysUnavailable, MissingCredential, Reason
 from jobstatus.core.poll import Poll
 from jobstatus.rest import responses
-from jobstatus.rest.headers import entity_tag, is_known, retry_after_seconds
-from jobstatus.rest.responses import PrebuiltResponse
+from jobstatus.rest.headers import (
+    IF_MATCH,
+    IF_NONE_MATCH,
+    entity_tag,
+    is_expected,
+    is_known,
+    progress,
+    retry_after_seconds,
+)
+from jobstatus.rest.responses import VARY, PrebuiltResponse, Problem
 from jobstatus.telemetry.metrics import Metrics
 from jobstatus.telemetry.throttle import LogThrottle
 
@@ -29,16 +37,28 @@ class Outcomes:
         self._unanswered = LogThrottle()
 
     def found(self, poll: Poll, headers: MultiMapping[str], request_id: str, lines: str = "") -> Response:
-        """Return the response with a job, 200, 202 or 304. `headers` are the request's, `lines` more header lines."""
+        """Return the response with a job: 200, 202, 304 or 412.
+
+        `headers` are the request's, `lines` more header lines.
+        """
+        if IF_MATCH in headers and (refused := self.unexpected(poll, headers, request_id)):
+            return refused
         if poll.is_terminal:
             tag = entity_tag(poll.version, poll.created_at_ms)
-            if "If-None-Match" in headers and is_known(headers.getall("If-None-Match"), tag):
+            if IF_NONE_MATCH in headers and is_known(headers.getall(IF_NONE_MATCH), tag):
                 return responses.not_modified(request_id, tag)
-            return responses.answer(200, poll.body, request_id, f"{lines}ETag: {tag}\r\n", is_kept=True)
+            return responses.answer(200, poll.body, request_id, f"{VARY}{lines}ETag: {tag}\r\n", is_kept=True)
         if poll.progress is not None:
-            lines = f"{lines}Job-Progress: {poll.progress:.4g}\r\n"
+            lines = f"{lines}Job-Progress: {progress(poll.progress)}\r\n"
         retry_after = retry_after_seconds(poll.retry_after_ms, self._retry_after_seconds)
-        return responses.answer(202, poll.body, request_id, f"{lines}Retry-After: {retry_after}\r\n")
+        return responses.answer(202, poll.body, request_id, f"{VARY}{lines}Retry-After: {retry_after}\r\n")
+
+    def unexpected(self, poll: Poll, headers: MultiMapping[str], request_id: str) -> PrebuiltResponse | None:
+        """Return the 412 to a request whose `If-Match` names other documents than this one, None to any other."""
+        tag = entity_tag(poll.version, poll.created_at_ms) if poll.is_terminal else None
+        if is_expected(headers.getall(IF_MATCH, ("*",)), tag):
+            return None
+        return responses.problem_answer(responses.PRECONDITION_FAILED, request_id)
 
     def refused(self, error: Exception, request_id: str) -> PrebuiltResponse:
         """Return the response to an error. The details go to the log, not to the client."""
@@ -49,10 +69,9 @@ class Outcomes:
                     "A credential was refused.",
                     extra={"event": "credential_refused", "request_id": request_id, "reason": error.reason},
                 )
-            missing = isinstance(error, MissingCredential)
-            return responses.problem_answer(
-                responses.MISSING_CREDENTIALS if missing else responses.INVALID_CREDENTIALS, request_id
-            )
+            return responses.problem_answer(_problem_of(error), request_id)
+        if isinstance(error, KeysUnavailable):
+            return responses.problem_answer(responses.KEYS_UNAVAILABLE, request_id)
         problem = responses.PROBLEMS.get(type(error), responses.INTERNAL)
         if problem is responses.STORE_UNAVAILABLE:
             self._log_unanswered(error, request_id)
@@ -67,3 +86,11 @@ class Outcomes:
                 "Polls could not be answered.",
                 extra={"event": "polls_unanswered", "request_id": request_id, "cause": cause, "polls": polls},
             )
+
+
+def _problem_of(error: CredentialError) -> Problem:
+    """Return what the client is told: whether it sent no credential, several, or a bad one, but not what is bad."""
+    if isinstance(error, MissingCredential):
+        return responses.MISSING_CREDENTIALS
+    several = error.reason is Reason.SEVERAL_CREDENTIALS
+    return responses.MULTIPLE_CREDENTIALS if several else responses.INVALID_CREDENTIALS

@@ -2,41 +2,114 @@
 
 aiohttp answers a request that its parser refuses without the handler. That answer must have the contract's shape too,
 and neither it nor the log may repeat what was sent, which may be a credential.
+
+An idle connection is kept for long, so that a proxy can use it again, but a request that has begun must arrive in time.
 """
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import replace
 from http import HTTPStatus
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from aiohttp import web
 from aiohttp.web_protocol import RequestHandler
 
-from jobstatus.rest.headers import request_id_of
-from jobstatus.rest.responses import INTERNAL, MAX_BYTES, STORE_UNAVAILABLE, Problem, cors_lines, problem_answer
+from jobstatus.rest import responses
+from jobstatus.rest.headers import HOST, X_REQUEST_ID, ends_connection, is_host, request_id_of
+from jobstatus.rest.responses import INTERNAL, MALFORMED, MAX_BYTES, STORE_UNAVAILABLE, problem_answer, refusal
 from jobstatus.rest.send_limits import LargeResponses, NoRoomForLarge
 
-BAD_REQUEST: Final = Problem(400, "invalid_request_error", "malformed_request", "The request is not valid HTTP")
-VERSION_NOT_SUPPORTED: Final = replace(BAD_REQUEST, status=505)
+Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
+HEAD_END: Final = b"\r\n\r\n"
+
+
+def only_valid(handler: Handler) -> Handler:
+    """Return a handler that refuses what aiohttp's parser admits though it is no HTTP of ours, and calls `handler`.
+
+    It is no coroutine, because each further one costs a microsecond.
+    """
+
+    def answer(request: web.BaseRequest) -> Awaitable[web.StreamResponse]:
+        cast("RestProtocol", request.protocol).is_answering = True
+        if request.version.major != 1:
+            return _refused(request, responses.VERSION_NOT_SUPPORTED)
+        if not is_host(request.headers.get(HOST, "")):
+            return _refused(request, MALFORMED)
+        return handler(request)
+
+    return answer
+
+
+async def _refused(request: web.BaseRequest, problem: responses.Problem) -> web.StreamResponse:
+    response = refusal(problem, request_id_of(request.headers.get(X_REQUEST_ID)))
+    return cast("web.StreamResponse", response)  # which PrebuiltResponse is to aiohttp
 
 
 class RestProtocol(RequestHandler):
-    """aiohttp's connection, with limits on large answers, and the contract's answers to refused requests."""
+    """aiohttp's connection, with limits on requests and large answers, and the contract's answers to refused requests.
 
-    def __init__(self, server: web.Server, *, large: LargeResponses, **options: Any) -> None:
+    aiohttp closes it when no request has come for `keepalive_timeout` seconds. Here it is also closed when a request,
+    or the first one of all, is not complete in `request_seconds`, and after the answer to a request with a body.
+    """
+
+    def __init__(self, server: web.Server, *, large: LargeResponses, request_seconds: float, **options: Any) -> None:
         """`options` are aiohttp's for a connection."""
         super().__init__(server, **options)
         self._large = large
+        self._request_seconds = request_seconds
+        self.request_timer: asyncio.TimerHandle | None = None
+        self._last_bytes = b""
+        self.is_answering = False
+        """Whether a request is being answered; `only_valid` says when that begins."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Begin; the first request is due."""
+        super().connection_made(transport)
+        self._await_request()
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        """End."""
+        self._await_no_request()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Take bytes."""
+        super().data_received(data)
+        self.note(data)
+
+    def note(self, data: bytes) -> None:
+        """Note the end of what was received: a request without a body ends with an empty line, else more is due."""
+        if len(data) < len(HEAD_END):
+            data = self._last_bytes + data
+        self._last_bytes = data[-len(HEAD_END) :]
+        if self._last_bytes == HEAD_END:
+            self._await_no_request()
+        elif self.request_timer is None:
+            self._await_request()
+
+    def _await_request(self) -> None:
+        self.request_timer = self._loop.call_later(self._request_seconds, self._request_is_overdue)
+
+    def _await_no_request(self) -> None:
+        if self.request_timer is not None:
+            self.request_timer.cancel()
+            self.request_timer = None
+
+    def _request_is_overdue(self) -> None:
+        self.request_timer = None
+        if self.is_answering:
+            self.close()  # after the answer
+        else:
+            self.force_close()
 
     def finish_response(
         self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
     ) -> Coroutine[Any, Any, tuple[web.StreamResponse, bool]]:
         """Send the answer. A small one fits the socket's buffers; the client must read a large one in time."""
-        if request.version.major != 1:
-            resp = problem_answer(
-                VERSION_NOT_SUPPORTED, request_id_of(request.headers.get("X-Request-Id"))
-            ).to_response()
+        self.is_answering = False
+        if ends_connection(request.headers):
+            resp.force_close()
         size = resp.content_length or 0
         if size > MAX_BYTES:
             return self._finish_large(request, resp, start_time, size)
@@ -45,18 +118,23 @@ class RestProtocol(RequestHandler):
     async def _finish_large(
         self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None, size: int
     ) -> tuple[web.StreamResponse, bool]:
+        self.is_answering = True
         try:
             async with self._large.sending(size):
                 return await super().finish_response(request, resp, start_time)
         except NoRoomForLarge:
-            refusal = problem_answer(STORE_UNAVAILABLE, resp.headers["X-Request-Id"])
-            refusal.add(cors_lines(resp.headers))
-            resp = refusal.to_response()
+            no_room = problem_answer(STORE_UNAVAILABLE, resp.headers["X-Request-Id"])
+            no_room.add(responses.cors_lines(resp.headers))
+            resp = no_room.to_response()
+            if ends_connection(request.headers):
+                resp.force_close()
             return await super().finish_response(request, resp, start_time)
         except TimeoutError:
             if self.transport is not None:
                 self.transport.abort()
             return resp, True
+        finally:
+            self.is_answering = False
 
     def handle_error(
         self,
@@ -66,16 +144,14 @@ class RestProtocol(RequestHandler):
         message: str | None = None,  # noqa: ARG002  # it quotes the request
     ) -> web.StreamResponse:
         """Return the answer to what the parser refused; the connection is closed after it."""
-        problem = INTERNAL if status == HTTPStatus.INTERNAL_SERVER_ERROR else replace(BAD_REQUEST, status=status)
+        problem = INTERNAL if status == HTTPStatus.INTERNAL_SERVER_ERROR else replace(MALFORMED, status=status)
         self.logger.info(
             "A request was refused.",
             extra={"event": "http_request_refused", "status": status, "cause": type(exc).__name__},
         )
         if request.writer.output_size > 0:
             raise ConnectionError("the answer has been sent in part already")
-        response = problem_answer(problem, request_id_of(None)).to_response()
-        response.force_close()
-        return response
+        return cast("web.StreamResponse", refusal(problem, request_id_of(None)))
 
 
 class RefusedConnection(asyncio.Protocol):

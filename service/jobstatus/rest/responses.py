@@ -1,7 +1,7 @@
 """The responses of the public port: their status, headers and bytes. Pure: no request, no core."""
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from email.utils import formatdate
 from functools import lru_cache
 from http import HTTPStatus
@@ -20,6 +20,8 @@ MAX_BYTES: Final = 64 * 1024
 _MAX_UNREAD_BYTES: Final = 64 * 1024
 
 
+VARY: Final = "Vary: Accept, Prefer\r\n"
+"""Of answers about a job: the request headers that choose between a poll, a wait and an event stream."""
 _CHALLENGE: Final = 'WWW-Authenticate: Bearer realm="jobstatus"'
 
 
@@ -51,6 +53,9 @@ INVALID_CREDENTIALS: Final = Problem(
     "The credentials are invalid",
     f'{_CHALLENGE}, error="invalid_token"\r\n',
 )
+MULTIPLE_CREDENTIALS: Final = replace(
+    INVALID_CREDENTIALS, code="multiple_credentials", message="Send one credential, not several"
+)
 JOB_NOT_FOUND: Final = Problem(404, "not_found", "job_not_found", "Job not found or expired")
 PATH_NOT_FOUND: Final = Problem(404, "not_found", "path_not_found", "There is nothing at this path")
 METHOD_NOT_ALLOWED: Final = Problem(
@@ -63,6 +68,12 @@ METHOD_NOT_ALLOWED: Final = Problem(
 STORE_UNAVAILABLE: Final = Problem(
     503, "unavailable", "store_unavailable", "Temporarily unavailable, try again later", "Retry-After: 2\r\n"
 )
+PRECONDITION_FAILED: Final = Problem(
+    412, "precondition_failed", "precondition_failed", "The job is not what If-Match names", VARY
+)
+MALFORMED: Final = Problem(400, "invalid_request_error", "malformed_request", "The request is not valid HTTP")
+VERSION_NOT_SUPPORTED: Final = replace(MALFORMED, status=505)
+KEYS_UNAVAILABLE: Final = replace(STORE_UNAVAILABLE, code="keys_unavailable", lines="Retry-After: 5\r\n")
 INTERNAL: Final = Problem(500, "internal_error", "internal_error", "Internal error")
 
 PROBLEMS: Final[dict[type[Exception], Problem]] = {
@@ -94,13 +105,13 @@ _NOT_STORED: Final = f"Cache-Control: no-store\r\n{_COMMON}"
 
 def event_stream(request_id: str, lines: str = "") -> web.StreamResponse:
     """Return a 200 whose events are still to be written. `lines` are further header lines, each with its CRLF."""
-    head = f"Content-Type: {EVENT_STREAM}\r\n{_NOT_STORED}X-Request-Id: {request_id}\r\nX-Accel-Buffering: no\r\n"
+    head = f"Content-Type: {EVENT_STREAM}\r\n{_NOT_STORED}X-Request-Id: {request_id}\r\n{VARY}X-Accel-Buffering: no\r\n"
     return web.StreamResponse(headers=headers_of(head + lines))
 
 
 def nothing_new(request_id: str) -> web.Response:
     """Return a 204: the client has the last event of the stream and must not reconnect (HTML standard, 9.2.2)."""
-    return web.Response(status=204, headers=headers_of(f"{_NOT_STORED}X-Request-Id: {request_id}\r\n"))
+    return web.Response(status=204, headers=headers_of(f"{_NOT_STORED}X-Request-Id: {request_id}\r\n{VARY}"))
 
 
 def preflight(request_id: str, lines: str) -> web.Response:
@@ -123,13 +134,19 @@ def answer(
 
 def not_modified(request_id: str, tag: str) -> "PrebuiltResponse":
     """Return a 304: the client has the document already."""
-    return PrebuiltResponse(304, b"", f"{_KEPT}X-Request-Id: {request_id}\r\nETag: {tag}\r\n")
+    return PrebuiltResponse(304, b"", f"{_KEPT}X-Request-Id: {request_id}\r\n{VARY}ETag: {tag}\r\n")
 
 
 def problem_answer(problem: Problem, request_id: str) -> "PrebuiltResponse":
     """Return a response without a job."""
     lines = f"{_JSON}{_NOT_STORED}X-Request-Id: {request_id}\r\n{problem.lines}"
     return PrebuiltResponse(problem.status, problem.body(request_id), lines)
+
+
+def refusal(problem: Problem, request_id: str) -> "PrebuiltResponse":
+    """Return the last response on a connection whose request was not valid HTTP."""
+    lines = f"{_JSON}{_NOT_STORED}X-Request-Id: {request_id}\r\nConnection: close\r\n"
+    return _LastResponse(problem.status, problem.body(request_id), lines)
 
 
 class PrebuiltResponse:
@@ -159,10 +176,16 @@ class PrebuiltResponse:
         """Add header lines, each with its CRLF."""
         self._lines += lines
 
+    def force_close(self) -> None:
+        """Have the connection closed after this response."""
+        self._response = self.to_response()
+        self._response.force_close()
+
     async def prepare(self, request: web.BaseRequest) -> None:
         """Send the whole response; wait while the client has too much to read already."""
-        if request.version != HttpVersion11 or request.method != "GET" or not request.keep_alive:
+        if self._response is None and not _is_plain(request):
             self._response = self.to_response()
+        if self._response is not None:
             await self._response.prepare(request)
             return
         transport = request.transport
@@ -198,6 +221,25 @@ def cors_lines(headers: MultiMapping[str]) -> str:
     """Return the header lines for pages of other origins that an answer has, for another one that takes its place."""
     allowing = "".join(f"{name}: {text}\r\n" for name, text in headers.items() if name.startswith("Access-Control-"))
     return allowing + (cors.VARY if "Origin" in headers.getall("Vary", ()) else "")
+
+
+class _LastResponse(PrebuiltResponse):
+    """A response that is sent as HTTP/1.1 whatever version the request claims, and ends the connection."""
+
+    __slots__ = ()
+
+    @property
+    def keep_alive(self) -> bool:
+        return False
+
+    async def prepare(self, request: web.BaseRequest) -> None:
+        """Send the whole response."""
+        if request.transport is not None:
+            request.transport.write(self._head() if request.method == "HEAD" else self.whole())
+
+
+def _is_plain(request: web.BaseRequest) -> bool:
+    return request.version == HttpVersion11 and request.method == "GET" and bool(request.keep_alive)
 
 
 def headers_of(lines: str) -> CIMultiDict[str]:

@@ -1,10 +1,11 @@
 """An HTTP port: serve a handler of aiohttp's requests on a socket, with limits."""
 
 import asyncio
+import ipaddress
 import logging
 import os
 import socket
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from typing import Any, Final
 
 import aiohttp
@@ -13,14 +14,13 @@ from aiohttp import web
 from jobstatus.rest.fast_path import FastPathProtocol, TryAnswer, WriteBatch
 from jobstatus.rest.fast_path_check import find_problem
 from jobstatus.rest.limits import RestLimits
-from jobstatus.rest.protocol import RefusedConnection, RestProtocol
+from jobstatus.rest.protocol import Handler, RefusedConnection, RestProtocol, only_valid
 from jobstatus.rest.send_limits import LargeResponses
 
+KEEPALIVE_SECONDS: Final = 650.0
+"""Longer than proxies keep an idle connection (Google's balancers 600 s), so that none uses one that we close."""
 _BACKLOG: Final = 1024
 _log = logging.getLogger(__name__)
-
-
-Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 
 
 class HttpServer:
@@ -32,20 +32,22 @@ class HttpServer:
         try_answer: TryAnswer | None = None,
         *,
         max_connections: int,
+        keepalive_seconds: float = KEEPALIVE_SECONDS,
         grace_seconds: float,
         limits: RestLimits = RestLimits(),  # noqa: B008  # frozen
         large: LargeResponses | None = None,
     ) -> None:
-        """Requests under way have `grace_seconds` to be answered at a stop.
+        """Requests under way have `grace_seconds` to be answered at a stop; idle connections live `keepalive_seconds`.
 
         The handler is not called for what `try_answer` answers. `large` is shared with the process' other senders of
         large answers.
         """
-        server = web.Server(handler, handler_cancellation=True)  # a client that disconnects waits no longer
+        server = web.Server(only_valid(handler), handler_cancellation=True)  # a client that disconnects waits no longer
         # aiohttp waits this long for handlers, then cancels them and waits as long again.
         self._runner = web.ServerRunner(server, shutdown_timeout=grace_seconds / 2)
         self._try_answer = try_answer
         self._max_connections = max_connections
+        self._keepalive_seconds = keepalive_seconds
         self._limits = limits
         self._large = limits.large_responses() if large is None else large
         self._server: asyncio.Server | None = None
@@ -56,9 +58,8 @@ class HttpServer:
         `shared`: other processes of this user may share the port; the kernel spreads connections among them.
         """
         factory = await self._factory()
-        loop = asyncio.get_running_loop()
         try:
-            self._server = await loop.create_server(factory, host, port, backlog=_BACKLOG, reuse_port=shared or None)
+            self._server = await _listen(factory, host, port, shared=shared)
         except OSError as error:
             why = os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror
             raise OSError(f"cannot listen on {host}:{port} for HTTP: {why}") from error
@@ -72,7 +73,8 @@ class HttpServer:
         # Bodies are never read, so they are not decompressed either.
         options: dict[str, Any] = {
             "loop": asyncio.get_running_loop(),
-            "keepalive_timeout": self._limits.keepalive_seconds,
+            "keepalive_timeout": self._keepalive_seconds,
+            "request_seconds": self._limits.request_seconds,
             "auto_decompress": False,
             "access_log": None,
         }
@@ -108,3 +110,19 @@ class HttpServer:
         if self._server is not None:
             self._server.close()
         await self._runner.cleanup()
+
+
+def is_any(host: str) -> bool:
+    """Return whether this is `::`, all addresses of this machine; gRPC listens for IPv4 there too, and so do we."""
+    try:
+        return ipaddress.IPv6Address(host) == ipaddress.IPv6Address("::")
+    except ValueError:
+        return False
+
+
+async def _listen(factory: Callable[[], asyncio.Protocol], host: str, port: int, *, shared: bool) -> asyncio.Server:
+    loop = asyncio.get_running_loop()
+    if not is_any(host):
+        return await loop.create_server(factory, host, port, backlog=_BACKLOG, reuse_port=shared or None)
+    both = socket.create_server((host, port), family=socket.AF_INET6, reuse_port=shared, dualstack_ipv6=True)
+    return await loop.create_server(factory, sock=both, backlog=_BACKLOG)

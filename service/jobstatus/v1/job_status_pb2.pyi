@@ -685,8 +685,10 @@ class CompleteJobRequest(_message.Message):
     attempt: _builtins.int
     """The attempt that StartJob answered; may be absent or 0 only while the job has no lease."""
     result: _builtins.bytes
-    """Valid JSON in UTF-8 without duplicate keys, served byte for byte; at most the service's max_result_bytes (16 MiB
-    unless set otherwise). gRPC itself refuses messages that exceed that by more than 4 MiB.
+    """JSON in UTF-8 that every client reads the same way, served byte for byte: without duplicate names, escapes of lone
+    surrogates, numbers beyond a double or of more than 1,000 characters, and more than 100 levels of nesting. At most
+    the service's max_result_bytes (16 MiB unless set otherwise). gRPC itself refuses messages that exceed that by more
+    than 4 MiB.
     """
     status_code: _builtins.int
     """The operation's own HTTP status code: 100 to 599, default 200."""

@@ -45,6 +45,7 @@ from harness.tokens import admin_token, bearer
 from harness.wire import Refusal, refusal_of, refused
 from jobstatus.core.errors import StoreFull, StoreUnavailable
 from jobstatus.core.job import JobState
+from jobstatus.rpc.commands import LARGE_MESSAGE_BYTES
 from jobstatus.v1 import job_status_pb2 as pb
 from jobstatus.v1 import virtual_keys_pb2 as vk_pb
 
@@ -303,9 +304,17 @@ async def test_bounds_themselves_are_inside(empty: Service) -> None:
 
 @pytest.mark.parametrize("result", NO_JSON.values(), ids=NO_JSON.keys())
 async def test_result_that_is_not_json_is_refused(empty: Service, result: bytes) -> None:
-    """What is not one JSON value in UTF-8 is RESULT_NOT_JSON, and the job stays as it was (G6 to G9)."""
+    """What some parser could not read is RESULT_NOT_JSON alone and in a batch, and the job stays as it was (G6 to G9).
+
+    A result so large that it is read on a thread is no exception.
+    """
     job = await create(empty, "j1")
-    assert await refused(complete(empty, "j1", result)) == NOT_JSON
+    large = b" " * LARGE_MESSAGE_BYTES + result
+    for each in (result, large):
+        assert await refused(complete(empty, "j1", each)) == NOT_JSON
+        operation = pb.Operation(complete_job=completion("j1", each))
+        (outcome,) = (await empty.jobs.BatchWrite(pb.BatchWriteRequest(operation=[operation]))).result
+        assert (outcome.error.reason, "Byte" in outcome.error.message) == (NOT_JSON.reason, True)
     assert await get(empty, "j1") == job
 
 

@@ -13,7 +13,7 @@ grown.
 import mmap
 import os
 import struct
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -39,8 +39,8 @@ class PointReader:
             raise
         self._kept = b""
 
-    def fetch(self, statement: str, each: Iterable[Sequence[Any]], *, keep: bool) -> list[list[Any]]:
-        """Return the rows that the statement finds for each set of values. `keep`: the transaction may stay open."""
+    def fetch(self, statement: str, values: Sequence[Any], *, keep: bool) -> list[Any]:
+        """Return the rows that the statement finds for these values. `keep`: the transaction may stay open."""
         header = self._index[:_HEADER_BYTES]
         if header != self._kept:
             self.release()
@@ -48,8 +48,7 @@ class PointReader:
                 # The snapshot is taken after the header was read: a commit in between is found at the next read.
                 self._cursor.execute("BEGIN; SELECT count(*) FROM counters").fetchall()
                 self._kept = header
-        execute = self._cursor.execute
-        return [execute(statement, values).fetchall() for values in each]
+        return self._cursor.execute(statement, values).fetchall()
 
     def release(self) -> None:
         """End the transaction that was kept, so that the log can restart."""

@@ -81,7 +81,7 @@ class SQLiteJobStore:
         """Find a job that was polled before by its rowid, which takes one B-tree instead of two."""
         rowid = self._rowids.get(job_id)
         if rowid is not None and (found := self._read(statements.ANSWER_AT_ROWID, (rowid, job_id))):
-            return Answer(*found[0])
+            return Answer._make(found[0])
         if not (found := self._read(statements.ANSWER, (job_id,))):
             return None
         *answer, rowid = found[0]
@@ -92,7 +92,8 @@ class SQLiteJobStore:
 
     async def read_jobs(self, job_ids: Sequence[str], *, with_results: bool) -> list[Job | StoreError | None]:
         statement = statements.JOB if with_results else statements.JOB_WITHOUT_RESULT
-        return [job_of(found[0]) if found else None for found in self._read_all(statement, zip(job_ids, strict=True))]
+        found = [self._read(statement, (job_id,)) for job_id in job_ids]
+        return [job_of(rows[0]) if rows else None for rows in found]
 
     async def commit(self, changes: Sequence[Change]) -> dict[str, StoreError | None]:
         return dict.fromkeys(await self._write(lambda connection: _commit(connection, changes)))
@@ -108,7 +109,7 @@ class SQLiteJobStore:
         found: list[list[Any]] = []
         for first in range(0, len(wanted), _COMPARED_AT_ONCE):
             part = wanted[first : first + _COMPARED_AT_ONCE]
-            found += self._read_all(statements.VERSION, [(job_id,) for job_id in part])
+            found += [self._read(statements.VERSION, (job_id,)) for job_id in part]
             await asyncio.sleep(0)  # polls go on
         self._compared = frozenset(versions), mark
         now = {job_id: rows[0][0] if rows else 0 for job_id, rows in zip(wanted, found, strict=True)}
@@ -177,14 +178,10 @@ class SQLiteJobStore:
 
     def _read(self, statement: str, values: Sequence[Any]) -> list[Any]:
         """Do a short read on the event loop's thread."""
-        return self._read_all(statement, (values,))[0]
-
-    def _read_all(self, statement: str, each: Iterable[Sequence[Any]]) -> list[list[Any]]:
-        """Return the rows that the statement finds for each set of values."""
         try:
             if self._reader is None:
                 self._reader = PointReader(self._path, self._limits.max_kept_frames)
-            return self._reader.fetch(statement, each, keep=not self._writes)
+            return self._reader.fetch(statement, values, keep=not self._writes)
         except _FAULTS as error:
             self._close_reader()
             raise StoreUnavailable from error
