@@ -9,7 +9,7 @@ unexport PYTHONDONTWRITEBYTECODE
 SOURCES := service tests benchmarks examples protos docs
 
 .DEFAULT_GOAL := help
-.PHONY: help install run demo test soak check lint types imports generated generate format lock torture postgresql-torture cluster-torture replicas migrations bench polling-day browser proxies clean
+.PHONY: help install run demo test soak check lint types imports generated generate format lock torture postgresql-torture cluster-torture replicas migrations bench polling-day browser clients proxies clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F '\t' '{printf "  make %-19s %s\n", $$1, $$2}'
@@ -100,6 +100,9 @@ browser: install ## pages in headless Chromium poll, wait and follow, from other
 
 proxies: install ## waits, events, large results, gRPC and a stop through each proxy of docs/proxies that is installed (minutes)
 	$(BIN)/python tests/soak/proxies.py
+
+clients: install ## clients that eight generators make of /openapi.json poll a running service (needs Java, Maven, Go, Node.js)
+	$(BIN)/python tests/soak/generated_clients.py $(CLIENTS)
 
 clean: ## remove .venv and what runs leave behind
 	rm -rf $(VENV) var .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache .import_linter_cache

@@ -2,7 +2,7 @@
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Awaitable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from jobstatus.core.errors import (
 )
 from jobstatus.core.job import ErrorField, Job, JobError, JobState
 from jobstatus.core.rules import Policy
-from jobstatus.core.store import Change, Store, StoreError
+from jobstatus.core.store import Change, CommitError, Store, StoreError
 from jobstatus.core.sweeper import Sweeper
 from jobstatus.core.tracker import JobTracker
 from jobstatus.core.write_queue import WriterLimits
@@ -46,7 +46,7 @@ class GatedStore(DelegatingStore):
         self.begun: list[list[str]] = []
         self.failures: list[Exception | None] = []
 
-    async def commit(self, changes: Sequence[Change]) -> dict[str, StoreError | None]:
+    async def commit(self, changes: Sequence[Change]) -> Mapping[str, CommitError | None]:
         self.begun.append([change.job_id for change in changes])
         await self.gate.wait()
         failure = self.failures.pop(0) if self.failures else None

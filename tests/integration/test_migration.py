@@ -1,7 +1,7 @@
 """Copying from one store to another: all that lives arrives as it is, and may be copied again."""
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +12,7 @@ from harness.stores import STORES, DelegatingStore, change, deletion, job, store
 from jobstatus.core.errors import StoreUnavailable
 from jobstatus.core.job import ErrorField, Job, JobError, JobState
 from jobstatus.core.migration import MigrationLimits, Report, migrate
-from jobstatus.core.store import SMALL_RESULT_BYTES, Answer, Change, Listing, Store, StoreError
+from jobstatus.core.store import SMALL_RESULT_BYTES, Answer, Change, CommitError, Listing, Store, StoreError
 from jobstatus.core.virtual_keys import VirtualKey, hash_key
 
 NOW_MS = 5_000
@@ -62,7 +62,7 @@ class InterferingStore(DelegatingStore):
 
     is_first = True
 
-    async def commit(self, changes: Sequence[Change]) -> dict[str, StoreError | None]:
+    async def commit(self, changes: Sequence[Change]) -> Mapping[str, CommitError | None]:
         if self.is_first:
             self.is_first = False
             await self.real.commit([change(JOBS[0])])

@@ -522,6 +522,46 @@ async def test_a_file_that_is_replaced_gets_no_write(tmp_path: Path) -> None:
     assert integrity(here / "jobs.db") == "ok"
 
 
+async def test_a_file_behind_a_symbolic_link(tmp_path: Path) -> None:
+    """It may be made through the link or be there. Everything is beside the file, and nothing beside the link."""
+    link, disk = tmp_path / "jobs.db", tmp_path / "disk"
+    disk.mkdir()
+    link.symlink_to(disk / "data.db")
+    for _ in range(2):
+        async with opened(link) as (store, tracker), opened(disk / "data.db") as (other, _):
+            job_ids = [f"job-{number}" for number in range(2)]
+            stored = [await tracker.apply(creation(job_id)) for job_id in job_ids]
+            assert await store.read_jobs(job_ids, with_results=True) == stored
+            assert await other.read_jobs(job_ids, with_results=True) == stored
+            assert [await each.try_lead("me", 1000) for each in (store, other)] == [True, False]
+            assert {path.name for path in disk.iterdir()} == {f"data.db{end}" for end in ("", "-wal", "-shm", "-sweep")}
+    assert set(contents(tmp_path)) == {"jobs.db"}
+
+
+async def test_a_link_that_leads_elsewhere_gets_no_write(tmp_path: Path) -> None:
+    """A restart would use the other file, so what is written to this one would be lost then."""
+    link, first, second = tmp_path / "jobs.db", tmp_path / "first.db", tmp_path / "second.db"
+    await open_and_close(second)
+    link.symlink_to(first)
+    async with opened(link) as (_, tracker):
+        await tracker.apply(creation("job-a"))
+        link.unlink()
+        link.symlink_to(second)
+        with pytest.raises(StoreUnavailable):
+            await tracker.apply(creation("job-b"))
+        link.unlink()
+        link.symlink_to(first)
+        await tracker.apply(creation("job-c"))
+
+
+async def test_links_in_a_circle_are_named(tmp_path: Path) -> None:
+    """They lead to no file."""
+    link = tmp_path / "jobs.db"
+    link.symlink_to(link)
+    with pytest.raises(StoreConfigError, match=r"^cannot write .*/jobs\.db: .+$"):
+        await open_and_close(link)
+
+
 # --- what durability and secrecy rest on ---
 
 

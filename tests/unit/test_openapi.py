@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from harness import strict
 from jobstatus.core.answer import RESULT_TAIL, render
 from jobstatus.core.job import ErrorExtraFields, ErrorField, Job, JobError, JobState, RequestType
 from jobstatus.rest import responses
@@ -72,25 +73,34 @@ def document_of(job: Job) -> Any:
 
 def validator(schema: object) -> Draft202012Validator:
     """Judges by a schema of the document, whose $refs point into its components."""
-    assert isinstance(schema, dict)
-    return Draft202012Validator(
-        {**schema, "components": DOCUMENT["components"]}, format_checker=Draft202012Validator.FORMAT_CHECKER
-    )
+    return strict.validator(schema, DOCUMENT["components"]["schemas"])
 
 
-def validator_of(response: str) -> Draft202012Validator:
+def published(response: str) -> Draft202012Validator:
     return validator(DOCUMENT["components"]["responses"][response]["content"]["application/json"]["schema"])
 
 
-def refs(node: object) -> Iterator[str]:
-    """Every $ref below this node."""
+def nodes(node: object) -> Iterator[dict[str, Any]]:
+    """This node and every one below that is an object."""
     if isinstance(node, dict):
-        if "$ref" in node:
-            yield node["$ref"]
+        yield node
         node = list(node.values())
     if isinstance(node, list):
         for child in node:
-            yield from refs(child)
+            yield from nodes(child)
+
+
+def schemas_in(document: dict[str, Any]) -> Iterator[Any]:
+    """Every schema of the document and every schema within one."""
+    places = [node["schema"] for node in nodes(document) if "schema" in node]
+    places += document["components"]["schemas"].values()
+    while places:
+        schema = places.pop()
+        yield schema
+        if isinstance(schema, dict):
+            places += schema.get("properties", {}).values()
+            places += [schema[key] for key in ("items", "additionalProperties", "not") if key in schema]
+            places += [part for key in ("allOf", "anyOf", "oneOf") for part in schema.get(key, ())]
 
 
 def test_is_valid_openapi() -> None:
@@ -100,10 +110,55 @@ def test_is_valid_openapi() -> None:
         Draft202012Validator.check_schema(schema)
 
 
+def test_generators_of_clients_can_read_the_document() -> None:
+    """Nothing is in it that some generator refuses or reads in another way; `make clients` tries them."""
+    for node in nodes(DOCUMENT):
+        assert "$ref" not in node or set(node) == {"$ref"}, node
+    schemas = list(schemas_in(DOCUMENT))
+    assert len(schemas) > 40
+    for schema in schemas:
+        assert isinstance(schema, dict), schema
+        assert not schema.keys() & {"oneOf", "anyOf", "allOf", "not", "const", "if", "patternProperties"}, schema
+        assert not isinstance(schema.get("type"), list), schema
+        assert not {"format", "pattern"} <= schema.keys(), schema
+    alternatives = [node["security"] for node in nodes(DOCUMENT) if "security" in node]
+    assert alternatives
+    assert {len(alternative) for each in alternatives for alternative in each} == {1}
+
+
+def test_a_token_is_sent_once() -> None:
+    """Every operation has one scheme, because some clients send the token by each that is named; a key fits it too."""
+    assert DOCUMENT["security"] == [{"bearer": []}]
+    assert all("security" not in item[method] for item in POLLED.values() for method in item.keys() & {"get", "head"})
+    assert {"bearer", "virtual_key"} <= set(DOCUMENT["components"]["securitySchemes"])
+
+
+def test_what_a_client_may_ask_for_is_a_parameter() -> None:
+    """The request headers that change an answer, on each path; the last event on GET alone, which has the stream."""
+    parameters = DOCUMENT["components"]["parameters"]
+    for item in POLLED.values():
+        named = [parameters[reference["$ref"].rpartition("/")[2]] for reference in item["parameters"]]
+        assert [each["name"] for each in named] == ["job_id", "Prefer", "If-None-Match"]
+        assert [each["in"] for each in named] == ["path", "header", "header"]
+        assert item["get"]["parameters"] == [{"$ref": "#/components/parameters/LastEventId"}]
+        assert "parameters" not in item["head"]
+    assert parameters["LastEventId"]["name"] == "Last-Event-ID"
+
+
+def test_an_event_stream_is_one_form_of_the_answer() -> None:
+    """Beside JSON, which comes first, because generators take the first type that they know."""
+    responses_of = DOCUMENT["components"]["responses"]
+    assert list(responses_of["Ended"]["content"]) == ["application/json", "text/event-stream"]
+    for name, response in responses_of.items():
+        assert ("content" in response) != (name.endswith("Head") or name in ("NotModified", "NothingNew")), name
+
+
 def test_every_reference_leads_somewhere_and_every_component_is_used() -> None:
     """Each $ref names a component, and each component but the security schemes is named by a $ref."""
     kinds = {kind: part for kind, part in DOCUMENT["components"].items() if kind != "securitySchemes"}
-    assert set(refs(DOCUMENT)) == {f"#/components/{kind}/{name}" for kind, part in kinds.items() for name in part}
+    assert {node["$ref"] for node in nodes(DOCUMENT) if "$ref" in node} == {
+        f"#/components/{kind}/{name}" for kind, part in kinds.items() for name in part
+    }
 
 
 def test_generated_file_is_current() -> None:
@@ -128,19 +183,30 @@ def test_all_paths_answer_alike() -> None:
     assert len({operation["operationId"] for operation in operations}) == len(operations)
     for item in POLLED.values():
         assert set(item) == {"parameters", "get", "head"}
-        assert item["get"]["responses"] == item["head"]["responses"]
-        assert set(item["get"]["responses"]) == {"200", "202", "304", "401", "404", "503"}
-        assert "security" not in item["get"]
+        assert set(item["get"]["responses"]) == {"200", "202", "204", "304", "400", "401", "404", "412", "503"}
+        assert set(item["get"]["responses"]) - set(item["head"]["responses"]) == {"204"}
+        for code, reference in item["head"]["responses"].items():
+            of_get = item["get"]["responses"][code]["$ref"]
+            assert reference["$ref"] == (of_get if code == "304" else f"{of_get}Head")
     assert POLLED["/v1/async/audio/transcriptions/{job_id}"]["get"]["operationId"] == "getAsyncTranscriptionJob"
 
 
 def test_declared_headers_are_those_sent() -> None:
-    """Each answer's declared headers are those that the edge sends, and their values fit."""
+    """An answer sends those of its declared headers that it must, no others, and their values fit."""
     declared, headers = DOCUMENT["components"]["responses"], DOCUMENT["components"]["headers"]
-    undeclared = {"Content-Type", "Content-Length", "Server"}  # OpenAPI ignores the first; the others carry no promise
+    undeclared = {
+        "Content-Type",
+        "Content-Length",
+        "Server",
+        "Connection",
+    }  # OpenAPI ignores the first; the others carry no promise
     for name, response in {
         "Ended": responses.answer(200, bytes(MAX_BYTES + 1), "r-1", f'{responses.VARY}ETag: "1-2"\r\n', is_kept=True),
+        "EventStream": responses.event_stream("r-1"),
         "NotModified": responses.not_modified("r-1", '"1-2"'),
+        "NothingNew": responses.nothing_new("r-1"),
+        "Malformed": responses.refusal(responses.MALFORMED, "r-1"),
+        "PreconditionFailed": responses.problem_answer(responses.PRECONDITION_FAILED, "r-1"),
         "Underway": responses.answer(
             202,
             bytes(MAX_BYTES + 1),
@@ -153,9 +219,11 @@ def test_declared_headers_are_those_sent() -> None:
     }.items():
         whole = response.to_response() if isinstance(response, responses.PrebuiltResponse) else response
         sent = {key: value for key, value in whole.headers.items() if key not in undeclared}
-        assert set(sent) == set(declared[name]["headers"])
+        of_this = declared["Ended" if name == "EventStream" else name]["headers"]
+        described = {key: headers[reference["$ref"].rpartition("/")[2]] for key, reference in of_this.items()}
+        assert {key for key, header in described.items() if header.get("required")} <= set(sent) <= set(described), name
         for key, value in sent.items():
-            schema = headers[declared[name]["headers"][key]["$ref"].rpartition("/")[2]]["schema"]
+            schema = described[key]["schema"]
             numbers: dict[str, Any] = {"integer": int, "number": float}
             validator(schema).validate(numbers.get(schema["type"], str)(value))
 
@@ -178,7 +246,8 @@ def test_contract_example_has_no_unknown_key() -> None:
 def test_examples_fit_their_schema(name: str) -> None:
     """Every example in the document is what its schema asks for."""
     for example in DOCUMENT["components"]["responses"][name]["content"]["application/json"]["examples"].values():
-        validator_of(name).validate(example["value"])
+        published(name).validate(example["value"])
+        strict.judge(name if name in ("Ended", "Underway") else "EdgeError").validate(example["value"])
 
 
 @pytest.mark.parametrize(
@@ -193,10 +262,19 @@ def test_examples_fit_their_schema(name: str) -> None:
     ],
 )
 def test_what_is_rendered_is_described(response: str, job: Job) -> None:
-    """What a poll of a job answers fits the answer's schema, and not the other's."""
-    validator_of(response).validate(document_of(job))
+    """What a poll of a job answers fits the answer's schemas, and not the strict one of the other answer."""
+    published(response).validate(document_of(job))
+    strict.judge(response).validate(document_of(job))
     other = {"Underway": "Ended", "Ended": "Underway"}[response]
-    assert not validator_of(other).is_valid(document_of(job))
+    assert not strict.judge(other).is_valid(document_of(job))
+
+
+@pytest.mark.parametrize("name", ["AsyncJobResponse", "BifrostError", "ErrorField", "BifrostErrorExtraFields"])
+def test_both_descriptions_have_the_same_members(name: str) -> None:
+    """The published schema and the strict one name the same members in the same order, and require the same."""
+    schemas = (DOCUMENT["components"]["schemas"][name], strict.SCHEMAS[name])
+    assert len({tuple(schema["properties"]) for schema in schemas}) == 1
+    assert len({tuple(schema.get("required", ())) for schema in schemas}) == 1
 
 
 @pytest.mark.parametrize(
@@ -206,11 +284,14 @@ def test_what_is_rendered_is_described(response: str, job: Job) -> None:
         ("Unauthorized", responses.INVALID_CREDENTIALS),
         ("NotFound", responses.JOB_NOT_FOUND),
         ("Unavailable", responses.STORE_UNAVAILABLE),
+        ("Malformed", responses.MALFORMED),
+        ("PreconditionFailed", responses.PRECONDITION_FAILED),
     ],
 )
 def test_errors_of_the_edge_are_described(response: str, problem: responses.Problem) -> None:
-    """An error that the edge makes itself fits the schema of its answer."""
-    validator_of(response).validate(json.loads(problem.body("r-1")))
+    """An error that the edge makes itself fits the schemas of its answer."""
+    published(response).validate(json.loads(problem.body("r-1")))
+    strict.judge("EdgeError").validate(json.loads(problem.body("r-1")))
 
 
 @pytest.mark.parametrize(
@@ -243,14 +324,14 @@ def test_errors_of_the_edge_are_described(response: str, problem: responses.Prob
     ],
 )
 def test_other_bodies_are_refused(job: Job, change: dict[str, Any]) -> None:
-    """A body with a wrong value, a null, an unknown key or a key of another state does not fit."""
-    assert not validator({"$ref": "#/components/schemas/AsyncJobResponse"}).is_valid({**document_of(job), **change})
+    """A body with a wrong value, a null, an unknown key or a key of another state does not fit the strict schema."""
+    assert not strict.judge("AsyncJobResponse").is_valid({**document_of(job), **change})
 
 
 @pytest.mark.parametrize("job", [PENDING, COMPLETED, FAILED])
 def test_no_key_may_be_missing(job: Job) -> None:
-    """A job's body without any one of its keys does not fit."""
+    """A job's body without any one of its keys does not fit the strict schema."""
     body = document_of(job)
     for key in body:
         rest = {name: value for name, value in body.items() if name != key}
-        assert not validator({"$ref": "#/components/schemas/AsyncJobResponse"}).is_valid(rest), key
+        assert not strict.judge("AsyncJobResponse").is_valid(rest), key

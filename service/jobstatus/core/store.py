@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Final, NamedTuple, Protocol, TypeAlias
 
-from jobstatus.core.errors import StoreFull, StoreUnavailable
+from jobstatus.core.errors import ResultTooLarge, StoreFull, StoreUnavailable
 from jobstatus.core.job import Job, JobState, RequestType
 from jobstatus.core.rules import GATEWAY_TIMEOUT
 from jobstatus.core.virtual_keys import VirtualKey
@@ -36,6 +36,8 @@ UNKNOWN_SIZE: Final = -1
 
 StoreError: TypeAlias = StoreUnavailable | StoreFull
 """The errors of a store, raised or in an item's place."""
+CommitError: TypeAlias = StoreError | ResultTooLarge
+"""The errors of one change: also that of a result which the store could not return."""
 
 
 class NotNow(Enum):
@@ -147,13 +149,13 @@ class JobReader(Protocol):
 class JobStore(JobReader, Protocol):
     """Where jobs are kept."""
 
-    async def commit(self, changes: Sequence[Change]) -> dict[str, StoreError | None]:
+    async def commit(self, changes: Sequence[Change]) -> Mapping[str, CommitError | None]:
         """Make durable, in one step, all changes whose `replaces` is still the stored version.
 
         Return by id what did not certainly happen: None for a change whose job is at another version and stays as it
-        was; the error for a change that happened wholly or not at all. No two changes name the same job. On return the
-        other changes are on stable storage, as the store's documentation defines it. When this raises, each fitting
-        change happened or did not; in a store without parts all did or none.
+        was; the error for a change that happened wholly or not at all, ResultTooLarge for one that did not happen. No
+        two changes name the same job. On return the other changes are on stable storage, as the store's documentation
+        defines it. When this raises, each fitting change happened or did not; in a store without parts all did or none.
         """
         ...
 

@@ -12,7 +12,7 @@ from jobstatus.core.commands import Command, CompleteJob
 from jobstatus.core.errors import JobNotFound, JobStatusError, StoreFull, StoreUnavailable
 from jobstatus.core.job import Job, JobState
 from jobstatus.core.observer import Observer, timed
-from jobstatus.core.store import Answer, Change, JobStore, StoreError
+from jobstatus.core.store import Answer, Change, CommitError, JobStore, StoreError
 from jobstatus.core.write_queue import Outcome, Submission
 
 Item = tuple[Submission, int, Command]
@@ -55,9 +55,9 @@ class WriteRound:
         changed = {change.job_id for change in changes}
         not_done = await self._commit(changes)
         lost = {job_id for job_id, error in not_done.items() if error is None}
-        uncertain = {job_id: error for job_id, error in not_done.items() if error is not None}
+        uncertain: dict[str, CommitError] = {job_id: error for job_id, error in not_done.items() if error is not None}
         uncertain |= await self._confirm([job_id for job_id, job in stored.items() if job and job_id not in changed])
-        if uncertain or any(isinstance(job, JobStatusError) for job in stored.values()):
+        if any(isinstance(each, StoreUnavailable | StoreFull) for each in (*uncertain.values(), *stored.values())):
             self._store_failed = True
         else:
             self._policy, self._store_failed = policy, False
@@ -85,7 +85,7 @@ class WriteRound:
             return dict.fromkeys(job_ids, error)
         return stored
 
-    async def _commit(self, changes: list[Change]) -> Mapping[str, StoreError | None]:
+    async def _commit(self, changes: list[Change]) -> Mapping[str, CommitError | None]:
         """Return what did not certainly happen, as `JobStore.commit` does."""
         if not changes:
             return {}

@@ -14,7 +14,12 @@ import trustme
 from harness import valkey
 from harness.logged import events_logged
 from harness.stores import change, job
+from harness.tracking import creation, tracker_on
 from harness.waiting import until
+from jobstatus.core.commands import CompleteJob
+from jobstatus.core.errors import ResultTooLarge
+from jobstatus.core.job import Job
+from jobstatus.core.store import SMALL_RESULT_BYTES, Answer
 from jobstatus.stores import StoreConfigError, open_store
 from jobstatus.stores.redis.cluster.durability import Durability
 from jobstatus.stores.redis.cluster.server_info import ServerInfo, parse_server_info
@@ -277,6 +282,41 @@ async def test_a_configuration_that_may_not_be_read_is_warned_of(
         assert await store.commit([change(job())]) == {}
     server.command("CONFIG", "SET", "maxmemory", 10**9, "maxmemory-policy", "allkeys-lru")
     assert "noeviction" in await refusal(url)
+
+
+@pytest.mark.parametrize(
+    ("setting", "limit", "most"),
+    [
+        ("proto-max-bulk-len", "1mb", 1 << 20),
+        ("client-query-buffer-limit", "2mb", 1 << 20),
+        ("client-output-buffer-limit", "normal 4mb 0 0", 1 << 21),
+        ("client-output-buffer-limit", "normal 0 2mb 1", 1 << 20),
+    ],
+)
+async def test_a_result_that_could_not_be_read_back_is_refused(
+    server: valkey.Server, caplog: pytest.LogCaptureFixture, setting: str, limit: str, most: int
+) -> None:
+    """It fails nothing else, the largest are read back however many are asked for, and the start warns of it."""
+    server.command("CONFIG", "SET", setting, limit)
+    async with open_store(server.url()) as store:
+        assert warnings(caplog) == ["store_limits_results"]
+        tracker = tracker_on(store)
+        small = [f"small-{number}" for number in range(300)]
+        for job_id in ("large-1", "large-2", "large-3", *small):
+            await tracker.apply(creation(job_id))
+        for job_id in ("large-1", "large-2", "large-3"):
+            with pytest.raises(ResultTooLarge, match=f"at most {most}"):
+                await tracker.apply(CompleteJob(job_id=job_id, result=b"1" * (most + 1)))
+            await tracker.apply(CompleteJob(job_id=job_id, result=b"1" * most))
+        await tracker.write([CompleteJob(job_id=job_id, result=b"2" * SMALL_RESULT_BYTES) for job_id in small])
+        jobs = await store.read_jobs(["large-1", *small, "large-2", "large-3"], with_results=True)
+        assert [len(each.result or b"") for each in jobs if isinstance(each, Job)] == [
+            most,
+            *[SMALL_RESULT_BYTES] * len(small),
+            *[most] * 2,
+        ]
+        assert all(isinstance(each, Answer) for each in await store.read_answers(small))
+        await tracker.close()
 
 
 async def test_a_command_that_may_not_be_used_is_said_once(

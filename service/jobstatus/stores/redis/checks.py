@@ -4,7 +4,7 @@ Each message says what to change.
 """
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Final
 
 import hiredis
@@ -15,9 +15,12 @@ from jobstatus.stores.redis.cluster.durability import Durability
 from jobstatus.stores.redis.cluster.errors import FAULTS, Refused
 from jobstatus.stores.redis.cluster.node import Node
 from jobstatus.stores.redis.cluster.nodes import Nodes
+from jobstatus.stores.redis.size_limits import SETTINGS, SizeLimits, size_limits
 from jobstatus.stores.redis.url import RedisConfig
 
 OLDEST_VERSION: Final = (7, 0)
+USUAL_RESULT_BYTES: Final = 16 * 1024 * 1024
+"""The default of JOBSTATUS_MAX_RESULT_BYTES."""
 
 _CONFIG: Final = pack(
     "CONFIG",
@@ -28,13 +31,16 @@ _CONFIG: Final = pack(
     "appendfsync",
     "save",
     "cluster-require-full-coverage",
+    *SETTINGS,
 )
 
 _log = logging.getLogger(__name__)
 
 
-async def opened(nodes: Nodes, config: RedisConfig, replicas: int | None, wait_ms: int) -> Durability:
-    """Open the nodes and check every primary. Return what an acknowledged write will be on.
+async def opened(
+    nodes: Nodes, config: RedisConfig, replicas: int | None, wait_ms: int
+) -> tuple[Durability, SizeLimits]:
+    """Open the nodes and check every primary. Return what an acknowledged write is on, and what the servers can take.
 
     Raises StoreConfigError when no server can be reached, or one would lose jobs.
     """
@@ -54,13 +60,14 @@ async def opened(nodes: Nodes, config: RedisConfig, replicas: int | None, wait_m
     for node, configuration in configurations.items():
         _check(node, configuration, config)
     required = _required_replicas(nodes, replicas)
-    return Durability(
+    durability = Durability(
         replicas=required,
         fsync=config.waits_for_fsync,
         wait_ms=wait_ms,
         replicas_with_aof=required if _replicas_have_aof(nodes) else 0,
         is_synced_each_second=any(found.get("appendfsync") == "everysec" for found in configurations.values()),
     )
+    return durability, _size_limits(configurations.values())
 
 
 async def _configurations(primaries: list[Node]) -> dict[Node, dict[str, str]]:
@@ -136,6 +143,18 @@ def _check(node: Node, configuration: Mapping[str, str], config: RedisConfig) ->
             "The whole cluster refuses commands when one primary fails: set cluster-require-full-coverage to no.",
             extra={"event": "store_needs_full_coverage", "server": where},
         )
+
+
+def _size_limits(configurations: Iterable[Mapping[str, str]]) -> SizeLimits:
+    """Return the limits. Warn if they keep results out that the service accepts by default."""
+    limits = size_limits(configurations)
+    if limits.result_bytes < USUAL_RESULT_BYTES:
+        _log.warning(
+            "The servers could not send back larger results than this, so they are refused: raise proto-max-bulk-len, "
+            "client-query-buffer-limit and the limits of client-output-buffer-limit normal.",
+            extra={"event": "store_limits_results", "bytes": limits.result_bytes},
+        )
+    return limits
 
 
 def _check_unwritten(where: str, configuration: Mapping[str, str], config: RedisConfig) -> None:

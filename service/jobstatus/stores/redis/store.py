@@ -11,9 +11,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple, Self
 
-from jobstatus.core.errors import StoreUnavailable
+from jobstatus.core.errors import ResultTooLarge, StoreUnavailable
 from jobstatus.core.job import Job, JobState
-from jobstatus.core.store import NOT_NOW, Answer, Change, Listing, NotNow, StoreError
+from jobstatus.core.store import NOT_NOW, Answer, Change, CommitError, Listing, NotNow, StoreError
 from jobstatus.stores.redis import listing as pages
 from jobstatus.stores.redis import scripts
 from jobstatus.stores.redis.checks import opened
@@ -25,6 +25,7 @@ from jobstatus.stores.redis.cluster.router import ClusterClient, Command
 from jobstatus.stores.redis.encoding import ANSWER_FIELDS, RESULT_FIELDS, answer_of, change_arguments, job_in
 from jobstatus.stores.redis.errors import raise_first, store_error
 from jobstatus.stores.redis.keys import Bucket, Keys, bucket_of, encoded
+from jobstatus.stores.redis.size_limits import SizeLimits
 from jobstatus.stores.redis.url import parse_url
 from jobstatus.stores.redis.virtual_keys import VirtualKeys
 
@@ -66,10 +67,11 @@ class RedisJobStore(VirtualKeys):
         self._first = self._buckets[0]
         self._confirmed = keys.confirmed
         self._refusing = 0
+        self._sizes = SizeLimits()
 
     async def __aenter__(self) -> Self:
         try:
-            self._client.durability = await opened(
+            self._client.durability, self._sizes = await opened(
                 self._nodes, self._config, self._replicas, self._limits.cluster.durable_ms
             )
         except BaseException:
@@ -85,21 +87,25 @@ class RedisJobStore(VirtualKeys):
         return NOT_NOW
 
     async def read_answers(self, job_ids: Sequence[str]) -> list[Answer | StoreError | None]:
-        replies = await self._client.execute([self._read(job_id, _ANSWER) for job_id in job_ids])
+        replies = await self._read_all(job_ids, _ANSWER, self._sizes.items_at_once)
         return [answer_of(reply) if type(reply) is list else store_error(reply) for reply in replies]
 
     async def read_jobs(self, job_ids: Sequence[str], *, with_results: bool) -> list[Job | StoreError | None]:
         fields = _JOB_WITH_RESULT if with_results else _JOB
-        replies = await self._client.execute([self._read(job_id, fields) for job_id in job_ids])
+        at_once = self._sizes.results_at_once if with_results else self._sizes.items_at_once
+        replies = await self._read_all(job_ids, fields, at_once)
         return [_job(reply) if type(reply) is list else store_error(reply) for reply in replies]
 
-    async def commit(self, changes: Sequence[Change]) -> dict[str, StoreError | None]:
+    async def commit(self, changes: Sequence[Change]) -> dict[str, CommitError | None]:
+        not_done: dict[str, CommitError | None] = {}
         together: dict[int, list[Change]] = {}
         for change in changes:
+            if (error := self._refusal(change)) is not None:
+                not_done[change.job_id] = error
+                continue
             together.setdefault(bucket_of(encoded(change.job_id)), []).append(change)
         commands = [_commit(self._buckets[number], part) for number, part in together.items()]
         replies = await self._client.execute(commands, durable=True)
-        not_done: dict[str, StoreError | None] = {}
         for part, reply in zip(together.values(), replies, strict=True):
             if isinstance(reply, list):
                 not_done |= {part[place].job_id: None for place in reply}
@@ -202,6 +208,22 @@ class RedisJobStore(VirtualKeys):
         )
 
     # --- the buckets ---
+
+    def _refusal(self, change: Change) -> ResultTooLarge | None:
+        """Return the error for a result that the servers could not send back."""
+        size = len(change.job.result) if change.job and change.job.result else 0
+        most = self._sizes.result_bytes
+        if size <= most:
+            return None
+        return ResultTooLarge(f"The result has {size} bytes; the servers of the store can send back at most {most}.")
+
+    async def _read_all(self, job_ids: Sequence[str], what: "_Read", at_once: int) -> list[Any]:
+        """Read so many jobs in one exchange. Return a reply for each, or an error in its place."""
+        replies: list[Any] = []
+        for first in range(0, len(job_ids), at_once):
+            part = job_ids[first : first + at_once]
+            replies += await self._client.execute([self._read(job_id, what) for job_id in part])
+        return replies
 
     def _read(self, job_id: str, what: "_Read") -> Command:
         name = encoded(job_id)

@@ -13,3 +13,5 @@ class SQLiteLimits:
     """Of how many polled jobs the rowid is cached."""
     max_kept_frames: int = 1000
     """Reads keep a transaction open only while the log has no more frames than this."""
+    kept_seconds: float = 0.05
+    """How long a transaction is kept, so that the log of another process's writes grows no further than that."""

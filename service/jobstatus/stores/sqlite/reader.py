@@ -7,13 +7,13 @@ is kept open from read to read, as long as the database has not changed since it
 it, in whichever process.
 
 An open transaction keeps the log from restarting. So none is kept while this process writes, nor once the log has
-grown.
+grown, and the store ends each after a moment, because other processes may write while this one reads nothing.
 """
 
 import mmap
 import os
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -26,9 +26,10 @@ _FRAMES: Final = struct.Struct("=16xI")  # mxFrame of the header: how many frame
 class PointReader:
     """A read-only connection for statements that find a row or a few. Raises what apsw and the opening raise."""
 
-    def __init__(self, path: Path, max_kept_frames: int) -> None:
-        """A transaction is kept only while the log has at most `max_kept_frames`."""
+    def __init__(self, path: Path, max_kept_frames: int, on_keep: Callable[[], None]) -> None:
+        """A transaction is kept only while the log has at most `max_kept_frames`. Each calls `on_keep` once."""
         self._max_kept_frames = max_kept_frames
+        self._on_keep = on_keep
         self._connection = schema.open_reader(path, schema.READER_CACHE_KIB)
         try:
             self._cursor = self._connection.cursor()
@@ -48,6 +49,7 @@ class PointReader:
                 # The snapshot is taken after the header was read: a commit in between is found at the next read.
                 self._cursor.execute("BEGIN; SELECT count(*) FROM counters").fetchall()
                 self._kept = header
+                self._on_keep()
         return self._cursor.execute(statement, values).fetchall()
 
     def release(self) -> None:

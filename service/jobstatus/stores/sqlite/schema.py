@@ -4,6 +4,7 @@ A file that is not ours, is damaged, or was written by a newer version is never 
 """
 
 import os
+import time
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
@@ -15,6 +16,8 @@ from jobstatus.stores import StoreConfigError
 APPLICATION_ID: Final = 0x4A6F6253  # "JobS"
 READER_BUSY_TIMEOUT_MS: Final = 100  # point reads run on the event loop; in WAL mode they only wait for recovery
 CACHE_KIB: Final = 16 * 1024
+MOVED_WITHIN_SECONDS: Final = 0.2
+"""How long a start waits for others that use the log."""
 READER_CACHE_KIB: Final = 64 * 1024
 CHECKED_BYTES: Final = 256 * 1024 * 1024
 """Files up to this size are checked completely at the start; a larger one would delay it by seconds."""
@@ -127,6 +130,7 @@ def _open_writer(path: Path, busy_timeout_ms: int, *, create: bool) -> apsw.Conn
         _configure(connection, CACHE_KIB)
         _migrate(connection)
         _move_log(connection, is_alone=not create)
+        connection.set_busy_timeout(busy_timeout_ms)
     except BaseException:
         connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)  # the log of a refused file stays as it is
         connection.close()
@@ -169,13 +173,23 @@ def _configure(connection: apsw.Connection, cache_kib: int) -> None:
 def _move_log(connection: apsw.Connection, *, is_alone: bool) -> None:
     """Move what the log holds into the file, because a log whose sync failed cannot be relied on.
 
-    At a start another process may be using the log, which is then left to it.
+    At a start another process may be using the log, which is then left to it after a moment. A checkpoint that waits
+    for another program's read keeps all processes from writing, so this tries again instead.
     """
-    try:
+    if is_alone:
         connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
-    except apsw.BusyError:
-        if is_alone:
-            raise
+        return
+    waiting_until = time.monotonic() + MOVED_WITHIN_SECONDS
+    connection.set_busy_timeout(0)
+    while True:
+        try:
+            connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
+        except apsw.BusyError:
+            if time.monotonic() >= waiting_until:
+                return
+            time.sleep(MOVED_WITHIN_SECONDS / 10)
+        else:
+            return
 
 
 def _migrate(connection: apsw.Connection) -> None:

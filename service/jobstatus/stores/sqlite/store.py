@@ -10,6 +10,7 @@ write.
 """
 
 import asyncio
+import os
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -46,9 +47,12 @@ class SQLiteJobStore:
 
     def __init__(self, path: str, limits: SQLiteLimits = SQLiteLimits()) -> None:  # noqa: B008  # a frozen value
         self._limits = limits
-        self._path = Path(path).absolute()
+        self._name = Path(path).absolute()
+        self._path = Path(os.path.realpath(self._name))
+        """Without symbolic links, as SQLite opens it: the log and its index are beside the file, not beside a link."""
         self._writer: apsw.Connection | None = None
         self._reader: PointReader | None = None
+        self._releasing: asyncio.TimerHandle | None = None
         self._scanner: apsw.Connection | None = None
         self._file: tuple[int, int] | None = None
         self._writes = 0
@@ -69,6 +73,8 @@ class SQLiteJobStore:
 
     async def __aexit__(self, *_: object) -> None:
         await self._in(self._scan_thread, lambda: _close(self._scanner))
+        if self._releasing is not None:
+            self._releasing.cancel()
         self._close_reader()
         self._sweep_lock.release()
         await self._in(self._write_thread, lambda: _close(self._writer))
@@ -173,26 +179,35 @@ class SQLiteJobStore:
         """Open the writer's connection, on its thread."""
         self._writer = schema.open_writer(self._path, self._limits.busy_timeout_ms, create=create)
         self._opened += 1
-        self._file = self._file or schema.identity(self._path)
+        self._file = self._file or schema.identity(self._name)
         return self._writer
 
     def _read(self, statement: str, values: Sequence[Any]) -> list[Any]:
         """Do a short read on the event loop's thread."""
         try:
             if self._reader is None:
-                self._reader = PointReader(self._path, self._limits.max_kept_frames)
+                self._reader = PointReader(self._path, self._limits.max_kept_frames, self._release_soon)
             return self._reader.fetch(statement, values, keep=not self._writes)
         except _FAULTS as error:
             self._close_reader()
             raise StoreUnavailable from error
 
     def _release_reader(self) -> None:
-        """Release the log before a write. A reader that fails to is closed, and reopened when it is needed."""
+        """Let the log restart. A reader that fails to is closed, and reopened when it is needed."""
         try:
             if self._reader is not None:
                 self._reader.release()
         except apsw.Error:
             self._close_reader()
+
+    def _release_soon(self) -> None:
+        if self._releasing is None:
+            loop = asyncio.get_running_loop()
+            self._releasing = loop.call_later(self._limits.kept_seconds, self._release_now)
+
+    def _release_now(self) -> None:
+        self._releasing = None
+        self._release_reader()
 
     def _close_reader(self) -> None:
         if self._reader is not None:
@@ -250,8 +265,8 @@ class SQLiteJobStore:
         Raises StoreConfigError while another file is at the path: what is written to the file that was moved away would
         be lost, and its log at this path would damage the other.
         """
-        if schema.identity(self._path) != self._file:
-            raise StoreConfigError(f"{self._path} was replaced while it was in use")
+        if schema.identity(self._name) != self._file:
+            raise StoreConfigError(f"{self._name} was replaced while it was in use")
         return self._writer or self._open(create=False)
 
     async def _in(self, thread: ThreadPoolExecutor, work: Callable[[], T]) -> T:
