@@ -17,15 +17,7 @@ from aiohttp.web_protocol import RequestHandler
 
 from jobstatus.rest import responses
 from jobstatus.rest.headers import HOST, X_REQUEST_ID, ends_connection, is_host, request_id_of
-from jobstatus.rest.responses import (
-    INTERNAL,
-    MALFORMED,
-    MAX_BYTES,
-    STORE_UNAVAILABLE,
-    cors_lines,
-    problem_answer,
-    refusal,
-)
+from jobstatus.rest.responses import INTERNAL, MALFORMED, MAX_BYTES, STORE_UNAVAILABLE, problem_answer, refusal
 from jobstatus.rest.send_limits import LargeResponses, NoRoomForLarge
 
 Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
@@ -132,7 +124,7 @@ class RestProtocol(RequestHandler):
                 return await super().finish_response(request, resp, start_time)
         except NoRoomForLarge:
             no_room = problem_answer(STORE_UNAVAILABLE, resp.headers["X-Request-Id"])
-            no_room.add(cors_lines(resp.headers))
+            no_room.add(responses.cors_lines(resp.headers))
             resp = no_room.to_response()
             if ends_connection(request.headers):
                 resp.force_close()

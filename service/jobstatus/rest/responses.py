@@ -217,6 +217,12 @@ class PrebuiltResponse:
         return f"{status_line}{self._lines}Content-Length: {length}\r\nDate: {date}\r\n\r\n".encode("ascii")
 
 
+def cors_lines(headers: MultiMapping[str]) -> str:
+    """Return the header lines for pages of other origins that an answer has, for another one that takes its place."""
+    allowing = "".join(f"{name}: {text}\r\n" for name, text in headers.items() if name.startswith("Access-Control-"))
+    return allowing + (cors.VARY if "Origin" in headers.getall("Vary", ()) else "")
+
+
 class _LastResponse(PrebuiltResponse):
     """A response that is sent as HTTP/1.1 whatever version the request claims, and ends the connection."""
 
@@ -234,12 +240,6 @@ class _LastResponse(PrebuiltResponse):
 
 def _is_plain(request: web.BaseRequest) -> bool:
     return request.version == HttpVersion11 and request.method == "GET" and bool(request.keep_alive)
-
-
-def cors_lines(headers: MultiMapping[str]) -> str:
-    """Return the header lines for pages of other origins that an answer has, for another one that takes its place."""
-    allowing = "".join(f"{name}: {text}\r\n" for name, text in headers.items() if name.startswith("Access-Control-"))
-    return allowing + (cors.VARY if "Origin" in headers.getall("Vary", ()) else "")
 
 
 def headers_of(lines: str) -> CIMultiDict[str]:
