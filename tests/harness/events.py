@@ -19,6 +19,10 @@ class CutOff(Exception):
     """The stream ended in the middle: the connection broke before the last chunk."""
 
 
+class Unavailable(Exception):
+    """The answer is a 503, which a busy machine may cause."""
+
+
 @dataclass(frozen=True, slots=True)
 class Block:
     """What stands between two empty lines: its fields in order; that of a comment has no name."""
@@ -83,6 +87,8 @@ class EventStream:
         head = await self._in_time(self.reader.readuntil(b"\r\n\r\n"))
         status_line, *lines = head.decode("ascii")[:-4].split("\r\n")
         self.headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
+        if status_line == "HTTP/1.1 503 Service Unavailable":
+            raise Unavailable
         assert status_line == "HTTP/1.1 200 OK", head
         assert self.headers["content-type"] == "text/event-stream", head
         assert self.headers["transfer-encoding"] == "chunked", head

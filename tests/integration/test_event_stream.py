@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
-from harness.events import ACCEPT, Block, CutOff, EventStream, connected, events
+from harness.events import ACCEPT, Block, CutOff, EventStream, Unavailable, connected, events
 from harness.faults import MeddledStore
 from harness.fronts import FRONTS, front_here, listening_edge, waiting
 from harness.http import request
@@ -562,9 +562,13 @@ async def test_many_follow_on_every_store_and_each_gets_its_own(store: str, kind
 
 
 async def followed(front: Service, job_id: str) -> list[Block]:
-    """All that is sent of a job."""
-    async with events(front, job_id, OWNER) as stream:
-        return await stream.rest(seconds=20)
+    """All that is sent of a job, asked again while the service is too busy."""
+    while True:
+        try:
+            async with events(front, job_id, OWNER) as stream:
+                return await stream.rest(seconds=20)
+        except Unavailable:
+            continue
 
 
 async def test_streams_are_counted_by_a_name_of_their_own(front: Service) -> None:
