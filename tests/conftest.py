@@ -46,9 +46,9 @@ GROUPS: Final = {
 
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:  # noqa: ARG001  # the hook's signature
-    """Half as many processes again as there are processors, because tests wait for half of their time."""
+    """Twice as many processes as there are processors, because tests wait for half of their time."""
     processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return processors + processors // 2
+    return 2 * processors
 
 
 def pytest_collection_finish() -> None:
