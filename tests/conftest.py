@@ -20,6 +20,9 @@ os.environ["SSL_CERT_FILE"] = os.devnull
 """aiohttp reads the machine's certificate authorities at import. No test needs them, and each process takes 70 ms."""
 
 gc.disable()  # until all tests are collected: nothing of them is garbage
+os.register_at_fork(before=gc.disable, after_in_parent=gc.enable)
+"""Between fork and exec uvloop's child runs Python. A collection there finalizes what gRPC has left, which waits for
+ever for a thread that the child does not have, and the parent waits for the child."""
 
 os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(temporary_root()))  # where `tmp_path` is made
 
