@@ -93,27 +93,21 @@ async def serving_edge(
             clocks=clocks,
             hears_of_changes=lambda: follower.is_connected,
         )
-        authenticator, readiness, public, admin = (
-            frontend.authenticator,
-            frontend.readiness,
-            frontend.public,
-            frontend.admin,
-        )
-        await run_once("refresh_credentials", authenticator.refresh, metrics)
-        for stop in (admin.stop, public.stop):
+        await run_once("refresh_credentials", frontend.authenticator.refresh, metrics)
+        for stop in (frontend.admin.stop, frontend.public.stop):
             stack.push_async_callback(stop)
         listening = EdgeListening(
-            http=settings.http._replace(port=await public.start(*settings.http)),
-            admin=settings.admin._replace(port=await admin.start(*settings.admin)),
+            http=settings.http._replace(port=await frontend.public.start(*settings.http)),
+            admin=settings.admin._replace(port=await frontend.admin.start(*settings.admin)),
         )
         await start_tasks(stack, follower.run(), *frontend.refresh_credentials(stack, metrics))
         try:
             yield listening
         finally:
-            readiness.stop()
+            frontend.readiness.stop()
             await asyncio.sleep(settings.stop_delay_seconds)
             subscriptions.close()
-            await public.stop()
+            await frontend.public.stop()
 
 
 def _credentials(settings: Settings) -> grpc.ChannelCredentials | None:

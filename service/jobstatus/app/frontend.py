@@ -1,6 +1,6 @@
 """Build the HTTP ports and the parts behind them, for the service and for an edge alike."""
 
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
 from typing import Any, Final, NoReturn
@@ -9,6 +9,7 @@ from jobstatus.app.background import run_periodically
 from jobstatus.app.clocks import Clocks
 from jobstatus.app.key_fetching import fetch
 from jobstatus.auth.authenticator import Authenticator
+from jobstatus.auth.issuer_config import IssuerConfig
 from jobstatus.auth.issuers import TokenVerifier
 from jobstatus.auth.remote_keys import JwksLimits, RemoteKeys
 from jobstatus.core.store import VirtualKeyReader
@@ -68,12 +69,7 @@ def build_frontend(
     `hears_of_changes` as in LongPoller.
     """
     configs = [issuer.config() for issuer in issuers]
-    jwks = replace(jwks, keep_seconds=settings.jwks_keep_seconds)
-    remote_keys = tuple(
-        RemoteKeys(config, fetch, clock=clocks.seconds, monotonic=clocks.monotonic, limits=jwks)
-        for config in configs
-        if config.is_remote
-    )
+    remote_keys = _remote_keys(configs, replace(jwks, keep_seconds=settings.jwks_keep_seconds), clocks)
     local = [config for config in configs if not config.is_remote]
     authenticator = Authenticator(
         verifier=TokenVerifier(local, remote_keys) if configs else None,
@@ -125,4 +121,13 @@ def build_frontend(
         admin=HttpServer(
             admin, max_connections=_ADMIN_CONNECTIONS, grace_seconds=grace_seconds, limits=limits, large=large
         ),
+    )
+
+
+def _remote_keys(configs: Iterable[IssuerConfig], limits: JwksLimits, clocks: Clocks) -> tuple[RemoteKeys, ...]:
+    """Return the keys of the issuers whose provider hands them out; nothing is fetched yet."""
+    return tuple(
+        RemoteKeys(config, fetch, clock=clocks.seconds, monotonic=clocks.monotonic, limits=limits)
+        for config in configs
+        if config.is_remote
     )

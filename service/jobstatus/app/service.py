@@ -82,15 +82,11 @@ async def serving(
             jwks=limits.jwks,
             clocks=clocks,
         )
-        authenticator, readiness, public, admin = (
-            frontend.authenticator,
-            frontend.readiness,
-            frontend.public,
-            frontend.admin,
-        )
-        await authenticator.refresh()
+        await frontend.authenticator.refresh()
         job_status = JobStatusServicer(tracker, max_result_bytes=settings.max_result_bytes)
-        virtual_keys = VirtualKeysServicer(store=opened, clock=clocks.ms, on_change=authenticator.forget_virtual_keys)
+        virtual_keys = VirtualKeysServicer(
+            store=opened, clock=clocks.ms, on_change=frontend.authenticator.forget_virtual_keys
+        )
         rpc = RpcServer(
             job_status=job_status,
             virtual_keys=virtual_keys,
@@ -107,13 +103,15 @@ async def serving(
         count = partial(_count_jobs, sweeper, opened, metrics)
         recount = partial(run_once, "count_jobs", count, metrics)
         stack.push_async_callback(run_once, "give_up_sweep", sweeper.resign, metrics)
-        for stop in (admin.stop, public.stop, partial(rpc.stop, 0)):
+        for stop in (frontend.admin.stop, frontend.public.stop, partial(rpc.stop, 0)):
             stack.push_async_callback(stop)
         listening = Listening(
-            http=settings.http._replace(port=await public.start(*settings.http, shared=is_child)),
+            http=settings.http._replace(port=await frontend.public.start(*settings.http, shared=is_child)),
             grpc=settings.grpc._replace(port=await rpc.start(str(settings.grpc))),
-            admin=settings.admin if is_child else settings.admin._replace(port=await admin.start(*settings.admin)),
-            problem=readiness.problem,
+            admin=settings.admin
+            if is_child
+            else settings.admin._replace(port=await frontend.admin.start(*settings.admin)),
+            problem=frontend.readiness.problem,
             exposition=partial(_exposition, metrics),
         )
         await start_tasks(
@@ -121,18 +119,18 @@ async def serving(
             run_periodically(settings.sweep_interval_seconds, "sweep", partial(_sweep, sweeper, recount), metrics),
             run_periodically(CHANGE_CHECK_SECONDS, "look_for_changes", tracker.notify_remote_changes, metrics),
             *frontend.refresh_credentials(stack, metrics),
-            run_periodically(2.0, "report_health", partial(_report_health, readiness, rpc), metrics),
+            run_periodically(2.0, "report_health", partial(_report_health, frontend.readiness, rpc), metrics),
             run_periodically(15.0, "count_jobs", count, metrics),
         )
         try:
             yield listening
         finally:
-            readiness.stop()
+            frontend.readiness.stop()
             await rpc.say_stopping()
             await asyncio.sleep(settings.stop_delay_seconds)
             tracker.refuse()
             await asyncio.sleep(limits.refusing_seconds)
-            await asyncio.gather(rpc.stop(GRACE_SECONDS), public.stop())
+            await asyncio.gather(rpc.stop(GRACE_SECONDS), frontend.public.stop())
 
 
 async def _exposition(metrics: Metrics) -> str:
