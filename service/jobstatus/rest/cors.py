@@ -8,6 +8,8 @@ import re
 from collections.abc import Collection
 from typing import Final
 
+from jobstatus.auth.credential import KEY_HEADERS
+
 _METHODS: Final = "GET, HEAD"
 _REQUEST_HEADERS: Final = (
     "Accept",
@@ -17,9 +19,7 @@ _REQUEST_HEADERS: Final = (
     "Last-Event-ID",
     "Prefer",
     "X-Request-Id",
-    "x-api-key",
-    "x-bf-vk",
-    "x-goog-api-key",
+    *sorted(KEY_HEADERS),
 )
 """What the service reads."""
 _EXPOSED: Final = "Retry-After, ETag, Job-Progress, X-Request-Id, Preference-Applied"
