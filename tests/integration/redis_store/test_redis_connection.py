@@ -118,17 +118,18 @@ async def test_a_reply_too_many_and_nonsense_close_the_connection(said: bytes) -
 
 async def test_a_server_that_speaks_unasked_is_left() -> None:
     """An idle connection on which something arrives is closed before anybody uses it."""
+    is_connected = asyncio.Event()
+
+    async def greet_twice(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read(100)
+        writer.write(b"+OK\r\n")
+        await is_connected.wait()
+        writer.write(b"+HELLO\r\n")
+        await reader.read()
+        writer.close()
+
     async with await asyncio.start_server(greet_twice, "127.0.0.1", 0) as server:
         address = NodeAddress("127.0.0.1", server.sockets[0].getsockname()[1])
         connection = await connect(address, ANY, 1.0)
+        is_connected.set()
         await until(lambda: not connection.is_open)
-
-
-async def greet_twice(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    await reader.read(100)
-    writer.write(b"+OK\r\n")
-    await writer.drain()
-    await asyncio.sleep(0.05)  # apart from the first, so that it arrives when nobody waits
-    writer.write(b"+HELLO\r\n")
-    await reader.read()
-    writer.close()
