@@ -14,7 +14,7 @@ COMMITTED = ROOT / "service"
 
 def generate(target: Path) -> None:
     """Write messages, services and their type stubs below `target`."""
-    names = sorted(str(path.relative_to(PROTOS)) for path in PROTOS.rglob("*.proto"))
+    names = sorted(str(path.relative_to(PROTOS)) for path in (PROTOS / "jobstatus").rglob("*.proto"))
     plugins = Path(sys.executable).parent
     command = [
         *(sys.executable, "-m", "grpc_tools.protoc", f"--proto_path={PROTOS}"),
@@ -44,7 +44,7 @@ def main() -> int:
         generate(Path(folder))
         stale = drift(Path(folder))
     if stale:
-        print(f"generated code is stale ({', '.join(stale)}): run `make proto` and commit", file=sys.stderr)
+        print(f"generated code is stale ({', '.join(stale)}): run `make generate` and commit", file=sys.stderr)
     return bool(stale)
 
 

@@ -29,9 +29,9 @@ def invalid(field: str) -> Refusal:
     return Refusal(Code.INVALID_ARGUMENT, "INVALID_FIELD", {"field": field})
 
 
-def terminal(state: str) -> Refusal:
-    """The job has ended so."""
-    return Refusal(Code.FAILED_PRECONDITION, "JOB_TERMINAL", {"state": state})
+def terminal(state: str, **code: str) -> Refusal:
+    """The job has ended so; with the `code` of its error, if that has one."""
+    return Refusal(Code.FAILED_PRECONDITION, "JOB_TERMINAL", {"state": state, **code})
 
 
 _ENDS: Final = (completion, failure)

@@ -157,6 +157,16 @@ class FailJob:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class CancelJob:
+    job_id: str
+    reason: str | None = None
+
+    def __post_init__(self) -> None:
+        check_id("job_id", self.job_id)
+        check_text("reason", self.reason, MAX_MESSAGE_CHARS)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class DeleteJob:
     job_id: str
 
@@ -171,4 +181,4 @@ class EnforceDeadlines:
     job_id: str
 
 
-Command = CreateJob | StartJob | HeartbeatJob | CompleteJob | FailJob | DeleteJob | EnforceDeadlines
+Command = CreateJob | StartJob | HeartbeatJob | CompleteJob | FailJob | CancelJob | DeleteJob | EnforceDeadlines

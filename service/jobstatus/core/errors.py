@@ -77,9 +77,10 @@ class JobTerminal(JobStatusError):
     reason = "JOB_TERMINAL"
 
     @classmethod
-    def in_state(cls, state: str) -> Self:
-        """The error for a job that has ended in this state."""
-        return cls(f"The job is {state}; its outcome stays as it is.", state=state)
+    def in_state(cls, state: str, code: str | None = None) -> Self:
+        """The error for a job that has ended in this state, with this code in its error."""
+        metadata = {"state": state} if code is None else {"state": state, "code": code}
+        return cls(f"The job is {state}; its outcome stays as it is.", **metadata)
 
 
 class JobNotStarted(JobStatusError):

@@ -11,6 +11,7 @@ from typing import Any, Final
 from jobstatus.core import errors
 from jobstatus.core.commands import (
     DAY_MS,
+    CancelJob,
     Command,
     CompleteJob,
     CreateJob,
@@ -22,7 +23,11 @@ from jobstatus.core.commands import (
 )
 from jobstatus.core.job import ErrorExtraFields, ErrorField, Job, JobError, JobState
 
+CLIENT_CLOSED_REQUEST: Final = 499
+"""nginx's code for a request that its client gave up; no RFC has one."""
 GATEWAY_TIMEOUT: Final = 504
+CANCELLED_TYPE: Final = "cancelled"
+CANCELLED_CODE: Final = "cancelled_by_client"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,9 +100,10 @@ def _apply_deadlines(job: Job, now_ms: int, policy: Policy) -> Job:
     return _given_up(job, now_ms, "worker_lost", "lease_expired", "The worker was lost before the job ended.")
 
 
-def _given_up(job: Job, now_ms: int, kind: str, code: str, message: str) -> Job:
-    error = JobError(status_code=GATEWAY_TIMEOUT, error=ErrorField(type=kind, code=code, message=message))
-    return _ended(job, now_ms, JobState.FAILED, GATEWAY_TIMEOUT, error=completed_error(error, job))
+def _given_up(job: Job, now_ms: int, kind: str, code: str, message: str, *, status_code: int = GATEWAY_TIMEOUT) -> Job:
+    """Fail the job with an error of the service's own."""
+    error = JobError(status_code=status_code, error=ErrorField(type=kind, code=code, message=message))
+    return _ended(job, now_ms, JobState.FAILED, status_code, error=completed_error(error, job))
 
 
 def _ended(
@@ -147,7 +153,11 @@ def _check_fence(job: Job, attempt: int) -> None:
 
 def _check_fence_of_ended(job: Job, attempt: int) -> None:
     _check_fence(job, attempt)
-    raise errors.JobTerminal.in_state(job.state)
+    raise _terminal(job)
+
+
+def _terminal(job: Job) -> errors.JobTerminal:
+    return errors.JobTerminal.in_state(job.state, job.error.error.code if job.error else None)
 
 
 def _create(job: Job | None, command: CreateJob, now_ms: int, _: Policy) -> Job:
@@ -172,7 +182,7 @@ def _create(job: Job | None, command: CreateJob, now_ms: int, _: Policy) -> Job:
 def _start(stored: Job | None, command: StartJob, now_ms: int, policy: Policy) -> Job:
     job = _existing(stored)
     if job.is_terminal:
-        raise errors.JobTerminal.in_state(job.state)
+        raise _terminal(job)
     lease_expires_at_ms = None if command.lease_ms is None else now_ms + command.lease_ms
     if job.state is JobState.PROCESSING and job.worker_id == command.worker_id:
         return job._replace(lease_ms=command.lease_ms, lease_expires_at_ms=lease_expires_at_ms)
@@ -225,6 +235,18 @@ def _fail(stored: Job | None, command: FailJob, now_ms: int, _: Policy) -> Job:
     return _ended(job, now_ms, JobState.FAILED, command.status_code, error=error)
 
 
+def _cancel(stored: Job | None, command: CancelJob, now_ms: int, _: Policy) -> Job:
+    """Needs no attempt: whoever submitted the job knows none."""
+    job = _existing(stored)
+    if job.is_terminal:
+        inner = job.error.error if job.error else None
+        if inner is not None and (inner.type, inner.code) == (CANCELLED_TYPE, CANCELLED_CODE):
+            return job
+        raise _terminal(job)
+    reason = command.reason or "The job was cancelled."
+    return _given_up(job, now_ms, CANCELLED_TYPE, CANCELLED_CODE, reason, status_code=CLIENT_CLOSED_REQUEST)
+
+
 def _delete(stored: Job | None, _command: DeleteJob, _now_ms: int, _: Policy) -> None:
     _existing(stored)
 
@@ -239,6 +261,7 @@ _DECISIONS: Final[dict[type[Command], Callable[[Job | None, Any, int, Policy], J
     HeartbeatJob: _heartbeat,
     CompleteJob: _complete,
     FailJob: _fail,
+    CancelJob: _cancel,
     DeleteJob: _delete,
     EnforceDeadlines: _enforce_deadlines,
 }

@@ -1,4 +1,4 @@
-"""From the messages of the five writes to the core's commands, alone or inside a batch."""
+"""From the messages of the writes to the core's commands, alone or inside a batch."""
 
 import asyncio
 import uuid
@@ -64,6 +64,10 @@ def fail_job(message: pb.FailJobRequest) -> core.FailJob:
     return core.FailJob(job_id=message.job_id, error=error_from_message(message.error), **_given(message, _OF_AN_END))
 
 
+def cancel_job(message: pb.CancelJobRequest) -> core.CancelJob:
+    return core.CancelJob(job_id=message.job_id, reason=optional(message, "reason"))
+
+
 class CommandReader:
     """Makes commands from requests. `max_result_bytes` bounds a result."""
 
@@ -75,6 +79,7 @@ class CommandReader:
             "heartbeat_job": heartbeat_job,
             "complete_job": self.complete_job,
             "fail_job": fail_job,
+            "cancel_job": cancel_job,
         }
 
     def complete_job(self, message: pb.CompleteJobRequest) -> core.CompleteJob:
@@ -90,7 +95,7 @@ class CommandReader:
     def _operation(self, message: pb.Operation) -> core.Command | JobStatusError:
         name = message.WhichOneof("operation")
         if name is None:
-            return InvalidField.of("operation", "must be one of the five writes")
+            return InvalidField.of("operation", "must be one of the six writes")
         try:
             return self._readers[name](getattr(message, name))
         except JobStatusError as error:

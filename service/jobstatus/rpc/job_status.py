@@ -55,6 +55,9 @@ class JobStatusServicer:
     async def FailJob(self, request: pb.FailJobRequest) -> pb.FailJobResponse:
         return pb.FailJobResponse(job=await self._apply(commands.fail_job(request)))
 
+    async def CancelJob(self, request: pb.CancelJobRequest) -> pb.CancelJobResponse:
+        return pb.CancelJobResponse(job=await self._apply(commands.cancel_job(request)))
+
     async def DeleteJob(self, request: pb.DeleteJobRequest) -> pb.DeleteJobResponse:
         await self._tracker.apply(core.DeleteJob(job_id=request.job_id))
         return pb.DeleteJobResponse()

@@ -9,11 +9,12 @@ Every write is idempotent: after UNAVAILABLE, DEADLINE_EXCEEDED or a CANCELLED t
 that stopped before it had picked the call up) send the same message again. OK is sent after the change is on stable
 storage; a write without an OK happened wholly or not at all.
 
-Every error carries a google.rpc.ErrorInfo (domain "jobstatus.v1") whose reason is stable:
+Every error carries a google.rpc.ErrorInfo (domain "jobstatus.v1") whose reason is stable. The reason also stands in
+the trailing metadata "jobstatus-reason":
   INVALID_ARGUMENT     INVALID_FIELD (metadata "field"), RESULT_NOT_JSON, RESULT_TOO_LARGE
   NOT_FOUND            JOB_NOT_FOUND, VIRTUAL_KEY_NOT_FOUND
   ALREADY_EXISTS       JOB_EXISTS
-  FAILED_PRECONDITION  JOB_TERMINAL (metadata "state"), JOB_NOT_STARTED, LEASE_HELD
+  FAILED_PRECONDITION  JOB_TERMINAL (metadata "state", and "code" of a failed job's error), JOB_NOT_STARTED, LEASE_HELD
   ABORTED              LEASE_LOST
   UNAUTHENTICATED      CLIENT_NOT_IDENTIFIED
   PERMISSION_DENIED    CLIENT_NOT_ALLOWED
@@ -369,6 +370,7 @@ class ErrorField(_message.Message):
     MESSAGE_FIELD_NUMBER: _builtins.int
     PARAM_FIELD_NUMBER: _builtins.int
     EVENT_ID_FIELD_NUMBER: _builtins.int
+    ERROR_FIELD_NUMBER: _builtins.int
     type: _builtins.str
     """A class of errors, such as "invalid_request_error"."""
     code: _builtins.str
@@ -379,6 +381,8 @@ class ErrorField(_message.Message):
     """The request's parameter that caused it."""
     event_id: _builtins.str
     """Identifies the occurrence for support."""
+    error: _builtins.str
+    """The provider's own words, where it gave any."""
     def __init__(
         self,
         *,
@@ -387,13 +391,16 @@ class ErrorField(_message.Message):
         message: _builtins.str = ...,
         param: _builtins.str | None = ...,
         event_id: _builtins.str | None = ...,
+        error: _builtins.str | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_code", b"_code", "_event_id", b"_event_id", "_param", b"_param", "_type", b"_type", "code", b"code", "event_id", b"event_id", "param", b"param", "type", b"type"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_code", b"_code", "_error", b"_error", "_event_id", b"_event_id", "_param", b"_param", "_type", b"_type", "code", b"code", "error", b"error", "event_id", b"event_id", "param", b"param", "type", b"type"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_code", b"_code", "_event_id", b"_event_id", "_param", b"_param", "_type", b"_type", "code", b"code", "event_id", b"event_id", "message", b"message", "param", b"param", "type", b"type"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_code", b"_code", "_error", b"_error", "_event_id", b"_event_id", "_param", b"_param", "_type", b"_type", "code", b"code", "error", b"error", "event_id", b"event_id", "message", b"message", "param", b"param", "type", b"type"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__code: _TypeAlias = _typing.Literal["code"]  # noqa: Y015
     _WhichOneofArgType__code: _TypeAlias = _typing.Literal["_code", b"_code"]  # noqa: Y015
+    _WhichOneofReturnType__error: _TypeAlias = _typing.Literal["error"]  # noqa: Y015
+    _WhichOneofArgType__error: _TypeAlias = _typing.Literal["_error", b"_error"]  # noqa: Y015
     _WhichOneofReturnType__event_id: _TypeAlias = _typing.Literal["event_id"]  # noqa: Y015
     _WhichOneofArgType__event_id: _TypeAlias = _typing.Literal["_event_id", b"_event_id"]  # noqa: Y015
     _WhichOneofReturnType__param: _TypeAlias = _typing.Literal["param"]  # noqa: Y015
@@ -402,6 +409,8 @@ class ErrorField(_message.Message):
     _WhichOneofArgType__type: _TypeAlias = _typing.Literal["_type", b"_type"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__code) -> _WhichOneofReturnType__code | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__error) -> _WhichOneofReturnType__error | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__event_id) -> _WhichOneofReturnType__event_id | None: ...
     @_typing.overload
@@ -420,35 +429,51 @@ class ErrorExtraFields(_message.Message):
     PROVIDER_FIELD_NUMBER: _builtins.int
     MODEL_REQUESTED_FIELD_NUMBER: _builtins.int
     REQUEST_TYPE_FIELD_NUMBER: _builtins.int
+    ORIGINAL_MODEL_REQUESTED_FIELD_NUMBER: _builtins.int
+    RESOLVED_MODEL_USED_FIELD_NUMBER: _builtins.int
     provider: _builtins.str
     """Defaults to the job's provider."""
     model_requested: _builtins.str
     """Defaults to the job's model_requested."""
     request_type: _builtins.str
     """Defaults to the job's request type, in the REST contract's words ("transcription")."""
+    original_model_requested: _builtins.str
+    """The model that the caller named, before any alias or routing. Absent in the answer unless given."""
+    resolved_model_used: _builtins.str
+    """The model that the provider ran. Absent in the answer unless given."""
     def __init__(
         self,
         *,
         provider: _builtins.str | None = ...,
         model_requested: _builtins.str | None = ...,
         request_type: _builtins.str | None = ...,
+        original_model_requested: _builtins.str | None = ...,
+        resolved_model_used: _builtins.str | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_model_requested", b"_model_requested", "_provider", b"_provider", "_request_type", b"_request_type", "model_requested", b"model_requested", "provider", b"provider", "request_type", b"request_type"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_model_requested", b"_model_requested", "_original_model_requested", b"_original_model_requested", "_provider", b"_provider", "_request_type", b"_request_type", "_resolved_model_used", b"_resolved_model_used", "model_requested", b"model_requested", "original_model_requested", b"original_model_requested", "provider", b"provider", "request_type", b"request_type", "resolved_model_used", b"resolved_model_used"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_model_requested", b"_model_requested", "_provider", b"_provider", "_request_type", b"_request_type", "model_requested", b"model_requested", "provider", b"provider", "request_type", b"request_type"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_model_requested", b"_model_requested", "_original_model_requested", b"_original_model_requested", "_provider", b"_provider", "_request_type", b"_request_type", "_resolved_model_used", b"_resolved_model_used", "model_requested", b"model_requested", "original_model_requested", b"original_model_requested", "provider", b"provider", "request_type", b"request_type", "resolved_model_used", b"resolved_model_used"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__model_requested: _TypeAlias = _typing.Literal["model_requested"]  # noqa: Y015
     _WhichOneofArgType__model_requested: _TypeAlias = _typing.Literal["_model_requested", b"_model_requested"]  # noqa: Y015
+    _WhichOneofReturnType__original_model_requested: _TypeAlias = _typing.Literal["original_model_requested"]  # noqa: Y015
+    _WhichOneofArgType__original_model_requested: _TypeAlias = _typing.Literal["_original_model_requested", b"_original_model_requested"]  # noqa: Y015
     _WhichOneofReturnType__provider: _TypeAlias = _typing.Literal["provider"]  # noqa: Y015
     _WhichOneofArgType__provider: _TypeAlias = _typing.Literal["_provider", b"_provider"]  # noqa: Y015
     _WhichOneofReturnType__request_type: _TypeAlias = _typing.Literal["request_type"]  # noqa: Y015
     _WhichOneofArgType__request_type: _TypeAlias = _typing.Literal["_request_type", b"_request_type"]  # noqa: Y015
+    _WhichOneofReturnType__resolved_model_used: _TypeAlias = _typing.Literal["resolved_model_used"]  # noqa: Y015
+    _WhichOneofArgType__resolved_model_used: _TypeAlias = _typing.Literal["_resolved_model_used", b"_resolved_model_used"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__model_requested) -> _WhichOneofReturnType__model_requested | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__original_model_requested) -> _WhichOneofReturnType__original_model_requested | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__provider) -> _WhichOneofReturnType__provider | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__request_type) -> _WhichOneofReturnType__request_type | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__resolved_model_used) -> _WhichOneofReturnType__resolved_model_used | None: ...
 
 Global___ErrorExtraFields: _TypeAlias = ErrorExtraFields  # noqa: Y015
 
@@ -807,6 +832,58 @@ class FailJobResponse(_message.Message):
 Global___FailJobResponse: _TypeAlias = FailJobResponse  # noqa: Y015
 
 @_typing.final
+class CancelJobRequest(_message.Message):
+    """Asks to cancel a job."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    JOB_ID_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    job_id: _builtins.str
+    """The job that nobody wants any more."""
+    reason: _builtins.str
+    """The message of the job's error, at most 1024 characters. Absent: a sentence of the service's."""
+    def __init__(
+        self,
+        *,
+        job_id: _builtins.str = ...,
+        reason: _builtins.str | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_reason", b"_reason", "reason", b"reason"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_reason", b"_reason", "job_id", b"job_id", "reason", b"reason"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__reason: _TypeAlias = _typing.Literal["reason"]  # noqa: Y015
+    _WhichOneofArgType__reason: _TypeAlias = _typing.Literal["_reason", b"_reason"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__reason) -> _WhichOneofReturnType__reason | None: ...
+
+Global___CancelJobRequest: _TypeAlias = CancelJobRequest  # noqa: Y015
+
+@_typing.final
+class CancelJobResponse(_message.Message):
+    """The job, cancelled."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    JOB_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def job(self) -> Global___Job:
+        """The job as stored."""
+
+    def __init__(
+        self,
+        *,
+        job: Global___Job | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["job", b"job"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["job", b"job"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CancelJobResponse: _TypeAlias = CancelJobResponse  # noqa: Y015
+
+@_typing.final
 class Operation(_message.Message):
     """One write among others."""
 
@@ -817,6 +894,7 @@ class Operation(_message.Message):
     HEARTBEAT_JOB_FIELD_NUMBER: _builtins.int
     COMPLETE_JOB_FIELD_NUMBER: _builtins.int
     FAIL_JOB_FIELD_NUMBER: _builtins.int
+    CANCEL_JOB_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def create_job(self) -> Global___CreateJobRequest:
         """As in CreateJob."""
@@ -837,6 +915,10 @@ class Operation(_message.Message):
     def fail_job(self) -> Global___FailJobRequest:
         """As in FailJob."""
 
+    @_builtins.property
+    def cancel_job(self) -> Global___CancelJobRequest:
+        """As in CancelJob."""
+
     def __init__(
         self,
         *,
@@ -845,12 +927,13 @@ class Operation(_message.Message):
         heartbeat_job: Global___HeartbeatJobRequest | None = ...,
         complete_job: Global___CompleteJobRequest | None = ...,
         fail_job: Global___FailJobRequest | None = ...,
+        cancel_job: Global___CancelJobRequest | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["complete_job", b"complete_job", "create_job", b"create_job", "fail_job", b"fail_job", "heartbeat_job", b"heartbeat_job", "operation", b"operation", "start_job", b"start_job"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["cancel_job", b"cancel_job", "complete_job", b"complete_job", "create_job", b"create_job", "fail_job", b"fail_job", "heartbeat_job", b"heartbeat_job", "operation", b"operation", "start_job", b"start_job"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["complete_job", b"complete_job", "create_job", b"create_job", "fail_job", b"fail_job", "heartbeat_job", b"heartbeat_job", "operation", b"operation", "start_job", b"start_job"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cancel_job", b"cancel_job", "complete_job", b"complete_job", "create_job", b"create_job", "fail_job", b"fail_job", "heartbeat_job", b"heartbeat_job", "operation", b"operation", "start_job", b"start_job"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_operation: _TypeAlias = _typing.Literal["create_job", "start_job", "heartbeat_job", "complete_job", "fail_job"]  # noqa: Y015
+    _WhichOneofReturnType_operation: _TypeAlias = _typing.Literal["create_job", "start_job", "heartbeat_job", "complete_job", "fail_job", "cancel_job"]  # noqa: Y015
     _WhichOneofArgType_operation: _TypeAlias = _typing.Literal["operation", b"operation"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_operation) -> _WhichOneofReturnType_operation | None: ...
 
@@ -1227,29 +1310,41 @@ class WatchJobRequest(_message.Message):
     JOB_ID_FIELD_NUMBER: _builtins.int
     AFTER_VERSION_FIELD_NUMBER: _builtins.int
     OMIT_RESULT_FIELD_NUMBER: _builtins.int
+    IDLE_INTERVAL_FIELD_NUMBER: _builtins.int
     job_id: _builtins.str
     """The job to follow."""
     after_version: _builtins.int
     """Send only versions above this one. A terminal job is always sent."""
     omit_result: _builtins.bool
     """Leave out the result's bytes."""
+    @_builtins.property
+    def idle_interval(self) -> _duration_pb2.Duration:
+        """Send a response without a job whenever nothing was sent for this long (5 s to 1 h), so that a proxy which ends
+        silent streams lets this one be. Absent: never.
+        """
+
     def __init__(
         self,
         *,
         job_id: _builtins.str = ...,
         after_version: _builtins.int | None = ...,
         omit_result: _builtins.bool | None = ...,
+        idle_interval: _duration_pb2.Duration | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_after_version", b"_after_version", "_omit_result", b"_omit_result", "after_version", b"after_version", "omit_result", b"omit_result"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_after_version", b"_after_version", "_idle_interval", b"_idle_interval", "_omit_result", b"_omit_result", "after_version", b"after_version", "idle_interval", b"idle_interval", "omit_result", b"omit_result"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_after_version", b"_after_version", "_omit_result", b"_omit_result", "after_version", b"after_version", "job_id", b"job_id", "omit_result", b"omit_result"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_after_version", b"_after_version", "_idle_interval", b"_idle_interval", "_omit_result", b"_omit_result", "after_version", b"after_version", "idle_interval", b"idle_interval", "job_id", b"job_id", "omit_result", b"omit_result"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__after_version: _TypeAlias = _typing.Literal["after_version"]  # noqa: Y015
     _WhichOneofArgType__after_version: _TypeAlias = _typing.Literal["_after_version", b"_after_version"]  # noqa: Y015
+    _WhichOneofReturnType__idle_interval: _TypeAlias = _typing.Literal["idle_interval"]  # noqa: Y015
+    _WhichOneofArgType__idle_interval: _TypeAlias = _typing.Literal["_idle_interval", b"_idle_interval"]  # noqa: Y015
     _WhichOneofReturnType__omit_result: _TypeAlias = _typing.Literal["omit_result"]  # noqa: Y015
     _WhichOneofArgType__omit_result: _TypeAlias = _typing.Literal["_omit_result", b"_omit_result"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__after_version) -> _WhichOneofReturnType__after_version | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__idle_interval) -> _WhichOneofReturnType__idle_interval | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__omit_result) -> _WhichOneofReturnType__omit_result | None: ...
 
@@ -1257,14 +1352,14 @@ Global___WatchJobRequest: _TypeAlias = WatchJobRequest  # noqa: Y015
 
 @_typing.final
 class WatchJobResponse(_message.Message):
-    """One version of the job."""
+    """One version of the job, or with idle_interval a sign of life."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     JOB_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def job(self) -> Global___Job:
-        """The job as of that version."""
+        """The job as of that version; absent in a sign of life."""
 
     def __init__(
         self,

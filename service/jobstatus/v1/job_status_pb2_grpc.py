@@ -63,6 +63,11 @@ class JobStatusStub:
                 request_serializer=jobstatus_dot_v1_dot_job__status__pb2.FailJobRequest.SerializeToString,
                 response_deserializer=jobstatus_dot_v1_dot_job__status__pb2.FailJobResponse.FromString,
                 _registered_method=True)
+        self.CancelJob = channel.unary_unary(
+                '/jobstatus.v1.JobStatus/CancelJob',
+                request_serializer=jobstatus_dot_v1_dot_job__status__pb2.CancelJobRequest.SerializeToString,
+                response_deserializer=jobstatus_dot_v1_dot_job__status__pb2.CancelJobResponse.FromString,
+                _registered_method=True)
         self.BatchWrite = channel.unary_unary(
                 '/jobstatus.v1.JobStatus/BatchWrite',
                 request_serializer=jobstatus_dot_v1_dot_job__status__pb2.BatchWriteRequest.SerializeToString,
@@ -157,6 +162,17 @@ class JobStatusServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def CancelJob(self, request, context):
+        """Ends a job that nobody wants any more: pending or processing -> failed.
+
+        The job fails with status_code 499, and its error says type "cancelled" and code "cancelled_by_client". A job that
+        a worker holds is cancelled as well: the worker's next heartbeat answers JOB_TERMINAL with that code. On a job that
+        was cancelled before: OK, and nothing changes. Also answers JOB_NOT_FOUND, JOB_TERMINAL.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def BatchWrite(self, request, context):
         """Applies up to 1000 writes, each on its own, in order, in one durable commit.
 
@@ -184,6 +200,9 @@ class JobStatusServicer:
 
     def ListJobs(self, request, context):
         """Lists jobs, newest first, without their results.
+
+        A page stays below 4 MiB, the limit of an ordinary client: it may hold fewer jobs than page_size although more
+        follow, and an error of more than 16 KiB is left out of it; GetJob has it.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -245,6 +264,11 @@ def add_JobStatusServicer_to_server(servicer, server):
                     servicer.FailJob,
                     request_deserializer=jobstatus_dot_v1_dot_job__status__pb2.FailJobRequest.FromString,
                     response_serializer=jobstatus_dot_v1_dot_job__status__pb2.FailJobResponse.SerializeToString,
+            ),
+            'CancelJob': grpc.unary_unary_rpc_method_handler(
+                    servicer.CancelJob,
+                    request_deserializer=jobstatus_dot_v1_dot_job__status__pb2.CancelJobRequest.FromString,
+                    response_serializer=jobstatus_dot_v1_dot_job__status__pb2.CancelJobResponse.SerializeToString,
             ),
             'BatchWrite': grpc.unary_unary_rpc_method_handler(
                     servicer.BatchWrite,
@@ -421,6 +445,33 @@ class JobStatus:
             '/jobstatus.v1.JobStatus/FailJob',
             jobstatus_dot_v1_dot_job__status__pb2.FailJobRequest.SerializeToString,
             jobstatus_dot_v1_dot_job__status__pb2.FailJobResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CancelJob(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/jobstatus.v1.JobStatus/CancelJob',
+            jobstatus_dot_v1_dot_job__status__pb2.CancelJobRequest.SerializeToString,
+            jobstatus_dot_v1_dot_job__status__pb2.CancelJobResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -9,11 +9,12 @@ Every write is idempotent: after UNAVAILABLE, DEADLINE_EXCEEDED or a CANCELLED t
 that stopped before it had picked the call up) send the same message again. OK is sent after the change is on stable
 storage; a write without an OK happened wholly or not at all.
 
-Every error carries a google.rpc.ErrorInfo (domain "jobstatus.v1") whose reason is stable:
+Every error carries a google.rpc.ErrorInfo (domain "jobstatus.v1") whose reason is stable. The reason also stands in
+the trailing metadata "jobstatus-reason":
   INVALID_ARGUMENT     INVALID_FIELD (metadata "field"), RESULT_NOT_JSON, RESULT_TOO_LARGE
   NOT_FOUND            JOB_NOT_FOUND, VIRTUAL_KEY_NOT_FOUND
   ALREADY_EXISTS       JOB_EXISTS
-  FAILED_PRECONDITION  JOB_TERMINAL (metadata "state"), JOB_NOT_STARTED, LEASE_HELD
+  FAILED_PRECONDITION  JOB_TERMINAL (metadata "state", and "code" of a failed job's error), JOB_NOT_STARTED, LEASE_HELD
   ABORTED              LEASE_LOST
   UNAUTHENTICATED      CLIENT_NOT_IDENTIFIED
   PERMISSION_DENIED    CLIENT_NOT_ALLOWED
@@ -71,6 +72,13 @@ class JobStatusStub:
     The same outcome again is OK and changes nothing; another outcome: JOB_TERMINAL. Also answers JOB_NOT_FOUND,
     LEASE_LOST.
     """
+    CancelJob: _aio.UnaryUnaryMultiCallable[_job_status_pb2.CancelJobRequest, _job_status_pb2.CancelJobResponse]
+    """Ends a job that nobody wants any more: pending or processing -> failed.
+
+    The job fails with status_code 499, and its error says type "cancelled" and code "cancelled_by_client". A job that
+    a worker holds is cancelled as well: the worker's next heartbeat answers JOB_TERMINAL with that code. On a job that
+    was cancelled before: OK, and nothing changes. Also answers JOB_NOT_FOUND, JOB_TERMINAL.
+    """
     BatchWrite: _aio.UnaryUnaryMultiCallable[_job_status_pb2.BatchWriteRequest, _job_status_pb2.BatchWriteResponse]
     """Applies up to 1000 writes, each on its own, in order, in one durable commit.
 
@@ -83,7 +91,11 @@ class JobStatusStub:
     BatchGetJobs: _aio.UnaryUnaryMultiCallable[_job_status_pb2.BatchGetJobsRequest, _job_status_pb2.BatchGetJobsResponse]
     """Reads up to 1000 jobs at once. Jobs that are unknown, deleted or expired are left out of the answer."""
     ListJobs: _aio.UnaryUnaryMultiCallable[_job_status_pb2.ListJobsRequest, _job_status_pb2.ListJobsResponse]
-    """Lists jobs, newest first, without their results."""
+    """Lists jobs, newest first, without their results.
+
+    A page stays below 4 MiB, the limit of an ordinary client: it may hold fewer jobs than page_size although more
+    follow, and an error of more than 16 KiB is left out of it; GetJob has it.
+    """
     WatchJob: _aio.UnaryStreamMultiCallable[_job_status_pb2.WatchJobRequest, _job_status_pb2.WatchJobResponse]
     """Streams the job as it is now, then each newer version; ends after the terminal one.
 
@@ -169,6 +181,19 @@ class JobStatusServicer(metaclass=_abc_1.ABCMeta):
         """
 
     @_abc_1.abstractmethod
+    def CancelJob(
+        self,
+        request: _job_status_pb2.CancelJobRequest,
+        context: _aio.ServicerContext[_job_status_pb2.CancelJobRequest, _abc.Awaitable[_job_status_pb2.CancelJobResponse]],
+    ) -> _abc.Awaitable[_job_status_pb2.CancelJobResponse]:
+        """Ends a job that nobody wants any more: pending or processing -> failed.
+
+        The job fails with status_code 499, and its error says type "cancelled" and code "cancelled_by_client". A job that
+        a worker holds is cancelled as well: the worker's next heartbeat answers JOB_TERMINAL with that code. On a job that
+        was cancelled before: OK, and nothing changes. Also answers JOB_NOT_FOUND, JOB_TERMINAL.
+        """
+
+    @_abc_1.abstractmethod
     def BatchWrite(
         self,
         request: _job_status_pb2.BatchWriteRequest,
@@ -203,7 +228,11 @@ class JobStatusServicer(metaclass=_abc_1.ABCMeta):
         request: _job_status_pb2.ListJobsRequest,
         context: _aio.ServicerContext[_job_status_pb2.ListJobsRequest, _abc.Awaitable[_job_status_pb2.ListJobsResponse]],
     ) -> _abc.Awaitable[_job_status_pb2.ListJobsResponse]:
-        """Lists jobs, newest first, without their results."""
+        """Lists jobs, newest first, without their results.
+
+        A page stays below 4 MiB, the limit of an ordinary client: it may hold fewer jobs than page_size although more
+        follow, and an error of more than 16 KiB is left out of it; GetJob has it.
+        """
 
     @_abc_1.abstractmethod
     def WatchJob(

@@ -190,7 +190,7 @@ async def test_lost_worker_fails_the_job() -> None:
         assert (job.state, job.status_code) == (pb.JOB_STATE_FAILED, 504)
         assert (job.error.error.type, job.error.error.code) == ("worker_lost", "lease_expired")
         late = complete(service, "j1", attempt=1)
-        assert await refused(late) == terminal("failed")
+        assert await refused(late) == terminal("failed", code="lease_expired")
         assert await get(service, "j1") == job
 
 
