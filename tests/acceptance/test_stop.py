@@ -13,11 +13,12 @@ import grpc
 import pytest
 from grpc_health.v1 import health_pb2
 from grpc_health.v1.health_pb2_grpc import HealthStub
+from harness import forking
 from harness.command import assert_sentence, run_in_time
 from harness.http import request
 from harness.jobs import complete, create
 from harness.raw import answers_in, connection
-from harness.service import COMMAND, Process, Service
+from harness.service import Process, Service
 from harness.tokens import SECRET, admin_token, bearer
 from harness.waiting import until
 from harness.wire import Refusal, channel_to, refusal_of
@@ -205,27 +206,11 @@ async def test_a_second_signal_ends_at_once(tmp_path: Path, first: signal.Signal
 
 async def refused_start(process: Process) -> str:
     """The one sentence with which `jobstatus serve` ends, with exit code 2 and nothing else for a person to read."""
-    child = await asyncio.create_subprocess_exec(
-        COMMAND,
-        "serve",
-        env=process.environment,
-        cwd=process.folder,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-    )
-    try:
-        async with asyncio.timeout(30):
-            out, err = await child.communicate()
-    finally:
-        if child.returncode is None:
-            child.kill()
-            await child.wait()
-    assert child.returncode == 2, err
-    assert out == b""
-    assert b"Traceback" not in err
-    assert SECRET.encode() not in err
-    lines = [line for line in err.decode().splitlines() if not line.startswith("{")]  # the rest is the log
-    assert len(lines) == 1, err
+    ended = await forking.run("serve", env=process.environment, cwd=process.folder)
+    assert (ended.code, ended.out) == (2, ""), ended
+    assert SECRET not in ended.err
+    lines = [line for line in ended.err.splitlines() if not line.startswith("{")]  # the rest is the log
+    assert len(lines) == 1, ended
     (sentence,) = lines
     assert sentence.startswith("jobstatus: ")
     return sentence.removeprefix("jobstatus: ")
