@@ -246,7 +246,8 @@ async def test_few_large_results_are_fetched_at_a_time() -> None:
             if with_results:
                 under_way.append(1)
                 most = max(most, len(under_way))
-                await asyncio.sleep(0.01)  # stands for the time that a large result takes
+                for _ in range(100):  # stands for the time that a large result takes
+                    await asyncio.sleep(0)
                 under_way.pop()
             return await store.real.read_jobs(job_ids, with_results=with_results)
 
