@@ -278,8 +278,8 @@ async def test_a_look_for_changes_tells_versions_and_nothing_that_is_as_it_was(s
 
 async def test_one_holder_sweeps_until_it_gives_up(store: Store) -> None:
     """Of two who claim the sweep the first has it, again and again, and the second once it was given back."""
-    assert await store.try_lead("one", 60_000)
-    assert not await store.try_lead("two", 60_000)
-    assert await store.try_lead("one", 60_000)
+    assert (await store.try_lead("one", 60_000)).leads
+    assert not (await store.try_lead("two", 60_000)).leads
+    assert (await store.try_lead("one", 60_000)).leads
     await store.try_lead("one", 0)
-    assert await store.try_lead("two", 60_000)
+    assert (await store.try_lead("two", 60_000)).leads

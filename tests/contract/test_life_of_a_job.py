@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 import pytest
 from harness.places import temporary_root
 from harness.stores import STORES, IgnoringObserver, store_in
+from harness.tracking import timekeeper
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
@@ -120,8 +121,9 @@ class LifeOfAJob(RuleBasedStateMachine):
         self.store: Store = self.run(self.enter())
         policy = Policy(pending_timeout_ms=TIMEOUT, processing_timeout_ms=TIMEOUT)
         observer = IgnoringObserver()
-        self.tracker = JobTracker(self.store, clock=lambda: self.now, policy=policy, observer=observer)
-        self.sweeper = Sweeper(self.tracker, self.store, clock=lambda: self.now, observer=observer, every_seconds=1)
+        clock = timekeeper(lambda: self.now)
+        self.tracker = JobTracker(self.store, clock=clock, policy=policy, observer=observer)
+        self.sweeper = Sweeper(self.tracker, self.store, clock=clock, observer=observer, every_seconds=1)
 
     async def enter(self) -> Store:
         return await store_in(self.kind, Path(self.folder.name)).__aenter__()

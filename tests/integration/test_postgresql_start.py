@@ -134,7 +134,7 @@ async def test_rights_that_are_missing_are_asked_for() -> None:
 async def works_for_a_modest_role(store: Store) -> None:
     assert await store.commit([change(job(version=2), replaces=1)]) == {}
     assert await store.confirm(["job-1"]) == {}
-    assert await store.try_lead("one", 1000)
+    assert (await store.try_lead("one", 1000)).leads
     await store.count_jobs()
     await store.probe()
 

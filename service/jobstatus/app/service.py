@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Final
 
@@ -14,6 +14,7 @@ from jobstatus.app.limits import ServiceLimits
 from jobstatus.core.rules import Policy
 from jobstatus.core.store import Store
 from jobstatus.core.sweeper import Sweeper
+from jobstatus.core.timekeeper import Timekeeper
 from jobstatus.core.tracker import JobTracker, TrackerLimits
 from jobstatus.core.watching.subscriptions import JobSubscriptions
 from jobstatus.rest.admin import Readiness
@@ -26,6 +27,8 @@ from jobstatus.telemetry.metrics import Metrics
 
 GRACE_SECONDS: Final = 3.0
 """How long calls in progress may take when the service stops."""
+TICK_SECONDS: Final = 0.5
+"""How often the clock is looked at; a process that is late by more than a few of these was paused."""
 CHANGE_CHECK_SECONDS: Final = 0.1
 """The interval of reads for changes by other processes, while a client waits for any."""
 
@@ -67,7 +70,18 @@ async def serving(
         opening = store or open_store(settings.store, redis_replicas=settings.redis_replicas)
         opened = await stack.enter_async_context(opening)
         subscriptions = JobSubscriptions()
-        tracker = _tracker(settings, opened, metrics, subscriptions, limits=limits.tracker, clocks=clocks)
+        clock = Timekeeper(
+            wall_ms=clocks.ms,
+            monotonic=clocks.monotonic,
+            follows_store=clocks.follow_store,
+            limits=limits.time,
+            on_offset=metrics.clock_compared,
+        )
+        clocks = replace(clocks, seconds=clock.seconds, ms=clock.ms)
+        tracker = _tracker(settings, opened, metrics, subscriptions, limits=limits.tracker, clock=clock)
+        sweeper = Sweeper(tracker, opened, clock=clock, observer=metrics, every_seconds=settings.sweep_interval_seconds)
+        await run_once("ask_time", sweeper.ask_time, metrics)
+        clock.restart_leases(clock.ms())
         stack.push_async_callback(tracker.close)
         frontend = build_frontend(
             settings,
@@ -97,9 +111,6 @@ async def serving(
             shared=is_child,
             limits=limits.rpc,
         )
-        sweeper = Sweeper(
-            tracker, opened, clock=clocks.ms, observer=metrics, every_seconds=settings.sweep_interval_seconds
-        )
         count = partial(_count_jobs, sweeper, opened, metrics)
         recount = partial(run_once, "count_jobs", count, metrics)
         stack.push_async_callback(run_once, "give_up_sweep", sweeper.resign, metrics)
@@ -117,6 +128,7 @@ async def serving(
         await start_tasks(
             stack,
             run_periodically(settings.sweep_interval_seconds, "sweep", partial(_sweep, sweeper, recount), metrics),
+            run_periodically(TICK_SECONDS, "tick", partial(_tick, clock), metrics),
             run_periodically(CHANGE_CHECK_SECONDS, "look_for_changes", tracker.notify_remote_changes, metrics),
             *frontend.refresh_credentials(stack, metrics),
             run_periodically(2.0, "report_health", partial(_report_health, frontend.readiness, rpc), metrics),
@@ -144,7 +156,7 @@ def _tracker(
     subscriptions: JobSubscriptions,
     *,
     limits: TrackerLimits,
-    clocks: Clocks,
+    clock: Timekeeper,
 ) -> JobTracker:
     policy = Policy(
         pending_timeout_ms=int(settings.pending_timeout_seconds * 1000),
@@ -152,7 +164,7 @@ def _tracker(
     )
     return JobTracker(
         store,
-        clock=clocks.ms,
+        clock=clock,
         policy=policy,
         observer=metrics,
         unscoped_for_all=settings.unscoped_jobs == "any_credential",
@@ -173,6 +185,10 @@ def _tls(settings: Settings) -> Tls | None:
         allowed_clients=settings.grpc_allowed_clients,
         edge_clients=settings.grpc_edge_clients,
     )
+
+
+async def _tick(clock: Timekeeper) -> None:
+    clock.tick()
 
 
 async def _report_health(readiness: Readiness, rpc: RpcServer) -> None:

@@ -36,11 +36,13 @@ class Policy:
 
     `leases_count_from_ms` is since when heartbeats could arrive without a gap. A lease counts from then at the
     earliest: after a restart, or an outage of the store, each lease runs once more in full before the job fails.
+    `timeouts_count_from_ms` is when a timeout ends at the earliest: later than now while the clock has just stepped.
     """
 
     pending_timeout_ms: int = DAY_MS
     processing_timeout_ms: int = DAY_MS
     leases_count_from_ms: int = 0
+    timeouts_count_from_ms: int = 0
 
 
 def decide(
@@ -71,13 +73,17 @@ def due_at(job: Job, policy: Policy) -> int | None:
     """Return when a deadline of the job ends, in ms since the epoch; None for a terminal job."""
     match job.state:
         case JobState.PENDING:
-            return job.created_at_ms + policy.pending_timeout_ms
+            return max(job.created_at_ms + policy.pending_timeout_ms, policy.timeouts_count_from_ms)
         case JobState.PROCESSING:
-            timeout = _since(job) + policy.processing_timeout_ms
+            timeout = _processing_timeout(job, policy)
             is_last = job.attempt >= job.max_attempts
             return min(timeout, _lease_end(job, policy)) if job.is_leased and is_last else timeout
         case _:
             return None
+
+
+def _processing_timeout(job: Job, policy: Policy) -> int:
+    return max(_since(job) + policy.processing_timeout_ms, policy.timeouts_count_from_ms)
 
 
 def _since(job: Job) -> int:
@@ -95,7 +101,7 @@ def _apply_deadlines(job: Job, now_ms: int, policy: Policy) -> Job:
         return job
     if job.state is JobState.PENDING:
         return _given_up(job, now_ms, "timeout", "never_started", "The job was not started in time.")
-    if now_ms >= _since(job) + policy.processing_timeout_ms:
+    if now_ms >= _processing_timeout(job, policy):
         return _given_up(job, now_ms, "timeout", "timed_out", "The job did not end in time.")
     return _given_up(job, now_ms, "worker_lost", "lease_expired", "The worker was lost before the job ended.")
 

@@ -106,6 +106,13 @@ def answer_of(job: Job, body: bytes) -> Answer:
     )
 
 
+class Claim(NamedTuple):
+    """The answer to `try_lead`. `now_ms` is the time by the store's clock; None where it has none of its own."""
+
+    leads: bool
+    now_ms: int | None
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Listing:
     """Which jobs a listing returns, newest first: by (created_at_ms, job_id), both descending.
@@ -175,8 +182,8 @@ class JobStore(JobReader, Protocol):
         """
         ...
 
-    async def try_lead(self, holder: str, for_ms: int) -> bool:
-        """Return whether `holder` leads all processes that share the store for the next `for_ms`.
+    async def try_lead(self, holder: str, for_ms: int) -> Claim:
+        """Return whether `holder` leads all processes that share the store for the next `for_ms`, and the store's time.
 
         The leader stays leader by calling again in time. Another can become leader at the latest `for_ms` after its
         last call. `for_ms` 0 resigns.

@@ -4,7 +4,7 @@ Each read compares expiry with the clock, here and in `poll`, whether or not the
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from functools import partial
@@ -18,6 +18,7 @@ from jobstatus.core.observer import Observer, timed
 from jobstatus.core.poll import Poller
 from jobstatus.core.rules import Policy
 from jobstatus.core.store import Answer, JobStore, Listing, StoreError
+from jobstatus.core.timekeeper import Timekeeper
 from jobstatus.core.watching.change_feed import ChangeFeed
 from jobstatus.core.watching.each_version import each_version
 from jobstatus.core.watching.subscriptions import ConcurrencyLimit, JobSubscriptions
@@ -42,7 +43,7 @@ class JobTracker:
         self,
         store: JobStore,
         *,
-        clock: Callable[[], int],
+        clock: Timekeeper,
         policy: Policy,
         observer: Observer,
         unscoped_for_all: bool = False,
@@ -50,12 +51,14 @@ class JobTracker:
         subscriptions: JobSubscriptions | None = None,
         limits: TrackerLimits = TrackerLimits(),
     ) -> None:
-        """`clock` returns ms since the epoch; `unscoped_for_all` as in `access.may_read`."""
+        """`unscoped_for_all` as in `access.may_read`."""
         self._limits = limits
         self._store = store
-        self._clock = clock
+        self._clock = clock.ms
         self._observer = observer
-        poller = Poller(store, clock=clock, observer=observer, unscoped_for_all=unscoped_for_all, limits=limits.reads)
+        poller = Poller(
+            store, clock=clock.ms, observer=observer, unscoped_for_all=unscoped_for_all, limits=limits.reads
+        )
         self.poll: Final = poller.poll
         self.try_poll: Final = poller.try_poll
         self.polls_at_once: Final = poller.polls_at_once

@@ -72,11 +72,15 @@ PURGE: Final = """
 COUNT: Final = """
     SELECT state, count(*) FROM jobstatus.jobs WHERE due_at_ms IS NOT NULL GROUP BY state
     UNION ALL SELECT state, count(*) FROM jobstatus.jobs WHERE expires_at_ms IS NOT NULL GROUP BY state"""
-CLAIM: Final = """
-    INSERT INTO jobstatus.claims VALUES ('sweep', %s, clock_timestamp() + %s * interval '1 millisecond')
+_AND_TIME: Final = "SELECT EXISTS (SELECT FROM claim), (extract(epoch FROM clock_timestamp()) * 1000)::bigint"
+CLAIM: Final = f"""
+    WITH claim AS (INSERT INTO jobstatus.claims VALUES ('sweep', %s, clock_timestamp() + %s * interval '1 millisecond')
     ON CONFLICT (name) DO UPDATE SET holder = excluded.holder, ends_at = excluded.ends_at
-    WHERE claims.holder = excluded.holder OR claims.ends_at <= clock_timestamp() RETURNING name"""
-GIVE_BACK: Final = "DELETE FROM jobstatus.claims WHERE name = 'sweep' AND holder = %s RETURNING name"
+    WHERE claims.holder = excluded.holder OR claims.ends_at <= clock_timestamp() RETURNING name)
+    {_AND_TIME}"""  # noqa: S608  # constants
+GIVE_BACK: Final = f"""
+    WITH claim AS (DELETE FROM jobstatus.claims WHERE name = 'sweep' AND holder = %s RETURNING name)
+    {_AND_TIME}"""  # noqa: S608  # constants
 PROBE: Final = "UPDATE jobstatus.counters SET value = value + 1 WHERE name = 'probes' RETURNING value"
 
 
