@@ -31,8 +31,10 @@ EVERY_FIELD = job(
         type="t",
         is_bifrost_error=True,
         status_code=400,
-        error=ErrorField(message="m 🎧", type="a", code="b", param="c", event_id="d"),
-        extra_fields=ErrorExtraFields(provider="p", model_requested="m", request_type="r"),
+        error=ErrorField(message="m 🎧", type="a", code="b", param="c", event_id="d", error="e"),
+        extra_fields=ErrorExtraFields(
+            provider="p", model_requested="m", request_type="r", original_model_requested="o", resolved_model_used="u"
+        ),
     ),
 )
 

@@ -71,8 +71,10 @@ async def test_odd_jobs_are_answered_with_the_same_bytes(service: Service, edge:
         await complete(service, f"result-{number}", result, status_code=201)
         answer = await assert_same(service, edge, f"/v1/async/audio/transcriptions/result-{number}", OWNER)
         assert answer.body.endswith(result + b"}")
-    inner = pb.ErrorField(type="t", code="c", message="m 🎧", param="p", event_id="e")
-    extra = pb.ErrorExtraFields(provider="p", model_requested="m", request_type="r")
+    inner = pb.ErrorField(type="t", code="c", message="m 🎧", param="p", event_id="e", error="o")
+    extra = pb.ErrorExtraFields(
+        provider="p", model_requested="m", request_type="r", original_model_requested="o", resolved_model_used="u"
+    )
     error = pb.JobError(event_id="e", type="t", is_bifrost_error=True, status_code=599, error=inner, extra_fields=extra)
     await create(service, "failed", provider="openai")
     await service.jobs.FailJob(pb.FailJobRequest(job_id="failed", error=error))

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from harness.stores import STORES, DelegatingStore, change, deletion, job, store_in
 from jobstatus.core.errors import StoreUnavailable
-from jobstatus.core.job import ErrorField, Job, JobError, JobState
+from jobstatus.core.job import ErrorExtraFields, ErrorField, Job, JobError, JobState
 from jobstatus.core.migration import MigrationLimits, Report, migrate
 from jobstatus.core.store import SMALL_RESULT_BYTES, Answer, Change, CommitError, Listing, Store, StoreError
 from jobstatus.core.virtual_keys import VirtualKey, hash_key
@@ -33,7 +33,10 @@ JOBS = [
         state=JobState.FAILED,
         expires_at_ms=10**13,
         due_at_ms=None,
-        error=JobError(error=ErrorField(message="x")),
+        error=JobError(
+            error=ErrorField(message="x", error="y"),
+            extra_fields=ErrorExtraFields(original_model_requested="o", resolved_model_used="u"),
+        ),
     ),
     ended("small", b'{"a": 1.0e5}\n'),
     ended("large", b"x" * (SMALL_RESULT_BYTES + 1)),

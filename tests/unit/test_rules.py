@@ -163,10 +163,12 @@ def test_an_expired_job_makes_room_for_a_new_one_with_a_later_version() -> None:
 
 def test_what_the_worker_said_of_an_error_wins_over_the_job() -> None:
     """extra_fields are completed from the job where the worker left them out, and only there."""
-    given = replace(ERROR, extra_fields=ErrorExtraFields(provider="other"))
+    given = replace(
+        ERROR, extra_fields=ErrorExtraFields(provider="other", original_model_requested="o", resolved_model_used="u")
+    )
     job = made((10, FailJob(job_id="j", error=given)))
     assert job.error is not None
-    expected = ErrorExtraFields(provider="other", model_requested="m", request_type="transcription")
+    expected = replace(given.extra_fields, model_requested="m", request_type="transcription")
     assert job.error.extra_fields == expected
 
 

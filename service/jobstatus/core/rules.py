@@ -21,7 +21,7 @@ from jobstatus.core.commands import (
     HeartbeatJob,
     StartJob,
 )
-from jobstatus.core.job import ErrorExtraFields, ErrorField, Job, JobError, JobState
+from jobstatus.core.job import ErrorField, Job, JobError, JobState
 
 CLIENT_CLOSED_REQUEST: Final = 499
 """nginx's code for a request that its client gave up; no RFC has one."""
@@ -131,7 +131,8 @@ def _ended(
 def completed_error(error: JobError, job: Job) -> JobError:
     """Return the worker's error, with what is absent in `extra_fields` taken from the job."""
     given = error.extra_fields
-    extra_fields = ErrorExtraFields(
+    extra_fields = replace(
+        given,
         provider=given.provider if given.provider is not None else job.provider,
         model_requested=given.model_requested if given.model_requested is not None else job.model_requested,
         request_type=given.request_type if given.request_type is not None else job.request_type.value,

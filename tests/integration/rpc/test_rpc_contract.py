@@ -129,8 +129,8 @@ async def test_failure_field_by_field(service: Service) -> None:
         type="T",
         is_bifrost_error=True,
         status_code=418,
-        error=pb.ErrorField(type="t", code="c", message="m", param="file", event_id="e-2"),
-        extra_fields=pb.ErrorExtraFields(provider="azure"),
+        error=pb.ErrorField(type="t", code="c", message="m", param="file", event_id="e-2", error="502"),
+        extra_fields=pb.ErrorExtraFields(provider="azure", original_model_requested="o", resolved_model_used="u"),
     )
     job = await fail(service, "j1", error, status_code=400)
     error.extra_fields.MergeFrom(pb.ErrorExtraFields(model_requested="whisper-1", request_type="transcription"))
