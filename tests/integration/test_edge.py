@@ -10,7 +10,7 @@ import pytest
 from harness.certificates import Authorities
 from harness.faults import MeddledStore
 from harness.http import Answer, request
-from harness.jobs import KINDS, complete, completion, create, creation, job_in, number_of, put_virtual_key
+from harness.jobs import KINDS, cancellation, complete, completion, create, creation, job_in, number_of, put_virtual_key
 from harness.service import Service, edge_here, service_here
 from harness.tokens import admin_token, bearer, virtual_key_token
 from harness.waiting import until
@@ -239,6 +239,7 @@ async def test_an_edge_may_read_and_nothing_else(tmp_path: Path) -> None:
             for call in (
                 jobs.CreateJob(creation("job-2")),
                 jobs.CompleteJob(completion("job-1")),
+                jobs.CancelJob(cancellation("job-1")),
                 jobs.DeleteJob(pb.DeleteJobRequest(job_id="job-1")),
                 jobs.BatchWrite(pb.BatchWriteRequest()),
                 jobs.ListJobs(pb.ListJobsRequest()),
