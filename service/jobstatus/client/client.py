@@ -154,7 +154,7 @@ class JobStatusClient:
         return job_from_message(response.job)
 
     async def cancel_job(self, job_id: str, reason: str | None = None) -> Job:
-        """End a job that nobody wants any more, whoever works on it. The reason becomes the message of its error."""
+        """Fail a job that nobody wants any more, also while a worker has a lease. `reason` is its error's message."""
         command = CancelJob(job_id=job_id, reason=reason)
         response = await self._channel.call(self._channel.jobs.CancelJob, cancel_request(command))
         return job_from_message(response.job)
