@@ -180,6 +180,8 @@ async def test_cancellation_field_by_field(service: Service, job_id: str) -> Non
         "error": {"type": "cancelled", "code": "cancelled_by_client", "message": "The caller hung up. 🎧"},
         "extra_fields": {"request_type": "transcription"},
     }
+    metrics = (await http.request(service.admin_port, "/metrics")).body
+    assert b'\njobstatus_rpcs_total{code="OK",method="CancelJob"} 1.0\n' in metrics
 
 
 @pytest.mark.parametrize("job_id", ["pending", "processing", "leased"])
