@@ -37,7 +37,7 @@ COMMANDS: Sequence[Sequence[str]] = (
     (),
     ("serve",),
     *(("jobs", *name) for name in ((), ("create",), ("start",), ("heartbeat",), ("complete",), ("fail",))),
-    *(("jobs", name) for name in ("get", "list", "watch", "delete")),
+    *(("jobs", name) for name in ("cancel", "get", "list", "watch", "delete")),
     *(("keys", *name) for name in ((), ("create",), ("list",), ("disable",), ("enable",), ("delete",))),
     *(("token", *name) for name in ((), ("virtual-key",), ("admin",))),
     ("poll",),
@@ -143,6 +143,8 @@ def test_the_module_is_the_command() -> None:
         (("jobs", "get", "x", "--tls-key", "/dev/null"), "--tls-cert"),
         (("jobs", "heartbeat", "x", "--progress", "2"), "progress"),
         (("jobs", "heartbeat", "x", "--message", "\udcff"), "UTF-8"),
+        (("jobs", "cancel"), "JOB_ID"),
+        (("jobs", "cancel", "x", "--reason", "r" * 1025), "reason"),
         (("poll", "x"), "JOBSTATUS_TOKEN"),
         (("poll", "x", "--token", "t", "--url", "there"), "there"),
         (("token", "virtual-key", "a b"), "virtual_key_id"),
@@ -231,6 +233,26 @@ def test_the_life_of_a_job(service: dict[str, str], tmp_path: Path) -> None:
     assert '"n": 1.10000000000000000000001}' in shown
     assert (shown.count("\n"), json.loads(shown)["result"]["text"]) == (1, "hi")
     assert_sentence(run("jobs", "fail", job_id, "--attempt", "1", "--message", "no", env=service), 1, "completed")
+
+
+def test_a_job_is_cancelled(service: dict[str, str]) -> None:
+    """Without its attempt, and as often as one likes; its worker is refused: 1. One that has ended stays: 1."""
+    job_id = create(service)
+    assert run("jobs", "start", job_id, "--worker-id", "shell", "--lease", "5m", env=service).code == 0
+    cancelled = run("jobs", "cancel", job_id, "--reason", "Not needed.", env=service)
+    assert cancelled.code == 0
+    assert cancelled.out.startswith(f"{job_id} failed, Not needed. (cancelled/cancelled_by_client), readable until 2")
+    again = json.loads(run("jobs", "cancel", job_id, "--json", env=service).out)
+    assert (again["state"], again["status_code"], again["error"]["error"]) == (
+        "failed",
+        499,
+        {"type": "cancelled", "code": "cancelled_by_client", "message": "Not needed."},
+    )
+    assert_sentence(run("jobs", "heartbeat", job_id, "--attempt", "1", env=service), 1, "failed")
+    done = create(service)
+    assert run("jobs", "complete", done, env=service, stdin=b"1").code == 0
+    assert_sentence(run("jobs", "cancel", done, env=service), 1, "completed")
+    assert_sentence(run("jobs", "cancel", "unknown", env=service), 4, "jobs list")
 
 
 def test_jobs_are_listed_and_deleted(service: dict[str, str]) -> None:

@@ -89,8 +89,9 @@ async def test_odd_jobs_are_answered_as_described(service: Service) -> None:
         answer = await service.poll(f"result-{number}", OWNER)
         judge(answer.json)
         assert answer.json["result"] == json.loads(result)
-    inner = pb.ErrorField(type="t", code="c", message="m", param="p", event_id="e")
-    full = pb.JobError(event_id="e", type="t", is_bifrost_error=True, status_code=599, error=inner)
+    inner = pb.ErrorField(type="t", code="c", message="m", param="p", event_id="e", error="o")
+    extra = pb.ErrorExtraFields(original_model_requested="o", resolved_model_used="u")
+    full = pb.JobError(event_id="e", type="t", is_bifrost_error=True, status_code=599, error=inner, extra_fields=extra)
     for number, error in enumerate((full, job_error(""))):
         await create(service, f"error-{number}")
         await fail(service, f"error-{number}", error)

@@ -212,6 +212,22 @@ class LifeOfAJob(RuleBasedStateMachine):
         error = JobError(error=ErrorField(message=message))
         self.apply(commands.FailJob(job_id=job_id, attempt=attempt, error=error), expected)
 
+    @rule(job_id=JOB_IDS, reason=MESSAGES)
+    def cancel(self, job_id: str, reason: str) -> None:
+        """Needs no attempt; one who cancels again changes nothing, whatever the reason."""
+        job, expected = self.settled(job_id), None
+        if job is None:
+            expected = "JOB_NOT_FOUND"
+        elif job.ended is None:
+            job.end(self.now, "failed", ("cancelled", "cancelled_by_client", reason))
+        elif job.outcome is None or job.outcome[0] != "cancelled":
+            expected = "JOB_TERMINAL"
+        outcome = self.apply(commands.CancelJob(job_id=job_id, reason=reason), expected)
+        if job is not None and outcome is not None:
+            assert outcome.error is not None
+            error = outcome.error.error
+            assert (error.type, error.code, error.message, outcome.status_code) == (*(job.outcome or ()), 499)
+
     @rule(job_id=JOB_IDS)
     def delete(self, job_id: str) -> None:
         job = self.settled(job_id)

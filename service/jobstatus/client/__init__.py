@@ -14,7 +14,7 @@ from jobstatus.client.client import JobFilter, JobPage, JobStatusClient
 from jobstatus.client.errors import ServiceFailed, ServiceUnreachable
 from jobstatus.client.run import JobRun
 from jobstatus.client.writes import Write
-from jobstatus.core.commands import CompleteJob, CreateJob, FailJob, HeartbeatJob, StartJob
+from jobstatus.core.commands import CancelJob, CompleteJob, CreateJob, FailJob, HeartbeatJob, StartJob
 from jobstatus.core.errors import (
     ClientNotAllowed,
     ClientNotIdentified,
@@ -38,6 +38,7 @@ from jobstatus.core.job import ErrorExtraFields, ErrorField, Job, JobError, JobS
 from jobstatus.core.virtual_keys import VirtualKey, hash_key
 
 __all__ = [
+    "CancelJob",
     "ClientNotAllowed",
     "ClientNotIdentified",
     "CompleteJob",

@@ -19,6 +19,7 @@ from jobstatus.client.run import JobRun, new_worker_id
 from jobstatus.client.watching import WatchLimits
 from jobstatus.client.writes import (
     Write,
+    cancel_request,
     complete_request,
     create_request,
     encoded_result,
@@ -28,7 +29,15 @@ from jobstatus.client.writes import (
     operation,
     start_request,
 )
-from jobstatus.core.commands import DEFAULT_RESULT_TTL_MS, CompleteJob, CreateJob, FailJob, HeartbeatJob, StartJob
+from jobstatus.core.commands import (
+    DEFAULT_RESULT_TTL_MS,
+    CancelJob,
+    CompleteJob,
+    CreateJob,
+    FailJob,
+    HeartbeatJob,
+    StartJob,
+)
 from jobstatus.core.errors import InvalidField, JobStatusError
 from jobstatus.core.job import Job, JobError, JobState, RequestType
 from jobstatus.core.virtual_keys import VirtualKey
@@ -142,6 +151,12 @@ class JobStatusClient:
         """End a job with an error. A `str` becomes the message of an error of type "worker_error"."""
         command = FailJob(job_id=job_id, error=job_error(error), attempt=attempt, status_code=status_code)
         response = await self._channel.call(self._channel.jobs.FailJob, fail_request(command))
+        return job_from_message(response.job)
+
+    async def cancel_job(self, job_id: str, reason: str | None = None) -> Job:
+        """Fail a job that nobody wants any more, also while a worker has a lease. `reason` is its error's message."""
+        command = CancelJob(job_id=job_id, reason=reason)
+        response = await self._channel.call(self._channel.jobs.CancelJob, cancel_request(command))
         return job_from_message(response.job)
 
     async def batch_write(self, commands: Iterable[Write]) -> list[Job | JobStatusError]:

@@ -6,11 +6,12 @@ Commands check their bounds on construction, so most mistakes are found without 
 import json
 from typing import Final
 
-from jobstatus.core.commands import CompleteJob, CreateJob, FailJob, HeartbeatJob, StartJob
+from jobstatus.core.commands import CancelJob, CompleteJob, CreateJob, FailJob, HeartbeatJob, StartJob
 from jobstatus.core.errors import ResultNotJson
 from jobstatus.core.job import ErrorField, JobError
 from jobstatus.rpc.messages import REQUEST_TYPES, duration_from_ms, error_to_message
 from jobstatus.v1.job_status_pb2 import (
+    CancelJobRequest,
     CompleteJobRequest,
     CreateJobRequest,
     FailJobRequest,
@@ -19,7 +20,7 @@ from jobstatus.v1.job_status_pb2 import (
     StartJobRequest,
 )
 
-Write = CreateJob | StartJob | HeartbeatJob | CompleteJob | FailJob
+Write = CreateJob | StartJob | HeartbeatJob | CompleteJob | FailJob | CancelJob
 
 WORKER_ERROR: Final = "worker_error"
 MAX_REASON_CHARS: Final = 2000
@@ -63,6 +64,10 @@ def fail_request(command: FailJob) -> FailJobRequest:
     )
 
 
+def cancel_request(command: CancelJob) -> CancelJobRequest:
+    return CancelJobRequest(job_id=command.job_id, reason=command.reason)
+
+
 def operation(command: Write) -> Operation:
     """Return the command as one operation of a batch."""
     match command:
@@ -76,6 +81,8 @@ def operation(command: Write) -> Operation:
             return Operation(complete_job=complete_request(command))
         case FailJob():
             return Operation(fail_job=fail_request(command))
+        case CancelJob():
+            return Operation(cancel_job=cancel_request(command))
 
 
 def encoded_result(result: object) -> bytes:

@@ -11,6 +11,7 @@ from typing import Any, Final
 from jobstatus.core import errors
 from jobstatus.core.commands import (
     DAY_MS,
+    MAX_NAME_CHARS,
     CancelJob,
     Command,
     CompleteJob,
@@ -21,11 +22,13 @@ from jobstatus.core.commands import (
     HeartbeatJob,
     StartJob,
 )
-from jobstatus.core.job import ErrorExtraFields, ErrorField, Job, JobError, JobState
+from jobstatus.core.job import ErrorField, Job, JobError, JobState
 
 CLIENT_CLOSED_REQUEST: Final = 499
 """nginx's code for a request that its client gave up; no RFC has one."""
 GATEWAY_TIMEOUT: Final = 504
+GIVEN_UP_CODES: Final = (CLIENT_CLOSED_REQUEST, GATEWAY_TIMEOUT)
+"""The status codes of jobs that a client or the service gave up. Their duration says nothing about other jobs."""
 CANCELLED_TYPE: Final = "cancelled"
 CANCELLED_CODE: Final = "cancelled_by_client"
 
@@ -137,7 +140,8 @@ def _ended(
 def completed_error(error: JobError, job: Job) -> JobError:
     """Return the worker's error, with what is absent in `extra_fields` taken from the job."""
     given = error.extra_fields
-    extra_fields = ErrorExtraFields(
+    extra_fields = replace(
+        given,
         provider=given.provider if given.provider is not None else job.provider,
         model_requested=given.model_requested if given.model_requested is not None else job.model_requested,
         request_type=given.request_type if given.request_type is not None else job.request_type.value,
@@ -163,7 +167,9 @@ def _check_fence_of_ended(job: Job, attempt: int) -> None:
 
 
 def _terminal(job: Job) -> errors.JobTerminal:
-    return errors.JobTerminal.in_state(job.state, job.error.error.code if job.error else None)
+    """Leave out a long code: an error travels in the trailers of a call, which have room for a few KiB."""
+    code = job.error.error.code if job.error else None
+    return errors.JobTerminal.in_state(job.state, code if code and len(code) <= MAX_NAME_CHARS else None)
 
 
 def _create(job: Job | None, command: CreateJob, now_ms: int, _: Policy) -> Job:
@@ -242,7 +248,7 @@ def _fail(stored: Job | None, command: FailJob, now_ms: int, _: Policy) -> Job:
 
 
 def _cancel(stored: Job | None, command: CancelJob, now_ms: int, _: Policy) -> Job:
-    """Needs no attempt: whoever submitted the job knows none."""
+    """Needs no attempt, because the client that submitted the job knows none."""
     job = _existing(stored)
     if job.is_terminal:
         inner = job.error.error if job.error else None

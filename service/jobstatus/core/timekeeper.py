@@ -135,16 +135,14 @@ class Timekeeper:
         """Say when the clocks of the store and of this machine part, and when they agree again."""
         ahead = (self.ms() - self._wall_ms()) / SECOND_MS
         self._on_offset(ahead)
-        differs = abs(ahead) > self._limits.step_seconds
-        if differs is not self._differs:
-            self._differs = differs
-            _log.log(
-                logging.WARNING if differs else logging.INFO,
-                "The clock of this machine differs from the store's, which counts."
-                if differs
-                else "The clock of this machine agrees with the store's again.",
-                extra={"event": "clock_differs" if differs else "clock_agrees", "store_ahead_seconds": round(ahead, 1)},
+        differed, self._differs = self._differs, abs(ahead) > self._limits.step_seconds
+        if self._differs and not differed:
+            _log.warning(
+                "The clock of this machine differs from the store's, which counts.",
+                extra={"event": "clock_differs", "store_ahead_seconds": round(ahead, 1)},
             )
+        if differed and not self._differs:
+            _log.info("The clock of this machine agrees with the store's again.", extra={"event": "clock_agrees"})
 
 
 def _ms(seconds: float) -> int:

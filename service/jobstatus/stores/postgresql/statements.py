@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any, Final
 
-from jobstatus.core.rules import GATEWAY_TIMEOUT
+from jobstatus.core.rules import GIVEN_UP_CODES
 from jobstatus.core.store import SMALL_RESULT_BYTES, Change
 from jobstatus.stores.rows import COLUMNS, COLUMNS_WITHOUT_RESULT, row_of
 
@@ -23,7 +23,7 @@ _NOTHING: Final = (None,) * (len(_STORED) - 1)
 
 ANSWERS: Final = f"""
     SELECT job_id, request_type, virtual_key_id, created_at_ms, expires_at_ms,
-           CASE WHEN status_code <> {GATEWAY_TIMEOUT} THEN completed_at_ms END, version, progress, answer,
+           CASE WHEN status_code NOT IN {GIVEN_UP_CODES} THEN completed_at_ms END, version, progress, answer,
            octet_length(result), CASE WHEN octet_length(result) <= {SMALL_RESULT_BYTES} THEN result END
     FROM jobstatus.jobs WHERE job_id = ANY(%s::text[])"""  # noqa: S608  # fixed names here and below
 JOBS: Final = f"SELECT {', '.join(COLUMNS)} FROM jobstatus.jobs WHERE job_id = ANY(%s::text[])"  # noqa: S608
