@@ -14,6 +14,8 @@ from grpc_status import rpc_status
 from harness.http import LIMIT_SECONDS
 
 DOMAIN = "jobstatus.v1"
+PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\x00\x00\x00\x04\x00\x00\x00\x00\x00"
+"""With this a client of HTTP/2 begins: the preface, and settings that say nothing."""
 
 
 @dataclass(frozen=True, slots=True)

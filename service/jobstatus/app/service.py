@@ -128,8 +128,9 @@ async def serving(
             frontend.readiness.stop()
             await rpc.say_stopping()
             await asyncio.sleep(settings.stop_delay_seconds)
-            tracker.refuse()
-            await asyncio.sleep(limits.refusing_seconds)
+            # Clients are told to connect elsewhere before anything is refused, so the tracker stays open until the end
+            # of the grace. Only what would last longer ends now.
+            tracker.end_watches()
             await asyncio.gather(rpc.stop(GRACE_SECONDS), frontend.public.stop())
 
 

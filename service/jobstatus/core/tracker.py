@@ -147,14 +147,13 @@ class JobTracker:
                 found = await self._store.changed(versions)
             self._subscriptions.found(found)
 
-    def refuse(self) -> None:
-        """End every watch, and refuse new writes, with ShuttingDown."""
+    def end_watches(self) -> None:
+        """End every watch, and refuse new ones, with ShuttingDown. Reads and writes go on."""
         self._subscriptions.close()
-        self._writer.refuse()
 
     async def close(self) -> None:
         """End every watch, refuse new writes, and return when those under way are answered."""
-        self.refuse()
+        self.end_watches()
         await self._writer.close()
 
 

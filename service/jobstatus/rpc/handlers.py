@@ -40,6 +40,17 @@ class RpcAdapter:
         self._identify = identify
         self._throttles: Final[defaultdict[tuple[str, str], LogThrottle]] = defaultdict(LogThrottle)
         """By RPC and reason. Both come from closed lists, so their number is bounded."""
+        self._held: asyncio.Event | None = None
+        """Set by `release`; answers wait for it."""
+
+    def hold(self) -> None:
+        """Keep the answers of single calls back until `release`, so that clients which wait for them send no more."""
+        self._held = asyncio.Event()
+
+    def release(self) -> None:
+        """Send what was kept back."""
+        if self._held is not None:
+            self._held.set()
 
     def service(self, descriptor: ServiceDescriptor, servicer: object) -> grpc.GenericRpcHandler:
         """Return handlers for the service. The servicer has a method of the same name for each of its own."""
@@ -66,6 +77,8 @@ class RpcAdapter:
             try:
                 self._identify(context, name)
                 response = await serve(_parse(request_type, data))
+                if self._held is not None:
+                    await self._held.wait()
             except BaseException as error:  # noqa: BLE001  # translated, or raised again, by _abort
                 await self._abort(context, name, started, error)
             self._metrics.rpc_answered(name, "OK", time.perf_counter() - started)

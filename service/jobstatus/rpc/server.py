@@ -4,6 +4,7 @@ On a loopback address every client may call. On another address the settings req
 unless they say that the network is trusted.
 """
 
+import asyncio
 import ssl
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -47,6 +48,8 @@ class RpcLimits:
     max_age_grace_ms: int = 30 * 1000
     """Calls on a connection of that age go on for so long. A watch that does not end by then is ended; clients resume
     it where it ended."""
+    hold_seconds: float = 0.05
+    """How long a stop holds answers back before it closes; see `RpcServer.stop`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,10 +116,11 @@ class RpcServer:
             options=server_options(max_result_bytes, limits, shared=shared),
             maximum_concurrent_rpcs=limits.max_rpcs,
         )
-        adapter = RpcAdapter(metrics, tls.identify if tls else _allow_all)
+        self._hold_seconds = limits.hold_seconds
+        self._adapter = RpcAdapter(metrics, tls.identify if tls else _allow_all)
         servicers: Sequence[object] = (job_status, virtual_keys)
         self._server.add_generic_rpc_handlers(
-            [adapter.service(descriptor, servicer) for descriptor, servicer in zip(DESCRIPTORS, servicers, strict=True)]
+            [self._adapter.service(*pair) for pair in zip(DESCRIPTORS, servicers, strict=True)]
         )
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         if with_reflection:
@@ -150,8 +154,21 @@ class RpcServer:
         await self._health.enter_graceful_shutdown()
 
     async def stop(self, grace_seconds: float) -> None:
-        """Accept no more calls, let those in progress end, and cancel what is left after the grace."""
-        await self._server.stop(grace_seconds)
+        """Tell clients to connect elsewhere, let the calls in progress end, and cancel what is left after the grace.
+
+        gRPC cancels a call that arrives after this began and before its client has read the GOAWAY, and one that has
+        arrived and was not accepted yet. To make both rare, answers are held back for a moment before: then clients
+        that wait for an answer send nothing, the loop accepts what has arrived, and the GOAWAY comes before the answer.
+        """
+        if grace_seconds:
+            self._adapter.hold()
+            await asyncio.sleep(self._hold_seconds)
+        try:
+            stopping = asyncio.create_task(self._server.stop(grace_seconds), name="jobstatus-rpc-stop")
+            await asyncio.sleep(0)  # it has begun: the GOAWAY is on its way
+        finally:
+            self._adapter.release()
+        await stopping
 
 
 def server_options(max_result_bytes: int, limits: RpcLimits, *, shared: bool) -> Sequence[tuple[str, int]]:

@@ -1,18 +1,14 @@
 """WatchJob: each version until the end, for as many as there is room for."""
 
-import asyncio
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack
-from typing import Any
 
 import grpc
 import pytest
 from grpc import StatusCode as Code
-from harness.http import LIMIT_SECONDS
-from harness.jobs import complete, create, heartbeat, start
+from harness.jobs import complete, heartbeat, start
 from harness.refusals import NOT_FOUND
 from harness.rpc import furnish, get, watch, without_result
-from harness.service import Service, service_here, stubs
+from harness.service import Service, stubs
 from harness.staged_service import StagedService
 from harness.waiting import until
 from harness.wire import Refusal, channel_to, refused
@@ -105,16 +101,3 @@ async def test_watches_have_a_cap_and_are_freed(watched: tuple[Service, JobTrack
     assert await refused(watch(service, "unknown").read()) == NOT_FOUND
     await until(lambda: tracker._watchers.count == 0)
     assert tracker._subscriptions.versions() == {}
-
-
-async def test_stop_ends_watches() -> None:
-    """When the service stops a watch ends with SHUTTING_DOWN at once, so that its client asks again elsewhere."""
-    async with AsyncExitStack() as stack:
-        service = await stack.enter_async_context(service_here())
-        await create(service, "j1")
-        async with channel_to(service.grpc_port) as channel:
-            stream: Any = JobStatusStub(channel).WatchJob(pb.WatchJobRequest(job_id="j1"))
-            await stream.read()
-            async with asyncio.timeout(LIMIT_SECONDS):
-                await stack.aclose()
-            assert await refused(stream.read()) == Refusal(Code.UNAVAILABLE, "SHUTTING_DOWN")

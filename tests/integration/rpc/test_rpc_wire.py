@@ -12,7 +12,7 @@ from harness.refusals import invalid
 from harness.rpc import get, watch
 from harness.service import Service, service_here
 from harness.waiting import until
-from harness.wire import call_raw, channel_to, refused
+from harness.wire import PREFACE, call_raw, channel_to, refused
 from jobstatus.app.limits import ServiceLimits
 from jobstatus.rpc.server import DESCRIPTORS, RpcLimits
 from jobstatus.v1 import job_status_pb2 as pb
@@ -117,7 +117,6 @@ async def test_calls_over_the_limit_are_shed() -> None:
         await until(is_served)
 
 
-PREFACE: Final = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\x00\x00\x00\x04\x00\x00\x00\x00\x00"
 PING: Final = b"\x00\x00\x08\x06\x00\x00\x00\x00\x00" + bytes(8)
 PONG: Final = b"\x00\x00\x08\x06\x01\x00\x00\x00\x00" + bytes(8)
 
