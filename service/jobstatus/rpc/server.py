@@ -124,10 +124,11 @@ class RpcServer:
         )
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         if with_reflection:
-            from grpc_reflection.v1alpha import reflection  # noqa: PLC0415 (slow to import, and seldom wanted)
+            from jobstatus.rpc.reflection import Reflection  # noqa: PLC0415 (slow to import, and seldom wanted)
 
-            names = [*service_names(DESCRIPTORS), health.SERVICE_NAME, reflection.SERVICE_NAME]
-            reflection.enable_server_reflection(names, self._server)
+            names = [*service_names(DESCRIPTORS), health.SERVICE_NAME]
+            files = [*(descriptor.file for descriptor in DESCRIPTORS), health_pb2.DESCRIPTOR]
+            self._server.add_generic_rpc_handlers(Reflection(names, files).handlers())
 
     async def start(self, address: str) -> int:
         """Listen and return the port. Raises OSError when the address is not available or a PEM file not valid."""
