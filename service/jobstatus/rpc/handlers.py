@@ -20,7 +20,7 @@ from google.rpc.status_pb2 import Status
 from grpc_status import rpc_status
 
 from jobstatus.core.errors import InvalidField, JobStatusError
-from jobstatus.rpc.errors import internal_status, status_of
+from jobstatus.rpc.errors import INTERNAL, REASON_KEY, internal_status, status_of
 from jobstatus.telemetry.metrics import Metrics
 from jobstatus.telemetry.throttle import LogThrottle
 
@@ -115,7 +115,9 @@ class RpcAdapter:
             raise error
         status = self._status(name, error)
         self._metrics.rpc_answered(name, _CODE_NAMES[status.code], seconds)
-        await context.abort_with_status(rpc_status.to_status(status))
+        reason = error.reason if isinstance(error, JobStatusError) else INTERNAL
+        told = rpc_status.to_status(status)
+        await context.abort(told.code, told.details, (*told.trailing_metadata, (REASON_KEY, reason)))
         raise AssertionError("abort raises")
 
     def _status(self, name: str, error: Exception) -> Status:
