@@ -83,9 +83,10 @@ async def serving(
             clocks=clocks,
         )
         await frontend.authenticator.refresh()
-        job_status = JobStatusServicer(tracker, max_result_bytes=settings.max_result_bytes)
+        pages = limits.rpc.pages
+        job_status = JobStatusServicer(tracker, max_result_bytes=settings.max_result_bytes, pages=pages)
         virtual_keys = VirtualKeysServicer(
-            store=opened, clock=clocks.ms, on_change=frontend.authenticator.forget_virtual_keys
+            store=opened, clock=clocks.ms, on_change=frontend.authenticator.forget_virtual_keys, pages=pages
         )
         rpc = RpcServer(
             job_status=job_status,

@@ -14,7 +14,7 @@ DOMAIN: Final = "jobstatus.v1"
 INTERNAL: Final = "INTERNAL"
 """The reason of a fault of this program."""
 REASON_KEY: Final = "jobstatus-reason"
-"""The trailing metadata that has the reason as plain text, for languages in which a google.rpc.Status is hard to read."""
+"""Trailing metadata with the reason as plain text, for languages in which a google.rpc.Status is hard to read."""
 
 CODES: Final[dict[type[errors.JobStatusError], grpc.StatusCode]] = {
     errors.InvalidField: grpc.StatusCode.INVALID_ARGUMENT,

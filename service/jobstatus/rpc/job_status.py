@@ -7,6 +7,7 @@ import hashlib
 import json
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
+from dataclasses import replace
 from typing import Any, Final
 
 from jobstatus.core import commands as core
@@ -27,17 +28,28 @@ from jobstatus.rpc.messages import (
     page_size,
     request_type_of,
 )
+from jobstatus.rpc.pages import PageLimits, fill
 from jobstatus.v1 import job_status_pb2 as pb
 
 MAX_ANSWER_BYTES: Final = 32 * 1024 * 1024
 """How many bytes of results one BatchGetJobs returns at most. This bounds the memory of a call."""
 
+MAX_LISTED_ERROR_BYTES: Final = 16 * 1024
+"""A larger error is left out of listings."""
+
 
 class JobStatusServicer:
     """Each RPC as a coroutine or async generator of its request."""
 
-    def __init__(self, tracker: JobTracker, *, max_result_bytes: int) -> None:
+    def __init__(
+        self,
+        tracker: JobTracker,
+        *,
+        max_result_bytes: int,
+        pages: PageLimits = PageLimits(),  # noqa: B008  # a frozen value
+    ) -> None:
         self._tracker = tracker
+        self._pages = pages
         self._read = commands.CommandReader(max_result_bytes)
 
     async def CreateJob(self, request: pb.CreateJobRequest) -> pb.CreateJobResponse:
@@ -92,14 +104,14 @@ class JobStatusServicer:
         return pb.BatchGetJobsResponse(jobs=found, unavailable_job_ids=failed)
 
     async def ListJobs(self, request: pb.ListJobsRequest) -> pb.ListJobsResponse:
-        limit = page_size(request.page_size)
+        count = page_size(request.page_size)
         filters = pb.ListJobsRequest()
         filters.CopyFrom(request)
         filters.ClearField("page_size")
         filters.ClearField("page_token")
         digest = hashlib.sha256(filters.SerializeToString(deterministic=True)).hexdigest()[:16]
         listing = Listing(
-            limit=limit + 1,
+            limit=count,
             states=frozenset(job_state_of(state) for state in request.states),
             request_type=request_type_of(request.request_type) if request.HasField("request_type") else None,
             virtual_key_id=optional(request, "virtual_key_id"),
@@ -109,11 +121,16 @@ class JobStatusServicer:
         )
         if listing.virtual_key_id is not None:
             check_id("virtual_key_id", listing.virtual_key_id)
-        jobs = await self._tracker.list_jobs(listing)
-        return pb.ListJobsResponse(
-            jobs=[job_fields(job) for job in jobs[:limit]],
-            next_page_token=_make_token(jobs[limit - 1], digest) if len(jobs) > limit else "",
+        page = pb.ListJobsResponse()
+        last = await fill(
+            page.jobs,
+            lambda last, limit: self._tracker.list_jobs(_after(listing, last, limit)),
+            lambda job: page.jobs.add(**_listed_fields(job)),
+            count=count,
+            limits=self._pages,
         )
+        page.next_page_token = "" if last is None else _make_token(last, digest)
+        return page
 
     async def WatchJob(self, request: pb.WatchJobRequest) -> AsyncGenerator[pb.WatchJobResponse]:
         check_id("job_id", request.job_id)
@@ -156,6 +173,20 @@ def _result_fields(outcome: Job | JobStatusError) -> Any:
     if isinstance(outcome, JobStatusError):
         return {"error": operation_error(outcome)}
     return {"job": job_fields(outcome, omit_result=True)}
+
+
+def _listed_fields(job: Job) -> Any:
+    """Return the fields of a job in a listing: without an error that is too large for a page of many."""
+    fields = job_fields(job, omit_result=True)
+    if job.error is not None and fields["error"].ByteSize() > MAX_LISTED_ERROR_BYTES:
+        fields["error"] = None
+    return fields
+
+
+def _after(listing: Listing, last: Job | None, limit: int) -> Listing:
+    """Return the listing of `limit` jobs after the last one; None: from where the page begins."""
+    before = listing.before if last is None else (last.created_at_ms, last.job_id)
+    return replace(listing, limit=limit, before=before)
 
 
 def _at(request: pb.ListJobsRequest, field: str) -> int | None:

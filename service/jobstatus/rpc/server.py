@@ -18,6 +18,7 @@ from grpc_health.v1.health import aio as health_aio
 from jobstatus.core.errors import ClientNotAllowed, ClientNotIdentified
 from jobstatus.rpc.handlers import Context, RpcAdapter, service_names
 from jobstatus.rpc.job_status import MAX_ANSWER_BYTES, JobStatusServicer
+from jobstatus.rpc.pages import PageLimits
 from jobstatus.rpc.virtual_keys import VirtualKeysServicer
 from jobstatus.telemetry.metrics import Metrics
 from jobstatus.v1 import job_status_pb2, virtual_keys_pb2
@@ -40,6 +41,8 @@ class RpcLimits:
 
     max_rpcs: int = 20_000
     """Calls in progress. A further one is RESOURCE_EXHAUSTED."""
+    pages: PageLimits = PageLimits()  # noqa: RUF009  # a frozen value
+    """The bounds of listings."""
     min_ping_interval_ms: int = 15_000
     """Clients that ping more often are disconnected, calls in progress or not. The documents promise 20 s; the rest is
     for networks that deliver one ping late and the next in time."""
