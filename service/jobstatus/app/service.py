@@ -84,7 +84,9 @@ async def serving(
         )
         await frontend.authenticator.refresh()
         pages = limits.rpc.pages
-        job_status = JobStatusServicer(tracker, max_result_bytes=settings.max_result_bytes, pages=pages)
+        job_status = JobStatusServicer(
+            tracker, max_result_bytes=settings.max_result_bytes, pages=pages, min_idle_ms=limits.rpc.min_idle_ms
+        )
         virtual_keys = VirtualKeysServicer(
             store=opened, clock=clocks.ms, on_change=frontend.authenticator.forget_virtual_keys, pages=pages
         )

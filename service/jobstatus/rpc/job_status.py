@@ -23,6 +23,7 @@ from jobstatus.rpc.messages import (
     check_count,
     job_fields,
     job_state_of,
+    ms_from_duration,
     ms_from_timestamp,
     optional,
     page_size,
@@ -34,6 +35,8 @@ from jobstatus.v1 import job_status_pb2 as pb
 MAX_ANSWER_BYTES: Final = 32 * 1024 * 1024
 """How many bytes of results one BatchGetJobs returns at most. This bounds the memory of a call."""
 
+MAX_IDLE_MS: Final = 3_600_000
+"""The longest interval of signs of life that a watch may ask for."""
 MAX_LISTED_ERROR_BYTES: Final = 16 * 1024
 """A larger error is left out of listings."""
 
@@ -47,8 +50,11 @@ class JobStatusServicer:
         *,
         max_result_bytes: int,
         pages: PageLimits = PageLimits(),  # noqa: B008  # a frozen value
+        min_idle_ms: int = 5_000,
     ) -> None:
+        """`min_idle_ms` is the shortest interval of signs of life that a watch may ask for."""
         self._tracker = tracker
+        self._min_idle_ms = min_idle_ms
         self._pages = pages
         self._read = commands.CommandReader(max_result_bytes)
 
@@ -134,12 +140,15 @@ class JobStatusServicer:
 
     async def WatchJob(self, request: pb.WatchJobRequest) -> AsyncGenerator[pb.WatchJobResponse]:
         check_id("job_id", request.job_id)
-        with_result = not request.omit_result
-        async with aclosing(
-            self._tracker.watch(request.job_id, after_version=request.after_version, with_result=with_result)
-        ) as versions:
+        watch = self._tracker.watch(
+            request.job_id,
+            after_version=request.after_version,
+            with_result=not request.omit_result,
+            idle_seconds=self._idle_seconds(request),
+        )
+        async with aclosing(watch) as versions:
             async for job in versions:
-                yield pb.WatchJobResponse(job=job_fields(job))
+                yield pb.WatchJobResponse(job=None if job is None else job_fields(job))
 
     async def FollowJobs(self, requests: AsyncIterator[pb.FollowJobsRequest]) -> AsyncGenerator[pb.FollowJobsResponse]:
         with self._tracker.change_feed() as feed:
@@ -153,6 +162,14 @@ class JobStatusServicer:
             finally:
                 reading.cancel()
                 await asyncio.gather(reading, return_exceptions=True)
+
+    def _idle_seconds(self, request: pb.WatchJobRequest) -> float | None:
+        if not request.HasField("idle_interval"):
+            return None
+        interval_ms = ms_from_duration(request.idle_interval, "idle_interval")
+        if not self._min_idle_ms <= interval_ms <= MAX_IDLE_MS:
+            raise InvalidField.of("idle_interval", f"must be from {self._min_idle_ms} ms to {MAX_IDLE_MS} ms")
+        return interval_ms / 1000
 
     async def _apply(self, command: core.Command) -> Any:
         return job_fields(await self._tracker.apply(command), omit_result=True)

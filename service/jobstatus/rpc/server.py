@@ -43,6 +43,8 @@ class RpcLimits:
     """Calls in progress. A further one is RESOURCE_EXHAUSTED."""
     pages: PageLimits = PageLimits()  # noqa: RUF009  # a frozen value
     """The bounds of listings."""
+    min_idle_ms: int = 5_000
+    """The shortest interval of signs of life that a watch may ask for."""
     min_ping_interval_ms: int = 15_000
     """Clients that ping more often are disconnected, calls in progress or not. The documents promise 20 s; the rest is
     for networks that deliver one ping late and the next in time."""
