@@ -11,7 +11,7 @@ and the standard library only, because a worker installs nothing else.
 """
 
 from jobstatus.client.client import JobFilter, JobPage, JobStatusClient
-from jobstatus.client.errors import ServiceFailed, ServiceUnreachable
+from jobstatus.client.errors import JobCancelled, ServiceFailed, ServiceUnreachable
 from jobstatus.client.run import JobRun
 from jobstatus.client.writes import Write
 from jobstatus.core.commands import CompleteJob, CreateJob, FailJob, HeartbeatJob, StartJob
@@ -48,6 +48,7 @@ __all__ = [
     "HeartbeatJob",
     "InvalidField",
     "Job",
+    "JobCancelled",
     "JobError",
     "JobExists",
     "JobFilter",

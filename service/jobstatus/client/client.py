@@ -251,8 +251,9 @@ class JobStatusClient:
         * as failed, with RuntimeError, when the block called neither.
 
         Raises LeaseLost, with its cause, when the job no longer belongs to this attempt: inside the block, which it
-        cancels, or on leaving. An outcome that the service refuses (ResultNotJson, ResultTooLarge) fails the job and is
-        raised. Two runs must not share a `worker_id`, because the service takes them for one worker.
+        cancels, or on leaving. Raises JobCancelled in the same way when the job was cancelled. An outcome that the
+        service refuses (ResultNotJson, ResultTooLarge) fails the job and is raised. Two runs must not share a
+        `worker_id`, because the service takes them for one worker.
         """
         command = StartJob(
             job_id=job_id,

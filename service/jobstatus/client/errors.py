@@ -1,4 +1,4 @@
-"""From a gRPC status to an error: those that the service raises, and two that only a client can see.
+"""From a gRPC status to an error: those that the service raises, and those that only a client can see.
 
 The service's ErrorInfo decides where there is one. A status without it was made on the way (by a proxy, a closed socket
 or a limit of gRPC's own) and is translated by its code, with one table.
@@ -14,6 +14,7 @@ from grpc_status import rpc_status
 
 from jobstatus.core import errors as core
 from jobstatus.core.errors import JobStatusError
+from jobstatus.core.rules import CANCELLED_CODE
 from jobstatus.rpc.errors import CODES, DOMAIN
 from jobstatus.v1.job_status_pb2 import OperationError
 
@@ -28,6 +29,10 @@ class ServiceFailed(JobStatusError):
     """The service failed, and says no more than that."""
 
     reason = "INTERNAL"
+
+
+class JobCancelled(core.JobTerminal):
+    """The job was cancelled: nobody wants its outcome any more."""
 
 
 TRANSIENT: Final = (ServiceUnreachable, core.StoreUnavailable, core.StoreFull, core.ShuttingDown, core.Overloaded)
@@ -79,6 +84,8 @@ def _error_info(error: grpc.aio.AioRpcError) -> ErrorInfo | None:
 
 def _rebuilt(reason: str, message: str, metadata: Mapping[str, str]) -> JobStatusError:
     """The error as the service raised it; ServiceFailed for a reason that this version does not know."""
+    if reason == core.JobTerminal.reason and metadata.get("code") == CANCELLED_CODE:
+        return JobCancelled(**metadata)
     return _LEAVES.get(reason, ServiceFailed)(message, **metadata)
 
 

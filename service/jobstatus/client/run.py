@@ -1,8 +1,8 @@
 """One attempt at a job as a context: entering starts the job, heartbeats keep it, leaving always ends it.
 
 The service fences the writes of a worker that has lost its lease. This module tells the worker: it cancels the block,
-which then raises LeaseLost. Cancellations are counted as `asyncio.timeout` counts them, so that one from outside is
-never taken for our own.
+which then raises LeaseLost, or JobCancelled where that is the cause. Cancellations are counted as `asyncio.timeout`
+counts them, so that one from outside is never taken for our own.
 """
 
 import asyncio
@@ -14,7 +14,7 @@ from types import TracebackType
 from typing import Final, Self
 
 from jobstatus.client.channel import ServiceChannel
-from jobstatus.client.errors import LOST
+from jobstatus.client.errors import LOST, JobCancelled
 from jobstatus.client.heartbeat import Heartbeat
 from jobstatus.client.writes import (
     complete_request,
@@ -72,7 +72,10 @@ class JobRun:
 
     @property
     def is_lost(self) -> bool:
-        """Whether the lease is lost; for code in a thread, which a cancellation does not reach."""
+        """Whether the job no longer belongs to this attempt: its lease is lost, or it was cancelled.
+
+        For code in a thread, which the cancellation of the block does not reach.
+        """
         return self._lost is not None
 
     def report(self, *, progress: float | None = None, message: str | None = None) -> None:
@@ -131,7 +134,7 @@ class JobRun:
         """Cancel the block. Once it is being left, the write that ends the job finds out by itself."""
         if not self._is_leaving:
             self._lost = cause
-            self._task.cancel(f"the lease of job {self.job.job_id} is lost")
+            self._task.cancel(self._loss(cause).message)
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
@@ -156,8 +159,8 @@ class JobRun:
         if isinstance(error, asyncio.CancelledError) and is_stopped_from_outside:
             return
         if error is None or isinstance(error, asyncio.CancelledError):
-            raise self._lease_lost() from cause
-        error.add_note(f"{self._lease_lost()} ({cause})")
+            raise self._loss(cause) from cause
+        error.add_note(f"{self._loss(cause)} ({cause})")
 
     async def _leave_failed(self, error: BaseException) -> None:
         """Fail the job with the exception that ended the block, which is raised on even if that cannot be sent."""
@@ -185,7 +188,7 @@ class JobRun:
         try:
             await self._send(outcome)
         except LOST as cause:
-            raise self._lease_lost() from cause
+            raise self._loss(cause) from cause
 
     async def _send(
         self,
@@ -220,5 +223,8 @@ class JobRun:
         else:
             await call(jobs.FailJob, fail_request(outcome), limit_seconds=limit_seconds)
 
-    def _lease_lost(self) -> LeaseLost:
+    def _loss(self, cause: Exception) -> LeaseLost | JobCancelled:
+        """Return what the block raises when the job no longer belongs to this attempt."""
+        if isinstance(cause, JobCancelled):
+            return JobCancelled(f"Job {self.job.job_id} was cancelled.", **cause.metadata)
         return LeaseLost(f"Attempt {self.attempt} at job {self.job.job_id} has lost the job.")

@@ -7,10 +7,21 @@ from datetime import timedelta
 
 import pytest
 from harness.staged_service import LIMIT_SECONDS, SHORTEST_LEASE, StagedService
-from jobstatus.client import JobError, JobRun, JobState, JobStatusClient, RequestType, ServiceUnreachable
+from jobstatus.client import (
+    JobCancelled,
+    JobError,
+    JobRun,
+    JobState,
+    JobStatusClient,
+    JobTerminal,
+    RequestType,
+    ServiceUnreachable,
+)
+from jobstatus.client.errors import from_operation
 from jobstatus.core import errors
-from jobstatus.core.commands import FailJob, StartJob
+from jobstatus.core.commands import CancelJob, FailJob, StartJob
 from jobstatus.core.job import ErrorField
+from jobstatus.rpc.errors import operation_error
 
 
 async def work(
@@ -194,6 +205,73 @@ async def test_a_worker_that_slept_through_its_lease_cannot_complete(
     assert type(caught.value.__cause__) is cause
     if cause is not errors.JobNotFound:
         assert (await service.job(job.job_id)).state is not JobState.COMPLETED
+
+
+async def cancel(service: StagedService, job_id: str) -> None:
+    await service.tracker.apply(CancelJob(job_id=job_id))
+
+
+async def test_a_cancelled_job_stops_the_block(client: JobStatusClient, service: StagedService, job_id: str) -> None:
+    """The body is cancelled where it waits; JobCancelled comes out, and the task itself lives on."""
+    was_told = asyncio.Event()
+
+    async def body(run: JobRun) -> None:
+        await cancel(service, job_id)
+        try:
+            await for_ever()
+        finally:
+            if run.is_lost:
+                was_told.set()
+
+    with pytest.raises(JobCancelled, match=f"{job_id} was cancelled") as caught:
+        await work(client, job_id, body, lease=SHORTEST_LEASE)
+    assert was_told.is_set()
+    assert caught.value.metadata == {"state": "failed", "code": "cancelled_by_client"}
+    task = asyncio.current_task()
+    assert task is not None
+    assert task.cancelling() == 0
+    assert (await service.job(job_id)).status_code == 499
+
+
+async def test_a_cancelled_job_cannot_be_completed_or_started(
+    client: JobStatusClient, service: StagedService, job_id: str
+) -> None:
+    """Leaving the block and entering it anew say why, as a kind of JobTerminal."""
+
+    async def body(run: JobRun) -> None:
+        await cancel(service, job_id)
+        run.complete({"text": "unwanted"})
+
+    for _ in range(2):
+        with pytest.raises(JobTerminal) as caught:
+            await work(client, job_id, body)
+        assert type(caught.value) is JobCancelled
+
+
+async def test_an_exception_of_a_block_whose_job_is_cancelled_goes_on(
+    client: JobStatusClient, service: StagedService, job_id: str
+) -> None:
+    """With a note that says what stopped the block."""
+
+    async def body(_: JobRun) -> None:
+        await cancel(service, job_id)
+        try:
+            await for_ever()
+        finally:
+            raise ValueError("cleaning up")
+
+    with pytest.raises(ValueError, match="cleaning up") as caught:
+        await work(client, job_id, body, lease=SHORTEST_LEASE)
+    assert "was cancelled" in caught.value.__notes__[0]
+
+
+def test_only_the_code_of_a_cancellation_makes_it_one() -> None:
+    """In a batch as in a single call; other failed jobs are JobTerminal."""
+    kinds = {
+        code: type(from_operation(operation_error(errors.JobTerminal.in_state("failed", code))))
+        for code in ("cancelled_by_client", "lease_expired", None)
+    }
+    assert kinds == {"cancelled_by_client": JobCancelled, "lease_expired": JobTerminal, None: JobTerminal}
 
 
 async def test_a_last_attempt_whose_lease_has_ended_is_a_lost_lease(
