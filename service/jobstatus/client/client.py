@@ -15,6 +15,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from jobstatus.client import errors, watching
 from jobstatus.client.channel import ServiceChannel
+from jobstatus.client.encoding import Default
 from jobstatus.client.run import JobRun, new_worker_id
 from jobstatus.client.watching import WatchLimits
 from jobstatus.client.writes import (
@@ -129,12 +130,23 @@ class JobStatusClient:
         response = await self._channel.call(self._channel.jobs.HeartbeatJob, heartbeat_request(command))
         return job_from_message(response.job)
 
-    async def complete_job(self, job_id: str, result: object, *, attempt: int = 0, status_code: int = 200) -> Job:
+    async def complete_job(
+        self,
+        job_id: str,
+        result: object,
+        *,
+        attempt: int = 0,
+        status_code: int = 200,
+        default: Default | None = None,
+    ) -> Job:
         """End a job with its result. The returned job comes without it.
 
-        `bytes` and `str` are taken as JSON text and served byte for byte; anything else is encoded as JSON.
+        `bytes` and `str` are taken as JSON text and served byte for byte; anything else is encoded as JSON, with
+        `default` as `json.dumps` has it. Numbers of other libraries become numbers, and a lone surrogate U+FFFD. Raises
+        ResultNotJson, which names the place, for what JSON cannot express.
         """
-        command = CompleteJob(job_id=job_id, result=encoded_result(result), attempt=attempt, status_code=status_code)
+        encoded = encoded_result(result, default=default)
+        command = CompleteJob(job_id=job_id, result=encoded, attempt=attempt, status_code=status_code)
         response = await self._channel.call(self._channel.jobs.CompleteJob, complete_request(command))
         return job_from_message(response.job)
 
@@ -251,9 +263,10 @@ class JobStatusClient:
         * as failed, with RuntimeError, when the block called neither.
 
         Raises LeaseLost, with its cause, when the job no longer belongs to this attempt: inside the block, which it
-        cancels, or on leaving. Raises JobCancelled in the same way when the job was cancelled. An outcome that the
-        service refuses (ResultNotJson, ResultTooLarge) fails the job and is raised. Two runs must not share a
-        `worker_id`, because the service takes them for one worker.
+        cancels, or on leaving. Raises JobCancelled in the same way when the job was cancelled. A result that
+        cannot be written (ResultNotJson, ResultTooLarge) fails the job only at its last attempt: while attempts are
+        left the job stays as it is, and can be started again when the lease has ended. The error is raised. Two runs
+        must not share a `worker_id`, because the service takes them for one worker.
         """
         command = StartJob(
             job_id=job_id,

@@ -14,6 +14,7 @@ from types import TracebackType
 from typing import Final, Self
 
 from jobstatus.client.channel import ServiceChannel
+from jobstatus.client.encoding import Default
 from jobstatus.client.errors import LOST, JobCancelled
 from jobstatus.client.heartbeat import Heartbeat
 from jobstatus.client.writes import (
@@ -36,6 +37,9 @@ LAST_WORDS_SECONDS: Final = 3.0
 REFUSED: Final = (InvalidField, ResultNotJson, ResultTooLarge)
 """These say that an outcome can never be stored as it is."""
 
+UNWRITABLE: Final = (ResultNotJson, ResultTooLarge)
+"""These say it of a result. The work was done, and another attempt may have a result that can be stored."""
+
 
 def new_worker_id() -> str:
     """Return a unique id. Two runs with one id would count as one worker and share an attempt."""
@@ -57,6 +61,8 @@ class JobRun:
         self._job: Job | None = None
         self._lost: Exception | None = None
         self._is_leaving = False
+        self._is_unwritable = False
+        """Whether the block had a result that cannot be stored."""
 
     @property
     def job(self) -> Job:
@@ -86,12 +92,18 @@ class JobRun:
         """
         self._heartbeat.report(progress, message)
 
-    def complete(self, result: object, *, status_code: int = 200) -> None:
-        """Complete the job with this result (see `JobStatusClient.complete_job`) when the block ends."""
+    def complete(self, result: object, *, status_code: int = 200, default: Default | None = None) -> None:
+        """Complete the job with this result (see `JobStatusClient.complete_job`) when the block ends.
+
+        Raises ResultNotJson. The run then has no outcome yet: give it another one, or leave the block.
+        """
+        try:
+            encoded = encoded_result(result, default=default)
+        except ResultNotJson:
+            self._is_unwritable = True
+            raise
         self._set_outcome(
-            CompleteJob(
-                job_id=self.job.job_id, attempt=self.attempt, result=encoded_result(result), status_code=status_code
-            )
+            CompleteJob(job_id=self.job.job_id, attempt=self.attempt, result=encoded, status_code=status_code)
         )
 
     def fail(self, error: JobError | str, *, status_code: int = 500) -> None:
@@ -102,6 +114,7 @@ class JobRun:
         if self._outcome is not None:
             raise RuntimeError("the run has its outcome already")
         self._outcome = outcome
+        self._is_unwritable = False
 
     def _failure(self, error: JobError, status_code: int = 500) -> FailJob:
         return FailJob(job_id=self.job.job_id, attempt=self.attempt, error=error, status_code=status_code)
@@ -163,7 +176,13 @@ class JobRun:
         error.add_note(f"{self._loss(cause)} ({cause})")
 
     async def _leave_failed(self, error: BaseException) -> None:
-        """Fail the job with the exception that ended the block, which is raised on even if that cannot be sent."""
+        """Fail the job with the exception that ended the block, which is raised on even if that cannot be sent.
+
+        A result that cannot be written is no reason to fail a job that has attempts left.
+        """
+        if self._is_unwritable and isinstance(error, Exception) and self.attempt < self.job.max_attempts:
+            error.add_note("The job has attempts left: it is not failed, and can be started when the lease has ended.")
+            return
         failure = self._failure(job_error_from(error))
         try:
             if isinstance(error, Exception):
@@ -181,6 +200,7 @@ class JobRun:
         try:
             await self._end(self._outcome)
         except REFUSED as refusal:
+            self._is_unwritable = isinstance(refusal, UNWRITABLE)
             await self._leave_failed(refusal)
             raise
 

@@ -1,8 +1,10 @@
 """`run_job`: a job is started, kept alive and ended, whatever happens to the block, the worker or the service."""
 
 import asyncio
+import math
 import threading
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from datetime import timedelta
 
 import pytest
@@ -113,8 +115,6 @@ async def test_a_report_out_of_bounds_is_refused_where_it_is_made(client: JobSta
             run.report(progress=1.5)
         with pytest.raises(errors.InvalidField):
             run.report(message="x" * 2000)
-        with pytest.raises(errors.InvalidField):
-            run.report(message="\udcff")
         run.complete({})
     with pytest.raises(RuntimeError, match="once"):
         await run.__aenter__()
@@ -374,6 +374,81 @@ async def test_a_result_that_is_refused_fails_the_job(
             run.complete(result)
     job = await service.job(job_id)
     assert (job.state, job.error.error.code) == (JobState.FAILED, refusal.__name__)
+
+
+async def test_half_a_character_costs_nothing(client: JobStatusClient, service: StagedService, job_id: str) -> None:
+    """Text that was cut inside an emoji, in a report, in a result and in its names, is sent with U+FFFD."""
+    async with client.run_job(job_id) as run:
+        run.report(message="half of it \ud83d")
+        assert (await service.stage.next_request("HeartbeatJob")).message == "half of it \ufffd"
+        run.complete({"te\udc00xt": ["an hour of speech \ud83d"]})
+    assert (await service.job(job_id)).result == '{"te\ufffdxt":["an hour of speech \ufffd"]}'.encode()
+
+
+async def test_half_a_character_costs_no_error(client: JobStatusClient, service: StagedService) -> None:
+    """Neither a sentence, nor a whole error, nor an exception's text."""
+
+    async def raising(_: JobRun) -> None:
+        raise ValueError("\ud83d")
+
+    async def failing(run: JobRun) -> None:
+        run.fail(JobError(error=ErrorField(message="\ud83d", param="\udc00"), event_id="\ud800"))
+
+    async def saying(run: JobRun) -> None:
+        run.fail("\ud83d")
+
+    for body in (raising, failing, saying):
+        job = await client.create_job(request_type=RequestType.SPEECH)
+        with suppress(ValueError):
+            await work(client, job.job_id, body)
+        assert (await service.job(job.job_id)).error.error.message == "\ufffd"
+
+
+@pytest.mark.parametrize(
+    ("result", "refusal"),
+    [
+        (object(), errors.ResultNotJson),
+        ({"a": [math.nan]}, errors.ResultNotJson),
+        (b"{", errors.ResultNotJson),
+        (["x" * 2000], errors.ResultTooLarge),
+    ],
+)
+async def test_a_result_that_cannot_be_written_leaves_the_attempts(
+    client: JobStatusClient, service: StagedService, result: object, refusal: type[Exception]
+) -> None:
+    """Whether the client or the service finds out: another attempt may do better. The last one fails the job."""
+    job_id = (await client.create_job(request_type=RequestType.SPEECH, max_attempts=2)).job_id
+
+    async def body(run: JobRun) -> None:
+        run.complete(result)
+
+    with pytest.raises(refusal) as caught:
+        await work(client, job_id, body)
+    assert "attempts left" in caught.value.__notes__[0]
+    job = await service.job(job_id)
+    assert (job.state, job.attempt) == (JobState.PROCESSING, 1)
+    service.now_ms += 31_000
+    with pytest.raises(refusal):
+        await work(client, job_id, body)
+    job = await service.job(job_id)
+    assert (job.state, job.error.error.code) == (JobState.FAILED, refusal.__name__)
+
+
+async def test_a_result_in_place_of_one_that_cannot_be_written_counts(
+    client: JobStatusClient, service: StagedService
+) -> None:
+    """The block may catch the error and end the job otherwise; what it raises later fails the job as ever."""
+    job_id = (await client.create_job(request_type=RequestType.SPEECH, max_attempts=2)).job_id
+
+    async def body(run: JobRun) -> None:
+        with pytest.raises(errors.ResultNotJson):
+            run.complete({"at": {1}})
+        run.complete({"at": {1}}, default=sorted)
+        raise ValueError("bad audio")
+
+    with pytest.raises(ValueError, match="bad audio"):
+        await work(client, job_id, body)
+    assert (await service.job(job_id)).error.error.code == "ValueError"
 
 
 class Worker:
