@@ -4,7 +4,7 @@ here.
 
 import asyncio
 import uuid
-from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from types import TracebackType
@@ -14,7 +14,7 @@ import grpc
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from jobstatus.client import errors, watching
-from jobstatus.client.channel import ServiceChannel
+from jobstatus.client.channel import Balancing, Metadata, Options, ServiceChannel
 from jobstatus.client.encoding import Default
 from jobstatus.client.run import JobRun, new_worker_id
 from jobstatus.client.watching import WatchLimits
@@ -67,6 +67,11 @@ class JobStatusClient:
     came in time, or ServiceFailed. It is retried until `timeout` has passed where that may help, because every write is
     idempotent; not with `retry=False`. Without `credentials` the channel has no TLS. `watch_limits` bound the pauses of
     `wait_for_job`.
+
+    Calls take turns among all addresses that `target` stands for; with `balancing="pick_first"` they stay with one.
+    `metadata` are pairs that every call carries, or a function that is called for them at each try. `interceptors` are
+    those of grpc.aio and see each try. `options` are gRPC's channel options and replace the client's own. Raises
+    ValueError for metadata that gRPC cannot send.
     """
 
     def __init__(
@@ -76,10 +81,21 @@ class JobStatusClient:
         credentials: grpc.ChannelCredentials | None = None,
         timeout: timedelta = DEFAULT_TIMEOUT,
         retry: bool = True,
+        balancing: Balancing = "round_robin",
+        interceptors: Sequence[grpc.aio.ClientInterceptor] = (),
+        metadata: Metadata | Callable[[], Metadata] = (),
+        options: Options = (),
         watch_limits: WatchLimits = WatchLimits(),  # noqa: B008 (a frozen value)
     ) -> None:
         self._channel = ServiceChannel(
-            target, credentials=credentials, timeout_seconds=timeout.total_seconds(), retry=retry
+            target,
+            credentials=credentials,
+            timeout_seconds=timeout.total_seconds(),
+            retry=retry,
+            balancing=balancing,
+            interceptors=interceptors,
+            metadata=metadata,
+            options=options,
         )
         self._watch_limits = watch_limits
 

@@ -9,7 +9,6 @@ from typing import Final, Protocol
 
 from jobstatus.client.errors import LOST
 from jobstatus.core.commands import HeartbeatJob
-from jobstatus.core.errors import JobStatusError
 
 BEATS_PER_LEASE: Final = 3
 SHORTEST_GAP_SECONDS: Final = 0.25
@@ -90,7 +89,7 @@ class Heartbeat:
             await self._send(self._latest, limit_seconds=limit_seconds)
         except LOST:
             raise
-        except JobStatusError as error:
+        except Exception as error:  # the caller's interceptors and metadata may raise anything
             if self._loop.time() >= self._lease_ends_at:
                 raise
             _logger.warning(

@@ -3,6 +3,7 @@
 import asyncio
 import math
 import threading
+from collections import deque
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from datetime import timedelta
@@ -19,6 +20,7 @@ from jobstatus.client import (
     RequestType,
     ServiceUnreachable,
 )
+from jobstatus.client.channel import Metadata
 from jobstatus.client.errors import from_operation
 from jobstatus.core import errors
 from jobstatus.core.commands import CancelJob, FailJob, StartJob
@@ -132,6 +134,26 @@ async def test_heartbeats_survive_a_service_that_is_away_for_less_than_the_lease
         assert not run.is_lost
         run.complete({})
     assert (await service.job(job_id)).state is JobState.COMPLETED
+
+
+async def test_heartbeats_survive_what_a_caller_adds_to_them(service: StagedService, job_id: str) -> None:
+    """A token that cannot be fetched for a moment costs neither the lease nor the work."""
+    failures = deque([OSError("no token")] * 2)
+
+    def metadata() -> Metadata:
+        task = asyncio.current_task()
+        if failures and task is not None and task.get_name().startswith("heartbeat"):
+            raise failures.popleft()
+        return ()
+
+    async with (
+        JobStatusClient(service.target, metadata=metadata) as client,
+        client.run_job(job_id, lease=timedelta(seconds=6)) as run,
+    ):
+        run.report(progress=0.5)
+        assert (await service.stage.next_request("HeartbeatJob")).progress == 0.5
+        assert not failures
+        run.complete({})
 
 
 async def lose_to_another_worker(service: StagedService, job_id: str) -> None:
