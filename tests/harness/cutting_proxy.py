@@ -29,12 +29,17 @@ class Cut(Enum):
 
 @dataclass(slots=True)
 class CuttingProxy:
-    """`answers` returns the messages that a request gets before its stream is cut; None instead leaves it open."""
+    """`answers` returns the messages that a request gets. A stream without any is cut at once, others by `cut_open`.
 
-    answers: Callable[[bytes], Sequence[Message] | None]
+    With `at_once` streams are answered before a request has come, for calls whose client may have nothing to say.
+    """
+
+    answers: Callable[[bytes], Sequence[Message]]
     cut: Cut = Cut.NO_TRAILERS
+    at_once: bool = False
     requests: list[bytes] = field(default_factory=list)
     target: str = ""
+    _open: list[tuple[asyncio.StreamWriter, int]] = field(default_factory=list)
     connections: dict[asyncio.StreamWriter, "asyncio.Task[None] | None"] = field(default_factory=dict)
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -53,20 +58,33 @@ class CuttingProxy:
             kind, flags, stream = head[3], head[4], int.from_bytes(head[5:], "big")
             if kind in (_SETTINGS, _PING) and not flags & _ACK:
                 writer.write(_frame(kind, _ACK, 0, payload if kind == _PING else b""))
-            if kind == _DATA:
+            if kind == _HEADERS and self.at_once:
+                self._answer(writer, stream, b"")
+            elif kind == _DATA and not self.at_once:
                 bodies[stream] = bodies.get(stream, b"") + payload
                 if flags & _END_STREAM:
                     self._answer(writer, stream, bodies.pop(stream)[5:])
 
     def _answer(self, writer: asyncio.StreamWriter, stream: int, request: bytes) -> None:
         self.requests.append(request)
-        answers = self.answers(request)
         writer.write(_frame(_HEADERS, _END_HEADERS, stream, _OK_GRPC))
-        for answer in answers or ():
+        for answer in self.answers(request):
             message = answer.SerializeToString()
             writer.write(_frame(_DATA, 0, stream, b"\0" + len(message).to_bytes(4, "big") + message))
-        if answers is not None:
-            kind, flags, payload = self.cut.value
+            self._open.append((writer, stream))
+        if (writer, stream) not in self._open:
+            self._cut(writer, stream)
+
+    def cut_open(self) -> None:
+        """Cut the streams that have been silent since their messages."""
+        while self._open:
+            self._cut(*self._open.pop())
+
+    def _cut(self, writer: asyncio.StreamWriter, stream: int) -> None:
+        kind, flags, payload = self.cut.value
+        writer.write(_frame(kind, flags, stream, payload))
+        if self.at_once and kind == _DATA:  # HAProxy resets the client's half of the stream
+            kind, flags, payload = Cut.CANCEL.value
             writer.write(_frame(kind, flags, stream, payload))
 
 
@@ -76,9 +94,9 @@ def _frame(kind: int, flags: int, stream: int, payload: bytes = b"") -> bytes:
 
 @asynccontextmanager
 async def cutting_proxy(
-    answers: Callable[[bytes], Sequence[Message] | None], cut: Cut = Cut.NO_TRAILERS
+    answers: Callable[[bytes], Sequence[Message]], cut: Cut, *, at_once: bool = False
 ) -> AsyncIterator[CuttingProxy]:
-    proxy = CuttingProxy(answers, cut)
+    proxy = CuttingProxy(answers, cut, at_once)
     server = await asyncio.start_server(proxy.serve, "127.0.0.1", 0)
     proxy.target = f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
     try:

@@ -10,6 +10,15 @@ from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 from jobstatus.v1 import job_status_pb2 as pb
 
+PENDING: Final = pb.Job(
+    job_id="job-1",
+    request_type=pb.REQUEST_TYPE_OCR,
+    state=pb.JOB_STATE_PENDING,
+    version=1,
+    created_at=Timestamp(seconds=1),
+    result_ttl=Duration(seconds=1),
+    max_attempts=1,
+)
 COMPLETED: Final = pb.Job(
     job_id="job-1",
     request_type=pb.REQUEST_TYPE_OCR,

@@ -174,7 +174,7 @@ class ServiceChannel:
             async for response in responses:
                 yield response
         except grpc.aio.AioRpcError as error:
-            raise errors.from_call(error, self._target) from error
+            raise errors.from_stream(error, self._target) from error
         finally:
             responses.cancel()
-        raise errors.ServiceUnreachable("The service ended the stream.")
+        raise errors.StreamBroken("The service ended the stream.")

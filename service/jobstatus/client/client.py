@@ -11,6 +11,7 @@ from types import TracebackType
 from typing import Final, Self, TypedDict, Unpack
 
 import grpc
+from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from jobstatus.client import errors, watching
@@ -33,13 +34,21 @@ from jobstatus.core.commands import DEFAULT_RESULT_TTL_MS, CompleteJob, CreateJo
 from jobstatus.core.errors import InvalidField, JobStatusError
 from jobstatus.core.job import Job, JobError, JobState, RequestType
 from jobstatus.core.virtual_keys import VirtualKey
-from jobstatus.rpc.messages import JOB_STATES, REQUEST_TYPES, job_from_message, virtual_key_from_message
+from jobstatus.rpc.messages import (
+    JOB_STATES,
+    REQUEST_TYPES,
+    duration_from_ms,
+    job_from_message,
+    virtual_key_from_message,
+)
 from jobstatus.v1 import job_status_pb2 as jobs_v1
 from jobstatus.v1 import virtual_keys_pb2 as keys_v1
 
 DEFAULT_TIMEOUT: Final = timedelta(seconds=10)
 DEFAULT_LEASE: Final = timedelta(seconds=30)
 DEFAULT_PATIENCE: Final = timedelta(minutes=1)
+DEFAULT_IDLE_INTERVAL: Final = timedelta(seconds=25)
+"""Less than what proxies wait for the next bytes of a stream: 30 to 60 s."""
 
 
 class JobFilter(TypedDict, total=False):
@@ -228,16 +237,19 @@ class JobStatusClient:
         after_version: int | None = None,
         omit_result: bool = False,
         patience: timedelta = DEFAULT_PATIENCE,
+        idle_interval: timedelta | None = DEFAULT_IDLE_INTERVAL,
     ) -> AsyncGenerator[Job]:
         """Yield the job now, then its newer versions; end after the terminal one, which is never skipped.
 
-        A stream that breaks is resumed where it ended, until the service has been away for `patience`.
+        A stream that breaks is resumed where it ended, until the service has been away for `patience`. The service is
+        asked for a sign of life after each silence of `idle_interval` (5 s to 1 h), because proxies end silent streams.
         """
         return watching.versions_of(
             self._channel,
             job_id,
             after_version=after_version,
             omit_result=omit_result,
+            idle_interval=span(idle_interval),
             patience_seconds=patience.total_seconds(),
             limits=self._watch_limits,
         )
@@ -249,17 +261,19 @@ class JobStatusClient:
         timeout: timedelta | None = None,  # noqa: ASYNC109 (named where the caller waits)
         omit_result: bool = False,
         patience: timedelta = DEFAULT_PATIENCE,
+        idle_interval: timedelta | None = DEFAULT_IDLE_INTERVAL,
     ) -> Job:
         """Return the job as soon as it has completed or failed. Raises TimeoutError after `timeout`.
 
         A service that has no room for another watch is polled instead, with growing pauses. A service that restarts is
-        waited for, until it has been away for `patience`.
+        waited for, until it has been away for `patience`. `idle_interval` is that of `watch_job`.
         """
         async with asyncio.timeout(None if timeout is None else timeout.total_seconds()):
             return await watching.end_of(
                 self._channel,
                 job_id,
                 omit_result=omit_result,
+                idle_interval=span(idle_interval),
                 patience_seconds=patience.total_seconds(),
                 limits=self._watch_limits,
             )
@@ -334,6 +348,10 @@ class JobStatusClient:
 
 def milliseconds(span: timedelta) -> int:
     return span // timedelta(milliseconds=1)
+
+
+def span(length: timedelta | None) -> Duration | None:
+    return None if length is None else duration_from_ms(milliseconds(length))
 
 
 def time_stamp(field: str, time: datetime | None) -> Timestamp | None:

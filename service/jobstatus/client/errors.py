@@ -25,6 +25,10 @@ class ServiceUnreachable(JobStatusError):
     reason = "SERVICE_UNREACHABLE"
 
 
+class StreamBroken(ServiceUnreachable):
+    """The stream was broken on the way."""
+
+
 class ServiceFailed(JobStatusError):
     """The service failed, and says no more than that."""
 
@@ -52,6 +56,14 @@ _WITHOUT_INFO: Final[dict[grpc.StatusCode, type[JobStatusError]]] = {
     grpc.StatusCode.RESOURCE_EXHAUSTED: core.Overloaded,
 }
 
+_BROKEN: Final = (
+    grpc.StatusCode.INTERNAL,
+    grpc.StatusCode.UNKNOWN,
+    grpc.StatusCode.CANCELLED,
+    grpc.StatusCode.DATA_LOSS,
+)
+"""How a stream ends that a proxy took for idle, with RST_STREAM or with END_STREAM and no trailers."""
+
 
 def from_call(error: grpc.aio.AioRpcError, target: str) -> JobStatusError:
     """Return the error for a failed call to this target."""
@@ -63,6 +75,16 @@ def from_call(error: grpc.aio.AioRpcError, target: str) -> JobStatusError:
         return core.ResultTooLarge("The message is larger than the service accepts.")
     leaf = _WITHOUT_INFO.get(error.code(), ServiceFailed)
     return leaf(f"{str(leaf.__doc__).rstrip('.')} ({target}: {_last_error(details)}).")
+
+
+def from_stream(error: grpc.aio.AioRpcError, target: str) -> JobStatusError:
+    """Return the error for a failed stream from this target. One that was broken on the way can be opened again.
+
+    For a unary call the same status may mean that the service was called, so it stays what `from_call` makes of it.
+    """
+    if error.code() in _BROKEN and _error_info(error) is None:
+        return StreamBroken(f"The stream was broken on the way ({target}: {_last_error(error.details() or '')}).")
+    return from_call(error, target)
 
 
 def from_operation(error: OperationError) -> JobStatusError:
