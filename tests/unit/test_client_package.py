@@ -22,6 +22,7 @@ SERVER_PACKAGES: Final = (
     "uvloop",
 )
 SEEN_BY_CLIENTS: Final = (
+    jobstatus.client.AnswerTooLarge,
     jobstatus.client.JobCancelled,
     jobstatus.client.ServiceFailed,
     jobstatus.client.ServiceUnreachable,

@@ -49,6 +49,7 @@ OPTIONS: Final = (
 
 LOOPBACK: Final = ("127.", "localhost:", "[::1]:", "unix:")
 """Addresses that gRPC would reach through the environment's http_proxy, although they are on this machine."""
+READS: Final = ("Get", "BatchGet", "List", "Watch")
 _SCHEME: Final = re.compile("(dns:(///?)?|ipv4:|ipv6:)")
 _METADATA_NAME: Final = re.compile("[0-9a-z_.-]+")
 
@@ -80,6 +81,11 @@ def pauses() -> Iterator[float]:
     while True:
         yield pause * random.uniform(0.5, 1)  # noqa: S311 (no secret)
         pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
+
+
+def _is_read(request: object) -> bool:
+    """Return whether the request asks for what is there, by its name in the contract."""
+    return type(request).__name__.startswith(READS)
 
 
 class ServiceChannel:
@@ -155,7 +161,7 @@ class ServiceChannel:
             try:
                 return await method(request, timeout=try_seconds, metadata=self.metadata())
             except grpc.aio.AioRpcError as error:
-                failure = errors.from_call(error, self._target)
+                failure = errors.from_call(error, self._target, is_read=_is_read(request))
                 may_help = self.retry and isinstance(failure, errors.TRANSIENT)
                 if may_help and ends_at - now() - pause >= SHORTEST_TRY_SECONDS:
                     await self._sleep(pause)

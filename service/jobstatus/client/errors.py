@@ -25,6 +25,12 @@ class ServiceUnreachable(JobStatusError):
     reason = "SERVICE_UNREACHABLE"
 
 
+class AnswerTooLarge(JobStatusError):
+    """The answer is larger than the client's own limit."""
+
+    reason = "ANSWER_TOO_LARGE"
+
+
 class StreamBroken(ServiceUnreachable):
     """The stream was broken on the way."""
 
@@ -56,6 +62,12 @@ _WITHOUT_INFO: Final[dict[grpc.StatusCode, type[JobStatusError]]] = {
     grpc.StatusCode.RESOURCE_EXHAUSTED: core.Overloaded,
 }
 
+_TOO_LARGE: Final = (grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.OUT_OF_RANGE)
+_TEXT_OF_TOO_LARGE: Final = re.compile("larger than|too large|exceeds maximum")
+"""What gRPC's implementations say of a message beyond a limit; they say another thing of too many calls."""
+_OWN_LIMIT: Final = "CLIENT: Received message"
+_REQUEST_TOO_LARGE: Final = "The message is larger than the service accepts."
+
 _BROKEN: Final = (
     grpc.StatusCode.INTERNAL,
     grpc.StatusCode.UNKNOWN,
@@ -65,14 +77,17 @@ _BROKEN: Final = (
 """How a stream ends that a proxy took for idle, with RST_STREAM or with END_STREAM and no trailers."""
 
 
-def from_call(error: grpc.aio.AioRpcError, target: str) -> JobStatusError:
-    """Return the error for a failed call to this target."""
+def from_call(error: grpc.aio.AioRpcError, target: str, *, is_read: bool = False) -> JobStatusError:
+    """Return the error for a failed call to this target. A message that is too large is the answer of a read."""
     info = _error_info(error)
     details = error.details() or ""
     if info is not None:
         return _rebuilt(info.reason, details, info.metadata)
-    if error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED and "larger than max" in details:
-        return core.ResultTooLarge("The message is larger than the service accepts.")
+    if error.code() in _TOO_LARGE and _TEXT_OF_TOO_LARGE.search(details):
+        is_answer = is_read or _OWN_LIMIT in details
+        return _answer_too_large(target, details) if is_answer else core.ResultTooLarge(_REQUEST_TOO_LARGE)
+    if error.code() is grpc.StatusCode.OUT_OF_RANGE and is_read:
+        return _answer_too_large(target, details)
     leaf = _WITHOUT_INFO.get(error.code(), ServiceFailed)
     return leaf(f"{str(leaf.__doc__).rstrip('.')} ({target}: {_last_error(details)}).")
 
@@ -84,12 +99,16 @@ def from_stream(error: grpc.aio.AioRpcError, target: str) -> JobStatusError:
     """
     if error.code() in _BROKEN and _error_info(error) is None:
         return StreamBroken(f"The stream was broken on the way ({target}: {_last_error(error.details() or '')}).")
-    return from_call(error, target)
+    return from_call(error, target, is_read=True)
 
 
 def from_operation(error: OperationError) -> JobStatusError:
     """Return the error of a refused operation of a batch."""
     return _rebuilt(error.reason, error.message, error.metadata)
+
+
+def _answer_too_large(target: str, details: str) -> AnswerTooLarge:
+    return AnswerTooLarge(f"The answer is larger than the client's own limit ({target}: {details.rstrip('.')}).")
 
 
 def _error_info(error: grpc.aio.AioRpcError) -> ErrorInfo | None:

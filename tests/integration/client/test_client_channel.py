@@ -9,8 +9,17 @@ import grpc
 import pytest
 from harness.replica import Replica, replica_here, target_of
 from harness.waiting import until
-from jobstatus.client import JobState, JobStatusClient, ServiceUnreachable
+from jobstatus.client import (
+    AnswerTooLarge,
+    JobState,
+    JobStatusClient,
+    Overloaded,
+    ResultTooLarge,
+    ServiceFailed,
+    ServiceUnreachable,
+)
 from jobstatus.client.channel import Balancing, Metadata, channel_options
+from jobstatus.client.errors import TRANSIENT, from_call
 
 
 @pytest.fixture
@@ -184,3 +193,38 @@ async def test_interceptors_see_every_try(replicas: Sequence[Replica]) -> None:
     assert len(unary.methods) > 2
     assert set(unary.methods) == {"GetJob"}
     assert streams.methods == ["WatchJob"] * 3
+
+
+async def test_an_answer_beyond_the_callers_own_limit_is_fetched_once(replicas: Sequence[Replica]) -> None:
+    """A retry would fetch the same again; the rest of the job can be read."""
+    options = [("grpc.max_receive_message_length", 500)]
+    async with JobStatusClient(target_of(replicas[0]), options=options) as client:
+        for read in (client.get_job("job-1"), client.wait_for_job("job-1"), anext(client.watch_job("job-1"))):
+            with pytest.raises(AnswerTooLarge, match="larger than"):
+                await read
+    assert len(replicas[0].calls) == 3
+
+
+def failed(code: grpc.StatusCode, details: str) -> grpc.aio.AioRpcError:
+    return grpc.aio.AioRpcError(code, grpc.aio.Metadata(), grpc.aio.Metadata(), details)
+
+
+@pytest.mark.parametrize(
+    ("code", "details", "of_a_read", "of_a_write"),
+    [
+        ("RESOURCE_EXHAUSTED", "CLIENT: Received message larger than max (9 vs. 4)", AnswerTooLarge, AnswerTooLarge),
+        ("RESOURCE_EXHAUSTED", "SERVER: Received message larger than max (9 vs. 4)", AnswerTooLarge, ResultTooLarge),
+        ("RESOURCE_EXHAUSTED", "gRPC message exceeds maximum size 4: 9", AnswerTooLarge, ResultTooLarge),
+        ("OUT_OF_RANGE", "decoded message length too large: found 9 bytes", AnswerTooLarge, ResultTooLarge),
+        ("OUT_OF_RANGE", "", AnswerTooLarge, ServiceFailed),
+        ("RESOURCE_EXHAUSTED", "Concurrent RPC limit exceeded!", Overloaded, Overloaded),
+    ],
+)
+def test_a_message_beyond_a_limit_is_told_from_too_many_calls(
+    code: str, details: str, of_a_read: type[Exception], of_a_write: type[Exception]
+) -> None:
+    """Only too many calls pass by themselves."""
+    for is_read, kind in ((True, of_a_read), (False, of_a_write)):
+        error = from_call(failed(grpc.StatusCode[code], details), "here:1", is_read=is_read)
+        assert type(error) is kind
+        assert isinstance(error, TRANSIENT) is (kind is Overloaded)
