@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from jobstatus.client.encoding import json_bytes, well_formed
+from jobstatus.client.encoding import json_bytes, mended, well_formed
+from jobstatus.client.writes import encoded_result
 from jobstatus.core.errors import ResultNotJson
 
 
@@ -43,6 +44,24 @@ def test_half_a_character_is_replaced_and_two_halves_are_one(text: str, sent: st
     for value, plain in ({text: [text]}, {sent: [sent]}), ([{1: text}], [{"1": sent}]):
         assert json.loads(json_bytes(value)) == plain
     assert json.loads(json_bytes([{1}], default=lambda _: text)) == [sent]
+
+
+@pytest.mark.parametrize(
+    ("text", "sent"),
+    [
+        (rb'"a \ud83d"', rb'"a \ufffd"'),
+        (rb'{"\uDC00": "\ud83d\ud83d\ude00"}', rb'{"\ufffd": "\ufffd\ud83d\ude00"}'),
+        (rb'"\ud83d\n\ude00"', rb'"\ufffd\n\ufffd"'),
+        (rb'"\\ud83d \\\ud83d"', rb'"\\ud83d \\\ufffd"'),
+        (rb' {"a" : "\uD83D\uDE00 \u00e9 \"\/"} ', rb' {"a" : "\uD83D\uDE00 \u00e9 \"\/"} '),
+        (b'"\\ud8', b'"\\ud8'),
+        (b'"\\', b'"\\'),
+    ],
+)
+def test_in_text_only_escapes_that_would_be_refused_are_replaced(text: bytes, sent: bytes) -> None:
+    """Text is sent byte for byte but for half a character, which would cost it all."""
+    assert mended(text) == sent
+    assert encoded_result(text) == encoded_result(text.decode()) == sent
 
 
 @pytest.mark.parametrize(

@@ -167,8 +167,9 @@ class JobStatusClient:
         """End a job with its result. The returned job comes without it.
 
         `bytes` and `str` are taken as JSON text and served byte for byte; anything else is encoded as JSON, with
-        `default` as `json.dumps` has it. Numbers of other libraries become numbers, and a lone surrogate U+FFFD. Raises
-        ResultNotJson, which names the place, for what JSON cannot express.
+        `default` as `json.dumps` has it. Numbers of other libraries become numbers. A lone surrogate becomes U+FFFD, in
+        text also as an escape, which the service would refuse. Raises ResultNotJson, which names the place, for what
+        JSON cannot express.
         """
         encoded = encoded_result(result, default=default)
         command = CompleteJob(job_id=job_id, result=encoded, attempt=attempt, status_code=status_code)

@@ -9,6 +9,7 @@ import json
 import math
 import numbers
 import operator
+import re
 from collections.abc import Callable
 from decimal import Decimal
 from typing import Any, Final
@@ -22,6 +23,12 @@ Default = Callable[[Any], Any]
 MAX_PATH_CHARS: Final = 200
 _MAX_STEPS: Final = 2 * MAX_DEPTH
 """Into arrays, objects and what `default` returned. A value that contains itself has no end."""
+_SURROGATE_ESCAPE: Final = re.compile(rb"\\u[dD][89a-fA-F]")
+_ESCAPE: Final = re.compile(
+    rb"\\(?:u[dD][89abAB][0-9a-fA-F]{2}(?:\\u[dD][c-fC-F][0-9a-fA-F]{2})?|u[dD][c-fC-F][0-9a-fA-F]{2}|.)", re.DOTALL
+)
+"""A pair of surrogates, a lone one, or the first two characters of any other escape."""
+_ESCAPE_LENGTH: Final = 6
 _LARGEST_EXPONENT: Final = 308
 """Of a power of ten in a double."""
 _DATES_AND_SPANS: Final = frozenset("mM")
@@ -37,6 +44,16 @@ def well_formed(text: str) -> str:
     return text
 
 
+def mended(text: bytes) -> bytes:
+    """Return JSON text with U+FFFD in place of each escape of a lone surrogate; other text comes back as it is.
+
+    The service would refuse such an escape, so no text changes that it would accept.
+    """
+    if not _SURROGATE_ESCAPE.search(text):
+        return text
+    return _ESCAPE.sub(lambda match: rb"\ufffd" if len(match[0]) == _ESCAPE_LENGTH else match[0], text)
+
+
 def json_bytes(value: object, *, default: Default | None = None) -> bytes:
     """Return the value as compact JSON in UTF-8.
 
@@ -49,7 +66,10 @@ def json_bytes(value: object, *, default: Default | None = None) -> bytes:
         text = _dumps(value, conversion.convert)
     except Exception:  # noqa: BLE001 (the walk finds the same fault again, and where it stands)
         text = _written(conversion.plain(value, "$"))
-    return well_formed(text).encode()
+    try:
+        return text.encode()
+    except UnicodeEncodeError:
+        return well_formed(text).encode()
 
 
 def number_of(value: Any) -> bool | float | None:
@@ -76,27 +96,28 @@ def number_of(value: Any) -> bool | float | None:
 
 
 class _Conversion:
-    """Converts what JSON cannot express, each object once: a second look at a generator would find it empty."""
+    """Converts what JSON cannot express.
+
+    What `default` made of an object in a first walk serves the second, because it may have used the object up.
+    """
 
     def __init__(self, default: Default | None) -> None:
         self._default = default
         self._converted: dict[int, tuple[object, object]] = {}
-        """By the object's id; the object is kept, so that no other one gets this id."""
+        """What `default` made of an object, by its id; the object is kept, so that no other one gets this id."""
 
     def convert(self, value: Any) -> Any:
         """Return what stands for the value. Raises TypeError if nothing does, and what `default` raises."""
-        converted = self._by_default(value) if self._default is not None else _number(value)
-        self._converted.setdefault(id(value), (value, converted))
-        return converted
-
-    def _by_default(self, value: Any) -> Any:
-        assert self._default is not None  # noqa: S101 (for mypy)
+        if self._default is None:
+            return _number(value)
         try:
-            return self._default(value)
+            converted = self._default(value)
         except TypeError as error:
             if (number := number_of(value)) is None:
                 raise error from None
             return number
+        self._converted.setdefault(id(value), (value, converted))
+        return converted
 
     def plain(self, value: Any, path: str, steps: int = 0) -> Any:
         """Return the value in types that JSON has. Raises ResultNotJson with the place of what cannot be converted."""

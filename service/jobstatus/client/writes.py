@@ -6,7 +6,7 @@ Commands check their bounds on construction, so most mistakes are found without 
 from dataclasses import fields, is_dataclass, replace
 from typing import Any, Final
 
-from jobstatus.client.encoding import Default, json_bytes, well_formed
+from jobstatus.client.encoding import Default, json_bytes, mended, well_formed
 from jobstatus.core.commands import CompleteJob, CreateJob, FailJob, HeartbeatJob, StartJob
 from jobstatus.core.job import ErrorField, JobError
 from jobstatus.rpc.messages import REQUEST_TYPES, duration_from_ms, error_to_message
@@ -80,14 +80,14 @@ def operation(command: Write) -> Operation:
 
 
 def encoded_result(result: object, *, default: Default | None = None) -> bytes:
-    """Return the result as JSON. `bytes` and `str` are JSON text already and stay as they are.
+    """Return the result as JSON. `bytes` and `str` are JSON text already and stay as they are, but for lone surrogates.
 
     Raises ResultNotJson for a value that JSON cannot express. The service checks whether text is valid JSON.
     """
     if isinstance(result, bytes):
-        return result
+        return mended(result)
     if isinstance(result, str):
-        return well_formed(result).encode()
+        return mended(well_formed(result).encode())
     return json_bytes(result, default=default)
 
 
