@@ -42,8 +42,8 @@ class WatchLimits:
     """After how long a service without room for a watch is asked for one again."""
     proven_seconds: float = 45.0
     """A stream that has lasted so long was alive, with or without a response: keepalive ends dead ones before that."""
-    broken_proven_seconds: float = 5.0
-    """The same for a stream that a living peer has ended. Proxies do so after a silence of 30 to 60 s."""
+    broken_proven_seconds: float = 1.0
+    """The same for a stream that a living peer has ended. A proxy that reaches no service says so with a status."""
 
 
 class Patience:

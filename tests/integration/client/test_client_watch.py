@@ -180,8 +180,8 @@ def tries(patience: Patience, hands: Hands, error: errors.JobStatusError, *, las
     ("error", "lasting", "is_proven"),
     [
         (StreamBroken(), 50.0, True),
-        (StreamBroken(), 30.0, True),
-        (StreamBroken(), 1.0, False),
+        (StreamBroken(), 2.0, True),
+        (StreamBroken(), 0.5, False),
         (ServiceUnreachable(), 50.0, True),
         (ServiceUnreachable(), 40.0, False),
         (errors.ShuttingDown(), 0.1, False),
