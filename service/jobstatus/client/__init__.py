@@ -11,7 +11,7 @@ and the standard library only, because a worker installs nothing else.
 """
 
 from jobstatus.client.client import JobFilter, JobPage, JobStatusClient
-from jobstatus.client.errors import ServiceFailed, ServiceUnreachable
+from jobstatus.client.errors import AnswerTooLarge, JobCancelled, ServiceFailed, ServiceUnreachable
 from jobstatus.client.run import JobRun
 from jobstatus.client.writes import Write
 from jobstatus.core.commands import CancelJob, CompleteJob, CreateJob, FailJob, HeartbeatJob, StartJob
@@ -38,6 +38,7 @@ from jobstatus.core.job import ErrorExtraFields, ErrorField, Job, JobError, JobS
 from jobstatus.core.virtual_keys import VirtualKey, hash_key
 
 __all__ = [
+    "AnswerTooLarge",
     "CancelJob",
     "ClientNotAllowed",
     "ClientNotIdentified",
@@ -49,6 +50,7 @@ __all__ = [
     "HeartbeatJob",
     "InvalidField",
     "Job",
+    "JobCancelled",
     "JobError",
     "JobExists",
     "JobFilter",
