@@ -38,6 +38,7 @@ METHODS: Final = frozenset(method.name for service in (JOBS, VIRTUAL_KEYS) for m
 
 MAX_RESULT_BYTES: Final = 16 * 1024 * 1024
 MESSAGE_OVERHEAD: Final = 4 * 1024 * 1024
+MIN_PING_INTERVAL_MS: Final = 20_000
 OTHER_WORKER: Final = "another-worker"
 
 
@@ -95,6 +96,8 @@ class ServiceDouble:
 
     async def start(self) -> None:
         """Serve again after `stop`, at the same address and with the same jobs. Leases run once more in full."""
+        if self._server is not None:
+            raise RuntimeError("the service is running")
         self._tracker = JobTracker(self._store, clock=self._clock, policy=Policy(), observer=self._observer)
         self._sweeper = Sweeper(self._tracker, self._store, clock=self._clock, observer=self._observer, every_seconds=1)
         jobs = JobStatusServicer(self._tracker, max_result_bytes=self._max_result_bytes)
@@ -105,6 +108,8 @@ class ServiceDouble:
                 ("grpc.so_reuseport", 0),
                 ("grpc.max_receive_message_length", self._max_result_bytes + MESSAGE_OVERHEAD),
                 ("grpc.max_send_message_length", -1),
+                ("grpc.keepalive_permit_without_calls", 1),
+                ("grpc.http2.min_ping_interval_without_data_ms", MIN_PING_INTERVAL_MS),
             )
         )
         server.add_generic_rpc_handlers((adapter.service(JOBS, jobs), adapter.service(VIRTUAL_KEYS, virtual_keys)))

@@ -218,6 +218,8 @@ async def test_a_restart_keeps_jobs_and_address(double: ServiceDouble, client: J
     with pytest.raises(RuntimeError, match="stopped"):
         await double.stop()
     await double.start()
+    with pytest.raises(RuntimeError, match="running"):
+        await double.start()
     assert (await anext(watch)).state is JobState.PROCESSING
     assert (await client.complete_job(job_id, {}, attempt=1)).state is JobState.COMPLETED
     await double.advance(2 * HOUR)

@@ -79,8 +79,8 @@ class LoopThread:
 
     def close(self) -> None:
         """Cancel the calls in progress, close the context, and return when the thread has ended."""
-        if self._thread is not None and os.getpid() != _first_process():  # the thread is the parent's
-            return
+        if self._thread is not None and os.getpid() != _first_process():
+            return  # the thread is the parent's, and the lock may have been held there
         with self._lock:
             was_closed, self._is_closed = self._is_closed, True
             if self._thread is None:

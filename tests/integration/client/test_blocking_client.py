@@ -219,6 +219,8 @@ def test_a_watch_can_be_closed_by_its_thread_and_by_another(
     other.close()
     other.close()
     assert reading.result(LIMIT_SECONDS) == []
+    assert next(client.watch_job(job_id)).version == 1
+    wait_until(lambda: service.answered.count(("WatchJob", "CANCELLED")) == 3)  # as soon as nothing refers to it
     unused = client.watch_job(job_id)
     client.close()
     unused.close()
@@ -410,6 +412,31 @@ def test_close_ends_calls_and_runs_in_progress(
         assert error_code(other.get_job(job_id)) == "worker_stopped"
 
 
+def test_an_outcome_on_its_way_survives_ctrl_c_and_close(
+    service: BlockingServiceDouble, client: BlockingJobStatusClient, job_id: str, pool: ThreadPoolExecutor
+) -> None:
+    """It has the last seconds that the asyncio client gives it, although the thread goes on at once."""
+
+    def interrupt(run: BlockingJobRun) -> None:
+        wait_until(run._left.done)
+        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+
+    def work() -> None:
+        with client.run_job(job_id) as run:
+            service.stop()
+            run.complete({})
+            pool.submit(interrupt, run)
+
+    with pytest.raises(KeyboardInterrupt):
+        work()
+    closing = pool.submit(client.close)
+    wait_until(client._thread._stopping.is_set)
+    service.start()
+    closing.result(LIMIT_SECONDS)
+    with BlockingJobStatusClient(service.target) as other:
+        assert other.get_job(job_id).state is JobState.COMPLETED
+
+
 def test_a_client_that_cannot_open_says_why(pool: ThreadPoolExecutor) -> None:
     """Each call raises it, from each thread, and closing is possible."""
     client = BlockingJobStatusClient("127.0.0.1:1", credentials=cast("grpc.ChannelCredentials", "none"))
@@ -435,7 +462,7 @@ def run_script(code: str) -> subprocess.CompletedProcess[str]:
 
 
 SCRIPT = """
-import atexit, os, sys, threading
+import atexit, os, signal, sys, threading
 from datetime import timedelta
 from jobstatus.client import *
 from jobstatus.testing import *
@@ -443,6 +470,7 @@ from jobstatus.testing import *
 def in_child(*calls):
     child = os.fork()
     if not child:
+        signal.alarm(30)
         for call in calls:
             try:
                 call()
@@ -471,9 +499,19 @@ with BlockingServiceDouble() as service, BlockingJobStatusClient(service.target)
             lambda: run.report(progress=0.5),
             lambda: early.get_job("a"),
             lambda: BlockingJobStatusClient(service.target).get_job(job_id),
-            client.close,
         )
         run.complete(1)
+    held, done = threading.Event(), threading.Event()
+
+    def hold():
+        with client._thread._lock:
+            held.set()
+            done.wait()
+
+    threading.Thread(target=hold).start()
+    held.wait()
+    in_child(client.close)
+    done.set()
     print(client.get_job(job_id).state)
 """
     )
