@@ -39,6 +39,8 @@ METHODS: Final = frozenset(method.name for service in (JOBS, VIRTUAL_KEYS) for m
 MAX_RESULT_BYTES: Final = 16 * 1024 * 1024
 MESSAGE_OVERHEAD: Final = 4 * 1024 * 1024
 MIN_PING_INTERVAL_MS: Final = 20_000
+GRACE_SECONDS: Final = 0.5
+"""Without any, clients write to stderr that all calls are cancelled. Nothing takes so long."""
 OTHER_WORKER: Final = "another-worker"
 
 
@@ -118,13 +120,13 @@ class ServiceDouble:
         self._server = server
 
     async def stop(self) -> None:
-        """Go down: calls in progress break, and later ones find nobody, until `start`. Jobs are kept."""
+        """Go down: watches break, and later calls find nobody, until `start`. Jobs are kept."""
         server, self._server = self._server, None
         if server is None:
             raise RuntimeError("the service is stopped")
         await self._tracker.close()
         await self._sweeper.resign()
-        await server.stop(0)
+        await server.stop(GRACE_SECONDS)
 
     async def advance(self, span: timedelta) -> None:
         """Let time pass for the service: leases and timeouts end, and jobs expire. Clients do not wait for it.

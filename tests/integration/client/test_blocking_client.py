@@ -2,6 +2,7 @@
 
 import asyncio
 import inspect
+import os
 import signal
 import subprocess
 import sys
@@ -464,7 +465,8 @@ def test_a_blocking_call_on_its_own_loop_is_refused(client: BlockingJobStatusCli
 
 def run_script(code: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-c", code]
-    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    environment = os.environ | {"GRPC_VERBOSITY": "ERROR"}  # it says much about forks
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
 
 
 SCRIPT = """
