@@ -75,7 +75,7 @@ def blocking_call(
 
     @wraps(method)
     def call(self: Blocking[Served], /, *arguments: P.args, **options: P.kwargs) -> T:
-        return self._thread.result(self._thread.submit(method, self._served, *arguments, **options))
+        return self._thread.call(method, self._served, *arguments, **options)
 
     return call
 
@@ -107,12 +107,16 @@ class BlockingIterator(Iterator[T]):
         with self._lock:
             if self._is_closed:
                 raise StopIteration
-            self._reading = self._thread.submit(_next, self._items)
+            self._reading = futures.Future()
         try:
+            self._thread.begin(self._reading, _next, self._items)
             item = self._thread.result(self._reading)
         except ClientClosed:
             if self._is_closed:
                 raise StopIteration from None
+            raise
+        except BaseException:
+            self._reading.cancel()
             raise
         if item is None:
             raise StopIteration
@@ -126,7 +130,7 @@ class BlockingIterator(Iterator[T]):
             self._is_closed = True
             if self._reading is None or not self._reading.cancel():
                 with suppress(ClientClosed):  # then the iterator is closed as well
-                    self._thread.submit(_close, self._items)
+                    self._thread.begin(futures.Future(), _close, self._items)
 
 
 async def _next(items: AsyncIterator[T]) -> T | None:
@@ -148,6 +152,7 @@ class BlockingJobRun:
         self._thread = thread
         self._run = run
         self._attempt: futures.Future[None] | None = None
+        self._left: asyncio.Future[BaseException | None] | None = None
 
     @property
     def job(self) -> Job:
@@ -194,10 +199,11 @@ class BlockingJobRun:
         if self._attempt is not None:
             raise RuntimeError("a run can be entered once")
         entered: futures.Future[None] = futures.Future()
-        self._attempt = self._thread.submit(self._hold, entered)
+        self._attempt = futures.Future()
         try:
+            self._thread.begin(self._attempt, self._hold, entered)
             futures.wait((entered, self._attempt), return_when=futures.FIRST_COMPLETED)
-        except BaseException:  # Ctrl-C
+        except BaseException:
             self._attempt.cancel()
             raise
         if not entered.done():
@@ -217,6 +223,9 @@ class BlockingJobRun:
                 raise
             if problem is not error:
                 error.add_note(f"{problem} ({problem.__cause__})" if problem.__cause__ else str(problem))
+        except BaseException:
+            self._attempt.cancel()
+            raise
 
     async def _hold(self, entered: futures.Future[None]) -> None:
         """Be the task that the asyncio run belongs to, and is cancelled by it when the job is lost.
@@ -224,18 +233,20 @@ class BlockingJobRun:
         What the block raised is passed on as a value: raised here, a KeyboardInterrupt would end the event loop.
         """
         await self._run.__aenter__()
-        self._left: asyncio.Future[BaseException | None] = asyncio.get_running_loop().create_future()
+        self._left = asyncio.get_running_loop().create_future()
         entered.set_result(None)
         try:
             error = await self._left
         except asyncio.CancelledError as cancelled:
             error = cancelled
+        finally:
+            self._left = None  # it would keep the exception alive, and all that the block's frames hold
         await self._run.__aexit__(None if error is None else type(error), error, None)
         if isinstance(error, asyncio.CancelledError):
             raise error
 
     def _leave(self, error: BaseException | None) -> None:
-        if not self._left.done():
+        if self._left is not None and not self._left.done():
             # A run that meets GeneratorExit may not wait, and would leave the job to its lease. Here it may.
             self._left.set_result(asyncio.CancelledError() if isinstance(error, GeneratorExit) else error)
 

@@ -11,8 +11,8 @@ import threading
 from collections.abc import Callable, Coroutine
 from concurrent.futures import CancelledError, Future
 from contextlib import AbstractAsyncContextManager
-from functools import cache
-from typing import Any, ParamSpec, TypeVar, cast
+from functools import cache, partial
+from typing import Any, ParamSpec, TypeVar
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -49,26 +49,40 @@ class LoopThread:
         with self._lock:
             return self._loop()
 
-    def submit(
-        self, function: Callable[P, Coroutine[Any, Any, T]], *arguments: P.args, **options: P.kwargs
-    ) -> Future[T]:
-        """Begin a call on the loop. Raises as `open` does."""
+    def begin(
+        self,
+        call: Future[T],
+        function: Callable[P, Coroutine[Any, Any, T]],
+        *arguments: P.args,
+        **options: P.kwargs,
+    ) -> None:
+        """Begin a call on the loop, whose outcome becomes that of `call`. Raises as `open` does.
+
+        The caller makes the future first, so that an interruption at any moment finds it to cancel.
+        """
         self.check_process()
         with self._lock:  # so that the loop does not stop before the call has begun
             loop = self._loop()
-            return asyncio.run_coroutine_threadsafe(self._tracked(function, *arguments, **options), loop)
+            loop.call_soon_threadsafe(self._start, call, function(*arguments, **options))
+
+    def call(self, function: Callable[P, Coroutine[Any, Any, T]], *arguments: P.args, **options: P.kwargs) -> T:
+        """Return or raise the outcome of a call on the loop, which an interruption cancels. Raises as `open` does."""
+        call: Future[T] = Future()
+        try:
+            self.begin(call, function, *arguments, **options)
+            return self.result(call)
+        except BaseException:
+            call.cancel()
+            raise
 
     def result(self, call: Future[T]) -> T:
-        """Return or raise the outcome of a call. Cancel the call if the waiting is interrupted, as by Ctrl-C."""
+        """Return or raise the outcome of a call; ClientClosed where it was cancelled."""
         if threading.current_thread() is self._thread:
             raise RuntimeError("a blocking call on the client's own event loop would wait for itself")
         try:
             return call.result()
         except CancelledError:
             raise ClientClosed from None
-        except BaseException:
-            call.cancel()
-            raise
 
     def soon(self, function: Callable[[T], object], argument: T) -> None:
         """Call the function on the loop soon, unless the loop has ended."""
@@ -121,15 +135,24 @@ class LoopThread:
                 raise
             self._opened.set_exception(error)
 
-    async def _tracked(
-        self, function: Callable[P, Coroutine[Any, Any, T]], *arguments: P.args, **options: P.kwargs
-    ) -> T:
-        task = cast("asyncio.Task[T]", asyncio.current_task())
+    def _start(self, call: Future[T], coroutine: Coroutine[Any, Any, T]) -> None:
+        loop = asyncio.get_running_loop()
+        task = loop.create_task(coroutine)
         self._calls.add(task)
-        try:
-            return await function(*arguments, **options)
-        finally:
-            self._calls.discard(task)
+        task.add_done_callback(partial(self._deliver, call))
+        call.add_done_callback(lambda _: loop.call_soon_threadsafe(task.cancel) if call.cancelled() else None)
+
+    def _deliver(self, call: Future[T], task: asyncio.Task[T]) -> None:
+        self._calls.discard(task)
+        error = None if task.cancelled() else task.exception()
+        if task.cancelled():
+            call.cancel()
+        if not call.set_running_or_notify_cancel():
+            return
+        if error is None:
+            call.set_result(task.result())
+        else:
+            call.set_exception(error)
 
     async def _end_calls(self) -> None:
         """Cancel each call once: a run that is already cancelled is sending its job's outcome."""
