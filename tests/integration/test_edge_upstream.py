@@ -29,7 +29,7 @@ OWNER: Final = bearer(virtual_key_token("vk-1"))
 ADMIN: Final = bearer(admin_token())
 LIMIT_SECONDS: Final = 3.0
 """What a poll may take while the service inside does not answer."""
-SLACK_SECONDS: Final = 6.0
+SLACK_SECONDS: Final = 20.0
 """For all that this machine does meanwhile."""
 HOUR: Final = {"seconds": 3600}
 
