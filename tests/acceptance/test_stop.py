@@ -24,7 +24,7 @@ from harness.waiting import until
 from harness.wire import Refusal, channel_to, refusal_of
 from jobstatus.v1 import job_status_pb2 as pb
 
-STOP_SECONDS = 15.0
+STOP_SECONDS = 60.0
 WRITERS, POLLERS, WATCHES = 40, 20, 50
 POLL = f"GET /v1/async/audio/transcriptions/polled HTTP/1.1\r\nHost: test\r\n{bearer(admin_token())}\r\n\r\n".encode()
 SIGNALS = [signal.SIGTERM, signal.SIGINT]
@@ -109,7 +109,7 @@ async def watch(service: Service, seen: Seen, watching: list[pb.Job]) -> None:
 async def stopped_under_load(process: Process, number: signal.Signals) -> Seen:
     """Many writers, pollers on connections that they keep, and watches; the signal; the end, in time and with 0."""
     seen, watching = Seen(), list[pb.Job]()
-    async with process.connected() as service, asyncio.timeout(60):
+    async with process.connected() as service, asyncio.timeout(120):
         await create(service, "polled")
         async with asyncio.TaskGroup() as clients:
             for writer in range(WRITERS):

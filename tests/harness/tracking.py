@@ -35,7 +35,7 @@ class Clock:
 
 def timekeeper(clock: Callable[[], int]) -> Timekeeper:
     """Tells the time of a clock that tests move."""
-    return Timekeeper(wall_ms=clock, monotonic=lambda: clock() / 1000, follows_store=False)
+    return Timekeeper(wall_ms=clock, monotonic=lambda: clock() / 1000, pulse=lambda: 0, follows_store=False)
 
 
 def tracker_on(

@@ -17,7 +17,7 @@ from jobstatus.v1 import job_status_pb2 as pb
 
 Pair = tuple[Service, Service]
 OWNER = bearer(virtual_key_token("vk-1"))
-HEARING_SECONDS = 10.0
+HEARING_SECONDS = 60.0
 """A watch hears of another process's change within a quarter of a second; here it may take longer on a busy machine."""
 
 

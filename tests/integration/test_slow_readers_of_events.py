@@ -22,7 +22,7 @@ from jobstatus.rest.responses import MAX_BYTES
 from jobstatus.rest.server import HttpServer
 
 MIB: Final = 1024 * 1024
-LIMIT_SECONDS: Final = 5.0
+LIMIT_SECONDS: Final = 60.0
 LAST_CHUNK: Final = b"\r\n0\r\n\r\n"
 COMMENT: Final = b": nothing new\n\r\n"
 END_OF_LARGE_EVENT: Final = b"x\r\n2\r\n\n\n\r\n"

@@ -73,6 +73,7 @@ async def serving(
         clock = Timekeeper(
             wall_ms=clocks.ms,
             monotonic=clocks.monotonic,
+            pulse=clocks.pulse,
             follows_store=clocks.follow_store,
             limits=limits.time,
             on_offset=metrics.clock_compared,

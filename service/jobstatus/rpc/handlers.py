@@ -10,7 +10,7 @@ import time
 from collections import defaultdict
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import aclosing
-from typing import Any, Final, NoReturn, TypeAlias
+from typing import Any, Final, NoReturn, Protocol, TypeAlias
 
 import grpc
 from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
@@ -21,7 +21,6 @@ from grpc_status import rpc_status
 
 from jobstatus.core.errors import InvalidField, JobStatusError
 from jobstatus.rpc.errors import INTERNAL, REASON_KEY, internal_status, status_of
-from jobstatus.telemetry.metrics import Metrics
 from jobstatus.telemetry.throttle import LogThrottle
 
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
@@ -32,10 +31,18 @@ _CODE_NAMES: Final = {code.value[0]: code.name for code in grpc.StatusCode}
 _log = logging.getLogger(__name__)
 
 
+class RpcObserver(Protocol):
+    """What the calls report to the metrics."""
+
+    def rpc_answered(self, method: str, code: str, seconds: float) -> None:
+        """A call of this method was answered with the status code of this name after so many seconds."""
+        ...
+
+
 class RpcAdapter:
     """Makes gRPC handlers from a servicer's methods."""
 
-    def __init__(self, metrics: Metrics, identify: Identify) -> None:
+    def __init__(self, metrics: RpcObserver, identify: Identify) -> None:
         self._metrics = metrics
         self._identify = identify
         self._throttles: Final[defaultdict[tuple[str, str], LogThrottle]] = defaultdict(LogThrottle)
