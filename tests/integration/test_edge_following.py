@@ -26,6 +26,7 @@ from jobstatus.app.edge import EdgeLimits
 from jobstatus.core.errors import StoreUnavailable
 from jobstatus.core.tracker import TrackerLimits
 from jobstatus.upstream.follower import FollowerLimits
+from jobstatus.upstream.reader import UpstreamLimits
 from jobstatus.v1 import job_status_pb2 as pb
 from jobstatus.v1 import virtual_keys_pb2 as vk_pb
 from jobstatus.v1.job_status_pb2_grpc import JobStatusStub
@@ -143,6 +144,27 @@ async def test_nobody_begins_to_wait_while_there_is_no_service(inside: Inside) -
         await waiting(edge, 1)
         await complete(service, "j1")
         assert (await in_time(poll)).headers["preference-applied"] == "wait=45"
+
+
+async def test_a_wait_whose_time_is_up_while_the_service_is_silent_is_a_503() -> None:
+    """The edge cannot tell what became of the job; until then the wait goes on, and later polls are answered again."""
+    store, gate = MeddledStore(), asyncio.Event()
+
+    async def hang(job_ids: list[str]) -> Any:
+        await gate.wait()
+        return await store.real.read_answers(job_ids)
+
+    limits = EdgeLimits(upstream=UpstreamLimits(call_seconds=0.2))
+    async with service_here(store) as service, listening_edge(service, limits=limits) as edge:
+        await create(service, "j1")
+        poll = asyncio.create_task(edge.poll("j1", OWNER, "Prefer: wait=1"))
+        await waiting(edge, 1)
+        store.replace("read_answers", hang)
+        answer = await in_time(poll)
+        assert (answer.status, answer.headers["retry-after"]) == (503, "2")
+        assert "preference-applied" not in answer.headers
+        gate.set()
+        assert (await edge.poll("j1", OWNER)).status == 202
 
 
 async def test_a_service_that_is_away_is_said_once(inside: Inside, caplog: pytest.LogCaptureFixture) -> None:
