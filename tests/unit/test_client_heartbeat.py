@@ -1,6 +1,7 @@
-"""How long a worker believes that a job is its own: never longer than the service does."""
+"""How long a worker believes that a job is its own: never when another one may have it."""
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable
 
 import pytest
@@ -28,10 +29,20 @@ class Service:
             raise ServiceUnreachable("no answer")
 
 
-async def lost_at(send: Callable[..., Awaitable[object]], started_at: float = 0.0) -> float:
+async def lost_at(
+    send: Callable[..., Awaitable[object]], started_at: float = 0.0, *, is_last_attempt: bool = False
+) -> float:
     """When the worker gives the job up."""
     lost: list[Exception] = []
-    heartbeat = Heartbeat(send, job_id="j1", attempt=1, lease_seconds=LEASE, started_at=started_at, on_lost=lost.append)
+    heartbeat = Heartbeat(
+        send,
+        job_id="j1",
+        attempt=1,
+        lease_seconds=LEASE,
+        started_at=started_at,
+        is_last_attempt=is_last_attempt,
+        on_lost=lost.append,
+    )
     await heartbeat.run()
     assert len(lost) == 1
     return asyncio.get_running_loop().time()
@@ -76,3 +87,23 @@ def test_what_the_service_says_counts_at_once() -> None:
         raise LeaseLost
 
     assert run_without_waiting(lost_at(refuse)) < LEASE / 2
+
+
+def test_the_last_attempt_outlives_a_silent_service(caplog: pytest.LogCaptureFixture) -> None:
+    """Nobody else can start the job, so the worker asks until it is answered; the log says so once."""
+    caplog.set_level(logging.WARNING)
+    answers: list[float] = []
+
+    async def send(_: HeartbeatJob, *, limit_seconds: float) -> None:
+        at = asyncio.get_running_loop().time()
+        if at < 10 * LEASE:
+            await asyncio.sleep(limit_seconds)
+            raise ServiceUnreachable("no answer")
+        answers.append(at)
+        if at > 11 * LEASE:
+            raise LeaseLost
+
+    ended_at = run_without_waiting(lost_at(send, is_last_attempt=True))
+    assert ended_at == answers[-1] > 11 * LEASE
+    assert len(answers) > BEATS_PER_LEASE
+    assert [vars(record)["event"] for record in caplog.records] == ["heartbeat_failed"]

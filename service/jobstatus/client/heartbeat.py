@@ -28,9 +28,12 @@ class Send(Protocol):
 class Heartbeat:
     """Sends heartbeats until it is cancelled or the lease is lost, and then calls `on_lost` once.
 
-    The lease is lost when the service says so, or when a whole lease has passed since the last heartbeat that it
-    confirmed was sent. The answer may have taken long, and the service counts from before it. Construct and `run` it on
-    the loop; only `report` may be called from another thread.
+    The lease is lost when the service says so. While attempts are left it is also lost when a whole lease has passed
+    since the last heartbeat that the service confirmed was sent (the answer may have taken long, and the service counts
+    from before it), because another worker may start the job. At the last attempt nobody else can, and the service lets
+    leases run on after an outage, so the worker goes on until the service answers.
+
+    Construct and `run` it on the loop; only `report` may be called from another thread.
     """
 
     def __init__(
@@ -41,12 +44,15 @@ class Heartbeat:
         attempt: int,
         lease_seconds: float,
         started_at: float,
+        is_last_attempt: bool,
         on_lost: Callable[[Exception], None],
     ) -> None:
         """`started_at` is the loop's time when the lease was requested."""
         self._loop = asyncio.get_running_loop()
         self._send = send
         self._lease_seconds = lease_seconds
+        self._is_last_attempt = is_last_attempt
+        self._is_failing = False
         self._on_lost = on_lost
         self._news = asyncio.Event()
         self._latest = HeartbeatJob(job_id=job_id, attempt=attempt)
@@ -88,20 +94,28 @@ class Heartbeat:
     async def _beat(self) -> float:
         """Send the latest report. Return the seconds until the next heartbeat."""
         self._sent_at = self._loop.time()
-        left_seconds = self._lease_ends_at - self._sent_at
-        limit_seconds = left_seconds if left_seconds > 0 else LIMIT_AFTER_LEASE_SECONDS
         try:
-            await self._send(self._latest, limit_seconds=limit_seconds)
+            await self._send(self._latest, limit_seconds=self._limit_seconds())
         except LOST:
             raise
         except Exception as error:  # the caller's interceptors and metadata may raise anything
-            if self._loop.time() >= self._lease_ends_at:
+            if self._loop.time() >= self._lease_ends_at and not self._is_last_attempt:
                 raise
-            _logger.warning(
-                "A heartbeat of job %s failed and is retried while the lease lasts: %s",
-                *(self._latest.job_id, error),
-                extra={"event": "heartbeat_failed", "job_id": self._latest.job_id},
-            )
+            if not self._is_failing:
+                _logger.warning(
+                    "A heartbeat of job %s failed and is retried: %s",
+                    *(self._latest.job_id, error),
+                    extra={"event": "heartbeat_failed", "job_id": self._latest.job_id},
+                )
+            self._is_failing = True
             return min(self._usual_gap_seconds(), LONGEST_GAP_AFTER_FAILURE_SECONDS)
+        self._is_failing = False
         self._lease_ends_at = self._sent_at + self._lease_seconds
         return self._usual_gap_seconds()
+
+    def _limit_seconds(self) -> float:
+        """Return how long the heartbeat that is sent now may take."""
+        left_seconds = self._lease_ends_at - self._sent_at
+        if left_seconds > 0:
+            return left_seconds
+        return self._lease_seconds if self._is_last_attempt else LIMIT_AFTER_LEASE_SECONDS

@@ -135,6 +135,7 @@ class JobRun:
             attempt=self._job.attempt,
             lease_seconds=self._lease_seconds,
             started_at=started_at,
+            is_last_attempt=self._job.attempt >= self._job.max_attempts,
             on_lost=self._lose,
         )
         self._beating = asyncio.create_task(self._heartbeat.run(), name=f"heartbeat of {self._job.job_id}")

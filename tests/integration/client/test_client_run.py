@@ -311,7 +311,7 @@ async def test_a_last_attempt_whose_lease_has_ended_is_a_lost_lease(
     assert (await service.job(job_id)).error.error.code == "lease_expired"
 
 
-async def test_a_lease_that_nobody_confirms_is_lost(service: StagedService, job_id: str) -> None:
+async def test_a_lease_that_nobody_confirms_is_lost(service: StagedService) -> None:
     """When no heartbeat is answered for a whole lease another worker may have the job: the block is stopped."""
     service.stage.gates["HeartbeatJob"] = asyncio.Event()
 
@@ -319,8 +319,9 @@ async def test_a_lease_that_nobody_confirms_is_lost(service: StagedService, job_
         await for_ever()
 
     async with JobStatusClient(service.target) as client:
+        job = await client.create_job(request_type=RequestType.SPEECH, max_attempts=2)
         with pytest.raises(errors.LeaseLost) as caught:
-            await work(client, job_id, body, lease=SHORTEST_LEASE)
+            await work(client, job.job_id, body, lease=SHORTEST_LEASE)
     assert isinstance(caught.value.__cause__, ServiceUnreachable)
 
 
