@@ -17,18 +17,24 @@ class Clock:
 
     def __init__(self, *, ahead_seconds: int = 0, follow_store: bool = False) -> None:
         """`ahead_seconds`: of the system's clock."""
+        self._paused_seconds = 0.0
         self._ns = time.time_ns() + ahead_seconds * 1_000_000_000
         self.clocks = Clocks(
             seconds=self.time,
             ms=lambda: self.ms,
             monotonic=self.monotonic,
-            pulse=lambda: 0,
+            pulse=lambda: self._paused_seconds,
             follow_store=follow_store,
         )
 
     def move(self, *, seconds: float = 0, ms: int = 0) -> None:
         """Let so much time pass."""
         self._ns += int(seconds * 1_000_000_000) + ms * 1_000_000
+
+    def pause(self, seconds: float) -> None:
+        """Let the process stand still for so long, as by SIGSTOP."""
+        self.move(seconds=seconds)
+        self._paused_seconds += seconds
 
     @property
     def ms(self) -> int:
