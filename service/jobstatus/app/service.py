@@ -36,7 +36,7 @@ class Listening:
     """The addresses in use (the settings may ask for any free port), and what the admin port serves.
 
     `problem` returns why the service is not ready, or an empty string; `exposition` returns the metrics in Prometheus'
-    text format.
+    text format. `restart_leases` lets every lease run once more in full, and returns an empty string.
     """
 
     http: Address
@@ -44,6 +44,7 @@ class Listening:
     admin: Address
     problem: Callable[[], Awaitable[str]]
     exposition: Callable[[], Awaitable[str]]
+    restart_leases: Callable[[], Awaitable[str]]
 
 
 @asynccontextmanager
@@ -119,6 +120,7 @@ async def serving(
             else settings.admin._replace(port=await frontend.admin.start(*settings.admin)),
             problem=frontend.readiness.problem,
             exposition=partial(_exposition, metrics),
+            restart_leases=partial(_restart_leases, clock),
         )
         await start_tasks(
             stack,
@@ -139,6 +141,11 @@ async def serving(
             # of the grace. Only what would last longer ends now.
             tracker.end_watches()
             await asyncio.gather(rpc.stop(GRACE_SECONDS), frontend.public.stop())
+
+
+async def _restart_leases(clock: Timekeeper) -> str:
+    clock.restart_leases(clock.ms())
+    return ""
 
 
 async def _exposition(metrics: Metrics) -> str:

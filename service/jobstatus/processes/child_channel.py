@@ -16,7 +16,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import Final, Literal, Self
 
-Question = Literal["problem", "metrics"]
+Question = Literal["problem", "metrics", "alive", "restart_leases"]
 Answers = Mapping[str, Callable[[], Awaitable[str]]]
 """How a child answers each question."""
 
@@ -49,9 +49,14 @@ class ChildChannel:
         self._reading = asyncio.create_task(self._read())
         return True
 
+    @property
+    def is_open(self) -> bool:
+        """Whether the child was up and has not closed its end."""
+        return self._reading is not None and not self._reading.done()
+
     async def ask(self, question: Question, *, seconds: float) -> str | None:
         """Return the child's answer, or None when there is none within `seconds`. Questions may overlap."""
-        if self._reading is None or self._reading.done():
+        if not self.is_open:
             return None
         number = next(self._numbers)
         answer: asyncio.Future[str | None] = asyncio.get_running_loop().create_future()

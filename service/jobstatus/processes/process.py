@@ -48,7 +48,12 @@ async def _serve_until_signal(launch: Launch) -> None:
     )
     async with AsyncExitStack() as outlasting, service as listening:
         if is_child:
-            answers = {"problem": listening.problem, "metrics": listening.exposition}
+            answers = {
+                "problem": listening.problem,
+                "metrics": listening.exposition,
+                "alive": _alive,
+                "restart_leases": listening.restart_leases,
+            }
             # The supervisor is answered until the service has stopped, or it would take a long stop for a hang.
             await outlasting.enter_async_context(answering(answers, on_end=stop.set))
         else:
@@ -66,6 +71,10 @@ async def _serve_edge_until_signal(launch: Launch) -> None:
         launch.announce({"http": listening.http, "admin": listening.admin})
         await _stopped(stop)
     _end()
+
+
+async def _alive() -> str:
+    return ""
 
 
 async def _stopped(stop: asyncio.Event) -> None:

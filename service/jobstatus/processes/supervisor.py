@@ -16,9 +16,11 @@ from typing import Any
 import uvloop
 
 from jobstatus.processes.child import ChildProcess, ending
+from jobstatus.processes.child_channel import ChildChannel
 from jobstatus.processes.child_metrics import ChildMetrics
 from jobstatus.processes.launch import Launch, end_start
 from jobstatus.processes.shared_ports import reserved
+from jobstatus.processes.silence import SilenceLimits, extend_leases_in_silence
 from jobstatus.rest.admin import admin_handler
 from jobstatus.rest.server import HttpServer
 from jobstatus.settings import Address
@@ -37,6 +39,7 @@ class SupervisorLimits:
     """The number of questions in a row without an answer after which a child hangs: it is killed and replaced.
 
     This is a count because a suspended machine then costs each child one question only."""
+    silence: SilenceLimits = SilenceLimits()  # noqa: RUF009  # a frozen value
     grace_seconds: float = 1.0
     """The time that requests to the admin port have at a stop."""
     stop_seconds: float = 10.0
@@ -91,6 +94,7 @@ class _Supervisor:
             async with asyncio.TaskGroup() as group:
                 keepers = [group.create_task(self._keep(child)) for child in (first, *others)]
                 asking = group.create_task(self._ask_periodically())
+                extending = group.create_task(extend_leases_in_silence(self._channels_up, self._limits.silence))
                 if not self._stopping.is_set():
                     admin_address = self._launch.settings.admin._replace(port=port)
                     self._launch.announce({"http": self._http, "grpc": self._grpc, "admin": admin_address})
@@ -98,6 +102,7 @@ class _Supervisor:
                 await self._stopping.wait()
                 _log.info("The serving processes are asked to stop.", extra={"event": "stopping"})
                 asking.cancel()
+                extending.cancel()
                 await self._await_end(keepers)
         _log.info("All serving processes have stopped.", extra={"event": "stopped"})
         return int(self._has_failed)
@@ -171,6 +176,9 @@ class _Supervisor:
 
     def _those_up(self) -> list[ChildProcess]:
         return [child for child in self._children.values() if child.is_up]
+
+    def _channels_up(self) -> list[ChildChannel]:
+        return [child.channel for child in self._those_up()]
 
     def _count(self) -> None:
         self._figures.up.set(len(self._those_up()))
