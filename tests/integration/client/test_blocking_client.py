@@ -51,7 +51,16 @@ def service() -> Iterator[BlockingServiceDouble]:
 
 
 @pytest.fixture
-def client(service: BlockingServiceDouble) -> Iterator[BlockingJobStatusClient]:
+def pool() -> Iterator[ThreadPoolExecutor]:
+    with ThreadPoolExecutor(32) as pool:
+        yield pool
+
+
+@pytest.fixture
+def client(
+    service: BlockingServiceDouble,
+    pool: ThreadPoolExecutor,  # noqa: ARG001  # ends after the client, for which its threads may wait
+) -> Iterator[BlockingJobStatusClient]:
     with BlockingJobStatusClient(service.target) as client:
         yield client
 
@@ -71,16 +80,10 @@ def calls_in_progress(client: BlockingJobStatusClient) -> int:
 
 def in_thread(pool: ThreadPoolExecutor, client: BlockingJobStatusClient, call: Callable[[], Any]) -> Any:
     """The future of a call in another thread, which is in progress when this returns."""
-    before = calls_in_progress(client)
+    before = set(client._thread._calls)
     future = pool.submit(call)
-    wait_until(lambda: calls_in_progress(client) > before)
+    wait_until(lambda: bool(client._thread._calls - before))
     return future
-
-
-@pytest.fixture
-def pool() -> Iterator[ThreadPoolExecutor]:
-    with ThreadPoolExecutor(32) as pool:
-        yield pool
 
 
 def error_code(job: Job) -> str | None:
