@@ -41,6 +41,7 @@ GROUPS: Final = {
     "test_postgresql_faults": "postgresql_faults",
     "test_postgresql_start": "postgresql",
     "test_postgresql_statements": "postgresql",
+    "test_recognise": "recognise",
     "test_redis_cluster": "redis_cluster",
     "test_redis_connection": "valkey",
     "test_redis_indexes": "cluster",

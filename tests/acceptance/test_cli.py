@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import IO
 
 import aiohttp
+import jobstatus.client
 import pytest
 import trustme
 from aiohttp import web
@@ -23,12 +24,16 @@ from harness.command import BARE, COMMAND, LIMIT_SECONDS, Ended, assert_sentence
 from jobstatus.cli.errors import EPILOG, CommandError, ExitCode, explain
 from jobstatus.cli.poll_display import PlainDisplay
 from jobstatus.cli.polling import PollLoop
-from jobstatus.client import ServiceFailed, ServiceUnreachable
 from jobstatus.core import errors
-from jobstatus.rpc.errors import CODES
 from yarl import URL
 
 NOWHERE = "127.0.0.1:1"
+LEAVES = [
+    value
+    for value in vars(jobstatus.client).values()
+    if isinstance(value, type) and issubclass(value, errors.JobStatusError) and value is not errors.JobStatusError
+]
+"""Every error that the client's calls raise."""
 PROXY_VARIABLES = tuple(
     name for kind in ("http", "https", "all", "no") for name in (f"{kind}_proxy", f"{kind}_PROXY".upper())
 )
@@ -37,7 +42,7 @@ COMMANDS: Sequence[Sequence[str]] = (
     (),
     ("serve",),
     *(("jobs", *name) for name in ((), ("create",), ("start",), ("heartbeat",), ("complete",), ("fail",))),
-    *(("jobs", name) for name in ("get", "list", "watch", "delete")),
+    *(("jobs", name) for name in ("cancel", "get", "list", "watch", "delete")),
     *(("keys", *name) for name in ((), ("create",), ("list",), ("disable",), ("enable",), ("delete",))),
     *(("token", *name) for name in ((), ("virtual-key",), ("admin",))),
     ("poll",),
@@ -143,6 +148,8 @@ def test_the_module_is_the_command() -> None:
         (("jobs", "get", "x", "--tls-key", "/dev/null"), "--tls-cert"),
         (("jobs", "heartbeat", "x", "--progress", "2"), "progress"),
         (("jobs", "heartbeat", "x", "--message", "\udcff"), "UTF-8"),
+        (("jobs", "cancel"), "JOB_ID"),
+        (("jobs", "cancel", "x", "--reason", "r" * 1025), "reason"),
         (("poll", "x"), "JOBSTATUS_TOKEN"),
         (("poll", "x", "--token", "t", "--url", "there"), "there"),
         (("token", "virtual-key", "a b"), "virtual_key_id"),
@@ -231,6 +238,26 @@ def test_the_life_of_a_job(service: dict[str, str], tmp_path: Path) -> None:
     assert '"n": 1.10000000000000000000001}' in shown
     assert (shown.count("\n"), json.loads(shown)["result"]["text"]) == (1, "hi")
     assert_sentence(run("jobs", "fail", job_id, "--attempt", "1", "--message", "no", env=service), 1, "completed")
+
+
+def test_a_job_is_cancelled(service: dict[str, str]) -> None:
+    """Without its attempt, and as often as one likes; its worker is refused: 1. One that has ended stays: 1."""
+    job_id = create(service)
+    assert run("jobs", "start", job_id, "--worker-id", "shell", "--lease", "5m", env=service).code == 0
+    cancelled = run("jobs", "cancel", job_id, "--reason", "Not needed.", env=service)
+    assert cancelled.code == 0
+    assert cancelled.out.startswith(f"{job_id} failed, Not needed. (cancelled/cancelled_by_client), readable until 2")
+    again = json.loads(run("jobs", "cancel", job_id, "--json", env=service).out)
+    assert (again["state"], again["status_code"], again["error"]["error"]) == (
+        "failed",
+        499,
+        {"type": "cancelled", "code": "cancelled_by_client", "message": "Not needed."},
+    )
+    assert_sentence(run("jobs", "heartbeat", job_id, "--attempt", "1", env=service), 1, "failed")
+    done = create(service)
+    assert run("jobs", "complete", done, env=service, stdin=b"1").code == 0
+    assert_sentence(run("jobs", "cancel", done, env=service), 1, "completed")
+    assert_sentence(run("jobs", "cancel", "unknown", env=service), 4, "jobs list")
 
 
 def test_jobs_are_listed_and_deleted(service: dict[str, str]) -> None:
@@ -669,7 +696,7 @@ def test_a_worker_that_is_stopped_longer_than_its_lease_cannot_complete(service:
     assert "lease_expired" in run("jobs", "get", job_id, env=service).out
 
 
-@pytest.mark.parametrize("leaf", [*CODES, ServiceFailed, ServiceUnreachable])
+@pytest.mark.parametrize("leaf", LEAVES)
 def test_every_error_has_an_exit_code_of_the_table(leaf: type[errors.JobStatusError]) -> None:
     """A leaf that is added without one is noticed here, and each code is explained in --help."""
     code, sentence = explain(leaf())

@@ -10,10 +10,11 @@ from typing import Final
 
 import psutil
 import pytest
+from harness import forking
 from harness.certificates import Authorities
 from harness.http import Answer, request
 from harness.jobs import create, put_virtual_key
-from harness.service import COMMAND, EdgeProcess, Process, Service
+from harness.service import EdgeProcess, Process, Service
 from harness.tokens import admin_token, bearer, virtual_key_token
 from harness.waiting import until
 from jobstatus.core.virtual_keys import hash_key
@@ -96,15 +97,9 @@ async def test_tokens_of_development_are_accepted(tmp_path: Path) -> None:
         outside = EdgeProcess(tmp_path, service, **none)
         outside.command = ("edge", "--dev", "--upstream", outside.environment.pop("JOBSTATUS_UPSTREAM"))
         async with outside:
-            minted = await asyncio.create_subprocess_exec(
-                *(COMMAND, "token", "virtual-key", "vk-1"),
-                env=inside.environment,
-                cwd=tmp_path,
-                stdout=asyncio.subprocess.PIPE,
-            )
-            token, _ = await minted.communicate()
+            minted = await forking.run("token", "virtual-key", "vk-1", env=inside.environment, cwd=tmp_path)
             front = front_of(outside, service)
-            assert (await front.poll("job-1", bearer(token.decode().strip()))).status == 202
+            assert (await front.poll("job-1", bearer(minted.out.strip()))).status == 202
             assert (await front.poll("job-1", OWNER)).status == 401
 
 
@@ -253,7 +248,7 @@ async def test_an_edge_over_mutual_tls(tmp_path: Path) -> None:
         front = front_of(edge, service)
         assert (await front.poll("job-1", OWNER)).status == 404
         assert (await request(front.admin_port, "/readyz")).status == 200
-        create_one = (COMMAND, "jobs", "create", "transcription", "--job-id", "job-1", "--virtual-key-id", "vk-1")
+        create_one = ("jobs", "create", "transcription", "--job-id", "job-1", "--virtual-key-id", "vk-1")
         exits = {}
         for name in ("edge", "worker"):
             folder = tmp_path / name
@@ -262,11 +257,8 @@ async def test_an_edge_over_mutual_tls(tmp_path: Path) -> None:
             client = {
                 f"JOBSTATUS_CLIENT_{key.removeprefix('upstream_').upper()}": str(path) for key, path in files.items()
             }
-            child = await asyncio.create_subprocess_exec(
-                *create_one, env=process.environment | client, cwd=tmp_path, stdout=asyncio.subprocess.DEVNULL
-            )
-            async with asyncio.timeout(30):
-                exits[name] = await child.wait()
+            ended = await forking.run(*create_one, env=process.environment | client, cwd=tmp_path)
+            exits[name] = ended.code
         assert exits["edge"] != 0
         assert exits["worker"] == 0
         assert (await front.poll("job-1", OWNER)).status == 202

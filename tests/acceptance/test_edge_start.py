@@ -1,17 +1,17 @@
 """How `jobstatus edge` says that it cannot start, and why its service cannot be asked."""
 
-import asyncio
 import json
 import socket
 from collections.abc import Iterator
-from contextlib import closing, suppress
+from contextlib import closing
 from pathlib import Path
 from typing import Final
 
 import pytest
+from harness import forking
 from harness.certificates import Authorities
 from harness.command import assert_sentence, run_in_time
-from harness.service import COMMAND, EdgeProcess, Process
+from harness.service import EdgeProcess, Process
 from harness.tokens import SECRET, bearer, virtual_key_token
 
 TLS: Final = ("UPSTREAM_TLS_CA", "UPSTREAM_TLS_CERT", "UPSTREAM_TLS_KEY")
@@ -63,25 +63,13 @@ def test_a_wrong_setting_is_named(tmp_path: Path, what: str) -> None:
 async def test_an_unusable_setting_is_named(tmp_path: Path, taken_port: int, what: str) -> None:
     """So does a start that finds out later."""
     settings, named = UNUSABLE[what]
-    child = await asyncio.create_subprocess_exec(
-        *(COMMAND, "edge"),
-        env=edge_upon(tmp_path, settings, taken_port).environment,
-        cwd=tmp_path,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-    )
-    try:
-        async with asyncio.timeout(30):
-            out, err = await child.communicate()
-    finally:
-        with suppress(ProcessLookupError):
-            child.kill()
-    assert (child.returncode, out) == (2, b""), err
-    lines = [line for line in err.decode().splitlines() if not line.startswith("{")]  # the rest is the log
-    assert len(lines) == 1, err
+    ended = await forking.run("edge", env=edge_upon(tmp_path, settings, taken_port).environment, cwd=tmp_path)
+    assert (ended.code, ended.out) == (2, ""), ended
+    lines = [line for line in ended.err.splitlines() if not line.startswith("{")]  # the rest is the log
+    assert len(lines) == 1, ended
     assert lines[0].startswith("jobstatus: ")
     assert named in lines[0]
-    assert SECRET not in err.decode()
+    assert SECRET not in ended.err
 
 
 async def test_the_log_says_why_the_service_cannot_be_asked(tmp_path: Path) -> None:

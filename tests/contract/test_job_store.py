@@ -31,8 +31,10 @@ EVERY_FIELD = job(
         type="t",
         is_bifrost_error=True,
         status_code=400,
-        error=ErrorField(message="m 🎧", type="a", code="b", param="c", event_id="d"),
-        extra_fields=ErrorExtraFields(provider="p", model_requested="m", request_type="r"),
+        error=ErrorField(message="m 🎧", type="a", code="b", param="c", event_id="d", error="e"),
+        extra_fields=ErrorExtraFields(
+            provider="p", model_requested="m", request_type="r", original_model_requested="o", resolved_model_used="u"
+        ),
     ),
 )
 
@@ -91,11 +93,11 @@ async def test_an_answer_has_what_a_poll_needs(store: Store, size: int) -> None:
     )
 
 
-@pytest.mark.parametrize(("status_code", "ended_at_ms"), [(500, 2000), (504, None)])
+@pytest.mark.parametrize(("status_code", "ended_at_ms"), [(500, 2000), (504, None), (499, None)])
 async def test_an_answer_tells_when_the_worker_ended_the_job(
     store: Store, status_code: int, ended_at_ms: int | None
 ) -> None:
-    """And nothing of a job that the service gave up."""
+    """And nothing of a job that the service gave up or a client cancelled."""
     await store.commit([change(job(state=JobState.FAILED, status_code=status_code, completed_at_ms=2000))])
     (answer,) = await store.read_answers(["job-1"])
     assert isinstance(answer, Answer)
@@ -278,8 +280,8 @@ async def test_a_look_for_changes_tells_versions_and_nothing_that_is_as_it_was(s
 
 async def test_one_holder_sweeps_until_it_gives_up(store: Store) -> None:
     """Of two who claim the sweep the first has it, again and again, and the second once it was given back."""
-    assert await store.try_lead("one", 60_000)
-    assert not await store.try_lead("two", 60_000)
-    assert await store.try_lead("one", 60_000)
+    assert (await store.try_lead("one", 60_000)).leads
+    assert not (await store.try_lead("two", 60_000)).leads
+    assert (await store.try_lead("one", 60_000)).leads
     await store.try_lead("one", 0)
-    assert await store.try_lead("two", 60_000)
+    assert (await store.try_lead("two", 60_000)).leads

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 import pytest
 from harness.places import temporary_root
 from harness.stores import STORES, IgnoringObserver, store_in
+from harness.tracking import timekeeper
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
@@ -120,8 +121,9 @@ class LifeOfAJob(RuleBasedStateMachine):
         self.store: Store = self.run(self.enter())
         policy = Policy(pending_timeout_ms=TIMEOUT, processing_timeout_ms=TIMEOUT)
         observer = IgnoringObserver()
-        self.tracker = JobTracker(self.store, clock=lambda: self.now, policy=policy, observer=observer)
-        self.sweeper = Sweeper(self.tracker, self.store, clock=lambda: self.now, observer=observer, every_seconds=1)
+        clock = timekeeper(lambda: self.now)
+        self.tracker = JobTracker(self.store, clock=clock, policy=policy, observer=observer)
+        self.sweeper = Sweeper(self.tracker, self.store, clock=clock, observer=observer, every_seconds=1)
 
     async def enter(self) -> Store:
         return await store_in(self.kind, Path(self.folder.name)).__aenter__()
@@ -209,6 +211,22 @@ class LifeOfAJob(RuleBasedStateMachine):
         expected = "JOB_NOT_FOUND" if job is None else job.finish(self.now, attempt, "failed", (message,))
         error = JobError(error=ErrorField(message=message))
         self.apply(commands.FailJob(job_id=job_id, attempt=attempt, error=error), expected)
+
+    @rule(job_id=JOB_IDS, reason=MESSAGES)
+    def cancel(self, job_id: str, reason: str) -> None:
+        """Needs no attempt; one who cancels again changes nothing, whatever the reason."""
+        job, expected = self.settled(job_id), None
+        if job is None:
+            expected = "JOB_NOT_FOUND"
+        elif job.ended is None:
+            job.end(self.now, "failed", ("cancelled", "cancelled_by_client", reason))
+        elif job.outcome is None or job.outcome[0] != "cancelled":
+            expected = "JOB_TERMINAL"
+        outcome = self.apply(commands.CancelJob(job_id=job_id, reason=reason), expected)
+        if job is not None and outcome is not None:
+            assert outcome.error is not None
+            error = outcome.error.error
+            assert (error.type, error.code, error.message, outcome.status_code) == (*(job.outcome or ()), 499)
 
     @rule(job_id=JOB_IDS)
     def delete(self, job_id: str) -> None:

@@ -17,7 +17,13 @@ class Clock:
 
     def __init__(self) -> None:
         self._ns = time.time_ns()
-        self.clocks = Clocks(seconds=self.time, ms=lambda: self.ms, monotonic=self.monotonic)
+        self.clocks = Clocks(
+            seconds=self.time,
+            ms=lambda: self.ms,
+            monotonic=self.monotonic,
+            pulse=lambda: 0,
+            follow_store=False,
+        )
 
     def move(self, *, seconds: float = 0, ms: int = 0) -> None:
         """Let so much time pass."""

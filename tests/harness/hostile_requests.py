@@ -57,6 +57,10 @@ def _fail(**fields: Any) -> pb.FailJobRequest:
     return pb.FailJobRequest(**{"job_id": "processing", "error": job_error(), **fields})
 
 
+def _cancel(**fields: Any) -> pb.CancelJobRequest:
+    return pb.CancelJobRequest(**{"job_id": "processing", **fields})
+
+
 def _put(**fields: Any) -> vk_pb.PutVirtualKeyRequest:
     return vk_pb.PutVirtualKeyRequest(**{"virtual_key_id": "vk-1", **fields})
 
@@ -75,6 +79,7 @@ def _invalid() -> Iterator[tuple[str, Message]]:
         pb.StartJobRequest,
         pb.HeartbeatJobRequest,
         pb.CompleteJobRequest,
+        pb.CancelJobRequest,
         pb.GetJobRequest,
         pb.WatchJobRequest,
         pb.DeleteJobRequest,
@@ -112,12 +117,17 @@ def _invalid() -> Iterator[tuple[str, Message]]:
     yield "error.error", _fail(error=pb.JobError(type="t"))
     for code in _BAD_CODES:
         yield "error.status_code", _fail(error=job_error(status_code=code))
-    for name in ("type", "code", "message", "param", "event_id"):
+    for name in ("type", "code", "message", "param", "event_id", "error"):
         yield f"error.error.{name}", _fail(error=_inner(**{name: "x\0"}))
         yield f"error.error.{name}", _fail(error=_inner(**{name: "x" * 65_537}))
     yield "error", _fail(error=_inner(message="x" * 40_000, param="x" * 40_000))
     yield "error", _fail(error=_inner(message="ä" * 33_000))
-    yield "error.extra_fields.provider", _fail(error=job_error(extra_fields=pb.ErrorExtraFields(provider="\0")))
+    for member in pb.ErrorExtraFields.DESCRIPTOR.fields:
+        extra_fields = pb.ErrorExtraFields(**{member.name: "x\0"})
+        yield f"error.extra_fields.{member.name}", _fail(error=job_error(extra_fields=extra_fields))
+    split = pb.ErrorExtraFields(original_model_requested="x" * 32_768, resolved_model_used="x" * 32_768)
+    yield "error", _fail(error=job_error("m", extra_fields=split))
+    yield from _each(_cancel, "reason", ("r" * 1025, "r\0", "\0"))
     yield from _each(pb.BatchGetJobsRequest, "job_ids", ([], ["j1"] * 1001, ["j1", ""], ["j 1"]))
     yield "operation", pb.BatchWriteRequest()
     yield "operation", pb.BatchWriteRequest(operation=[pb.Operation()] * 1001)

@@ -64,6 +64,11 @@ def failure(job_id: str, error: pb.JobError | None = None, **fields: Any) -> pb.
     return pb.FailJobRequest(job_id=job_id, error=error or job_error(), **fields)
 
 
+def cancellation(job_id: str, **fields: Any) -> pb.CancelJobRequest:
+    """Ends the job as `cancel` does."""
+    return pb.CancelJobRequest(job_id=job_id, **fields)
+
+
 async def create(service: Service, job_id: str, **fields: Any) -> pb.Job:
     """A new job."""
     return (await service.jobs.CreateJob(creation(job_id, **fields))).job
@@ -82,6 +87,11 @@ async def complete(service: Service, job_id: str, result: bytes = RESULT, **fiel
 async def fail(service: Service, job_id: str, error: pb.JobError | None = None, **fields: Any) -> pb.Job:
     """The job, failed."""
     return (await service.jobs.FailJob(failure(job_id, error, **fields))).job
+
+
+async def cancel(service: Service, job_id: str, **fields: Any) -> pb.Job:
+    """The job, cancelled."""
+    return (await service.jobs.CancelJob(cancellation(job_id, **fields))).job
 
 
 async def job_in(service: Service, state: JobState, job_id: str, **fields: Any) -> pb.Job:

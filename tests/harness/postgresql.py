@@ -7,11 +7,9 @@ import atexit
 import hashlib
 import importlib.util
 import os
-import random
 import secrets
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 import time
@@ -24,6 +22,7 @@ from typing import Any, Final, Literal, Self
 import psutil
 import psycopg
 
+from harness import ports
 from harness.places import temporary_root
 
 NOBODY: Final = 65534
@@ -33,9 +32,6 @@ STOP_SECONDS: Final = 10
 """How long a server that is removed may take to stop by itself before it is killed."""
 USER: Final = "jobstatus"
 
-_PORTS: Final = range(6_000, 11_000)
-_ports: Final = iter(random.sample(_PORTS, len(_PORTS)))
-"""Those that this process has not given out yet."""
 _AFTERWARDS: Final = """
     read -r _
     if read -r postmaster < data/postmaster.pid; then
@@ -51,15 +47,6 @@ A line, because the end of the pipe comes late if another process has inherited 
 """
 
 Mode = Literal["smart", "fast", "immediate"]
-
-
-def free_port() -> int:
-    """A TCP port of the loopback address that nobody has at the moment."""
-    for port in _ports:
-        with socket.socket() as probe:
-            if probe.connect_ex(("127.0.0.1", port)):
-                return port
-    raise AssertionError("no port is free")
 
 
 def _send(processes: Sequence[psutil.Process], number: signal.Signals) -> None:
@@ -101,7 +88,7 @@ class Server:
         """`port` is that of a server that was removed, whose place it takes; 0 for a new one."""
         self.folder = Path(tempfile.mkdtemp(prefix="postgresql-", dir=temporary_root()))
         self.data = self.folder / "data"
-        self.port = port or free_port()
+        self.port = port or ports.reserve()
         if os.geteuid() == 0:
             os.chown(self.folder, NOBODY, NOBODY)
         self._afterwards = subprocess.Popen(

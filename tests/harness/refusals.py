@@ -11,7 +11,7 @@ from grpc import StatusCode as Code
 from jobstatus.v1 import job_status_pb2 as pb
 from jobstatus.v1 import virtual_keys_pb2 as vk_pb
 
-from harness.jobs import completion, creation, failure, heartbeat, job_error, starting
+from harness.jobs import cancellation, completion, creation, failure, heartbeat, job_error, starting
 from harness.wire import Refusal
 
 NOT_FOUND: Final = Refusal(Code.NOT_FOUND, "JOB_NOT_FOUND")
@@ -34,12 +34,14 @@ def terminal(state: str, **code: str) -> Refusal:
     return Refusal(Code.FAILED_PRECONDITION, "JOB_TERMINAL", {"state": state, **code})
 
 
+CANCELLED: Final = terminal("failed", code="cancelled_by_client")
+
 _ENDS: Final = (completion, failure)
 _WRITES: Final = (heartbeat, *_ENDS)
 
 REFUSED_WRITES: Final[list[tuple[Message, Refusal]]] = [
     (starting("unknown"), NOT_FOUND),
-    *((request("unknown"), NOT_FOUND) for request in _WRITES),
+    *((request("unknown"), NOT_FOUND) for request in (*_WRITES, cancellation)),
     (creation("pending", request_type=pb.REQUEST_TYPE_OCR), EXISTS),
     (creation("pending", virtual_key_id="vk-2"), EXISTS),
     (creation("pending", virtual_key_id=None), EXISTS),
@@ -60,6 +62,8 @@ REFUSED_WRITES: Final[list[tuple[Message, Refusal]]] = [
     (failure("completed"), terminal("completed")),
     (failure("failed", job_error("Another message.")), terminal("failed")),
     (failure("failed", status_code=501), terminal("failed")),
+    (cancellation("completed"), terminal("completed")),
+    (cancellation("failed", reason="Not needed."), terminal("failed")),
     (heartbeat("pending"), NOT_STARTED),
     (heartbeat("pending", attempt=1), NOT_STARTED),
     (starting("leased"), HELD),
@@ -73,6 +77,7 @@ REFUSED_WRITES: Final[list[tuple[Message, Refusal]]] = [
     (completion("unknown", b""), NOT_JSON),
     (creation("pending", request_type=0), invalid("request_type")),
     (heartbeat("processing", progress=2), invalid("progress")),
+    (cancellation("pending", reason="r\0"), invalid("reason")),
 ]
 
 REFUSED_OTHERS: Final[list[tuple[Message, Refusal]]] = [

@@ -20,6 +20,7 @@ OPERATIONS: Final = {
     "HeartbeatJobRequest": "heartbeat_job",
     "CompleteJobRequest": "complete_job",
     "FailJobRequest": "fail_job",
+    "CancelJobRequest": "cancel_job",
 }
 
 

@@ -8,6 +8,7 @@ import sys
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
@@ -17,18 +18,20 @@ from jobstatus.app.edge import EdgeLimits, serving_edge
 from jobstatus.app.limits import ServiceLimits
 from jobstatus.app.service import serving
 from jobstatus.rest.limits import RestLimits
+from jobstatus.rpc.server import RpcLimits
 from jobstatus.settings import IssuerSettings, Settings
 from jobstatus.v1.job_status_pb2_grpc import JobStatusStub
 from jobstatus.v1.virtual_keys_pb2_grpc import VirtualKeysStub
 from pydantic import SecretStr
 
+from harness import forking, ports
 from harness.faults import Clock
 from harness.http import Answer, request
 from harness.tokens import AUDIENCE, ISSUER, SECRET
 
 COMMAND = str(Path(sys.executable).with_name("jobstatus"))
 START_SECONDS = 20.0
-AT_ONCE = ServiceLimits(refusing_seconds=0)
+AT_ONCE = ServiceLimits(rpc=RpcLimits(hold_seconds=0))
 """The limits of a service in this process, which stops without a pause for callers to come."""
 EDGE = EdgeLimits()
 
@@ -127,7 +130,7 @@ async def edge_here(
 
 
 class Process:
-    """`jobstatus serve` as a child process on free ports; its log is kept in `log_path`."""
+    """`jobstatus serve` as a child process on ports of its own; its log is kept in `log_path`."""
 
     command: tuple[str, ...] = ("serve",)
     addresses: tuple[str, ...] = ("http", "grpc", "admin")
@@ -135,9 +138,9 @@ class Process:
     def __init__(self, folder: Path, **environment: str) -> None:
         """Variables are given without JOBSTATUS_; the store is a file in `folder` unless told otherwise."""
         given = {
-            "HTTP": "127.0.0.1:0",
-            "GRPC": "127.0.0.1:0",
-            "ADMIN": "127.0.0.1:0",
+            "HTTP": f"127.0.0.1:{ports.reserve()}",
+            "GRPC": f"127.0.0.1:{ports.reserve()}",
+            "ADMIN": f"127.0.0.1:{ports.reserve()}",
             "STORE": f"sqlite:///{folder / 'jobs.db'}",
             "STATE_DIR": str(folder),
             "JWT_ISSUER": ISSUER,
@@ -149,12 +152,14 @@ class Process:
         inherited = {name: value for name, value in os.environ.items() if not name.startswith(("JOBSTATUS_", "GRPC_"))}
         self.environment = inherited | {f"JOBSTATUS_{name}": value for name, value in given.items()}
         self.folder = folder
+        self.is_forked = given.get("WORKERS", "1") == "1"
+        """Whether it is started by a fork of a process that has imported the command, or as installed."""
         self.log_path = folder / f"{self.command[0]}.log"
-        self.child: asyncio.subprocess.Process | None = None
+        self.child: asyncio.subprocess.Process | forking.Forked | None = None
         self._logged_before = 0
 
     async def start(self) -> Self:
-        """Return when the service says on which ports it serves, and pin those for the next start."""
+        """Return when the service says on which ports it serves."""
         await self.spawn()
         return await self.serves()
 
@@ -162,9 +167,8 @@ class Process:
         """Return when there is a process, which has yet to start serving."""
         with self.log_path.open("ab") as log:
             self._logged_before = log.tell()
-            self.child = await asyncio.create_subprocess_exec(
-                COMMAND, *self.command, env=self.environment, cwd=self.folder, stdout=log, stderr=log
-            )
+            start = forking.start if self.is_forked else partial(asyncio.create_subprocess_exec, COMMAND)
+            self.child = await start(*self.command, env=self.environment, cwd=self.folder, stdout=log, stderr=log)
 
     async def serves(self) -> Self:
         """The second half of `start`, for a process that was spawned."""

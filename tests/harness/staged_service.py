@@ -17,6 +17,8 @@ from jobstatus.rpc.virtual_keys import VirtualKeysServicer
 from jobstatus.stores.memory import MemoryJobStore
 from jobstatus.telemetry.metrics import Metrics
 
+from harness.tracking import timekeeper
+
 LIMIT_SECONDS = 10
 SHORTEST_LEASE = timedelta(seconds=1)
 NOW_MS = 1_800_000_000_000
@@ -67,7 +69,7 @@ class StagedService:
         self.now_ms = NOW_MS
         self.store, self.metrics = MemoryJobStore(), Metrics()
         self.tracker = JobTracker(
-            self.store, clock=self.clock, policy=Policy(), observer=self.metrics, max_watchers=max_watchers
+            self.store, clock=timekeeper(self.clock), policy=Policy(), observer=self.metrics, max_watchers=max_watchers
         )
         self.stage = Stage(JobStatusServicer(self.tracker, max_result_bytes=1024))
         self.target = "127.0.0.1:0"

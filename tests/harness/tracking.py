@@ -1,7 +1,7 @@
 """The core upon a store, without its edges, and an account of what its writers were told."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -11,6 +11,7 @@ from jobstatus.core.errors import JobStatusError, StoreFull, StoreUnavailable
 from jobstatus.core.job import Job, RequestType
 from jobstatus.core.rules import Policy
 from jobstatus.core.store import JobStore
+from jobstatus.core.timekeeper import Timekeeper
 from jobstatus.core.tracker import JobTracker, TrackerLimits
 from jobstatus.core.write_queue import WriterLimits
 
@@ -32,13 +33,18 @@ class Clock:
         self.now_ms += int(seconds * 1000)
 
 
+def timekeeper(clock: Callable[[], int]) -> Timekeeper:
+    """Tells the time of a clock that tests move."""
+    return Timekeeper(wall_ms=clock, monotonic=lambda: clock() / 1000, pulse=lambda: 0, follows_store=False)
+
+
 def tracker_on(
     store: JobStore, clock: Clock | None = None, writes: WriterLimits | None = None, **policy: int
 ) -> JobTracker:
     """The core upon an open store."""
     limits = TrackerLimits(writes=writes or WriterLimits())
     return JobTracker(
-        store, clock=clock or Clock(), policy=Policy(**policy), observer=IgnoringObserver(), limits=limits
+        store, clock=timekeeper(clock or Clock()), policy=Policy(**policy), observer=IgnoringObserver(), limits=limits
     )
 
 

@@ -6,7 +6,6 @@ Their ports lie below those that systems give to clients, so that a server that 
 import atexit
 import hashlib
 import importlib.util
-import random
 import shutil
 import signal
 import socket
@@ -20,6 +19,7 @@ from typing import Any, Final, Self
 
 import hiredis
 
+from harness import ports
 from harness.places import temporary_root
 
 PRIMARIES: Final = 3
@@ -30,9 +30,6 @@ NODE_TIMEOUT_MS: Final = 1000
 PATIENT_NODE_TIMEOUT_MS: Final = 15_000
 """Of a cluster that is to stay as it is, however slow the machine."""
 
-_PORTS: Final = range(11_000, 21_000)
-_ports: Final = iter(random.sample(_PORTS, len(_PORTS)))
-"""Those that this process has not given out yet."""
 _BUS: Final = 10_000
 """How much higher the port is on which the servers of a cluster talk to each other."""
 _AFTERWARDS: Final = 'read -r _; kill -s KILL "$1"; rm -rf "$2"'
@@ -49,20 +46,6 @@ def _program() -> str:
     return str(program)
 
 
-def _is_free(port: int) -> bool:
-    with socket.socket() as probe:
-        try:
-            probe.bind(("127.0.0.1", port))
-        except OSError:
-            return False
-        return True
-
-
-def _free_port() -> int:
-    """A port that nobody has at the moment, with that of its bus."""
-    return next(port for port in _ports if _is_free(port) and _is_free(port + _BUS))
-
-
 def _until(condition: Callable[[], bool]) -> None:
     """Wait, outside any event loop."""
     ends_at = time.monotonic() + LIMIT_SECONDS
@@ -76,7 +59,7 @@ class Server:
 
     def __init__(self, *options: str) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="valkey-", dir=temporary_root()))
-        self.port = _free_port()
+        self.port = ports.reserve(beside=_BUS)
         self._options = options or _DURABLE
         self._process: subprocess.Popen[bytes] | None = None
         self._afterwards: subprocess.Popen[bytes] | None = None

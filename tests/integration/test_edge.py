@@ -10,7 +10,7 @@ import pytest
 from harness.certificates import Authorities
 from harness.faults import MeddledStore
 from harness.http import Answer, request
-from harness.jobs import KINDS, complete, completion, create, creation, job_in, number_of, put_virtual_key
+from harness.jobs import KINDS, cancellation, complete, completion, create, creation, job_in, number_of, put_virtual_key
 from harness.service import Service, edge_here, service_here
 from harness.tokens import admin_token, bearer, virtual_key_token
 from harness.waiting import until
@@ -71,8 +71,10 @@ async def test_odd_jobs_are_answered_with_the_same_bytes(service: Service, edge:
         await complete(service, f"result-{number}", result, status_code=201)
         answer = await assert_same(service, edge, f"/v1/async/audio/transcriptions/result-{number}", OWNER)
         assert answer.body.endswith(result + b"}")
-    inner = pb.ErrorField(type="t", code="c", message="m 🎧", param="p", event_id="e")
-    extra = pb.ErrorExtraFields(provider="p", model_requested="m", request_type="r")
+    inner = pb.ErrorField(type="t", code="c", message="m 🎧", param="p", event_id="e", error="o")
+    extra = pb.ErrorExtraFields(
+        provider="p", model_requested="m", request_type="r", original_model_requested="o", resolved_model_used="u"
+    )
     error = pb.JobError(event_id="e", type="t", is_bifrost_error=True, status_code=599, error=inner, extra_fields=extra)
     await create(service, "failed", provider="openai")
     await service.jobs.FailJob(pb.FailJobRequest(job_id="failed", error=error))
@@ -237,6 +239,7 @@ async def test_an_edge_may_read_and_nothing_else(tmp_path: Path) -> None:
             for call in (
                 jobs.CreateJob(creation("job-2")),
                 jobs.CompleteJob(completion("job-1")),
+                jobs.CancelJob(cancellation("job-1")),
                 jobs.DeleteJob(pb.DeleteJobRequest(job_id="job-1")),
                 jobs.BatchWrite(pb.BatchWriteRequest()),
                 jobs.ListJobs(pb.ListJobsRequest()),

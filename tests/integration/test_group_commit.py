@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from harness.logged import events_logged
 from harness.stores import SHARED, STORES, DelegatingStore, IgnoringObserver, store_in
-from harness.tracking import Clock, completion, creation, tracker_on
+from harness.tracking import Clock, completion, creation, timekeeper, tracker_on
 from harness.waiting import LIMIT_SECONDS, until
 from jobstatus.core.commands import Command, FailJob, HeartbeatJob, StartJob
 from jobstatus.core.errors import (
@@ -364,7 +364,7 @@ async def test_a_lost_race_is_decided_anew(stores: tuple[Store, Store]) -> None:
     store: Any = GatedStore(stores[0])
     other = stores[1]
     races, clock = Races(), Clock()
-    here, there = JobTracker(store, clock=clock, policy=Policy(), observer=races), tracker_on(other, clock)
+    here, there = JobTracker(store, clock=timekeeper(clock), policy=Policy(), observer=races), tracker_on(other, clock)
     await here.write([creation("contended"), creation("quiet")])
     store.gate.clear()
     call = asyncio.ensure_future(here.write([completion("contended"), completion("quiet"), failing("contended")]))
@@ -429,7 +429,7 @@ async def test_a_race_that_is_lost_for_ever_ends() -> None:
     """After a bounded number of lost races a call is Overloaded, and nothing has happened."""
     async with AlwaysBeaten() as store:
         races = Races()
-        tracker = JobTracker(store, clock=Clock(), policy=Policy(), observer=races)
+        tracker = JobTracker(store, clock=timekeeper(Clock()), policy=Policy(), observer=races)
         with pytest.raises(Overloaded):
             await tracker.apply(creation("job-a"))
         assert races.lost == WriterLimits().max_rounds
@@ -446,7 +446,7 @@ async def leased(tracker: JobTracker) -> Job:
 
 
 async def state_after_a_sweep(store: Any, tracker: JobTracker, clock: Clock) -> JobState | None:
-    sweeper = Sweeper(tracker, store, clock=clock, observer=IgnoringObserver(), every_seconds=1)
+    sweeper = Sweeper(tracker, store, clock=timekeeper(clock), observer=IgnoringObserver(), every_seconds=1)
     await sweeper.sweep()
     await sweeper.resign()
     (state,) = await stored(store, "job-a")

@@ -7,6 +7,7 @@ from harness.http import request
 from harness.jobs import create
 from harness.service import Service, service_here
 from harness.waiting import until
+from jobstatus.core.store import Claim
 
 FEWEST_SWEEPS = 100
 """So many sweeps are done before a count that waits for its own interval."""
@@ -29,10 +30,10 @@ async def test_jobs_are_counted_as_soon_as_a_process_leads() -> None:
     leads = [False]
     sweeps = 0
 
-    async def try_lead(_holder: str, for_ms: int) -> bool:
+    async def try_lead(_holder: str, for_ms: int) -> Claim:
         nonlocal sweeps
         sweeps += 1
-        return leads[0] and for_ms > 0
+        return Claim(leads[0] and for_ms > 0, None)
 
     store.replace("try_lead", try_lead)
     async with service_here(store, sweep_interval_seconds=0.1) as service:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from harness.stores import STORES, DelegatingStore, change, deletion, job, store_in
 from jobstatus.core.errors import StoreUnavailable
-from jobstatus.core.job import ErrorField, Job, JobError, JobState
+from jobstatus.core.job import ErrorExtraFields, ErrorField, Job, JobError, JobState
 from jobstatus.core.migration import MigrationLimits, Report, migrate
 from jobstatus.core.store import SMALL_RESULT_BYTES, Answer, Change, CommitError, Listing, Store, StoreError
 from jobstatus.core.virtual_keys import VirtualKey, hash_key
@@ -19,7 +19,7 @@ NOW_MS = 5_000
 Pair = tuple[Store, Store]
 
 
-def ended(job_id: str, result: bytes, **fields: Any) -> Job:
+def ended(job_id: str, result: bytes | None, **fields: Any) -> Job:
     given = {"state": JobState.COMPLETED, "result": result, "expires_at_ms": 10**13, "due_at_ms": None, "version": 3}
     return job(job_id, **(given | fields))
 
@@ -33,7 +33,10 @@ JOBS = [
         state=JobState.FAILED,
         expires_at_ms=10**13,
         due_at_ms=None,
-        error=JobError(error=ErrorField(message="x")),
+        error=JobError(
+            error=ErrorField(message="x", error="y"),
+            extra_fields=ErrorExtraFields(original_model_requested="o", resolved_model_used="u"),
+        ),
     ),
     ended("small", b'{"a": 1.0e5}\n'),
     ended("large", b"x" * (SMALL_RESULT_BYTES + 1)),
@@ -79,6 +82,21 @@ class FailingStore(DelegatingStore):
             self.is_first = False
             raise StoreUnavailable
         return await self.real.read_answers(job_ids)
+
+
+class EarlierStore(DelegatingStore):
+    """Its answers say of each job when it ended, as an earlier version did of jobs that had been given up."""
+
+    async def read_answers(self, job_ids: Sequence[str]) -> list[Answer | StoreError | None]:
+        answers = zip(
+            await self.real.read_answers(job_ids), await self.real.read_jobs(job_ids, with_results=False), strict=True
+        )
+        return [
+            answer._replace(ended_at_ms=stored.completed_at_ms)
+            if isinstance(answer, Answer) and isinstance(stored, Job)
+            else answer
+            for answer, stored in answers
+        ]
 
 
 class ForgettingStore(DelegatingStore):
@@ -136,6 +154,16 @@ async def test_what_is_not_as_it_should_be_is_named(stores: Pair) -> None:
     source, target = stores
     await target.commit([change(ended("small", b'{"a": 1.0e6}\n')), change(ended("large", b"y" * 40_000))])
     assert sorted((await copy(source, target)).wrong) == ["large", "small"]
+
+
+@pytest.mark.parametrize("status_code", [499, 500, 504])
+async def test_which_jobs_count_as_given_up_may_differ_between_versions(tmp_path: Path, status_code: int) -> None:
+    """What a poll is answered is the same."""
+    async with store_in("memory", tmp_path) as source, store_in("memory", tmp_path) as target:
+        given_up = ended("job-1", None, state=JobState.FAILED, status_code=status_code, completed_at_ms=2)
+        await source.commit([change(given_up)])
+        assert await copy(source, EarlierStore(target)) == Report(copied=1)
+        assert await copy(source, target) == Report(unchanged=1)
 
 
 async def test_a_race_is_run_again(stores: Pair) -> None:

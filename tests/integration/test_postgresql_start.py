@@ -9,7 +9,8 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 
 import pytest
-from harness.postgresql import Server, free_port, server
+from harness import ports
+from harness.postgresql import Server, server
 from harness.stores import change, job
 from jobstatus.core.store import Store
 from jobstatus.stores import StoreConfigError, open_store
@@ -106,7 +107,7 @@ async def test_a_url_that_cannot_be_right_is_not_tried(url: str) -> None:
 
 async def test_a_server_that_is_not_there(strict: Server) -> None:
     """Whatever keeps from connecting is said as the server or the system says it, without the password."""
-    nobody = f"postgresql://asked:{PASSWORD}@127.0.0.1:{free_port()}/postgres"
+    nobody = f"postgresql://asked:{PASSWORD}@127.0.0.1:{ports.reserve()}/postgres"
     assert "refused" in await why_refused(nobody)
     there = f"postgresql://asked:{{}}@127.0.0.1:{strict.port}/{{}}"
     assert "no_such_database" in await why_refused(there.format(PASSWORD, "no_such_database"))
@@ -133,7 +134,7 @@ async def test_rights_that_are_missing_are_asked_for() -> None:
 async def works_for_a_modest_role(store: Store) -> None:
     assert await store.commit([change(job(version=2), replaces=1)]) == {}
     assert await store.confirm(["job-1"]) == {}
-    assert await store.try_lead("one", 1000)
+    assert (await store.try_lead("one", 1000)).leads
     await store.count_jobs()
     await store.probe()
 

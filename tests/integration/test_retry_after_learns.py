@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 import pytest
 from harness.faults import Clock
 from harness.http import request
-from harness.jobs import complete, create, fail
+from harness.jobs import cancel, complete, create, fail
 from harness.service import Service, edge_here, service_here
 from harness.tokens import bearer, virtual_key_token
 from harness.waiting import LIMIT_SECONDS, until
@@ -91,13 +91,16 @@ async def test_jobs_that_nobody_may_or_did_await_teach_nothing() -> None:
         assert await told(service, clock) == UNLEARNED
 
 
-async def test_jobs_that_were_given_up_teach_nothing() -> None:
-    """When the service, or a gateway, lost patience says nothing of how long jobs take."""
+@pytest.mark.parametrize("name", ["service", "edge"])
+@pytest.mark.parametrize("is_cancelled", [True, False])
+async def test_jobs_that_were_given_up_teach_nothing(name: str, *, is_cancelled: bool) -> None:
+    """When the service, or whoever asked for the job, lost patience says nothing of how long jobs take."""
     clock = Clock()
-    async with service_here(clock=clock) as service:
+    async with front(name, clock=clock) as service:
         await asyncio.gather(*(create(service, name) for name in JOBS))
         assert await statuses(service) == {202}
         clock.move(seconds=120)
-        await asyncio.gather(*(fail(service, name, status_code=504) for name in JOBS))
+        for job_id in JOBS:
+            await (cancel(service, job_id) if is_cancelled else fail(service, job_id, status_code=504))
         assert await statuses(service) == {200}
         assert await told(service, clock) == UNLEARNED

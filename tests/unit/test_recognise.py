@@ -4,8 +4,9 @@ import wave
 from array import array
 from pathlib import Path
 
+import pytest
 from harness.recordings import RECORDING, finished, wav
-from transcription_worker.recognise import recognise
+from transcription_worker.recognise import Transcription, recognise
 
 SPOKEN = "the answer to your question is ready now"
 
@@ -16,9 +17,15 @@ def recorded() -> "array[int]":
         return array("h", recording.readframes(recording.getnframes()))
 
 
-def test_hears_what_was_said() -> None:
+@pytest.fixture(scope="module")
+def heard() -> tuple[list[float], Transcription]:
+    """The progress and the transcription of the example's recording."""
+    return finished(recognise(RECORDING))
+
+
+def test_hears_what_was_said(heard: tuple[list[float], Transcription]) -> None:
     """The example's recording is recognised word for word, with times that follow each other within its length."""
-    _, transcription = finished(recognise(RECORDING))
+    _, transcription = heard
     times = [time for word in transcription["words"] for time in (word["start"], word["end"])]
     assert [word["word"] for word in transcription["words"]] == SPOKEN.split()
     assert times == sorted(times)
@@ -34,9 +41,9 @@ def test_hears_what_was_said() -> None:
     }
 
 
-def test_progress_grows_to_one() -> None:
+def test_progress_grows_to_one(heard: tuple[list[float], Transcription]) -> None:
     """Progress is told in more than a few steps, each larger than the one before, the last of them 1."""
-    progress, _ = finished(recognise(RECORDING))
+    progress, _ = heard
     assert len(progress) > 10
     assert progress[0] > 0
     assert progress == sorted(set(progress))

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 from jobstatus.core.commands import (
+    CancelJob,
     Command,
     CompleteJob,
     CreateJob,
@@ -13,7 +14,7 @@ from jobstatus.core.commands import (
     HeartbeatJob,
     StartJob,
 )
-from jobstatus.core.errors import InvalidField
+from jobstatus.core.errors import InvalidField, JobTerminal
 from jobstatus.core.job import ErrorExtraFields, ErrorField, Job, JobError, JobState, RequestType
 from jobstatus.core.rules import Policy, decide, due_at
 
@@ -46,6 +47,7 @@ def start(worker_id: str = "w", lease_ms: int | None = 2000) -> StartJob:
 
 LOOK = EnforceDeadlines(job_id="j")
 COMPLETE = CompleteJob(job_id="j", result=b"1")
+CANCEL = CancelJob(job_id="j", reason="Not needed.")
 
 
 @pytest.mark.parametrize(("now_ms", "state"), [(999, JobState.PENDING), (1000, JobState.FAILED)])
@@ -134,6 +136,122 @@ def test_only_the_same_outcome_may_be_written_again(first: Command, again: Comma
     assert run((500, again), job=job) == (job, reason)
 
 
+@pytest.mark.parametrize(
+    "steps",
+    [
+        (),
+        ((10, start("w1", None)),),
+        ((10, start("w1")),),
+        ((10, start("w1")), (20, HeartbeatJob(job_id="j", attempt=1, progress=0.5, message="half"))),
+    ],
+    ids=["pending", "processing", "leased", "under way"],
+)
+def test_a_job_that_has_not_ended_can_be_cancelled(steps: tuple[tuple[int, Command], ...]) -> None:
+    """It fails with 499, without an attempt being named; nothing is due any more, and the expiry counts from then."""
+    before = made(*steps)
+    job, reason = run((100, CANCEL), job=before)
+    assert reason is None
+    assert job is not None
+    assert job.error == JobError(
+        status_code=499,
+        error=ErrorField(type="cancelled", code="cancelled_by_client", message="Not needed."),
+        extra_fields=ErrorExtraFields(provider="p", model_requested="m", request_type="transcription"),
+    )
+    assert (job.state, job.status_code, job.completed_at_ms, job.version) == (
+        JobState.FAILED,
+        499,
+        100,
+        before.version + 1,
+    )
+    assert job.expires_at_ms == 100 + CREATE.result_ttl_ms
+    assert (job.due_at_ms, job.lease_ms, job.lease_expires_at_ms, job.result) == (None, None, None, None)
+    assert (job.attempt, job.worker_id, job.progress) == (before.attempt, before.worker_id, before.progress)
+
+
+@pytest.mark.parametrize("again", [CANCEL, CancelJob(job_id="j"), CancelJob(job_id="j", reason="Another.")])
+def test_a_second_cancellation_changes_nothing(again: Command) -> None:
+    """The first reason stays, and so does the version."""
+    job = made((10, start()), (20, CANCEL))
+    following, refusal = decide(job, again, 500, POLICY)
+    assert refusal is None
+    assert following is job
+
+
+@pytest.mark.parametrize("reason", [None, ""])
+def test_a_cancellation_without_a_reason_has_a_message_all_the_same(reason: str | None) -> None:
+    """The contract's error always has one."""
+    job = made((10, CancelJob(job_id="j", reason=reason)))
+    assert job.error is not None
+    assert job.error.error.message == "The job was cancelled."
+
+
+@pytest.mark.parametrize(
+    ("end", "metadata"),
+    [
+        (COMPLETE, {"state": "completed"}),
+        (FailJob(job_id="j", error=ERROR), {"state": "failed"}),
+        (
+            FailJob(job_id="j", error=JobError(error=ErrorField(message="m", code="short"))),
+            {"state": "failed", "code": "short"},
+        ),
+        (
+            FailJob(job_id="j", error=JobError(error=ErrorField(message="m", code="c" * 256))),
+            {"state": "failed", "code": "c" * 256},
+        ),
+        (FailJob(job_id="j", error=JobError(error=ErrorField(message="m", code="c" * 257))), {"state": "failed"}),
+        (FailJob(job_id="j", error=JobError(error=ErrorField(message="m", code=""))), {"state": "failed"}),
+        (FailJob(job_id="j", error=replace(ERROR, status_code=499), status_code=499), {"state": "failed"}),
+    ],
+)
+def test_a_job_that_has_ended_cannot_be_cancelled(end: Command, metadata: dict[str, str]) -> None:
+    """The refusal says how it ended, with the error's code unless that is too long for a call's trailers."""
+    job = made((10, end))
+    following, refusal = decide(job, CANCEL, 20, POLICY)
+    assert following is job
+    assert isinstance(refusal, JobTerminal)
+    assert refusal.metadata == metadata
+
+
+@pytest.mark.parametrize("now_ms", [2099, 2100])
+def test_a_job_whose_last_lease_has_ended_is_lost_and_not_cancelled(now_ms: int) -> None:
+    """From the moment at which the lease ends."""
+    job, reason = run((0, replace(CREATE, max_attempts=1)), (100, start()), (now_ms, CANCEL))
+    assert reason == (None if now_ms < 2100 else "JOB_TERMINAL")
+    assert job is not None
+    assert job.status_code == (499 if now_ms < 2100 else 504)
+
+
+def test_an_unknown_or_expired_job_cannot_be_cancelled() -> None:
+    """As with every write but a creation."""
+    assert run((0, CANCEL)) == (None, "JOB_NOT_FOUND")
+    ended = made((10, CANCEL))
+    assert ended.expires_at_ms is not None
+    assert run((ended.expires_at_ms, CANCEL), job=ended) == (ended, "JOB_NOT_FOUND")
+
+
+@pytest.mark.parametrize(
+    ("late", "reason"),
+    [
+        (start("w1"), "JOB_TERMINAL"),
+        (start("w2"), "JOB_TERMINAL"),
+        (HeartbeatJob(job_id="j", attempt=1), "JOB_TERMINAL"),
+        (HeartbeatJob(job_id="j"), "JOB_TERMINAL"),
+        (replace(COMPLETE, attempt=1), "JOB_TERMINAL"),
+        (FailJob(job_id="j", error=ERROR, attempt=1), "JOB_TERMINAL"),
+        (HeartbeatJob(job_id="j", attempt=2), "LEASE_LOST"),
+    ],
+)
+def test_the_worker_of_a_cancelled_job_is_refused(late: Command, reason: str) -> None:
+    """JOB_TERMINAL says that the job was cancelled, which is not the worker's fault."""
+    job = made((10, start("w1")), (20, CANCEL))
+    following, refusal = decide(job, late, 30, POLICY)
+    assert following is job
+    assert refusal is not None
+    assert refusal.reason == reason
+    if reason == "JOB_TERMINAL":
+        assert refusal.metadata == {"state": "failed", "code": "cancelled_by_client"}
+
+
 def test_a_refused_write_still_settles_what_was_overdue() -> None:
     """The refusal names a state that is stored, not one that might be."""
     job, reason = run((0, CREATE), (0, start("w1")), (2000, start("w2")), (4000, replace(COMPLETE, attempt=2)))
@@ -163,10 +281,12 @@ def test_an_expired_job_makes_room_for_a_new_one_with_a_later_version() -> None:
 
 def test_what_the_worker_said_of_an_error_wins_over_the_job() -> None:
     """extra_fields are completed from the job where the worker left them out, and only there."""
-    given = replace(ERROR, extra_fields=ErrorExtraFields(provider="other"))
+    given = replace(
+        ERROR, extra_fields=ErrorExtraFields(provider="other", original_model_requested="o", resolved_model_used="u")
+    )
     job = made((10, FailJob(job_id="j", error=given)))
     assert job.error is not None
-    expected = ErrorExtraFields(provider="other", model_requested="m", request_type="transcription")
+    expected = replace(given.extra_fields, model_requested="m", request_type="transcription")
     assert job.error.extra_fields == expected
 
 
@@ -198,11 +318,15 @@ def test_a_new_attempt_starts_with_a_clean_slate() -> None:
         ("progress", lambda: HeartbeatJob(job_id="j", progress=1.001)),
         ("progress", lambda: HeartbeatJob(job_id="j", progress=-0.001)),
         ("message", lambda: HeartbeatJob(job_id="j", message="m" * 1025)),
+        ("job_id", lambda: CancelJob(job_id="")),
+        ("reason", lambda: CancelJob(job_id="j", reason="r" * 1025)),
+        ("reason", lambda: CancelJob(job_id="j", reason="r\0")),
         ("status_code", lambda: replace(COMPLETE, status_code=99)),
         ("status_code", lambda: FailJob(job_id="j", error=ERROR, status_code=600)),
         ("error.status_code", lambda: FailJob(job_id="j", error=replace(ERROR, status_code=0))),
         ("error.error.message", lambda: FailJob(job_id="j", error=JobError(error=ErrorField(message="\0")))),
         ("error", lambda: FailJob(job_id="j", error=JobError(error=ErrorField(message="ü" * 33_000)))),
+        ("error.error.error", lambda: FailJob(job_id="j", error=JobError(error=ErrorField(message="", error="\0")))),
     ],
 )
 def test_a_command_out_of_bounds_cannot_be_made(field: str, make: object) -> None:
@@ -222,6 +346,7 @@ def test_a_command_out_of_bounds_cannot_be_made(field: str, make: object) -> Non
         lambda: start(lease_ms=86_400_000),
         lambda: HeartbeatJob(job_id="j", progress=0, message="m" * 1024),
         lambda: HeartbeatJob(job_id="j", progress=1),
+        lambda: CancelJob(job_id="j", reason="r" * 1024),
         lambda: replace(COMPLETE, status_code=100),
         lambda: replace(COMPLETE, status_code=599),
     ],

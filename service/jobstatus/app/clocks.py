@@ -19,3 +19,7 @@ class Clocks:
     """Returns milliseconds since the epoch."""
     monotonic: Callable[[], float] = time.monotonic
     """Returns seconds since any moment; never steps."""
+    pulse: Callable[[], float] = time.monotonic
+    """Returns seconds since any moment, by which the pauses of this process are measured."""
+    follow_store: bool = True
+    """Whether the store's clock, where it has one, counts instead of the wall clock."""

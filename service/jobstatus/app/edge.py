@@ -67,6 +67,7 @@ async def serving_edge(
         credentials=_credentials(settings),
         timeout_seconds=limits.upstream.call_seconds,
         retry=True,
+        balancing=settings.upstream_balancing,
         first_try_part=1,
     )
     async with AsyncExitStack() as stack:

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from jobstatus.auth.remote_keys import JwksLimits
+from jobstatus.core.timekeeper import TimeLimits
 from jobstatus.core.tracker import TrackerLimits
 from jobstatus.rest.limits import RestLimits
 from jobstatus.rpc.server import RpcLimits
@@ -13,9 +14,7 @@ class ServiceLimits:
     """One field for each component that `serving` builds; see the component for the meaning of its limits."""
 
     tracker: TrackerLimits = TrackerLimits()  # noqa: RUF009  # a frozen value
+    time: TimeLimits = TimeLimits()  # noqa: RUF009  # a frozen value
     jwks: JwksLimits = JwksLimits()  # noqa: RUF009  # a frozen value
     rest: RestLimits = RestLimits()  # noqa: RUF009  # a frozen value
     rpc: RpcLimits = RpcLimits()  # noqa: RUF009  # a frozen value
-    refusing_seconds: float = 0.2
-    """How long a stopping service still accepts calls, to tell callers why they are refused; gRPC cancels the calls
-    that wait when it stops."""

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Final
 
@@ -14,6 +14,7 @@ from jobstatus.app.limits import ServiceLimits
 from jobstatus.core.rules import Policy
 from jobstatus.core.store import Store
 from jobstatus.core.sweeper import Sweeper
+from jobstatus.core.timekeeper import Timekeeper
 from jobstatus.core.tracker import JobTracker, TrackerLimits
 from jobstatus.core.watching.subscriptions import JobSubscriptions
 from jobstatus.rest.admin import Readiness
@@ -26,6 +27,8 @@ from jobstatus.telemetry.metrics import Metrics
 
 GRACE_SECONDS: Final = 3.0
 """How long calls in progress may take when the service stops."""
+TICK_SECONDS: Final = 0.5
+"""How often the clock is looked at; a process that is late by more than a few of these was paused."""
 CHANGE_CHECK_SECONDS: Final = 0.1
 """The interval of reads for changes by other processes, while a client waits for any."""
 
@@ -67,7 +70,19 @@ async def serving(
         opening = store or open_store(settings.store, redis_replicas=settings.redis_replicas)
         opened = await stack.enter_async_context(opening)
         subscriptions = JobSubscriptions()
-        tracker = _tracker(settings, opened, metrics, subscriptions, limits=limits.tracker, clocks=clocks)
+        clock = Timekeeper(
+            wall_ms=clocks.ms,
+            monotonic=clocks.monotonic,
+            pulse=clocks.pulse,
+            follows_store=clocks.follow_store,
+            limits=limits.time,
+            on_offset=metrics.clock_compared,
+        )
+        clocks = replace(clocks, seconds=clock.seconds, ms=clock.ms)
+        tracker = _tracker(settings, opened, metrics, subscriptions, limits=limits.tracker, clock=clock)
+        sweeper = Sweeper(tracker, opened, clock=clock, observer=metrics, every_seconds=settings.sweep_interval_seconds)
+        await run_once("ask_time", sweeper.ask_time, metrics)
+        clock.restart_leases(clock.ms())
         stack.push_async_callback(tracker.close)
         frontend = build_frontend(
             settings,
@@ -83,9 +98,12 @@ async def serving(
             clocks=clocks,
         )
         await frontend.authenticator.refresh()
-        job_status = JobStatusServicer(tracker, max_result_bytes=settings.max_result_bytes)
+        pages = limits.rpc.pages
+        job_status = JobStatusServicer(
+            tracker, max_result_bytes=settings.max_result_bytes, pages=pages, min_idle_ms=limits.rpc.min_idle_ms
+        )
         virtual_keys = VirtualKeysServicer(
-            store=opened, clock=clocks.ms, on_change=frontend.authenticator.forget_virtual_keys
+            store=opened, clock=clocks.ms, on_change=frontend.authenticator.forget_virtual_keys, pages=pages
         )
         rpc = RpcServer(
             job_status=job_status,
@@ -96,9 +114,6 @@ async def serving(
             with_reflection=with_reflection,
             shared=is_child,
             limits=limits.rpc,
-        )
-        sweeper = Sweeper(
-            tracker, opened, clock=clocks.ms, observer=metrics, every_seconds=settings.sweep_interval_seconds
         )
         count = partial(_count_jobs, sweeper, opened, metrics)
         recount = partial(run_once, "count_jobs", count, metrics)
@@ -117,6 +132,7 @@ async def serving(
         await start_tasks(
             stack,
             run_periodically(settings.sweep_interval_seconds, "sweep", partial(_sweep, sweeper, recount), metrics),
+            run_periodically(TICK_SECONDS, "tick", partial(_tick, clock), metrics),
             run_periodically(CHANGE_CHECK_SECONDS, "look_for_changes", tracker.notify_remote_changes, metrics),
             *frontend.refresh_credentials(stack, metrics),
             run_periodically(2.0, "report_health", partial(_report_health, frontend.readiness, rpc), metrics),
@@ -128,8 +144,9 @@ async def serving(
             frontend.readiness.stop()
             await rpc.say_stopping()
             await asyncio.sleep(settings.stop_delay_seconds)
-            tracker.refuse()
-            await asyncio.sleep(limits.refusing_seconds)
+            # Clients are told to connect elsewhere before anything is refused, so the tracker stays open until the end
+            # of the grace. Only what would last longer ends now.
+            tracker.end_watches()
             await asyncio.gather(rpc.stop(GRACE_SECONDS), frontend.public.stop())
 
 
@@ -144,7 +161,7 @@ def _tracker(
     subscriptions: JobSubscriptions,
     *,
     limits: TrackerLimits,
-    clocks: Clocks,
+    clock: Timekeeper,
 ) -> JobTracker:
     policy = Policy(
         pending_timeout_ms=int(settings.pending_timeout_seconds * 1000),
@@ -152,7 +169,7 @@ def _tracker(
     )
     return JobTracker(
         store,
-        clock=clocks.ms,
+        clock=clock,
         policy=policy,
         observer=metrics,
         unscoped_for_all=settings.unscoped_jobs == "any_credential",
@@ -173,6 +190,10 @@ def _tls(settings: Settings) -> Tls | None:
         allowed_clients=settings.grpc_allowed_clients,
         edge_clients=settings.grpc_edge_clients,
     )
+
+
+async def _tick(clock: Timekeeper) -> None:
+    clock.tick()
 
 
 async def _report_health(readiness: Readiness, rpc: RpcServer) -> None:

@@ -185,6 +185,23 @@ async def fail(
 
 @command.command(epilog=EPILOG)
 @click.argument("job_id")
+@click.option("--reason", help="The message of the job's error, a sentence for a person.")
+@json_option
+@with_client
+async def cancel(client: JobStatusClient, *, job_id: str, reason: str | None, as_json: bool) -> None:
+    """Cancel a job that nobody wants any more: it fails with status code 499, and its worker stops.
+
+    No attempt is needed. Cancelling a job again changes nothing.
+
+    \b
+    Example:
+      jobstatus jobs cancel demo --reason "The caller hung up."
+    """
+    emit_job(await client.cancel_job(job_id, reason), as_json=as_json)
+
+
+@command.command(epilog=EPILOG)
+@click.argument("job_id")
 @click.option("--result", "only_result", is_flag=True, help="Print only the result, byte for byte.")
 @json_option
 @with_client

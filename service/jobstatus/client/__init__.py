@@ -13,11 +13,11 @@ a worker installs nothing else.
 
 from jobstatus.client.blocking import BlockingIterator, BlockingJobRun, BlockingJobStatusClient
 from jobstatus.client.client import JobFilter, JobPage, JobStatusClient
-from jobstatus.client.errors import ServiceFailed, ServiceUnreachable
+from jobstatus.client.errors import AnswerTooLarge, JobCancelled, ServiceFailed, ServiceUnreachable
 from jobstatus.client.loop_thread import ClientClosed
 from jobstatus.client.run import JobRun
 from jobstatus.client.writes import Write
-from jobstatus.core.commands import CompleteJob, CreateJob, FailJob, HeartbeatJob, StartJob
+from jobstatus.core.commands import CancelJob, CompleteJob, CreateJob, FailJob, HeartbeatJob, StartJob
 from jobstatus.core.errors import (
     ClientNotAllowed,
     ClientNotIdentified,
@@ -41,9 +41,11 @@ from jobstatus.core.job import ErrorExtraFields, ErrorField, Job, JobError, JobS
 from jobstatus.core.virtual_keys import VirtualKey, hash_key
 
 __all__ = [
+    "AnswerTooLarge",
     "BlockingIterator",
     "BlockingJobRun",
     "BlockingJobStatusClient",
+    "CancelJob",
     "ClientClosed",
     "ClientNotAllowed",
     "ClientNotIdentified",
@@ -55,6 +57,7 @@ __all__ = [
     "HeartbeatJob",
     "InvalidField",
     "Job",
+    "JobCancelled",
     "JobError",
     "JobExists",
     "JobFilter",

@@ -267,6 +267,7 @@ class BlockingJobStatusClient(Blocking[JobStatusClient]):
     heartbeat_job = blocking_call(JobStatusClient.heartbeat_job)
     complete_job = blocking_call(JobStatusClient.complete_job)
     fail_job = blocking_call(JobStatusClient.fail_job)
+    cancel_job = blocking_call(JobStatusClient.cancel_job)
     batch_write = blocking_call(JobStatusClient.batch_write)
     get_job = blocking_call(JobStatusClient.get_job)
     get_jobs = blocking_call(JobStatusClient.get_jobs)

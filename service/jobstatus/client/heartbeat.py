@@ -9,7 +9,6 @@ from typing import Final, Protocol
 
 from jobstatus.client.errors import LOST
 from jobstatus.core.commands import HeartbeatJob
-from jobstatus.core.errors import InvalidField, JobStatusError
 
 BEATS_PER_LEASE: Final = 3
 SHORTEST_GAP_SECONDS: Final = 0.25
@@ -53,8 +52,6 @@ class Heartbeat:
     def report(self, progress: float | None, message: str | None) -> None:
         """Set what the next heartbeat carries; None leaves a field as it was. Raises InvalidField."""
         latest = self._latest
-        if message is not None and not _is_unicode(message):
-            raise InvalidField.of("message", "must not have lone surrogates")
         self._latest = HeartbeatJob(
             job_id=latest.job_id,
             attempt=latest.attempt,
@@ -92,7 +89,7 @@ class Heartbeat:
             await self._send(self._latest, limit_seconds=limit_seconds)
         except LOST:
             raise
-        except JobStatusError as error:
+        except Exception as error:  # the caller's interceptors and metadata may raise anything
             if self._loop.time() >= self._lease_ends_at:
                 raise
             _logger.warning(
@@ -103,12 +100,3 @@ class Heartbeat:
             return min(self._usual_gap_seconds(), LONGEST_GAP_AFTER_FAILURE_SECONDS)
         self._lease_ends_at = self._loop.time() + self._lease_seconds
         return self._usual_gap_seconds()
-
-
-def _is_unicode(text: str) -> bool:
-    """Return whether the text can be sent. A file's name, for example, may hold lone surrogates."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True

@@ -41,10 +41,19 @@ def error_document(error: JobError) -> dict[str, Any]:
         is_bifrost_error=error.is_bifrost_error,
         status_code=error.status_code,
         error=_present(
-            type=inner.type, code=inner.code, message=inner.message, param=inner.param, event_id=inner.event_id
+            type=inner.type,
+            code=inner.code,
+            message=inner.message,
+            param=inner.param,
+            event_id=inner.event_id,
+            error=inner.error,
         ),
         extra_fields=_present(
-            provider=extra.provider, model_requested=extra.model_requested, request_type=extra.request_type
+            provider=extra.provider,
+            model_requested=extra.model_requested,
+            request_type=extra.request_type,
+            original_model_requested=extra.original_model_requested,
+            resolved_model_used=extra.resolved_model_used,
         ),
     )
 

@@ -69,9 +69,12 @@ def check_error(error: JobError) -> None:
         "error.error.message": inner.message,
         "error.error.param": inner.param,
         "error.error.event_id": inner.event_id,
+        "error.error.error": inner.error,
         "error.extra_fields.provider": extra.provider,
         "error.extra_fields.model_requested": extra.model_requested,
         "error.extra_fields.request_type": extra.request_type,
+        "error.extra_fields.original_model_requested": extra.original_model_requested,
+        "error.extra_fields.resolved_model_used": extra.resolved_model_used,
     }
     for field, value in texts.items():
         check_text(field, value, MAX_ERROR_BYTES)

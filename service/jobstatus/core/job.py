@@ -48,6 +48,7 @@ class ErrorField:
     code: str | None = None
     param: str | None = None
     event_id: str | None = None
+    error: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,6 +58,8 @@ class ErrorExtraFields:
     provider: str | None = None
     model_requested: str | None = None
     request_type: str | None = None
+    original_model_requested: str | None = None
+    resolved_model_used: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -13,7 +13,7 @@ from typing import TypeVar
 from jobstatus.core.answer import render
 from jobstatus.core.errors import JobStatusError, Overloaded
 from jobstatus.core.job import Job
-from jobstatus.core.store import Answer, Change, Listing, Store, StoreError, ended_at_ms
+from jobstatus.core.store import Answer, Change, Listing, Store, StoreError
 from jobstatus.core.virtual_keys import VirtualKey
 
 T = TypeVar("T")
@@ -167,7 +167,7 @@ def _is_answered(job: Job, answer: Answer | None) -> bool:
         and (answer.body, answer.result_size, answer.result in (None, job.result)) == (render(job), size, True)
         and (answer.request_type, answer.virtual_key_id) == (job.request_type.value, job.virtual_key_id)
         and (answer.created_at_ms, answer.expires_at_ms) == (job.created_at_ms, job.expires_at_ms)
-        and answer.ended_at_ms in (None, ended_at_ms(job))
+        and answer.ended_at_ms in (None, job.completed_at_ms)  # which of them depends on the version that wrote it
     )
 
 

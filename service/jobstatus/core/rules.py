@@ -11,6 +11,7 @@ from typing import Any, Final
 from jobstatus.core import errors
 from jobstatus.core.commands import (
     DAY_MS,
+    MAX_NAME_CHARS,
     CancelJob,
     Command,
     CompleteJob,
@@ -21,11 +22,13 @@ from jobstatus.core.commands import (
     HeartbeatJob,
     StartJob,
 )
-from jobstatus.core.job import ErrorExtraFields, ErrorField, Job, JobError, JobState
+from jobstatus.core.job import ErrorField, Job, JobError, JobState
 
 CLIENT_CLOSED_REQUEST: Final = 499
 """nginx's code for a request that its client gave up; no RFC has one."""
 GATEWAY_TIMEOUT: Final = 504
+GIVEN_UP_CODES: Final = (CLIENT_CLOSED_REQUEST, GATEWAY_TIMEOUT)
+"""The status codes of jobs that a client or the service gave up. Their duration says nothing about other jobs."""
 CANCELLED_TYPE: Final = "cancelled"
 CANCELLED_CODE: Final = "cancelled_by_client"
 
@@ -36,11 +39,13 @@ class Policy:
 
     `leases_count_from_ms` is since when heartbeats could arrive without a gap. A lease counts from then at the
     earliest: after a restart, or an outage of the store, each lease runs once more in full before the job fails.
+    `timeouts_count_from_ms` is when a timeout ends at the earliest: later than now while the clock has just stepped.
     """
 
     pending_timeout_ms: int = DAY_MS
     processing_timeout_ms: int = DAY_MS
     leases_count_from_ms: int = 0
+    timeouts_count_from_ms: int = 0
 
 
 def decide(
@@ -71,13 +76,17 @@ def due_at(job: Job, policy: Policy) -> int | None:
     """Return when a deadline of the job ends, in ms since the epoch; None for a terminal job."""
     match job.state:
         case JobState.PENDING:
-            return job.created_at_ms + policy.pending_timeout_ms
+            return max(job.created_at_ms + policy.pending_timeout_ms, policy.timeouts_count_from_ms)
         case JobState.PROCESSING:
-            timeout = _since(job) + policy.processing_timeout_ms
+            timeout = _processing_timeout(job, policy)
             is_last = job.attempt >= job.max_attempts
             return min(timeout, _lease_end(job, policy)) if job.is_leased and is_last else timeout
         case _:
             return None
+
+
+def _processing_timeout(job: Job, policy: Policy) -> int:
+    return max(_since(job) + policy.processing_timeout_ms, policy.timeouts_count_from_ms)
 
 
 def _since(job: Job) -> int:
@@ -95,7 +104,7 @@ def _apply_deadlines(job: Job, now_ms: int, policy: Policy) -> Job:
         return job
     if job.state is JobState.PENDING:
         return _given_up(job, now_ms, "timeout", "never_started", "The job was not started in time.")
-    if now_ms >= _since(job) + policy.processing_timeout_ms:
+    if now_ms >= _processing_timeout(job, policy):
         return _given_up(job, now_ms, "timeout", "timed_out", "The job did not end in time.")
     return _given_up(job, now_ms, "worker_lost", "lease_expired", "The worker was lost before the job ended.")
 
@@ -131,7 +140,8 @@ def _ended(
 def completed_error(error: JobError, job: Job) -> JobError:
     """Return the worker's error, with what is absent in `extra_fields` taken from the job."""
     given = error.extra_fields
-    extra_fields = ErrorExtraFields(
+    extra_fields = replace(
+        given,
         provider=given.provider if given.provider is not None else job.provider,
         model_requested=given.model_requested if given.model_requested is not None else job.model_requested,
         request_type=given.request_type if given.request_type is not None else job.request_type.value,
@@ -157,7 +167,9 @@ def _check_fence_of_ended(job: Job, attempt: int) -> None:
 
 
 def _terminal(job: Job) -> errors.JobTerminal:
-    return errors.JobTerminal.in_state(job.state, job.error.error.code if job.error else None)
+    """Leave out a long code: an error travels in the trailers of a call, which have room for a few KiB."""
+    code = job.error.error.code if job.error else None
+    return errors.JobTerminal.in_state(job.state, code if code and len(code) <= MAX_NAME_CHARS else None)
 
 
 def _create(job: Job | None, command: CreateJob, now_ms: int, _: Policy) -> Job:
@@ -236,7 +248,7 @@ def _fail(stored: Job | None, command: FailJob, now_ms: int, _: Policy) -> Job:
 
 
 def _cancel(stored: Job | None, command: CancelJob, now_ms: int, _: Policy) -> Job:
-    """Needs no attempt: whoever submitted the job knows none."""
+    """Needs no attempt, because the client that submitted the job knows none."""
     job = _existing(stored)
     if job.is_terminal:
         inner = job.error.error if job.error else None

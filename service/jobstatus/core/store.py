@@ -25,7 +25,7 @@ from typing import Final, NamedTuple, Protocol, TypeAlias
 
 from jobstatus.core.errors import ResultTooLarge, StoreFull, StoreUnavailable
 from jobstatus.core.job import Job, JobState, RequestType
-from jobstatus.core.rules import GATEWAY_TIMEOUT
+from jobstatus.core.rules import GIVEN_UP_CODES
 from jobstatus.core.virtual_keys import VirtualKey
 
 SMALL_RESULT_BYTES: Final = 16 * 1024
@@ -66,10 +66,11 @@ class Change(NamedTuple):
 class Answer(NamedTuple):
     """What a poll needs of a job, and no more. A tuple, because one is made for each poll.
 
-    `ended_at_ms` is when the worker's report ended the job; None while the job is under way, where the service gave the
-    job up, and where an earlier version did not store it. `body` is the document, up to the result where there is one.
-    `result_size` is in bytes, None without a result. `result` is None when it is larger than SMALL_RESULT_BYTES: such a
-    result is read in a second step, so that the time of a poll tells nothing about a job that the caller may not read.
+    `ended_at_ms` is when the worker's report ended the job; None while the job is under way, where a client or the
+    service gave the job up, and where an earlier version did not store it. `body` is the document, up to the result
+    where there is one. `result_size` is in bytes, None without a result. `result` is None when it is larger than
+    SMALL_RESULT_BYTES: such a result is read in a second step, so that the time of a poll tells nothing about a job
+    that the caller may not read.
     """
 
     request_type: str
@@ -85,8 +86,8 @@ class Answer(NamedTuple):
 
 
 def ended_at_ms(job: Job) -> int | None:
-    """Return `Answer.ended_at_ms` of a job: its end, unless the status code says that the service gave it up."""
-    return None if job.status_code == GATEWAY_TIMEOUT else job.completed_at_ms
+    """Return `Answer.ended_at_ms` of a job: its end, unless the status code says that it was given up."""
+    return None if job.status_code in GIVEN_UP_CODES else job.completed_at_ms
 
 
 def answer_of(job: Job, body: bytes) -> Answer:
@@ -104,6 +105,13 @@ def answer_of(job: Job, body: bytes) -> Answer:
         result_size=None if result is None else len(result),
         result=None if result is None or len(result) > SMALL_RESULT_BYTES else result,
     )
+
+
+class Claim(NamedTuple):
+    """The answer to `try_lead`. `now_ms` is the time by the store's clock; None where it has none of its own."""
+
+    leads: bool
+    now_ms: int | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -175,8 +183,8 @@ class JobStore(JobReader, Protocol):
         """
         ...
 
-    async def try_lead(self, holder: str, for_ms: int) -> bool:
-        """Return whether `holder` leads all processes that share the store for the next `for_ms`.
+    async def try_lead(self, holder: str, for_ms: int) -> Claim:
+        """Return whether `holder` leads all processes that share the store for the next `for_ms`, and the store's time.
 
         The leader stays leader by calling again in time. Another can become leader at the latest `for_ms` after its
         last call. `for_ms` 0 resigns.

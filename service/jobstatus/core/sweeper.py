@@ -6,13 +6,13 @@ sweeps, so that the work is done once.
 """
 
 import uuid
-from collections.abc import Callable
 from typing import Final
 
 from jobstatus.core.commands import EnforceDeadlines
 from jobstatus.core.errors import JobNotFound, JobStatusError
 from jobstatus.core.observer import Observer, timed
 from jobstatus.core.store import JobStore
+from jobstatus.core.timekeeper import Timekeeper
 from jobstatus.core.tracker import JobTracker
 
 BATCH: Final = 500
@@ -28,11 +28,11 @@ class Sweeper:
         tracker: JobTracker,
         store: JobStore,
         *,
-        clock: Callable[[], int],
+        clock: Timekeeper,
         observer: Observer,
         every_seconds: float,
     ) -> None:
-        """`every_seconds`: how often `sweep` is called. `clock` returns ms since the epoch."""
+        """`every_seconds`: how often `sweep` is called."""
         self._holder = uuid.uuid4().hex
         self._claim_ms = int(every_seconds * 2000) + 1000
         self.is_leader = False
@@ -46,15 +46,14 @@ class Sweeper:
         """Apply and purge what is due now, in batches, unless another process leads. Raises what the store raises."""
         leads = False
         try:
-            with timed(self._observer, "claim_sweep"):
-                leads = await self._store.try_lead(self._holder, self._claim_ms)
+            leads = await self._try_lead(self._claim_ms)
         finally:
             self.is_leader = leads
         if not self.is_leader:
             return
         for _ in range(MAX_BATCHES):
             with timed(self._observer, "due"):
-                job_ids = await self._store.due(self._clock(), BATCH)
+                job_ids = await self._store.due(self._clock.ms(), BATCH)
             if job_ids:
                 outcomes = await self._tracker.write([EnforceDeadlines(job_id=job_id) for job_id in job_ids])
                 for outcome in outcomes:
@@ -63,9 +62,11 @@ class Sweeper:
                 self._observer.swept("settled", len(job_ids))
             if len(job_ids) < BATCH:
                 break
+        if self._clock.ms() < self._clock.settled_from_ms:
+            return
         for _ in range(MAX_BATCHES):
             with timed(self._observer, "purge"):
-                purged = await self._store.purge(self._clock(), BATCH)
+                purged = await self._store.purge(self._clock.ms(), BATCH)
             self._observer.swept("purged", purged)
             if purged < BATCH:
                 break
@@ -73,4 +74,15 @@ class Sweeper:
     async def resign(self) -> None:
         """Let another process lead at once. Raises what the store raises."""
         if self.is_leader:
-            await self._store.try_lead(self._holder, 0)
+            await self._try_lead(0)
+
+    async def ask_time(self) -> None:
+        """Take over the time of the store's clock, if it has one. Raises what the store raises."""
+        await self._try_lead(0)
+
+    async def _try_lead(self, for_ms: int) -> bool:
+        asked_at = self._clock.monotonic()
+        with timed(self._observer, "claim_sweep"):
+            claim = await self._store.try_lead(self._holder, for_ms)
+        self._clock.hear(claim.now_ms, asked_at)
+        return claim.leads

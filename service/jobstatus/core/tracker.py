@@ -4,7 +4,7 @@ Each read compares expiry with the clock, here and in `poll`, whether or not the
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from functools import partial
@@ -18,8 +18,9 @@ from jobstatus.core.observer import Observer, timed
 from jobstatus.core.poll import Poller
 from jobstatus.core.rules import Policy
 from jobstatus.core.store import Answer, JobStore, Listing, StoreError
+from jobstatus.core.timekeeper import Timekeeper
 from jobstatus.core.watching.change_feed import ChangeFeed
-from jobstatus.core.watching.each_version import each_version
+from jobstatus.core.watching.each_version import Waited, each_version, set_or_at
 from jobstatus.core.watching.subscriptions import ConcurrencyLimit, JobSubscriptions
 from jobstatus.core.write_queue import Outcome, WriterLimits
 from jobstatus.core.writer import Writer
@@ -42,7 +43,7 @@ class JobTracker:
         self,
         store: JobStore,
         *,
-        clock: Callable[[], int],
+        clock: Timekeeper,
         policy: Policy,
         observer: Observer,
         unscoped_for_all: bool = False,
@@ -50,12 +51,14 @@ class JobTracker:
         subscriptions: JobSubscriptions | None = None,
         limits: TrackerLimits = TrackerLimits(),
     ) -> None:
-        """`clock` returns ms since the epoch; `unscoped_for_all` as in `access.may_read`."""
+        """`unscoped_for_all` as in `access.may_read`."""
         self._limits = limits
         self._store = store
-        self._clock = clock
+        self._clock = clock.ms
         self._observer = observer
-        poller = Poller(store, clock=clock, observer=observer, unscoped_for_all=unscoped_for_all, limits=limits.reads)
+        poller = Poller(
+            store, clock=clock.ms, observer=observer, unscoped_for_all=unscoped_for_all, limits=limits.reads
+        )
         self.poll: Final = poller.poll
         self.try_poll: Final = poller.try_poll
         self.polls_at_once: Final = poller.polls_at_once
@@ -117,24 +120,34 @@ class JobTracker:
         with timed(self._observer, "list_jobs"):
             return await self._store.list_jobs(listing, self._clock())
 
-    async def watch(self, job_id: str, *, after_version: int, with_result: bool) -> AsyncGenerator[Job]:
+    async def watch(
+        self, job_id: str, *, after_version: int, with_result: bool, idle_seconds: float | None = None
+    ) -> AsyncGenerator[Job | None]:
         """Yield the job now if it is above `after_version` or terminal, then its newer versions up to the terminal one.
 
-        Raises JobNotFound when the job is unknown or goes away, ShuttingDown when the service stops, and Overloaded
-        when `max_watchers` watch already.
+        With `idle_seconds` yield None whenever nothing was yielded for so long; the job is not read for that. Raises
+        JobNotFound when the job is unknown or goes away, ShuttingDown when the service stops, and Overloaded when
+        `max_watchers` watch already.
         """
         read = partial(self.get, job_id, with_result=with_result)
-        with self._watchers.acquire(), self._subscriptions.waiting_for(job_id) as changed:
-            async with aclosing(each_version(self._subscriptions, job_id, changed, read, self._next_change)) as jobs:
-                async for job in jobs:
-                    if job.version > after_version or job.is_terminal:
-                        after_version = job.version
-                        yield job
+        now = asyncio.get_running_loop().time
+        yielded_at = now()
 
-    async def _next_change(self, changed: asyncio.Event) -> bool:
-        await changed.wait()
-        self._subscriptions.check_open()
-        return True
+        async def wait(changed: asyncio.Event) -> Waited:
+            if not await set_or_at(changed, None if idle_seconds is None else yielded_at + idle_seconds):
+                return Waited.QUIET
+            self._subscriptions.check_open()
+            return Waited.CHANGED
+
+        with self._watchers.acquire(), self._subscriptions.waiting_for(job_id) as changed:
+            async with aclosing(each_version(self._subscriptions, job_id, changed, read, wait)) as jobs:
+                async for job in jobs:
+                    if job is not None:
+                        if job.version <= after_version and not job.is_terminal:
+                            continue
+                        after_version = job.version
+                    yield job
+                    yielded_at = now()
 
     def change_feed(self) -> ChangeFeed:
         """Return a listener for the changes of many jobs, to be entered."""
@@ -147,14 +160,13 @@ class JobTracker:
                 found = await self._store.changed(versions)
             self._subscriptions.found(found)
 
-    def refuse(self) -> None:
-        """End every watch, and refuse new writes, with ShuttingDown."""
+    def end_watches(self) -> None:
+        """End every watch, and refuse new ones, with ShuttingDown. Reads and writes go on."""
         self._subscriptions.close()
-        self._writer.refuse()
 
     async def close(self) -> None:
         """End every watch, refuse new writes, and return when those under way are answered."""
-        self.refuse()
+        self.end_watches()
         await self._writer.close()
 
 

@@ -13,6 +13,7 @@ from jobstatus.core.errors import JobNotFound, JobStatusError, StoreFull, StoreU
 from jobstatus.core.job import Job, JobState
 from jobstatus.core.observer import Observer, timed
 from jobstatus.core.store import Answer, Change, CommitError, JobStore, StoreError
+from jobstatus.core.timekeeper import Timekeeper
 from jobstatus.core.write_queue import Outcome, Submission
 
 Item = tuple[Submission, int, Command]
@@ -27,15 +28,15 @@ class WriteRound:
         self,
         store: JobStore,
         *,
-        clock: Callable[[], int],
+        clock: Timekeeper,
         policy: rules.Policy,
         observer: Observer,
         on_commit: Callable[[Collection[str]], None],
     ) -> None:
-        """`clock` returns ms since the epoch; `on_commit` is called with the ids of jobs that have just changed."""
+        """`on_commit` is called with the ids of jobs that have just changed."""
         self._store = store
         self._clock = clock
-        self._policy = replace(policy, leases_count_from_ms=clock())
+        self._policy = policy
         self._observer = observer
         self._on_commit = on_commit
         self._store_failed = False
@@ -47,9 +48,9 @@ class WriteRound:
         more in full, because heartbeats may have been lost.
         """
         job_ids = list(dict.fromkeys([command.job_id for _, _, command in items]))
-        now_ms = self._clock()
-        policy = replace(self._policy, leases_count_from_ms=now_ms) if self._store_failed else self._policy
         stored = await self._read(job_ids, items)
+        now_ms = self._clock.ms()
+        policy = self._policy_at(now_ms)
         outcomes, following = _decide(items, stored, now_ms, policy)
         changes = _changes(stored, following)
         changed = {change.job_id for change in changes}
@@ -60,12 +61,26 @@ class WriteRound:
         if any(isinstance(each, StoreUnavailable | StoreFull) for each in (*uncertain.values(), *stored.values())):
             self._store_failed = True
         else:
-            self._policy, self._store_failed = policy, False
+            if self._store_failed:
+                self._clock.restart_leases(now_ms)
+            self._store_failed = False
             self._observer.batch_written(len(items))
         won = [(item, outcome) for item, outcome in zip(items, outcomes, strict=True) if item[2].job_id not in lost]
         deliver([item for item, _ in won], [uncertain.get(item[2].job_id, outcome) for item, outcome in won])
         self._on_commit(changed - lost)  # including uncertain changes, which may have happened
         return [item for item in items if item[2].job_id in lost]
+
+    def _policy_at(self, now_ms: int) -> rules.Policy:
+        leases_from_ms = now_ms if self._store_failed else self._clock.leases_from_ms
+        timeouts_from_ms = self._clock.settled_from_ms
+        if (leases_from_ms, timeouts_from_ms) != (
+            self._policy.leases_count_from_ms,
+            self._policy.timeouts_count_from_ms,
+        ):
+            self._policy = replace(
+                self._policy, leases_count_from_ms=leases_from_ms, timeouts_count_from_ms=timeouts_from_ms
+            )
+        return self._policy
 
     async def _read(self, job_ids: list[str], items: Sequence[Item]) -> dict[str, _Stored]:
         """Read the stored jobs, with a result only where a command completes the job with one of the same length."""

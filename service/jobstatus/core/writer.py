@@ -14,6 +14,7 @@ from jobstatus.core.commands import Command
 from jobstatus.core.errors import Overloaded
 from jobstatus.core.observer import Observer
 from jobstatus.core.store import JobStore
+from jobstatus.core.timekeeper import Timekeeper
 from jobstatus.core.write_queue import Outcome, Submission, WriteQueue, WriterLimits
 from jobstatus.core.write_round import WriteRound, deliver, items_of
 
@@ -27,7 +28,7 @@ class Writer:
         self,
         store: JobStore,
         *,
-        clock: Callable[[], int],
+        clock: Timekeeper,
         policy: rules.Policy,
         observer: Observer,
         on_commit: Callable[[Collection[str]], None],
@@ -54,13 +55,9 @@ class Writer:
         await submission.future
         return [outcome for outcome in submission.outcomes if outcome is not None]
 
-    def refuse(self) -> None:
-        """Refuse new writes with ShuttingDown."""
-        self._queue.close()
-
     async def close(self) -> None:
-        """Refuse new writes, and return when all admitted ones are answered."""
-        self.refuse()
+        """Refuse new writes with ShuttingDown, and return when all admitted ones are answered."""
+        self._queue.close()
         while self._draining is not None:
             await asyncio.shield(self._draining)
 

@@ -175,10 +175,19 @@ def error_to_message(error: JobError) -> pb.JobError:
         is_bifrost_error=error.is_bifrost_error,
         status_code=error.status_code,
         error=pb.ErrorField(
-            type=inner.type, code=inner.code, message=inner.message, param=inner.param, event_id=inner.event_id
+            type=inner.type,
+            code=inner.code,
+            message=inner.message,
+            param=inner.param,
+            event_id=inner.event_id,
+            error=inner.error,
         ),
         extra_fields=pb.ErrorExtraFields(
-            provider=extra.provider, model_requested=extra.model_requested, request_type=extra.request_type
+            provider=extra.provider,
+            model_requested=extra.model_requested,
+            request_type=extra.request_type,
+            original_model_requested=extra.original_model_requested,
+            resolved_model_used=extra.resolved_model_used,
         ),
     )
 
@@ -199,11 +208,14 @@ def error_from_message(message: pb.JobError) -> JobError:
             message=inner.message,
             param=optional(inner, "param"),
             event_id=optional(inner, "event_id"),
+            error=optional(inner, "error"),
         ),
         extra_fields=ErrorExtraFields(
             provider=optional(extra, "provider"),
             model_requested=optional(extra, "model_requested"),
             request_type=optional(extra, "request_type"),
+            original_model_requested=optional(extra, "original_model_requested"),
+            resolved_model_used=optional(extra, "resolved_model_used"),
         ),
     )
 

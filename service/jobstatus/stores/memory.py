@@ -6,7 +6,7 @@ from typing import Self
 
 from jobstatus.core.errors import InvalidField
 from jobstatus.core.job import Job, JobState
-from jobstatus.core.store import Answer, Change, Listing, StoreError, answer_of
+from jobstatus.core.store import Answer, Change, Claim, Listing, StoreError, answer_of
 from jobstatus.core.virtual_keys import VirtualKey
 
 
@@ -56,10 +56,10 @@ class MemoryJobStore:
     async def changed(self, versions: Mapping[str, int]) -> dict[str, int]:  # noqa: ARG002  # the port's
         return {}
 
-    async def try_lead(self, holder: str, for_ms: int) -> bool:
+    async def try_lead(self, holder: str, for_ms: int) -> Claim:
         if self._sweeper in (None, holder):
             self._sweeper = holder if for_ms else None
-        return self._sweeper == holder
+        return Claim(self._sweeper == holder, None)
 
     async def due(self, now_ms: int, limit: int) -> list[str]:
         due = [

@@ -74,6 +74,11 @@ class Metrics:
             ("chore",),
             registry=registry,
         )
+        self._clock_offset = Gauge(
+            "jobstatus_clock_offset_seconds",
+            "How far the store's clock, which counts, is ahead of this machine's.",
+            registry=registry,
+        )
         self._store_seconds = Timings("jobstatus_store_seconds", "Time the store took.", ("operation",), registry)
 
     def count_waiting(self, count: Callable[[], int]) -> None:
@@ -113,6 +118,10 @@ class Metrics:
     def chore_failed(self, chore: str) -> None:
         """Something done in the background (sweep, refresh_credentials, …) failed; it is tried again."""
         self._chores_failed.labels(chore).inc()
+
+    def clock_compared(self, store_ahead_seconds: float) -> None:
+        """The store has told its time."""
+        self._clock_offset.set(store_ahead_seconds)
 
     def store_answered(self, operation: str, seconds: float) -> None:
         self._store_seconds.observe((operation,), seconds)

@@ -2,7 +2,7 @@
 
 import asyncio
 import math
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 
 import grpc
 import pytest
@@ -12,8 +12,8 @@ from jobstatus.client import JobError, JobState, JobStatusClient, RequestType, S
 from jobstatus.client.channel import ServiceChannel
 from jobstatus.client.errors import from_operation
 from jobstatus.core import errors
-from jobstatus.core.commands import CompleteJob, CreateJob, FailJob, HeartbeatJob, StartJob
-from jobstatus.core.job import ErrorField
+from jobstatus.core.commands import CancelJob, CompleteJob, CreateJob, FailJob, HeartbeatJob, StartJob
+from jobstatus.core.job import ErrorExtraFields, ErrorField
 from jobstatus.core.virtual_keys import hash_key
 from jobstatus.rpc.errors import CODES, operation_error
 from jobstatus.v1 import job_status_pb2 as pb
@@ -53,6 +53,37 @@ async def test_a_job_fails_with_an_error_or_just_a_sentence(client: JobStatusCli
         assert (failed.state, failed.status_code, failed.error.error) == (JobState.FAILED, 422, stored)
 
 
+async def test_an_error_comes_back_with_every_member(client: JobStatusClient, job_id: str) -> None:
+    """Also with those that only upstream's newer errors have."""
+    error = JobError(
+        event_id="e-1",
+        type="T",
+        is_bifrost_error=True,
+        status_code=418,
+        error=ErrorField(message="m", type="t", code="c", param="p", event_id="e-2", error="502"),
+        extra_fields=ErrorExtraFields(
+            provider="p", model_requested="m", request_type="r", original_model_requested="o", resolved_model_used="u"
+        ),
+    )
+    assert (await client.fail_job(job_id, error)).error == error
+    assert (await client.get_job(job_id)).error == error
+
+
+async def test_a_job_is_cancelled_once(client: JobStatusClient, job_id: str) -> None:
+    """The reason is the error's message; a second cancellation changes nothing; a later write is told."""
+    job = await client.cancel_job(job_id, "Not needed.")
+    assert job.error is not None
+    assert (job.state, job.status_code) == (JobState.FAILED, 499)
+    assert job.error.error == ErrorField(type="cancelled", code="cancelled_by_client", message="Not needed.")
+    assert await client.cancel_job(job_id) == job
+    assert await client.batch_write([CancelJob(job_id=job_id, reason="Another.")]) == [job]
+    with pytest.raises(errors.JobTerminal) as refusal:
+        await client.complete_job(job_id, {})
+    assert refusal.value.metadata == {"state": "failed", "code": "cancelled_by_client"}
+    with pytest.raises(errors.InvalidField, match="reason"):
+        await client.cancel_job(job_id, "r" * 1025)
+
+
 @pytest.mark.parametrize(
     ("result", "stored"),
     [(b' {"a" : 1.0}', b' {"a" : 1.0}'), ('"text"', b'"text"'), (["é", None], '["é",null]'.encode()), (1, b"1")],
@@ -63,6 +94,12 @@ async def test_text_is_taken_as_json_and_anything_else_is_encoded(
     """Bytes and str arrive byte for byte; other values as compact JSON."""
     await client.complete_job(job_id, result)
     assert (await client.get_job(job_id)).result == stored
+
+
+async def test_values_of_other_types_are_converted_as_json_dumps_does(client: JobStatusClient, job_id: str) -> None:
+    """`default` of a single call does what it does there."""
+    await client.complete_job(job_id, {"on": date(2026, 1, 2)}, default=str)
+    assert (await client.get_job(job_id)).result == b'{"on":"2026-01-02"}'
 
 
 @pytest.mark.parametrize("result", [math.nan, {1, 2}, "\udcff", b"\xff", "{"])

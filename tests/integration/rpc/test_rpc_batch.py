@@ -6,7 +6,7 @@ import grpc
 import pytest
 from google.protobuf.message import Message
 from harness.faults import Clock
-from harness.jobs import RESULT, completion, creation, failure, heartbeat, starting
+from harness.jobs import RESULT, cancellation, completion, creation, failure, heartbeat, starting
 from harness.refusals import NOT_FOUND, REFUSED_WRITES, invalid
 from harness.rpc import HOUR, call, furnish, get, in_batch, operation, url_of
 from harness.service import Service, service_here
@@ -47,6 +47,7 @@ async def test_batch_says_what_the_single_calls_would(tmp_path: Path, store: str
         failure("processing"),
         completion("leased", attempt=1),
     ]
+    requests += [creation("tired"), cancellation("tired", reason="r"), cancellation("tired"), completion("tired")]
     requests += [starting("pending", lease=HOUR), starting("pending", "worker-3"), completion("pending", attempt=1)]
     async with service_here(url_of(store, tmp_path), clock=clock) as one, service_here(clock=clock) as other:
         await furnish(one)

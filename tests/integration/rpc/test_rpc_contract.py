@@ -10,10 +10,13 @@ import pytest
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import Message
 from grpc import StatusCode as Code
+from harness import http
 from harness.faults import Clock, MeddledStore
 from harness.hostile_requests import INVALID, NO_JSON
 from harness.jobs import (
     RESULT,
+    cancel,
+    cancellation,
     complete,
     completion,
     create,
@@ -29,6 +32,7 @@ from harness.jobs import (
 )
 from harness.logged import everything_logged
 from harness.refusals import (
+    CANCELLED,
     LOST,
     NO_VIRTUAL_KEY,
     NOT_FOUND,
@@ -39,9 +43,10 @@ from harness.refusals import (
     invalid,
     terminal,
 )
-from harness.rpc import HOUR, at, call, furnish, get, url_of, watch, without_result
+from harness.rpc import HOUR, at, call, furnish, get, in_batch, url_of, watch, without_result
 from harness.service import Service, service_here
 from harness.tokens import admin_token, bearer
+from harness.waiting import until
 from harness.wire import Refusal, refusal_of, refused
 from jobstatus.core.errors import StoreFull, StoreUnavailable
 from jobstatus.core.job import JobState
@@ -129,14 +134,79 @@ async def test_failure_field_by_field(service: Service) -> None:
         type="T",
         is_bifrost_error=True,
         status_code=418,
-        error=pb.ErrorField(type="t", code="c", message="m", param="file", event_id="e-2"),
-        extra_fields=pb.ErrorExtraFields(provider="azure"),
+        error=pb.ErrorField(type="t", code="c", message="m", param="file", event_id="e-2", error="502"),
+        extra_fields=pb.ErrorExtraFields(provider="azure", original_model_requested="o", resolved_model_used="u"),
     )
     job = await fail(service, "j1", error, status_code=400)
     error.extra_fields.MergeFrom(pb.ErrorExtraFields(model_requested="whisper-1", request_type="transcription"))
     assert job.error == error
     assert (job.state, job.status_code, job.HasField("result")) == (pb.JOB_STATE_FAILED, 400, False)
     assert (await service.jobs.GetJob(pb.GetJobRequest(job_id="j1"))).job == job
+
+
+@pytest.mark.parametrize("job_id", ["pending", "processing", "leased"])
+async def test_cancellation_field_by_field(service: Service, job_id: str) -> None:
+    """A cancelled job has failed with 499, for the reason given; its poller and its watcher hear of it at once."""
+    before = await get(service, job_id)
+    stream = watch(service, job_id)
+    assert (await stream.read()).job == before
+    polling = asyncio.create_task(service.poll(job_id, bearer(admin_token()), "Prefer: wait=30"))
+
+    async def waits() -> bool:
+        return b"\njobstatus_waiting_polls 1.0\n" in (await http.request(service.admin_port, "/metrics")).body
+
+    await until(waits)
+    job = await cancel(service, job_id, reason="The caller hung up. 🎧")
+    assert (await stream.read()).job == job
+    assert await stream.read() is grpc.aio.EOF
+    error = pb.JobError(
+        status_code=499,
+        error=pb.ErrorField(type="cancelled", code="cancelled_by_client", message="The caller hung up. 🎧"),
+        extra_fields=pb.ErrorExtraFields(request_type="transcription"),
+    )
+    expected = pb.Job()
+    expected.CopyFrom(before)
+    expected.ClearField("lease_expires_at")
+    expected.MergeFrom(pb.Job(state=pb.JOB_STATE_FAILED, version=before.version + 1, status_code=499, error=error))
+    expected.completed_at.CopyFrom(job.completed_at)
+    expected.expires_at.FromMilliseconds(job.completed_at.ToMilliseconds() + 3_600_000)
+    assert job == expected
+    assert await get(service, job_id) == job
+    answer = await polling
+    assert (answer.status, answer.json["status"], answer.json["status_code"]) == (200, "failed", 499)
+    assert answer.json["error"] == {
+        "is_bifrost_error": False,
+        "status_code": 499,
+        "error": {"type": "cancelled", "code": "cancelled_by_client", "message": "The caller hung up. 🎧"},
+        "extra_fields": {"request_type": "transcription"},
+    }
+    metrics = (await http.request(service.admin_port, "/metrics")).body
+    assert b'\njobstatus_rpcs_total{code="OK",method="CancelJob"} 1.0\n' in metrics
+
+
+@pytest.mark.parametrize("job_id", ["pending", "processing", "leased"])
+async def test_the_worker_of_a_cancelled_job_is_told(service: Service, job_id: str) -> None:
+    """Whatever it writes next is JOB_TERMINAL with the code of the cancellation, and changes nothing."""
+    job = await cancel(service, job_id)
+    assert job.error.error.message == "The job was cancelled."
+    for request in (starting(job_id, "worker-1"), starting(job_id, "worker-2")):
+        assert await refused(call(service, request)) == CANCELLED
+    for write in (heartbeat, completion, failure):
+        assert await refused(call(service, write(job_id, attempt=job.attempt))) == CANCELLED
+        (result,) = await in_batch(service, write(job_id, attempt=job.attempt))
+        assert (result.error.reason, dict(result.error.metadata)) == (CANCELLED.reason, CANCELLED.metadata)
+    assert await get(service, job_id) == job
+
+
+async def test_code_that_is_too_long_for_trailers_is_left_out(empty: Service) -> None:
+    """A refusal arrives although the worker's code has 60 KiB, of which trailers have no room."""
+    await create(empty, "j1")
+    await fail(empty, "j1", pb.JobError(error=pb.ErrorField(message="m", code="c" * 60_000)))
+    for request in (heartbeat("j1"), cancellation("j1"), starting("j1")):
+        assert await refused(call(empty, request)) == terminal("failed")
+    await create(empty, "j2")
+    await fail(empty, "j2", pb.JobError(error=pb.ErrorField(message="m", code="ü" * 256)))
+    assert await refused(call(empty, cancellation("j2"))) == terminal("failed", code="ü" * 256)
 
 
 async def test_deleted_job_is_gone_for_every_reader(service: Service) -> None:
@@ -159,6 +229,9 @@ async def test_repeated_writes_change_nothing(service: Service) -> None:
     assert await start(service, "processing") == before[JobState.PROCESSING]
     assert await complete(service, "completed") == without_result(before[JobState.COMPLETED])
     assert await fail(service, "failed") == before[JobState.FAILED]
+    cancelled = await cancel(service, "leased", reason="The first reason.")
+    assert await cancel(service, "leased", reason="Another reason.") == cancelled
+    assert await cancel(service, "leased") == cancelled == await get(service, "leased")
     assert {state: await get(service, state.value) for state in JobState} == before
 
 
@@ -300,6 +373,8 @@ async def test_bounds_themselves_are_inside(empty: Service) -> None:
         assert (beat.job.progress, beat.job.message) == (number, note)
         end = failure(job_id, job_error(error), attempt=1, status_code=(100, 599)[number])
         assert (await empty.jobs.FailJob(end)).job.error.error.message == error
+    await create(empty, "j1")
+    assert (await cancel(empty, "j1", reason=note)).error.error.message == note
 
 
 @pytest.mark.parametrize("result", NO_JSON.values(), ids=NO_JSON.keys())
@@ -373,6 +448,7 @@ def everything() -> list[Message]:
         heartbeat("processing"),
         completion("processing"),
         failure("processing"),
+        cancellation("processing"),
         pb.GetJobRequest(job_id="pending"),
         pb.BatchGetJobsRequest(job_ids=["pending"]),
         pb.ListJobsRequest(),
@@ -395,6 +471,21 @@ async def test_create_is_idempotent_alone_and_together(service: Service) -> None
     jobs = await asyncio.gather(*(create(service, "together", provider="p") for _ in range(50)))
     assert all(job == jobs[0] for job in jobs)
     assert jobs[0].version == 1
+
+
+async def test_cancellation_and_completion_at_once(service: Service) -> None:
+    """One of them wins and is OK for all who want it; the others learn which."""
+    for number in range(10):
+        job_id = f"race-{number}"
+        await create(service, job_id)
+        writes = [cancel(service, job_id), complete(service, job_id), complete(service, job_id)]
+        writes.insert(number % 4, cancel(service, job_id))
+        outcomes = await asyncio.gather(*writes, return_exceptions=True)
+        winners = [outcome for outcome in outcomes if isinstance(outcome, pb.Job)]
+        losers = [refusal_of(outcome) for outcome in outcomes if isinstance(outcome, grpc.aio.AioRpcError)]
+        assert winners == [without_result(await get(service, job_id))] * 2
+        is_completed = winners[0].state == pb.JOB_STATE_COMPLETED
+        assert losers == [terminal("completed") if is_completed else CANCELLED] * 2
 
 
 async def test_one_outcome_wins(service: Service) -> None:

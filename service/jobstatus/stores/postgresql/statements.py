@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any, Final
 
-from jobstatus.core.rules import GATEWAY_TIMEOUT
+from jobstatus.core.rules import GIVEN_UP_CODES
 from jobstatus.core.store import SMALL_RESULT_BYTES, Change
 from jobstatus.stores.rows import COLUMNS, COLUMNS_WITHOUT_RESULT, row_of
 
@@ -23,7 +23,7 @@ _NOTHING: Final = (None,) * (len(_STORED) - 1)
 
 ANSWERS: Final = f"""
     SELECT job_id, request_type, virtual_key_id, created_at_ms, expires_at_ms,
-           CASE WHEN status_code <> {GATEWAY_TIMEOUT} THEN completed_at_ms END, version, progress, answer,
+           CASE WHEN status_code NOT IN {GIVEN_UP_CODES} THEN completed_at_ms END, version, progress, answer,
            octet_length(result), CASE WHEN octet_length(result) <= {SMALL_RESULT_BYTES} THEN result END
     FROM jobstatus.jobs WHERE job_id = ANY(%s::text[])"""  # noqa: S608  # fixed names here and below
 JOBS: Final = f"SELECT {', '.join(COLUMNS)} FROM jobstatus.jobs WHERE job_id = ANY(%s::text[])"  # noqa: S608
@@ -72,11 +72,15 @@ PURGE: Final = """
 COUNT: Final = """
     SELECT state, count(*) FROM jobstatus.jobs WHERE due_at_ms IS NOT NULL GROUP BY state
     UNION ALL SELECT state, count(*) FROM jobstatus.jobs WHERE expires_at_ms IS NOT NULL GROUP BY state"""
-CLAIM: Final = """
-    INSERT INTO jobstatus.claims VALUES ('sweep', %s, clock_timestamp() + %s * interval '1 millisecond')
+_AND_TIME: Final = "SELECT EXISTS (SELECT FROM claim), (extract(epoch FROM clock_timestamp()) * 1000)::bigint"
+CLAIM: Final = f"""
+    WITH claim AS (INSERT INTO jobstatus.claims VALUES ('sweep', %s, clock_timestamp() + %s * interval '1 millisecond')
     ON CONFLICT (name) DO UPDATE SET holder = excluded.holder, ends_at = excluded.ends_at
-    WHERE claims.holder = excluded.holder OR claims.ends_at <= clock_timestamp() RETURNING name"""
-GIVE_BACK: Final = "DELETE FROM jobstatus.claims WHERE name = 'sweep' AND holder = %s RETURNING name"
+    WHERE claims.holder = excluded.holder OR claims.ends_at <= clock_timestamp() RETURNING name)
+    {_AND_TIME}"""  # noqa: S608  # constants
+GIVE_BACK: Final = f"""
+    WITH claim AS (DELETE FROM jobstatus.claims WHERE name = 'sweep' AND holder = %s RETURNING name)
+    {_AND_TIME}"""  # noqa: S608  # constants
 PROBE: Final = "UPDATE jobstatus.counters SET value = value + 1 WHERE name = 'probes' RETURNING value"
 
 

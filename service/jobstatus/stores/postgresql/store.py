@@ -10,7 +10,7 @@ import psycopg
 
 from jobstatus.core.errors import StoreUnavailable
 from jobstatus.core.job import Job, JobState
-from jobstatus.core.store import NOT_NOW, Answer, Change, Listing, NotNow, StoreError
+from jobstatus.core.store import NOT_NOW, Answer, Change, Claim, Listing, NotNow, StoreError
 from jobstatus.core.virtual_keys import VirtualKey
 from jobstatus.stores import StoreConfigError
 from jobstatus.stores.listing import page
@@ -99,10 +99,10 @@ class PostgreSQLJobStore:
             return {}
         return dict(await self._read(statements.CHANGED, (list(versions), list(versions.values()))))
 
-    async def try_lead(self, holder: str, for_ms: int) -> bool:
+    async def try_lead(self, holder: str, for_ms: int) -> Claim:
         statement, values = (statements.CLAIM, (holder, for_ms)) if for_ms else (statements.GIVE_BACK, (holder,))
-        rows = await self._write(lambda connection: _fetch(connection, statement, values))
-        return bool(rows and for_ms)
+        ((is_done, now_ms),) = await self._write(lambda connection: _fetch(connection, statement, values))
+        return Claim(is_done and for_ms > 0, now_ms)
 
     async def due(self, now_ms: int, limit: int) -> list[str]:
         return [job_id for (job_id,) in await self._read(statements.DUE, (now_ms, limit))]

@@ -166,17 +166,20 @@ which the next part begins, or nothing where there is none."""
 CLAIM: Final = _script(
     """
 local holder = redis.call('GET', KEYS[1])
-if holder and holder ~= ARGV[1] then return 0 end
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+if holder and holder ~= ARGV[1] then return {0, now} end
 if ARGV[2] == '0' then
   redis.call('DEL', KEYS[1])
-  return 0
+  return {0, now}
 end
 redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
-return 1
+return {1, now}
 """,
     "allow-oom",
 )
-"""KEYS: the claim. ARGV: the holder, for how many ms (0 resigns). Returns whether the holder leads."""
+"""KEYS: the claim. ARGV: the holder, for how many ms (0 resigns). Returns whether the holder leads, and the
+server's time in ms."""
 
 PUT_VIRTUAL_KEY: Final = _script(
     """

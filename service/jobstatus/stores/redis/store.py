@@ -13,7 +13,7 @@ from typing import Any, Final, NamedTuple, Self
 
 from jobstatus.core.errors import ResultTooLarge, StoreUnavailable
 from jobstatus.core.job import Job, JobState
-from jobstatus.core.store import NOT_NOW, Answer, Change, CommitError, Listing, NotNow, StoreError
+from jobstatus.core.store import NOT_NOW, Answer, Change, Claim, CommitError, Listing, NotNow, StoreError
 from jobstatus.stores.redis import listing as pages
 from jobstatus.stores.redis import scripts
 from jobstatus.stores.redis.checks import opened
@@ -143,11 +143,12 @@ class RedisJobStore(VirtualKeys):
                     found[job_id] = version
         return found
 
-    async def try_lead(self, holder: str, for_ms: int) -> bool:
+    async def try_lead(self, holder: str, for_ms: int) -> Claim:
         claim = scripts.CLAIM.call((self._first.sweeper,), [holder, for_ms])
-        (has_it,) = await self._client.execute([Command(self._first.slot, claim)])
-        raise_first((has_it,))
-        return bool(has_it)
+        (reply,) = await self._client.execute([Command(self._first.slot, claim)])
+        raise_first((reply,))
+        leads, now_ms = reply
+        return Claim(bool(leads), now_ms)
 
     async def due(self, now_ms: int, limit: int) -> list[str]:
         replies = await self._in_buckets(

@@ -2,13 +2,13 @@
 
 from typing import Any, Final
 
-from jobstatus.core.rules import GATEWAY_TIMEOUT
+from jobstatus.core.rules import GIVEN_UP_CODES
 from jobstatus.core.store import SMALL_RESULT_BYTES, Change
 from jobstatus.stores.rows import COLUMNS, COLUMNS_WITHOUT_RESULT, row_of
 
 _ANSWER_COLUMNS: Final = f"""
     request_type, virtual_key_id, created_at_ms, expires_at_ms,
-    CASE WHEN status_code <> {GATEWAY_TIMEOUT} THEN completed_at_ms END, version, progress, answer, length(result),
+    CASE WHEN status_code NOT IN {GIVEN_UP_CODES} THEN completed_at_ms END, version, progress, answer, length(result),
     CASE WHEN length(result) <= {SMALL_RESULT_BYTES} THEN result END"""
 ANSWER: Final = f"SELECT {_ANSWER_COLUMNS}, rowid FROM jobs WHERE job_id = ?"  # noqa: S608  # fixed names
 ANSWER_AT_ROWID: Final = f"SELECT {_ANSWER_COLUMNS} FROM jobs WHERE rowid = ? AND job_id = ?"  # noqa: S608

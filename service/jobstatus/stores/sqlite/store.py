@@ -21,7 +21,7 @@ import apsw
 
 from jobstatus.core.errors import StoreFull, StoreUnavailable
 from jobstatus.core.job import Job, JobState
-from jobstatus.core.store import Answer, Change, Listing, StoreError
+from jobstatus.core.store import Answer, Change, Claim, Listing, StoreError
 from jobstatus.core.virtual_keys import VirtualKey
 from jobstatus.stores import StoreConfigError
 from jobstatus.stores.listing import page
@@ -121,14 +121,14 @@ class SQLiteJobStore:
         now = {job_id: rows[0][0] if rows else 0 for job_id, rows in zip(wanted, found, strict=True)}
         return {job_id: version for job_id, version in now.items() if version != versions[job_id]}
 
-    async def try_lead(self, holder: str, for_ms: int) -> bool:
+    async def try_lead(self, holder: str, for_ms: int) -> Claim:
         try:
             if for_ms:
-                return self._sweep_lock.take(holder)
+                return Claim(self._sweep_lock.take(holder), None)
             self._sweep_lock.release()
         except OSError as error:
             raise StoreUnavailable from error
-        return False
+        return Claim(leads=False, now_ms=None)
 
     async def due(self, now_ms: int, limit: int) -> list[str]:
         return [job_id for (job_id,) in self._read(statements.DUE, (now_ms, limit))]
