@@ -25,7 +25,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
 
 import grpc
-from harness.proxies import HOSTS, PROXIES, Ports, Proxy, free_ports, running
+from harness.ports import reserve
+from harness.proxies import HOSTS, PROXIES, Ports, Proxy, running
 from harness.service import Process
 from harness.valkey import Server
 from harness.verdict import verdict
@@ -101,7 +102,7 @@ async def run(proxies: Sequence[Proxy], folder: Path, *, rounds: int, rate: floa
     async with AsyncExitStack() as stack:
         store = Server().start()
         stack.callback(store.remove)
-        http, rpc, admin = free_ports(3, *HOSTS.values())
+        http, rpc, admin = (reserve(hosts=[*HOSTS.values()]) for _ in range(3))
         processes = []
         for name, host in HOSTS.items():
             (folder / name).mkdir()
@@ -112,7 +113,7 @@ async def run(proxies: Sequence[Proxy], folder: Path, *, rounds: int, rate: floa
         both = (f"ipv4:{','.join(hosts)}", f"ipv4:{','.join(reversed(hosts))}")
         forms = [Form(DIRECT, both)] if direct else []
         for proxy in proxies:
-            rest, calls = free_ports(2, *HOSTS.values())
+            rest, calls = (reserve(hosts=[*HOSTS.values()]) for _ in range(2))
             ports = Ports(http=http, grpc=rpc, admin=admin, rest=rest, rpc=calls)
             await stack.enter_async_context(running(proxy, folder / proxy.file, ports))
             forms.append(Form(proxy.described(), [f"127.0.0.1:{calls}"]))
