@@ -34,14 +34,19 @@ import (
 )
 
 const (
-	callTimeout     = 10 * time.Second
-	startPatience   = time.Minute
-	outcomePatience = time.Hour
 	firstPause      = 100 * time.Millisecond
 	longestPause    = 3 * time.Second
 	beatPause       = time.Second // between two heartbeats, however much there is to tell
 	wordTime        = 500 * time.Millisecond
 	maxMessageBytes = 20 << 20 // grpc-go refuses answers above 4 MiB by default; a result can have 16
+)
+
+// patience is how long a call may take, and how long it is repeated.
+type patience struct{ call, total time.Duration }
+
+var (
+	patienceToStart = patience{10 * time.Second, time.Minute}
+	patienceToEnd   = patience{time.Minute, time.Hour} // large results take long, outages longer
 )
 
 func connect(target string) (*grpc.ClientConn, error) {
@@ -80,14 +85,17 @@ func isPassing(err error) bool {
 	return false
 }
 
-// send repeats a call until it is answered or refused for good, or until the context ends.
+// send repeats a call until it is answered or refused for good, the patience is over, or the context ends.
 func send[Request, Response any](
 	ctx context.Context,
+	patience patience,
 	call func(context.Context, Request, ...grpc.CallOption) (Response, error),
 	request Request,
 ) (Response, error) {
+	ctx, cancel := context.WithTimeout(ctx, patience.total)
+	defer cancel()
 	for pause := firstPause; ; pause = min(2*pause, longestPause) {
-		attempt, cancel := context.WithTimeout(ctx, callTimeout)
+		attempt, cancel := context.WithTimeout(ctx, patience.call)
 		response, err := call(attempt, request)
 		cancel()
 		if !isPassing(err) {
@@ -102,9 +110,7 @@ func send[Request, Response any](
 }
 
 func create(ctx context.Context, jobs pb.JobStatusClient, jobID string) error {
-	ctx, cancel := context.WithTimeout(ctx, startPatience)
-	defer cancel()
-	_, err := send(ctx, jobs.CreateJob, &pb.CreateJobRequest{
+	_, err := send(ctx, patienceToStart, jobs.CreateJob, &pb.CreateJobRequest{
 		JobId:        &jobID,
 		RequestType:  pb.RequestType_REQUEST_TYPE_TEXT_COMPLETION,
 		VirtualKeyId: proto.String("vk-1"),
@@ -114,9 +120,7 @@ func create(ctx context.Context, jobs pb.JobStatusClient, jobID string) error {
 
 // run works on the job under a lease, and ends it.
 func run(ctx context.Context, jobs pb.JobStatusClient, jobID, text string, lease time.Duration) error {
-	patient, cancelStart := context.WithTimeout(ctx, startPatience)
-	defer cancelStart()
-	started, err := send(patient, jobs.StartJob, &pb.StartJobRequest{
+	started, err := send(ctx, patienceToStart, jobs.StartJob, &pb.StartJobRequest{
 		JobId:    jobID,
 		WorkerId: "go-" + rand.Text(), // each run is a worker of its own
 		Lease:    durationpb.New(lease),
@@ -142,16 +146,14 @@ func run(ctx context.Context, jobs pb.JobStatusClient, jobID, text string, lease
 		return lost
 	}
 
-	patient, cancelOutcome := context.WithTimeout(ctx, outcomePatience)
-	defer cancelOutcome()
 	outcome := "completed"
 	if jobError != nil {
 		outcome = "failed"
-		_, err = send(patient, jobs.FailJob, &pb.FailJobRequest{
+		_, err = send(ctx, patienceToEnd, jobs.FailJob, &pb.FailJobRequest{
 			JobId: jobID, Attempt: &attempt, Error: jobError, StatusCode: proto.Int32(400),
 		})
 	} else {
-		_, err = send(patient, jobs.CompleteJob, &pb.CompleteJobRequest{
+		_, err = send(ctx, patienceToEnd, jobs.CompleteJob, &pb.CompleteJobRequest{
 			JobId: jobID, Attempt: &attempt, Result: result,
 		})
 	}
@@ -180,9 +182,7 @@ func beat(
 			request.Progress, request.Message = &n.progress, &n.message
 		case <-time.After(lease / 3):
 		}
-		patient, cancel := context.WithTimeout(ctx, lease)
-		_, err := send(patient, jobs.HeartbeatJob, request)
-		cancel()
+		_, err := send(ctx, patience{patienceToStart.call, lease}, jobs.HeartbeatJob, request)
 		if isDropped(err) {
 			return err
 		}

@@ -10,9 +10,9 @@ import { fileURLToPath } from "node:url";
 import grpc from "@grpc/grpc-js";
 import { loadSync } from "@grpc/proto-loader";
 
-const CALL_MS = 10_000;
-const START_PATIENCE_MS = 60_000;
-const OUTCOME_PATIENCE_MS = 3_600_000;
+// How long a call may take, and how long it is repeated.
+const PATIENCE_TO_START = { callMs: 10_000, totalMs: 60_000 };
+const PATIENCE_TO_END = { callMs: 60_000, totalMs: 3_600_000 }; // large results take long, outages longer
 const FIRST_PAUSE_MS = 100;
 const LONGEST_PAUSE_MS = 3_000;
 const BEAT_PAUSE_MS = 1_000; // between two heartbeats, however much there is to tell
@@ -56,17 +56,17 @@ function isPassing(error) {
   return [UNAVAILABLE, DEADLINE_EXCEEDED, CANCELLED].includes(error.code);
 }
 
-const call = (jobs, method, request) =>
+const call = (jobs, method, request, ms) =>
   new Promise((resolve, reject) =>
-    jobs[method](request, { deadline: Date.now() + CALL_MS }, (error, response) => (error ? reject(error) : resolve(response))),
+    jobs[method](request, { deadline: Date.now() + ms }, (error, response) => (error ? reject(error) : resolve(response))),
   );
 
 /** Repeats a call until it is answered or refused for good, the time is over, or the signal comes. */
-async function send(jobs, method, request, patienceMs, signal) {
-  const end = Date.now() + patienceMs;
+async function send(jobs, method, request, { callMs, totalMs }, signal) {
+  const end = Date.now() + totalMs;
   for (let pause = FIRST_PAUSE_MS; ; pause = Math.min(2 * pause, LONGEST_PAUSE_MS)) {
     try {
-      return await call(jobs, method, request);
+      return await call(jobs, method, request, callMs);
     } catch (error) {
       if (!isPassing(error) || Date.now() > end) throw error;
     }
@@ -76,14 +76,14 @@ async function send(jobs, method, request, patienceMs, signal) {
 
 async function create(jobs, jobId) {
   const request = { jobId, requestType: "REQUEST_TYPE_TEXT_COMPLETION", virtualKeyId: "vk-1" };
-  await send(jobs, "createJob", request, START_PATIENCE_MS);
+  await send(jobs, "createJob", request, PATIENCE_TO_START);
 }
 
 /** Works on the job under a lease, and ends it. */
 async function run(jobs, jobId, leaseSeconds, input) {
   const workerId = `node-${randomUUID()}`; // each run is a worker of its own
   const start = { jobId, workerId, lease: { seconds: leaseSeconds } };
-  const { attempt } = (await send(jobs, "startJob", start, START_PATIENCE_MS)).job;
+  const { attempt } = (await send(jobs, "startJob", start, PATIENCE_TO_START)).job;
 
   const notes = {}; // the newest one
   const stop = new AbortController();
@@ -100,10 +100,10 @@ async function run(jobs, jobId, leaseSeconds, input) {
   }
 
   if (jobError) {
-    await send(jobs, "failJob", { jobId, attempt, error: { error: jobError }, statusCode: 400 }, OUTCOME_PATIENCE_MS);
+    await send(jobs, "failJob", { jobId, attempt, error: { error: jobError }, statusCode: 400 }, PATIENCE_TO_END);
     console.log("failed");
   } else {
-    await send(jobs, "completeJob", { jobId, attempt, result: Buffer.from(JSON.stringify(result)) }, OUTCOME_PATIENCE_MS);
+    await send(jobs, "completeJob", { jobId, attempt, result: Buffer.from(JSON.stringify(result)) }, PATIENCE_TO_END);
     console.log("completed");
   }
 }
@@ -119,7 +119,7 @@ async function beat(jobs, job, leaseMs, notes, signal) {
     const note = notes.latest;
     notes.latest = undefined;
     try {
-      await send(jobs, "heartbeatJob", { ...job, ...note }, leaseMs, signal);
+      await send(jobs, "heartbeatJob", { ...job, ...note }, { ...PATIENCE_TO_START, totalMs: leaseMs }, signal);
       sentAt = Date.now();
     } catch (error) {
       if (isDropped(error) || signal.aborted) throw error;
@@ -138,7 +138,10 @@ async function reverse(input, notes, signal) {
   return words.reverse().join(" ");
 }
 
-/** Tells of each version on stderr until the job has ended, then writes the result to stdout. A stream that breaks is taken up again. */
+/**
+ * Tells of each version on stderr until the job has ended, then writes the result to stdout. A stream that breaks is
+ * taken up again.
+ */
 async function watch(jobs, jobId) {
   for (let afterVersion = "0"; ; await sleep(1000)) {
     try {
