@@ -39,9 +39,9 @@ class Seen:
     results: dict[str, bytes] = field(default_factory=dict)
     """The result of each job whose end was acknowledged."""
     refusals: list[Refusal] = field(default_factory=list)
-    """Why writes were refused at last, by the service itself."""
+    """Why writes were refused by the service itself."""
     failures: list[grpc.StatusCode] = field(default_factory=list)
-    """How calls failed for which the service gave no reason."""
+    """How writes failed for which the service gave no reason."""
     watches: list[Refusal] = field(default_factory=list)
     """How watches ended."""
     polls: int = 0
@@ -129,15 +129,15 @@ async def stopped_under_load(process: Process, number: signal.Signals) -> Seen:
 async def test_a_stop_under_load_loses_nothing(tmp_path: Path, number: signal.Signals, workers: str) -> None:
     """Exit code 0 in time, every acknowledged write there afterwards, no answer cut short, every watch told why.
 
-    A write that finds the service stopping is UNAVAILABLE: SHUTTING_DOWN, or nobody there, or was not picked up.
+    No write is refused by the service: one that comes too late finds nobody there, or was not picked up.
     """
     async with Process(tmp_path, WORKERS=workers) as process:
         seen = await stopped_under_load(process, number)
         assert not seen.cut
         told = Refusal(grpc.StatusCode.UNAVAILABLE, "SHUTTING_DOWN")
         assert seen.watches == [told] * WATCHES
-        assert seen.refusals == [told] * len(seen.refusals)
-        assert seen.refusals or seen.failures
+        assert seen.refusals == []
+        assert len(seen.failures) == WRITERS
         assert set(seen.failures) <= {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED}
         await process.start()
         async with process.connected() as service:

@@ -17,6 +17,7 @@ from jobstatus.app.edge import EdgeLimits, serving_edge
 from jobstatus.app.limits import ServiceLimits
 from jobstatus.app.service import serving
 from jobstatus.rest.limits import RestLimits
+from jobstatus.rpc.server import RpcLimits
 from jobstatus.settings import IssuerSettings, Settings
 from jobstatus.v1.job_status_pb2_grpc import JobStatusStub
 from jobstatus.v1.virtual_keys_pb2_grpc import VirtualKeysStub
@@ -28,7 +29,7 @@ from harness.tokens import AUDIENCE, ISSUER, SECRET
 
 COMMAND = str(Path(sys.executable).with_name("jobstatus"))
 START_SECONDS = 20.0
-AT_ONCE = ServiceLimits(refusing_seconds=0)
+AT_ONCE = ServiceLimits(rpc=RpcLimits(hold_seconds=0))
 """The limits of a service in this process, which stops without a pause for callers to come."""
 EDGE = EdgeLimits()
 

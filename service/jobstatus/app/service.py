@@ -83,9 +83,12 @@ async def serving(
             clocks=clocks,
         )
         await frontend.authenticator.refresh()
-        job_status = JobStatusServicer(tracker, max_result_bytes=settings.max_result_bytes)
+        pages = limits.rpc.pages
+        job_status = JobStatusServicer(
+            tracker, max_result_bytes=settings.max_result_bytes, pages=pages, min_idle_ms=limits.rpc.min_idle_ms
+        )
         virtual_keys = VirtualKeysServicer(
-            store=opened, clock=clocks.ms, on_change=frontend.authenticator.forget_virtual_keys
+            store=opened, clock=clocks.ms, on_change=frontend.authenticator.forget_virtual_keys, pages=pages
         )
         rpc = RpcServer(
             job_status=job_status,
@@ -128,8 +131,9 @@ async def serving(
             frontend.readiness.stop()
             await rpc.say_stopping()
             await asyncio.sleep(settings.stop_delay_seconds)
-            tracker.refuse()
-            await asyncio.sleep(limits.refusing_seconds)
+            # Clients are told to connect elsewhere before anything is refused, so the tracker stays open until the end
+            # of the grace. Only what would last longer ends now.
+            tracker.end_watches()
             await asyncio.gather(rpc.stop(GRACE_SECONDS), frontend.public.stop())
 
 

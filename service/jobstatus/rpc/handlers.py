@@ -20,7 +20,7 @@ from google.rpc.status_pb2 import Status
 from grpc_status import rpc_status
 
 from jobstatus.core.errors import InvalidField, JobStatusError
-from jobstatus.rpc.errors import internal_status, status_of
+from jobstatus.rpc.errors import INTERNAL, REASON_KEY, internal_status, status_of
 from jobstatus.telemetry.metrics import Metrics
 from jobstatus.telemetry.throttle import LogThrottle
 
@@ -40,6 +40,17 @@ class RpcAdapter:
         self._identify = identify
         self._throttles: Final[defaultdict[tuple[str, str], LogThrottle]] = defaultdict(LogThrottle)
         """By RPC and reason. Both come from closed lists, so their number is bounded."""
+        self._held: asyncio.Event | None = None
+        """Set by `release`; answers wait for it."""
+
+    def hold(self) -> None:
+        """Keep the answers of single calls back until `release`, so that clients which wait for them send no more."""
+        self._held = asyncio.Event()
+
+    def release(self) -> None:
+        """Send what was kept back."""
+        if self._held is not None:
+            self._held.set()
 
     def service(self, descriptor: ServiceDescriptor, servicer: object) -> grpc.GenericRpcHandler:
         """Return handlers for the service. The servicer has a method of the same name for each of its own."""
@@ -66,6 +77,8 @@ class RpcAdapter:
             try:
                 self._identify(context, name)
                 response = await serve(_parse(request_type, data))
+                if self._held is not None:
+                    await self._held.wait()
             except BaseException as error:  # noqa: BLE001  # translated, or raised again, by _abort
                 await self._abort(context, name, started, error)
             self._metrics.rpc_answered(name, "OK", time.perf_counter() - started)
@@ -102,7 +115,9 @@ class RpcAdapter:
             raise error
         status = self._status(name, error)
         self._metrics.rpc_answered(name, _CODE_NAMES[status.code], seconds)
-        await context.abort_with_status(rpc_status.to_status(status))
+        reason = error.reason if isinstance(error, JobStatusError) else INTERNAL
+        told = rpc_status.to_status(status)
+        await context.abort(told.code, told.details, (*told.trailing_metadata, (REASON_KEY, reason)))
         raise AssertionError("abort raises")
 
     def _status(self, name: str, error: Exception) -> Status:
