@@ -265,7 +265,7 @@ async def _is_taken(service: Service, job_id: str) -> bool:
 async def at_work(
     service: Service, worker: Worker, job_id: str, lease: str = LEASE, text: str = ENDLESS
 ) -> AsyncIterator[RunningWorker]:
-    """The worker, which has told of progress."""
+    """The worker, which has told of progress. The job may be there already."""
     await create(service, job_id, max_attempts=2)
     async with worker.doing(service, "run", job_id, lease, text=text) as running:
         await until(lambda: running.communication.done() or is_under_way(service, job_id), STEP_SECONDS)
@@ -298,9 +298,13 @@ async def keeps_silent(seconds: float, service: Service, worker: Worker) -> None
 async def survives_restart(service: Service, worker: Worker) -> None:
     """The service stops and starts again. Neither the worker nor the watch gives up."""
     job_id = worker.job("restart")
-    async with at_work(service, worker, job_id, text=LONG) as running, worker.doing(service, "watch", job_id) as watch:
+    await create(service, job_id, max_attempts=2)
+    async with (
+        worker.doing(service, "watch", job_id) as watching,
+        at_work(service, worker, job_id, text=LONG) as running,
+    ):
         expect_said(await running.ended(), "completed")
-        seen = await watch.ended()
+        seen = await watching.ended()
     expect_result(seen, LONG)
     expect(RESUMED in seen.errors, f"the watch was not interrupted: {seen}")
 
@@ -340,7 +344,7 @@ async def note(service: Service, worker: Worker, row: str, case: Case) -> None:
     began = time.monotonic()
     try:
         await case(service, worker)
-        worker.cells[row] = f"{time.monotonic() - began:.1f} s"
+        worker.cells[row] = f"{time.monotonic() - began:.1f}"
     except (Wrong, TimeoutError, ValueError, grpc.aio.AioRpcError) as wrong:
         worker.cells[row] = "[red]wrong"
         worker.problems.append(f"{worker.name}: {row}: {type(wrong).__name__}: {wrong}")
@@ -396,8 +400,8 @@ async def run(
 
 
 def table_of(workers: Sequence[Worker]) -> Table:
-    """What was seen, for a person."""
-    table = Table("", *(worker.name for worker in workers))
+    """How long each case took, for a person."""
+    table = Table("seconds", *(worker.name for worker in workers))
     table.columns[0].no_wrap = True
     for row in dict.fromkeys(row for worker in workers for row in worker.cells):
         table.add_row(row, *(worker.cells.get(row, "-") for worker in workers))
@@ -416,7 +420,7 @@ def main() -> int:
     console = Console()
     for name, tools in missing.items():
         if tools:
-            console.print(f"{name} is left out. Not installed: {', '.join(tools)}.")
+            console.print(f"{name} is left out. Not installed: {', '.join(tools)}.", highlight=False)
     with tempfile.TemporaryDirectory(prefix="interop-builds-") as folder:
         builds = given.builds or Path(folder)
         workers, problems = asyncio.run(run(installed, builds, given.silent_seconds, console))

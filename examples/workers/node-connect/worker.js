@@ -161,7 +161,7 @@ try {
   if (isDropped(error)) {
     console.log("dropped:", reason(error), metadata(error).code ?? "");
   } else {
-    console.error(ConnectError.from(error).message); // the queue should deliver the work again
+    console.error(reason(error) ?? "", ConnectError.from(error).message); // the queue should deliver the work again
     process.exitCode = 1;
   }
 }

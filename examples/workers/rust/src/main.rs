@@ -237,7 +237,11 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let Err(error) = act(&connect(target)?, command, job_id, more).await else { return Ok(()) };
     match error.downcast_ref::<Status>() {
         Some(status) if is_dropped(status) => println!("dropped: {} {}", reason(status), code_of_end(status)),
-        _ => return Err(error), // the queue should deliver the work again
+        Some(status) => {
+            eprintln!("{} {}", reason(status), status.message());
+            std::process::exit(1); // the queue should deliver the work again
+        }
+        None => return Err(error),
     }
     Ok(())
 }

@@ -318,7 +318,8 @@ public final class Worker {
       new Worker(channel, args[2]).act(args[1], Arrays.copyOfRange(args, 3, args.length));
     } catch (StatusRuntimeException error) {
       if (!isDropped(error)) {
-        throw error; // the queue should deliver the work again
+        System.err.println(reason(error) + " " + error.getMessage());
+        System.exit(1); // the queue should deliver the work again
       }
       System.out.println("dropped: " + reason(error) + " " + codeOfEnd(error));
     } finally {
