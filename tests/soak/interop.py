@@ -55,6 +55,7 @@ LONG: Final = " ".join(["word"] * 20)
 ENDLESS: Final = " ".join(["word"] * 1000)
 LARGE: Final = "x" * (16 * 1024 * 1024 - 64)
 """One word. The result that quotes it is as large as a result may be, but for some bytes."""
+NOT_YET: Final = (grpc.StatusCode.NOT_FOUND, grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED)
 RESUMED: Final = "taken up again"
 """What a worker says of a watch that broke."""
 
@@ -190,11 +191,11 @@ def expect_result(ended: Ended, text: str) -> None:
 
 
 async def is_under_way(service: Service, job_id: str) -> bool:
-    """Whether the worker has told of progress; nobody knows while the service is away."""
+    """Whether the worker has told of progress, as far as anybody knows while the service is away."""
     try:
         response = await service.jobs.GetJob(pb.GetJobRequest(job_id=job_id))
     except grpc.aio.AioRpcError as error:
-        expect(error.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED), error)
+        expect(error.code() in NOT_YET, error)
         return False
     return response.job.progress > 0
 
@@ -353,7 +354,7 @@ async def note(service: Service, worker: Worker, row: str, case: Case) -> None:
 async def restart(process: Process, service: Service, workers: Sequence[Worker]) -> None:
     """Stop the service when all workers are at work, or do not get there, and start it again."""
     for worker in workers:
-        with suppress(TimeoutError, Wrong):
+        with suppress(TimeoutError):
             await until(lambda: is_under_way(service, worker.job("restart")))  # noqa: B023  # awaited at once
     process.send(signal.SIGTERM)
     expect(await process.ended() == 0, "the service did not stop as it should")
