@@ -1,8 +1,16 @@
 """The clocks of a service, as a value: tests set clocks that they move."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
+from typing import Any, Final, NoReturn
+
+from jobstatus.app.background import run_periodically
+from jobstatus.core.timekeeper import Timekeeper, TimeLimits
+from jobstatus.telemetry.metrics import Metrics
+
+TICK_SECONDS: Final = 0.5
+"""How often the clock is looked at; a process that is late by more than a few of these was paused."""
 
 
 def _wall_ms() -> int:
@@ -23,3 +31,23 @@ class Clocks:
     """Returns seconds since any moment, by which the pauses of this process are measured."""
     follow_store: bool = True
     """Whether the store's clock, where it has one, counts instead of the wall clock."""
+
+    def timekeeper(self, limits: TimeLimits, metrics: Metrics) -> Timekeeper:
+        """Return the time that counts by these clocks, and by what will be heard of the store's."""
+        return Timekeeper(
+            wall_ms=self.ms,
+            monotonic=self.monotonic,
+            pulse=self.pulse,
+            follows_store=self.follow_store,
+            limits=limits,
+            on_offset=metrics.clock_compared,
+        )
+
+
+def keep_time(clock: Timekeeper, metrics: Metrics) -> Coroutine[Any, Any, NoReturn]:
+    """Return the background work of a clock."""
+
+    async def tick() -> None:
+        clock.tick()
+
+    return run_periodically(TICK_SECONDS, "tick", tick, metrics)

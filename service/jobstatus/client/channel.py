@@ -37,7 +37,8 @@ because the message may be large and the line slow."""
 
 OPTIONS: Final = (
     ("grpc.keepalive_time_ms", 30_000),  # the service closes connections that ping more often than every 20 s
-    ("grpc.keepalive_timeout_ms", 10_000),
+    ("grpc.keepalive_timeout_ms", 10_000),  # only data; gRPC gives pings another limit:
+    ("grpc.http2.ping_timeout_ms", 10_000),
     ("grpc.http2.max_pings_without_data", 0),  # a watch may be silent for hours
     ("grpc.initial_reconnect_backoff_ms", 100),  # gRPC's own back-off grows from 1 s to 2 minutes:
     ("grpc.max_reconnect_backoff_ms", 2_000),  # a worker would miss its lease after a restart of the service

@@ -125,6 +125,7 @@ class JobRun:
         task = asyncio.current_task()
         if task is None:
             raise RuntimeError("a run must be entered inside a task")
+        started_at = asyncio.get_running_loop().time()
         response = await self._channel.call(self._channel.jobs.StartJob, start_request(self._command))
         self._job = job_from_message(response.job)
         self._task, self._cancelling = task, task.cancelling()
@@ -133,6 +134,7 @@ class JobRun:
             job_id=self._job.job_id,
             attempt=self._job.attempt,
             lease_seconds=self._lease_seconds,
+            started_at=started_at,
             on_lost=self._lose,
         )
         self._beating = asyncio.create_task(self._heartbeat.run(), name=f"heartbeat of {self._job.job_id}")

@@ -53,6 +53,10 @@ class RpcLimits:
     max_age_grace_ms: int = 30 * 1000
     """Calls on a connection of that age go on for so long. A watch that does not end by then is ended; clients resume
     it where it ended."""
+    ping_ms: int = 20_000
+    """The server pings each client this often, calls in progress or not, to find those that vanished."""
+    pong_ms: int = 20_000
+    """A client that does not answer a ping for so long, or acknowledges no data, is disconnected."""
     hold_seconds: float = 0.05
     """How long a stop holds answers back before it closes, and again until the next call; see `RpcServer.stop`."""
 
@@ -192,4 +196,8 @@ def server_options(max_result_bytes: int, limits: RpcLimits, *, shared: bool) ->
         # Calls that have arrived and not been accepted. gRPC's own limit is 1000, beyond which it cancels silently.
         ("grpc.server.max_pending_requests", limits.max_rpcs),
         ("grpc.server.max_pending_requests_hard_limit", limits.max_rpcs),
+        ("grpc.keepalive_time_ms", limits.ping_ms),
+        ("grpc.keepalive_timeout_ms", limits.pong_ms),  # only data; gRPC gives pings another limit:
+        ("grpc.http2.ping_timeout_ms", limits.pong_ms),
+        ("grpc.http2.max_pings_without_data", 0),  # any number: a watch may be silent for hours
     )

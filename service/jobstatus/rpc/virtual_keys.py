@@ -7,7 +7,7 @@ from jobstatus.core.commands import MAX_BATCH, check_id
 from jobstatus.core.errors import InvalidField, VirtualKeyNotFound
 from jobstatus.core.store import VirtualKeyStore
 from jobstatus.core.virtual_keys import VirtualKey
-from jobstatus.rpc.messages import ms_from_timestamp, page_size, virtual_key_to_message
+from jobstatus.rpc.messages import ms_from_timestamp, page_size, timestamp_from_ms, virtual_key_to_message
 from jobstatus.rpc.pages import PageLimits, fill
 from jobstatus.v1 import virtual_keys_pb2 as pb
 
@@ -63,7 +63,9 @@ class VirtualKeysServicer:
         ]
         each_once = {virtual_key.virtual_key_id: virtual_key for virtual_key in found if virtual_key is not None}
         messages = map(virtual_key_to_message, each_once.values())
-        return pb.BatchGetVirtualKeysResponse(virtual_keys=messages, version=version)
+        return pb.BatchGetVirtualKeysResponse(
+            virtual_keys=messages, version=version, time=timestamp_from_ms(self.clock())
+        )
 
     async def ListVirtualKeys(self, request: pb.ListVirtualKeysRequest) -> pb.ListVirtualKeysResponse:
         count = page_size(request.page_size)

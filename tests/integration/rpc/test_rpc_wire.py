@@ -119,6 +119,7 @@ async def test_calls_over_the_limit_are_shed() -> None:
 
 PING: Final = b"\x00\x00\x08\x06\x00\x00\x00\x00\x00" + bytes(8)
 PONG: Final = b"\x00\x00\x08\x06\x01\x00\x00\x00\x00" + bytes(8)
+PING_HEAD: Final = 9
 
 
 async def test_flood_of_pings_is_sent_away(service: Service) -> None:
@@ -150,3 +151,26 @@ async def test_pings_in_the_allowed_interval_are_answered() -> None:
 def test_pings_are_allowed_as_documented() -> None:
     """One ping every 20 s, as the documents promise, with some room for the network."""
     assert 0 < RpcLimits().min_ping_interval_ms <= 0.8 * 20_000
+
+
+async def test_client_that_answers_no_ping_is_disconnected() -> None:
+    """The server pings a connection without calls and data; one that answers stays, one that ceases to is closed."""
+    limits = RpcLimits(ping_ms=20, pong_ms=200)
+    async with service_here(limits=ServiceLimits(rpc=limits)) as service:
+        reader, writer = await asyncio.open_connection("127.0.0.1", service.grpc_port)
+        try:
+            writer.write(PREFACE)
+            async with asyncio.timeout(LIMIT_SECONDS):
+                for _ in range(5):
+                    await reader.readuntil(PING[:PING_HEAD])
+                    writer.write(PONG[:PING_HEAD] + await reader.readexactly(8))
+                received = await reader.read()
+        finally:
+            writer.close()
+        assert PING[:PING_HEAD] in received
+        assert b"too_many_pings" not in received
+
+
+def test_vanished_client_is_found_within_a_minute() -> None:
+    """A ping, and the time to answer it."""
+    assert RpcLimits().ping_ms + RpcLimits().pong_ms <= 50_000
