@@ -22,6 +22,7 @@ class Clock:
             seconds=self.time,
             ms=lambda: self.ms,
             monotonic=self.monotonic,
+            monotonic_ns=self.time_ns,
             pulse=lambda: 0,
             follow_store=follow_store,
         )
