@@ -42,7 +42,6 @@ CHANNEL: Final = (("grpc.use_local_subchannel_pool", 1),)
 CALL_SECONDS: Final = 10.0
 PAUSE_SECONDS: Final = 0.5
 """How long clients write before the stop, and after it."""
-REQUEST: Final = pb.CreateJobRequest(request_type=pb.REQUEST_TYPE_OCR)
 
 
 @dataclass(slots=True)
@@ -58,8 +57,9 @@ class Form:
 async def write(jobs: JobStatusStub, form: Form) -> None:
     """Write once, and note how it failed if it did."""
     form.writes += 1
+    request = pb.CreateJobRequest(job_id=f"{form.name}-{form.writes}", request_type=pb.REQUEST_TYPE_OCR)
     try:
-        await jobs.CreateJob(REQUEST, timeout=CALL_SECONDS)
+        await jobs.CreateJob(request, timeout=CALL_SECONDS)
     except grpc.aio.AioRpcError as error:
         form.lost[f"{error.code().name}: {error.details()}"] += 1
 
