@@ -14,6 +14,7 @@ import os
 import signal
 import sys
 import tempfile
+import uuid
 from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -57,7 +58,7 @@ class Form:
 async def write(jobs: JobStatusStub, form: Form) -> None:
     """Write once, and note how it failed if it did."""
     form.writes += 1
-    request = pb.CreateJobRequest(job_id=f"{form.name}-{form.writes}", request_type=pb.REQUEST_TYPE_OCR)
+    request = pb.CreateJobRequest(job_id=str(uuid.uuid4()), request_type=pb.REQUEST_TYPE_OCR)
     try:
         await jobs.CreateJob(request, timeout=CALL_SECONDS)
     except grpc.aio.AioRpcError as error:
