@@ -9,7 +9,7 @@ unexport PYTHONDONTWRITEBYTECODE
 SOURCES := service tests benchmarks examples protos docs
 
 .DEFAULT_GOAL := help
-.PHONY: help install run demo test soak check lint types imports generated generate format lock torture postgresql-torture cluster-torture replicas migrations bench polling-day browser clients proxies stops clean
+.PHONY: help install run demo test soak check lint types imports generated generate format lock torture postgresql-torture cluster-torture replicas migrations bench polling-day browser clients proxies stops interop clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F '\t' '{printf "  make %-19s %s\n", $$1, $$2}'
@@ -106,6 +106,9 @@ stops: install ## stop one of two replicas amid writes that are never tried agai
 
 clients: install ## clients that eight generators make of /openapi.json poll a running service (needs Java, Maven, Go, Node.js)
 	$(BIN)/python tests/soak/generated_clients.py $(CLIENTS)
+
+interop: install ## workers in six languages through all that can happen to a job (needs their tools; minutes)
+	$(BIN)/python tests/soak/interop.py $(INTEROP)
 
 clean: ## remove .venv and what runs leave behind
 	rm -rf $(VENV) var .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache .import_linter_cache

@@ -24,7 +24,7 @@ from jobstatus.core.commands import StartJob
 from jobstatus.core.errors import JobStatusError
 from jobstatus.core.rules import Policy
 from jobstatus.core.sweeper import Sweeper
-from jobstatus.core.timekeeper import Timekeeper
+from jobstatus.core.timekeeper import MS_NS, Timekeeper
 from jobstatus.core.tracker import JobTracker
 from jobstatus.rpc.errors import CODES
 from jobstatus.rpc.handlers import Context, RpcAdapter
@@ -101,7 +101,12 @@ class ServiceDouble:
         """Serve again after `stop`, at the same address and with the same jobs. Leases run once more in full."""
         if self._server is not None:
             raise RuntimeError("the service is running")
-        time = Timekeeper(wall_ms=self._clock, monotonic=lambda: self._clock() / 1000, pulse=lambda: 0)
+        time = Timekeeper(
+            wall_ms=self._clock,
+            monotonic_ns=lambda: self._clock() * MS_NS,
+            pulse=lambda: 0,
+            follows_store=False,
+        )
         self._tracker = JobTracker(self._store, clock=time, policy=Policy(), observer=self._observer)
         self._sweeper = Sweeper(self._tracker, self._store, clock=time, observer=self._observer, every_seconds=1)
         jobs = JobStatusServicer(self._tracker, max_result_bytes=self._max_result_bytes)

@@ -253,7 +253,7 @@ def test_a_job_is_cancelled(service: dict[str, str]) -> None:
         499,
         {"type": "cancelled", "code": "cancelled_by_client", "message": "Not needed."},
     )
-    assert_sentence(run("jobs", "heartbeat", job_id, "--attempt", "1", env=service), 1, "failed")
+    assert_sentence(run("jobs", "heartbeat", job_id, "--attempt", "1", env=service), 1, "cancelled")
     done = create(service)
     assert run("jobs", "complete", done, env=service, stdin=b"1").code == 0
     assert_sentence(run("jobs", "cancel", done, env=service), 1, "completed")

@@ -23,6 +23,7 @@ class Clock:
             seconds=self.time,
             ms=lambda: self.ms,
             monotonic=self.monotonic,
+            monotonic_ns=self.time_ns,
             pulse=lambda: self._paused_seconds,
             follow_store=follow_store,
         )

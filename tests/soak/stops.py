@@ -14,6 +14,7 @@ import os
 import signal
 import sys
 import tempfile
+import uuid
 from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -25,7 +26,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
 
 import grpc
-from harness.proxies import HOSTS, PROXIES, Ports, Proxy, free_ports, running
+from harness.ports import reserve
+from harness.proxies import HOSTS, PROXIES, Ports, Proxy, running
 from harness.service import Process
 from harness.valkey import Server
 from harness.verdict import verdict
@@ -41,7 +43,6 @@ CHANNEL: Final = (("grpc.use_local_subchannel_pool", 1),)
 CALL_SECONDS: Final = 10.0
 PAUSE_SECONDS: Final = 0.5
 """How long clients write before the stop, and after it."""
-REQUEST: Final = pb.CreateJobRequest(request_type=pb.REQUEST_TYPE_OCR)
 
 
 @dataclass(slots=True)
@@ -57,8 +58,9 @@ class Form:
 async def write(jobs: JobStatusStub, form: Form) -> None:
     """Write once, and note how it failed if it did."""
     form.writes += 1
+    request = pb.CreateJobRequest(job_id=str(uuid.uuid4()), request_type=pb.REQUEST_TYPE_OCR)
     try:
-        await jobs.CreateJob(REQUEST, timeout=CALL_SECONDS)
+        await jobs.CreateJob(request, timeout=CALL_SECONDS)
     except grpc.aio.AioRpcError as error:
         form.lost[f"{error.code().name}: {error.details()}"] += 1
 
@@ -101,7 +103,7 @@ async def run(proxies: Sequence[Proxy], folder: Path, *, rounds: int, rate: floa
     async with AsyncExitStack() as stack:
         store = Server().start()
         stack.callback(store.remove)
-        http, rpc, admin = free_ports(3, *HOSTS.values())
+        http, rpc, admin = (reserve(hosts=[*HOSTS.values()]) for _ in range(3))
         processes = []
         for name, host in HOSTS.items():
             (folder / name).mkdir()
@@ -112,7 +114,7 @@ async def run(proxies: Sequence[Proxy], folder: Path, *, rounds: int, rate: floa
         both = (f"ipv4:{','.join(hosts)}", f"ipv4:{','.join(reversed(hosts))}")
         forms = [Form(DIRECT, both)] if direct else []
         for proxy in proxies:
-            rest, calls = free_ports(2, *HOSTS.values())
+            rest, calls = (reserve(hosts=[*HOSTS.values()]) for _ in range(2))
             ports = Ports(http=http, grpc=rpc, admin=admin, rest=rest, rpc=calls)
             await stack.enter_async_context(running(proxy, folder / proxy.file, ports))
             forms.append(Form(proxy.described(), [f"127.0.0.1:{calls}"]))

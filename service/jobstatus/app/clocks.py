@@ -19,7 +19,7 @@ def _wall_ms() -> int:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Clocks:
-    """The wall clock in two units, which may step, and a monotonic one."""
+    """The wall clock, which may step, and a monotonic one, in two units each."""
 
     seconds: Callable[[], float] = time.time
     """Returns seconds since the epoch."""
@@ -27,6 +27,8 @@ class Clocks:
     """Returns milliseconds since the epoch."""
     monotonic: Callable[[], float] = time.monotonic
     """Returns seconds since any moment; never steps."""
+    monotonic_ns: Callable[[], int] = time.monotonic_ns
+    """Returns the same in nanoseconds."""
     pulse: Callable[[], float] = time.monotonic
     """Returns seconds since any moment, by which the pauses of this process are measured."""
     follow_store: bool = True
@@ -36,7 +38,7 @@ class Clocks:
         """Return the time that counts by these clocks, and by what will be heard of the store's."""
         return Timekeeper(
             wall_ms=self.ms,
-            monotonic=self.monotonic,
+            monotonic_ns=self.monotonic_ns,
             pulse=self.pulse,
             follows_store=self.follow_store,
             limits=limits,

@@ -171,7 +171,7 @@ class BlockingJobRun:
         return attempt is not None and attempt.done() and (attempt.cancelled() or attempt.exception() is not None)
 
     def check(self) -> None:
-        """Raise LeaseLost, with its cause, if the job no longer belongs to this attempt; ClientClosed after `close`."""
+        """Raise what has ended the attempt, if anything: LeaseLost with its cause, JobCancelled, or ClientClosed."""
         self._thread.check_process()
         if self._attempt is not None and self._attempt.done():
             self._thread.result(self._attempt)
@@ -294,8 +294,9 @@ class BlockingJobStatusClient(Blocking[JobStatusClient]):
         * as failed, with RuntimeError, when the block called neither.
 
         A thread cannot be interrupted. Where the job no longer belongs to this attempt, LeaseLost is raised, with its
-        cause, by the next `run.report` or `run.check` and on leaving; `run.is_lost` is true from then on. An outcome
-        that the service refuses (ResultNotJson, ResultTooLarge) fails the job and is raised. Two runs must not share a
-        `worker_id`, because the service takes them for one worker.
+        cause, by the next `run.report` or `run.check` and on leaving; JobCancelled where it was cancelled.
+        `run.is_lost` is true from then on. A result that cannot be written (ResultNotJson, ResultTooLarge) is raised,
+        and fails the job only at its last attempt. Two runs must not share a `worker_id`, because the service takes
+        them for one worker.
         """
         return BlockingJobRun(self._thread, self._served.run_job(*arguments, **options))

@@ -9,7 +9,7 @@ import logging
 import time
 from collections import defaultdict
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from typing import Any, Final, NoReturn, Protocol, TypeAlias
 
 import grpc
@@ -49,10 +49,18 @@ class RpcAdapter:
         """By RPC and reason. Both come from closed lists, so their number is bounded."""
         self._held: asyncio.Event | None = None
         """Set by `release`; answers wait for it."""
+        self._has_come = asyncio.Event()
+        """Set by each single call that comes while answers are held back."""
 
     def hold(self) -> None:
         """Keep the answers of single calls back until `release`, so that clients which wait for them send no more."""
         self._held = asyncio.Event()
+
+    async def next_call(self, limit_seconds: float) -> None:
+        """Return when the next single call comes while answers are held back, or after the limit."""
+        self._has_come.clear()
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._has_come.wait(), limit_seconds)
 
     def release(self) -> None:
         """Send what was kept back."""
@@ -81,6 +89,8 @@ class RpcAdapter:
     ) -> Callable[[bytes, Context], Awaitable[bytes]]:
         async def handle(data: bytes, context: Context) -> bytes:
             started = time.perf_counter()
+            if self._held is not None:
+                self._has_come.set()
             try:
                 self._identify(context, name)
                 response = await serve(_parse(request_type, data))

@@ -58,7 +58,7 @@ class RpcLimits:
     pong_ms: int = 20_000
     """A client that does not answer a ping for so long, or acknowledges no data, is disconnected."""
     hold_seconds: float = 0.05
-    """How long a stop holds answers back before it closes; see `RpcServer.stop`."""
+    """How long a stop holds answers back before it closes, and again until the next call; see `RpcServer.stop`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -169,10 +169,12 @@ class RpcServer:
         gRPC cancels a call that arrives after this began and before its client has read the GOAWAY, and one that has
         arrived and was not accepted yet. To make both rare, answers are held back for a moment before: then clients
         that wait for an answer send nothing, the loop accepts what has arrived, and the GOAWAY comes before the answer.
+        Of clients that do not wait, the next call is furthest away when one has just come.
         """
         if grace_seconds:
             self._adapter.hold()
             await asyncio.sleep(self._hold_seconds)
+            await self._adapter.next_call(self._hold_seconds)
         try:
             stopping = asyncio.create_task(self._server.stop(grace_seconds), name="jobstatus-rpc-stop")
             await asyncio.sleep(0)  # it has begun: the GOAWAY is on its way

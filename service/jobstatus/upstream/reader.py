@@ -99,10 +99,10 @@ class UpstreamReader:
         return list(await asyncio.gather(*map(self._by_digest.read, digests)))
 
     async def virtual_keys_version(self) -> int:
-        request, asked_at = keys_v1.BatchGetVirtualKeysRequest(), self._clock.monotonic()
+        request, asked_at_ns = keys_v1.BatchGetVirtualKeysRequest(), self._clock.monotonic_ns()
         response = await self._call(self._channel.virtual_keys.BatchGetVirtualKeys, request)
         if response.HasField("time"):  # an older service does not tell
-            self._clock.hear(response.time.ToMilliseconds(), asked_at)
+            self._clock.observe_store(response.time.ToMilliseconds(), asked_at_ns)
         return response.version
 
     async def probe(self) -> None:

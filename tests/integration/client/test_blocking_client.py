@@ -26,6 +26,7 @@ from jobstatus.client import (
     CompleteJob,
     CreateJob,
     Job,
+    JobCancelled,
     JobNotFound,
     JobState,
     JobStatusClient,
@@ -51,7 +52,16 @@ def service() -> Iterator[BlockingServiceDouble]:
 
 
 @pytest.fixture
-def client(service: BlockingServiceDouble) -> Iterator[BlockingJobStatusClient]:
+def pool() -> Iterator[ThreadPoolExecutor]:
+    with ThreadPoolExecutor(32) as pool:
+        yield pool
+
+
+@pytest.fixture
+def client(
+    service: BlockingServiceDouble,
+    pool: ThreadPoolExecutor,  # noqa: ARG001  # ends after the client, for which its threads may wait
+) -> Iterator[BlockingJobStatusClient]:
     with BlockingJobStatusClient(service.target) as client:
         yield client
 
@@ -71,16 +81,10 @@ def calls_in_progress(client: BlockingJobStatusClient) -> int:
 
 def in_thread(pool: ThreadPoolExecutor, client: BlockingJobStatusClient, call: Callable[[], Any]) -> Any:
     """The future of a call in another thread, which is in progress when this returns."""
-    before = calls_in_progress(client)
+    before = set(client._thread._calls)
     future = pool.submit(call)
-    wait_until(lambda: calls_in_progress(client) > before)
+    wait_until(lambda: bool(client._thread._calls - before))
     return future
-
-
-@pytest.fixture
-def pool() -> Iterator[ThreadPoolExecutor]:
-    with ThreadPoolExecutor(32) as pool:
-        yield pool
 
 
 def error_code(job: Job) -> str | None:
@@ -323,6 +327,22 @@ def test_a_lost_job_is_told_at_the_end_of_the_block(
         with pytest.raises(LeaseLost) as caught:
             work(computes=computes)
         assert type(caught.value.__cause__) is cause
+
+
+def test_a_cancelled_job_is_told_as_such(client: BlockingJobStatusClient, job_id: str) -> None:
+    """By the next check, as the asyncio client ends its block with it."""
+
+    def work() -> None:
+        with client.run_job(job_id) as run:
+            client.cancel_job(job_id, "no longer wanted")
+            run.report(progress=0.5)
+            wait_until(lambda: run.is_lost)
+            run.check()
+            pytest.fail("was not told")
+
+    with pytest.raises(JobCancelled):
+        work()
+    assert error_code(client.get_job(job_id)) == "cancelled_by_client"
 
 
 def test_an_error_of_the_block_hides_no_lost_job(client: BlockingJobStatusClient, job_id: str) -> None:
