@@ -29,17 +29,13 @@ from jobstatus.core.tracker import JobTracker
 from jobstatus.rpc.errors import CODES
 from jobstatus.rpc.handlers import Context, RpcAdapter
 from jobstatus.rpc.job_status import JobStatusServicer
+from jobstatus.rpc.options import DESCRIPTORS, RpcLimits, server_options
 from jobstatus.rpc.virtual_keys import VirtualKeysServicer
 from jobstatus.stores.memory import MemoryJobStore
-from jobstatus.v1 import job_status_pb2, virtual_keys_pb2
 
-JOBS: Final = job_status_pb2.DESCRIPTOR.services_by_name["JobStatus"]
-VIRTUAL_KEYS: Final = virtual_keys_pb2.DESCRIPTOR.services_by_name["VirtualKeys"]
-METHODS: Final = frozenset(method.name for service in (JOBS, VIRTUAL_KEYS) for method in service.methods)
+METHODS: Final = frozenset(method.name for service in DESCRIPTORS for method in service.methods)
 
 MAX_RESULT_BYTES: Final = 16 * 1024 * 1024
-MESSAGE_OVERHEAD: Final = 4 * 1024 * 1024
-MIN_PING_INTERVAL_MS: Final = 20_000
 GRACE_SECONDS: Final = 0.5
 """Without any, clients write to stderr that all calls are cancelled. Nothing takes so long."""
 OTHER_WORKER: Final = "another-worker"
@@ -107,16 +103,14 @@ class ServiceDouble:
         jobs = JobStatusServicer(self._tracker, max_result_bytes=self._max_result_bytes)
         virtual_keys = VirtualKeysServicer(store=self._store, clock=self._clock, on_change=lambda: None)
         adapter = RpcAdapter(self._observer, self._fail_if_told)
+        limits = RpcLimits()
         server = grpc.aio.server(
-            options=(
-                ("grpc.so_reuseport", 0),
-                ("grpc.max_receive_message_length", self._max_result_bytes + MESSAGE_OVERHEAD),
-                ("grpc.max_send_message_length", -1),
-                ("grpc.keepalive_permit_without_calls", 1),
-                ("grpc.http2.min_ping_interval_without_data_ms", MIN_PING_INTERVAL_MS),
-            )
+            options=server_options(self._max_result_bytes, limits, shared=False),
+            maximum_concurrent_rpcs=limits.max_rpcs,
         )
-        server.add_generic_rpc_handlers((adapter.service(JOBS, jobs), adapter.service(VIRTUAL_KEYS, virtual_keys)))
+        server.add_generic_rpc_handlers(
+            [adapter.service(*pair) for pair in zip(DESCRIPTORS, (jobs, virtual_keys), strict=True)]
+        )
         self.target = f"127.0.0.1:{server.add_insecure_port(self.target)}"
         await server.start()
         self._server = server

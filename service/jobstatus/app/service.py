@@ -98,12 +98,12 @@ async def serving(
             clocks=clocks,
         )
         await frontend.authenticator.refresh()
-        pages = limits.rpc.pages
-        job_status = JobStatusServicer(
-            tracker, max_result_bytes=settings.max_result_bytes, pages=pages, min_idle_ms=limits.rpc.min_idle_ms
-        )
+        job_status = JobStatusServicer(tracker, max_result_bytes=settings.max_result_bytes, limits=limits.rpc)
         virtual_keys = VirtualKeysServicer(
-            store=opened, clock=clocks.ms, on_change=frontend.authenticator.forget_virtual_keys, pages=pages
+            store=opened,
+            clock=clocks.ms,
+            on_change=frontend.authenticator.forget_virtual_keys,
+            pages=limits.rpc.pages,
         )
         rpc = RpcServer(
             job_status=job_status,

@@ -11,7 +11,7 @@ from harness.service import service_here
 from harness.waiting import until
 from harness.wire import PREFACE, Refusal, channel_to, refused
 from jobstatus.app.limits import ServiceLimits
-from jobstatus.rpc.server import RpcLimits
+from jobstatus.rpc.options import RpcLimits
 from jobstatus.v1 import job_status_pb2 as pb
 from jobstatus.v1.job_status_pb2_grpc import JobStatusStub
 

@@ -21,7 +21,7 @@ from harness.wire import Refusal, channel_to, refused
 from jobstatus.app.service import serving
 from jobstatus.core.errors import StoreUnavailable
 from jobstatus.rpc.job_status import JobStatusServicer
-from jobstatus.rpc.server import DESCRIPTORS
+from jobstatus.rpc.options import DESCRIPTORS
 from jobstatus.rpc.virtual_keys import VirtualKeysServicer
 from jobstatus.settings import Settings
 from jobstatus.v1 import job_status_pb2 as pb

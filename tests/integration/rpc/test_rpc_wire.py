@@ -14,7 +14,7 @@ from harness.service import Service, service_here
 from harness.waiting import until
 from harness.wire import PREFACE, call_raw, channel_to, refused
 from jobstatus.app.limits import ServiceLimits
-from jobstatus.rpc.server import DESCRIPTORS, RpcLimits
+from jobstatus.rpc.options import DESCRIPTORS, RpcLimits
 from jobstatus.v1 import job_status_pb2 as pb
 
 MALFORMED: Final = invalid("request")
