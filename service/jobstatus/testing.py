@@ -22,7 +22,7 @@ import grpc
 from jobstatus.client.blocking import Blocking, arguments_of, blocking_call
 from jobstatus.core.commands import StartJob
 from jobstatus.core.errors import JobStatusError
-from jobstatus.core.rules import Policy
+from jobstatus.core.rules import Policy, lease_end
 from jobstatus.core.sweeper import Sweeper
 from jobstatus.core.timekeeper import Timekeeper
 from jobstatus.core.tracker import JobTracker
@@ -97,7 +97,7 @@ class ServiceDouble:
         """Serve again after `stop`, at the same address and with the same jobs. Leases run once more in full."""
         if self._server is not None:
             raise RuntimeError("the service is running")
-        time = Timekeeper(wall_ms=self._clock, monotonic=lambda: self._clock() / 1000, pulse=lambda: 0)
+        self._time = time = Timekeeper(wall_ms=self._clock, monotonic=lambda: self._clock() / 1000, pulse=lambda: 0)
         self._tracker = JobTracker(self._store, clock=time, policy=Policy(), observer=self._observer)
         self._sweeper = Sweeper(self._tracker, self._store, clock=time, observer=self._observer, every_seconds=1)
         jobs = JobStatusServicer(self._tracker, max_result_bytes=self._max_result_bytes)
@@ -142,9 +142,11 @@ class ServiceDouble:
         job = await self._tracker.get(job_id)
         if job.lease_expires_at_ms is None:
             raise ValueError(f"job {job_id} has no lease")
-        await self.advance(timedelta(milliseconds=job.lease_expires_at_ms - self._now_ms))
+        ends_at_ms = lease_end(job, Policy(leases_count_from_ms=self._time.leases_from_ms))
+        await self.advance(timedelta(milliseconds=max(0, ends_at_ms - self._now_ms)))
         if job.attempt < job.max_attempts:
-            await self._tracker.apply(StartJob(job_id=job_id, worker_id=OTHER_WORKER, lease_ms=job.lease_ms))
+            worker_id = f"{OTHER_WORKER}-{job.attempt + 1}"  # one that has not had the job, as it may be lost again
+            await self._tracker.apply(StartJob(job_id=job_id, worker_id=worker_id, lease_ms=job.lease_ms))
 
     def fail_next(self, method: str, *errors: JobStatusError) -> None:
         """Answer the next calls of this RPC, for example "CompleteJob", with these errors, one each, unapplied.
