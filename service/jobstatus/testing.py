@@ -116,13 +116,17 @@ class ServiceDouble:
         self._server = server
 
     async def stop(self) -> None:
-        """Go down: watches break, and later calls find nobody, until `start`. Jobs are kept."""
+        """Go down: watches break, and later calls find nobody, until `start`. Jobs are kept.
+
+        As in a stop of the service, calls in progress are answered first.
+        """
         server, self._server = self._server, None
         if server is None:
             raise RuntimeError("the service is stopped")
+        self._tracker.end_watches()
+        await server.stop(GRACE_SECONDS)
         await self._tracker.close()
         await self._sweeper.resign()
-        await server.stop(GRACE_SECONDS)
 
     async def advance(self, span: timedelta) -> None:
         """Let time pass for the service: leases and timeouts end, and jobs expire. Clients do not wait for it.

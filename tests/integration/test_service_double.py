@@ -258,6 +258,17 @@ async def test_a_restart_keeps_jobs_and_address(double: ServiceDouble, client: J
         await anext(watch)
 
 
+async def test_a_stop_refuses_no_write(double: ServiceDouble) -> None:
+    """Clients are told that it goes before its core takes no more, as in a stop of the service."""
+    async with JobStatusClient(double.target, retry=False) as client:
+        await client.get_jobs(["connected"])
+        calls = [asyncio.ensure_future(client.create_job(request_type=RequestType.OCR)) for _ in range(50)]
+        await until(lambda: len(double.answered) > 1)
+        await double.stop()
+        await asyncio.gather(*calls, return_exceptions=True)
+    assert ("CreateJob", "UNAVAILABLE") not in double.answered
+
+
 async def test_a_service_that_is_stopped_can_be_left(double: ServiceDouble) -> None:
     """A test may end while it is down, and a smaller bound of results is kept."""
     async with ServiceDouble(max_result_bytes=4) as service:
