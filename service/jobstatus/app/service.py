@@ -145,9 +145,8 @@ async def serving(
             await rpc.say_stopping()
             await asyncio.sleep(settings.stop_delay_seconds)
             # Clients are told to connect elsewhere before anything is refused, so the tracker stays open until the end
-            # of the grace. Only what would last longer ends now.
-            tracker.end_watches()
-            await asyncio.gather(rpc.stop(GRACE_SECONDS), frontend.public.stop())
+            # of the grace. Only what would last longer ends once they have been told.
+            await asyncio.gather(rpc.stop(GRACE_SECONDS, on_goaway=tracker.end_watches), frontend.public.stop())
 
 
 async def _exposition(metrics: Metrics) -> str:

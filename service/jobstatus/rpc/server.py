@@ -6,7 +6,7 @@ unless they say that the network is trusted.
 
 import asyncio
 import ssl
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -128,8 +128,10 @@ class RpcServer:
         """Have health report NOT_SERVING for good."""
         await self._health.enter_graceful_shutdown()
 
-    async def stop(self, grace_seconds: float) -> None:
+    async def stop(self, grace_seconds: float, *, on_goaway: Callable[[], None] = lambda: None) -> None:
         """Tell clients to connect elsewhere, let the calls in progress end, and cancel what is left after the grace.
+
+        `on_goaway` is called when clients have been told: what it refuses, they ask elsewhere.
 
         gRPC cancels a call that arrives after this began and before its client has read the GOAWAY, and one that has
         arrived and was not accepted yet. To make both rare, answers are held back for a moment before: then clients
@@ -138,11 +140,13 @@ class RpcServer:
         """
         if grace_seconds:
             self._adapter.hold()
-            await asyncio.sleep(self._hold_seconds)
-            await self._adapter.next_call(self._hold_seconds)
         try:
+            if grace_seconds:
+                await asyncio.sleep(self._hold_seconds)
+                await self._adapter.next_call(self._hold_seconds)
             stopping = asyncio.create_task(self._server.stop(grace_seconds), name="jobstatus-rpc-stop")
             await asyncio.sleep(0)  # it has begun: the GOAWAY is on its way
+            on_goaway()
         finally:
             self._adapter.release()
         await stopping
