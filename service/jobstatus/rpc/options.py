@@ -37,9 +37,9 @@ class RpcLimits:
     for networks that deliver one ping late and the next in time."""
     max_age_ms: int = 5 * 60 * 1000
     """Clients reconnect this often (give or take a tenth), so that a new replica or process gets its share of them."""
-    max_age_grace_ms: int = 30 * 1000
-    """Calls on a connection of that age go on for so long. A watch that does not end by then is ended; clients resume
-    it where it ended."""
+    max_age_grace_ms: int = 3 * 60 * 1000
+    """Calls on a connection of that age go on for so long: enough for the largest result on a line of 1 Mbit/s. A watch
+    that does not end by then is ended, within the 10 minutes of silence that proxies are set to; clients resume it."""
     hold_seconds: float = 0.05
     """How long a stop holds answers back before it closes, and again until the next call; see `RpcServer.stop`."""
 

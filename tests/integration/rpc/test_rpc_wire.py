@@ -147,6 +147,16 @@ async def test_pings_in_the_allowed_interval_are_answered() -> None:
         writer.close()
 
 
+def test_an_aged_connection_lasts_as_documented() -> None:
+    """Long enough for 16 MiB at 1 Mbit/s, and a watch ends before the 10 minutes of the proxies' files.
+
+    gRPC varies the age by a tenth.
+    """
+    limits = RpcLimits()
+    assert limits.max_age_grace_ms > 16 * 1024 * 1024 * 8 / 1_000_000 * 1000
+    assert limits.max_age_ms * 1.1 + limits.max_age_grace_ms < 9 * 60 * 1000
+
+
 def test_pings_are_allowed_as_documented() -> None:
     """One ping every 20 s, as the documents promise, with some room for the network."""
     assert 0 < RpcLimits().min_ping_interval_ms <= 0.8 * 20_000
