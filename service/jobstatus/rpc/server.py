@@ -102,7 +102,7 @@ class RpcServer:
 
             names = [*service_names(DESCRIPTORS), health.SERVICE_NAME]
             files = [*(descriptor.file for descriptor in DESCRIPTORS), health_pb2.DESCRIPTOR]
-            self._server.add_generic_rpc_handlers(Reflection(names, files).handlers())
+            self._server.add_generic_rpc_handlers(Reflection(names, files).handlers(self._adapter))
 
     async def start(self, address: str) -> int:
         """Listen and return the port. Raises OSError when the address is not available or a PEM file not valid."""
