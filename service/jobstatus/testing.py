@@ -22,24 +22,20 @@ import grpc
 from jobstatus.client.blocking import Blocking, arguments_of, blocking_call
 from jobstatus.core.commands import StartJob
 from jobstatus.core.errors import JobStatusError
-from jobstatus.core.rules import Policy
+from jobstatus.core.rules import Policy, lease_end
 from jobstatus.core.sweeper import Sweeper
 from jobstatus.core.timekeeper import MS_NS, Timekeeper
 from jobstatus.core.tracker import JobTracker
 from jobstatus.rpc.errors import CODES
 from jobstatus.rpc.handlers import Context, RpcAdapter
 from jobstatus.rpc.job_status import JobStatusServicer
+from jobstatus.rpc.options import DESCRIPTORS, RpcLimits, server_options
 from jobstatus.rpc.virtual_keys import VirtualKeysServicer
 from jobstatus.stores.memory import MemoryJobStore
-from jobstatus.v1 import job_status_pb2, virtual_keys_pb2
 
-JOBS: Final = job_status_pb2.DESCRIPTOR.services_by_name["JobStatus"]
-VIRTUAL_KEYS: Final = virtual_keys_pb2.DESCRIPTOR.services_by_name["VirtualKeys"]
-METHODS: Final = frozenset(method.name for service in (JOBS, VIRTUAL_KEYS) for method in service.methods)
+METHODS: Final = frozenset(method.name for service in DESCRIPTORS for method in service.methods)
 
 MAX_RESULT_BYTES: Final = 16 * 1024 * 1024
-MESSAGE_OVERHEAD: Final = 4 * 1024 * 1024
-MIN_PING_INTERVAL_MS: Final = 20_000
 GRACE_SECONDS: Final = 0.5
 """Without any, clients write to stderr that all calls are cancelled. Nothing takes so long."""
 OTHER_WORKER: Final = "another-worker"
@@ -101,7 +97,7 @@ class ServiceDouble:
         """Serve again after `stop`, at the same address and with the same jobs. Leases run once more in full."""
         if self._server is not None:
             raise RuntimeError("the service is running")
-        time = Timekeeper(
+        self._time = time = Timekeeper(
             wall_ms=self._clock,
             monotonic_ns=lambda: self._clock() * MS_NS,
             pulse=lambda: 0,
@@ -112,28 +108,30 @@ class ServiceDouble:
         jobs = JobStatusServicer(self._tracker, max_result_bytes=self._max_result_bytes)
         virtual_keys = VirtualKeysServicer(store=self._store, clock=self._clock, on_change=lambda: None)
         adapter = RpcAdapter(self._observer, self._fail_if_told)
+        limits = RpcLimits()
         server = grpc.aio.server(
-            options=(
-                ("grpc.so_reuseport", 0),
-                ("grpc.max_receive_message_length", self._max_result_bytes + MESSAGE_OVERHEAD),
-                ("grpc.max_send_message_length", -1),
-                ("grpc.keepalive_permit_without_calls", 1),
-                ("grpc.http2.min_ping_interval_without_data_ms", MIN_PING_INTERVAL_MS),
-            )
+            options=server_options(self._max_result_bytes, limits, shared=False),
+            maximum_concurrent_rpcs=limits.max_rpcs,
         )
-        server.add_generic_rpc_handlers((adapter.service(JOBS, jobs), adapter.service(VIRTUAL_KEYS, virtual_keys)))
+        server.add_generic_rpc_handlers(
+            [adapter.service(*pair) for pair in zip(DESCRIPTORS, (jobs, virtual_keys), strict=True)]
+        )
         self.target = f"127.0.0.1:{server.add_insecure_port(self.target)}"
         await server.start()
         self._server = server
 
     async def stop(self) -> None:
-        """Go down: watches break, and later calls find nobody, until `start`. Jobs are kept."""
+        """Go down: watches break, and later calls find nobody, until `start`. Jobs are kept.
+
+        As in a stop of the service, calls in progress are answered first.
+        """
         server, self._server = self._server, None
         if server is None:
             raise RuntimeError("the service is stopped")
+        self._tracker.end_watches()
+        await server.stop(GRACE_SECONDS)
         await self._tracker.close()
         await self._sweeper.resign()
-        await server.stop(GRACE_SECONDS)
 
     async def advance(self, span: timedelta) -> None:
         """Let time pass for the service: leases and timeouts end, and jobs expire. Clients do not wait for it.
@@ -153,9 +151,11 @@ class ServiceDouble:
         job = await self._tracker.get(job_id)
         if job.lease_expires_at_ms is None:
             raise ValueError(f"job {job_id} has no lease")
-        await self.advance(timedelta(milliseconds=job.lease_expires_at_ms - self._now_ms))
+        ends_at_ms = lease_end(job, Policy(leases_count_from_ms=self._time.leases_count_from_ms()))
+        await self.advance(timedelta(milliseconds=max(0, ends_at_ms - self._now_ms)))
         if job.attempt < job.max_attempts:
-            await self._tracker.apply(StartJob(job_id=job_id, worker_id=OTHER_WORKER, lease_ms=job.lease_ms))
+            worker_id = f"{OTHER_WORKER}-{job.attempt + 1}"  # one that has not had the job, as it may be lost again
+            await self._tracker.apply(StartJob(job_id=job_id, worker_id=worker_id, lease_ms=job.lease_ms))
 
     def fail_next(self, method: str, *errors: JobStatusError) -> None:
         """Answer the next calls of this RPC, for example "CompleteJob", with these errors, one each, unapplied.

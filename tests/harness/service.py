@@ -18,7 +18,7 @@ from jobstatus.app.edge import EdgeLimits, serving_edge
 from jobstatus.app.limits import ServiceLimits
 from jobstatus.app.service import serving
 from jobstatus.rest.limits import RestLimits
-from jobstatus.rpc.server import RpcLimits
+from jobstatus.rpc.options import RpcLimits
 from jobstatus.settings import IssuerSettings, Settings
 from jobstatus.v1.job_status_pb2_grpc import JobStatusStub
 from jobstatus.v1.virtual_keys_pb2_grpc import VirtualKeysStub

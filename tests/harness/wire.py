@@ -49,10 +49,9 @@ async def refused(call: Awaitable[Any]) -> Refusal:
 
 
 @asynccontextmanager
-async def channel_to(port: int, **options: int | str) -> AsyncIterator[grpc.aio.Channel]:
-    """A channel of its own to a service of this machine; options without their `grpc.` and with _ for a dot."""
-    named = [(f"grpc.{name}", value) for name, value in options.items()]
-    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}", options=named) as channel:
+async def channel_to(port: int) -> AsyncIterator[grpc.aio.Channel]:
+    """A channel of its own to a service of this machine."""
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
         yield channel
 
 

@@ -28,7 +28,8 @@ def database() -> str:
 @pytest.fixture
 async def opened(database: str) -> AsyncIterator[PostgreSQLJobStore]:
     """An open store upon the database."""
-    async with PostgreSQLJobStore(server().url(database)) as one:
+    limits = PostgreSQLLimits(connect_seconds=30, operation_seconds=60)  # a thousand reads on a busy machine
+    async with PostgreSQLJobStore(server().url(database), limits) as one:
         yield one
 
 

@@ -190,6 +190,37 @@ async def test_a_worker_can_be_made_to_lose_its_lease(
         await double.lose_lease(other.job_id)
 
 
+async def test_a_lease_that_has_ended_is_lost_without_another_step(
+    double: ServiceDouble, client: JobStatusClient
+) -> None:
+    """Time never goes back, and each loss is a new attempt, until the last one fails the job."""
+    job = await client.create_job(request_type=RequestType.OCR, max_attempts=3)
+    await client.start_job(job.job_id, worker_id="w", lease=LEASE)
+    await double.advance(HOUR)
+    await double.lose_lease(job.job_id)
+    later = await client.create_job(request_type=RequestType.OCR)
+    assert later.created_at_ms - job.created_at_ms == HOUR // timedelta(milliseconds=1)
+    await double.lose_lease(job.job_id)
+    assert (await client.get_job(job.job_id)).attempt == 3
+    await double.lose_lease(job.job_id)
+    assert error_code(await client.get_job(job.job_id)) == "lease_expired"
+
+
+@pytest.mark.parametrize("attempts", [1, 2])
+async def test_a_lease_can_be_lost_after_a_restart(
+    double: ServiceDouble, client: JobStatusClient, attempts: int
+) -> None:
+    """It runs once more in full from the restart on, and time passes until then."""
+    job = await client.create_job(request_type=RequestType.OCR, max_attempts=attempts)
+    await client.start_job(job.job_id, worker_id="w", lease=LEASE)
+    await double.advance(LEASE * 2 / 3)
+    await double.stop()
+    await double.start()
+    await double.lose_lease(job.job_id)
+    lost = await client.get_job(job.job_id)
+    assert (lost.attempt, lost.state) == ((2, JobState.PROCESSING) if attempts == 2 else (1, JobState.FAILED))
+
+
 async def test_the_next_calls_fail_as_told(double: ServiceDouble, client: JobStatusClient, job_id: str) -> None:
     """One call for each error: a passing one is met by the client's retries, another one is raised."""
     double.fail_next("CompleteJob", StoreUnavailable(), StoreUnavailable())
@@ -225,6 +256,17 @@ async def test_a_restart_keeps_jobs_and_address(double: ServiceDouble, client: J
     await double.advance(2 * HOUR)
     with pytest.raises(JobNotFound):
         await anext(watch)
+
+
+async def test_a_stop_refuses_no_write(double: ServiceDouble) -> None:
+    """Clients are told that it goes before its core takes no more, as in a stop of the service."""
+    async with JobStatusClient(double.target, retry=False) as client:
+        await client.get_jobs(["connected"])
+        calls = [asyncio.ensure_future(client.create_job(request_type=RequestType.OCR)) for _ in range(50)]
+        await until(lambda: len(double.answered) > 1)
+        await double.stop()
+        await asyncio.gather(*calls, return_exceptions=True)
+    assert ("CreateJob", "UNAVAILABLE") not in double.answered
 
 
 async def test_a_service_that_is_stopped_can_be_left(double: ServiceDouble) -> None:

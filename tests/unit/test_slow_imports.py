@@ -25,6 +25,7 @@ SLOW = {
         ("apsw", "grpc_health.v1", "grpc_reflection.v1alpha", "jobstatus.rpc.server", "jobstatus.stores.rows"),
     ),
     "a supervisor": ("import jobstatus.processes.start, jobstatus.processes.supervisor", ("apsw", "grpc", "structlog")),
+    "the double": ("import jobstatus.testing", ("grpc_health.v1", "jobstatus.rpc.server", "prometheus_client")),
     "a JSON log": (
         "from jobstatus.telemetry.logs import configure; configure(level='info', log_format='json')",
         ("structlog", "rich"),

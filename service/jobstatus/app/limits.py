@@ -6,7 +6,7 @@ from jobstatus.auth.remote_keys import JwksLimits
 from jobstatus.core.timekeeper import TimeLimits
 from jobstatus.core.tracker import TrackerLimits
 from jobstatus.rest.limits import RestLimits
-from jobstatus.rpc.server import RpcLimits
+from jobstatus.rpc.options import RpcLimits
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

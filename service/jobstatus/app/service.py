@@ -90,12 +90,12 @@ async def serving(
             clocks=clocks,
         )
         await frontend.authenticator.refresh()
-        pages = limits.rpc.pages
-        job_status = JobStatusServicer(
-            tracker, max_result_bytes=settings.max_result_bytes, pages=pages, min_idle_ms=limits.rpc.min_idle_ms
-        )
+        job_status = JobStatusServicer(tracker, max_result_bytes=settings.max_result_bytes, limits=limits.rpc)
         virtual_keys = VirtualKeysServicer(
-            store=opened, clock=clocks.ms, on_change=frontend.authenticator.forget_virtual_keys, pages=pages
+            store=opened,
+            clock=clocks.ms,
+            on_change=frontend.authenticator.forget_virtual_keys,
+            pages=limits.rpc.pages,
         )
         rpc = RpcServer(
             job_status=job_status,
@@ -138,9 +138,8 @@ async def serving(
             await rpc.say_stopping()
             await asyncio.sleep(settings.stop_delay_seconds)
             # Clients are told to connect elsewhere before anything is refused, so the tracker stays open until the end
-            # of the grace. Only what would last longer ends now.
-            tracker.end_watches()
-            await asyncio.gather(rpc.stop(GRACE_SECONDS), frontend.public.stop())
+            # of the grace. Only what would last longer ends once they have been told.
+            await asyncio.gather(rpc.stop(GRACE_SECONDS, on_goaway=tracker.end_watches), frontend.public.stop())
 
 
 async def _restart_leases(clock: Timekeeper) -> str:

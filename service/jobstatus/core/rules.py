@@ -80,7 +80,7 @@ def due_at(job: Job, policy: Policy) -> int | None:
         case JobState.PROCESSING:
             timeout = _processing_timeout(job, policy)
             is_last = job.attempt >= job.max_attempts
-            return min(timeout, _lease_end(job, policy)) if job.is_leased and is_last else timeout
+            return min(timeout, lease_end(job, policy)) if job.is_leased and is_last else timeout
         case _:
             return None
 
@@ -93,7 +93,8 @@ def _since(job: Job) -> int:
     return job.created_at_ms if job.started_at_ms is None else job.started_at_ms
 
 
-def _lease_end(job: Job, policy: Policy) -> int:
+def lease_end(job: Job, policy: Policy) -> int:
+    """Return when the lease of a leased job ends, in ms since the epoch: later than it says after a restart."""
     return max(job.lease_expires_at_ms or 0, policy.leases_count_from_ms + (job.lease_ms or 0))
 
 
@@ -198,7 +199,7 @@ def _start(stored: Job | None, command: StartJob, now_ms: int, policy: Policy) -
     lease_expires_at_ms = None if command.lease_ms is None else now_ms + command.lease_ms
     if job.state is JobState.PROCESSING and job.worker_id == command.worker_id:
         return job._replace(lease_ms=command.lease_ms, lease_expires_at_ms=lease_expires_at_ms)
-    if job.is_leased and now_ms < _lease_end(job, policy):
+    if job.is_leased and now_ms < lease_end(job, policy):
         raise errors.LeaseHeld
     return job._replace(
         state=JobState.PROCESSING,

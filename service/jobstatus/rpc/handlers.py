@@ -67,10 +67,15 @@ class RpcAdapter:
         if self._held is not None:
             self._held.set()
 
-    def service(self, descriptor: ServiceDescriptor, servicer: object) -> grpc.GenericRpcHandler:
-        """Return handlers for the service. The servicer has a method of the same name for each of its own."""
+    def service(
+        self, descriptor: ServiceDescriptor, servicer: object, *, name: str | None = None
+    ) -> grpc.GenericRpcHandler:
+        """Return handlers for the service. The servicer has a method of the same name for each of its own.
+
+        `name` is the service's full name where it differs from the descriptor's.
+        """
         handlers = {method.name: self._handler(method, getattr(servicer, method.name)) for method in descriptor.methods}
-        return grpc.method_handlers_generic_handler(descriptor.full_name, handlers)
+        return grpc.method_handlers_generic_handler(name or descriptor.full_name, handlers)
 
     def _handler(self, method: MethodDescriptor, serve: Callable[[Any], Any]) -> "grpc.RpcMethodHandler[Any, Any]":
         request_type: type[Message] = GetMessageClass(method.input_type)

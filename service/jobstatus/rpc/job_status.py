@@ -29,11 +29,9 @@ from jobstatus.rpc.messages import (
     page_size,
     request_type_of,
 )
-from jobstatus.rpc.pages import PageLimits, fill
+from jobstatus.rpc.options import MAX_ANSWER_BYTES, RpcLimits
+from jobstatus.rpc.pages import fill
 from jobstatus.v1 import job_status_pb2 as pb
-
-MAX_ANSWER_BYTES: Final = 32 * 1024 * 1024
-"""How many bytes of results one BatchGetJobs returns at most. This bounds the memory of a call."""
 
 MAX_IDLE_MS: Final = 3_600_000
 """The longest interval of signs of life that a watch may ask for."""
@@ -49,13 +47,10 @@ class JobStatusServicer:
         tracker: JobTracker,
         *,
         max_result_bytes: int,
-        pages: PageLimits = PageLimits(),  # noqa: B008  # a frozen value
-        min_idle_ms: int = 5_000,
+        limits: RpcLimits = RpcLimits(),  # noqa: B008  # a frozen value
     ) -> None:
-        """`min_idle_ms` is the shortest interval of signs of life that a watch may ask for."""
         self._tracker = tracker
-        self._min_idle_ms = min_idle_ms
-        self._pages = pages
+        self._limits = limits
         self._read = commands.CommandReader(max_result_bytes)
 
     async def CreateJob(self, request: pb.CreateJobRequest) -> pb.CreateJobResponse:
@@ -133,7 +128,7 @@ class JobStatusServicer:
             lambda last, limit: self._tracker.list_jobs(_after(listing, last, limit)),
             lambda job: page.jobs.add(**_listed_fields(job)),
             count=count,
-            limits=self._pages,
+            limits=self._limits.pages,
         )
         page.next_page_token = "" if last is None else _make_token(last, digest)
         return page
@@ -167,8 +162,9 @@ class JobStatusServicer:
         if not request.HasField("idle_interval"):
             return None
         interval_ms = ms_from_duration(request.idle_interval, "idle_interval")
-        if not self._min_idle_ms <= interval_ms <= MAX_IDLE_MS:
-            raise InvalidField.of("idle_interval", f"must be from {self._min_idle_ms} ms to {MAX_IDLE_MS} ms")
+        shortest_ms = self._limits.min_idle_ms
+        if not shortest_ms <= interval_ms <= MAX_IDLE_MS:
+            raise InvalidField.of("idle_interval", f"must be from {shortest_ms} ms to {MAX_IDLE_MS} ms")
         return interval_ms / 1000
 
     async def _apply(self, command: core.Command) -> Any:

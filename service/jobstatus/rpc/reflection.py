@@ -12,12 +12,12 @@ from google.protobuf import text_format
 from google.protobuf.descriptor_pb2 import DescriptorProto, EnumDescriptorProto, FileDescriptorProto
 from grpc_reflection.v1alpha import reflection_pb2 as pb
 
-Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
+from jobstatus.rpc.handlers import RpcAdapter
+
 File: TypeAlias = Any
 """A FileDescriptor. The stubs of protobuf and of gRPC's libraries name different classes."""
 
 SERVICE_NAMES: Final = ("grpc.reflection.v1.ServerReflection", "grpc.reflection.v1alpha.ServerReflection")
-METHOD: Final = "ServerReflectionInfo"
 
 
 class Reflection:
@@ -40,17 +40,13 @@ class Reflection:
             for dependency in file.dependencies:
                 self._add(dependency)
 
-    def handlers(self) -> Sequence[grpc.GenericRpcHandler]:
-        """Return the handlers of both versions."""
-        handler = grpc.stream_stream_rpc_method_handler(
-            self._serve,
-            request_deserializer=pb.ServerReflectionRequest.FromString,
-            response_serializer=pb.ServerReflectionResponse.SerializeToString,
-        )
-        return [grpc.method_handlers_generic_handler(name, {METHOD: handler}) for name in SERVICE_NAMES]
+    def handlers(self, adapter: RpcAdapter) -> Sequence[grpc.GenericRpcHandler]:
+        """Return the handlers of both versions. As every call, these are for clients that the adapter identifies."""
+        service: Any = pb.DESCRIPTOR.services_by_name["ServerReflection"]
+        return [adapter.service(service, self, name=name) for name in SERVICE_NAMES]
 
-    async def _serve(
-        self, requests: AsyncIterator[pb.ServerReflectionRequest], _: Context
+    async def ServerReflectionInfo(
+        self, requests: AsyncIterator[pb.ServerReflectionRequest]
     ) -> AsyncGenerator[pb.ServerReflectionResponse]:
         async for request in requests:
             yield pb.ServerReflectionResponse(

@@ -1,4 +1,4 @@
-"""The gRPC server: its limits, its transport security, health and reflection, and how it stops.
+"""The gRPC server: its transport security, health and reflection, and how it stops.
 
 On a loopback address every client may call. On another address the settings require TLS with client certificates,
 unless they say that the network is trusted.
@@ -6,7 +6,7 @@ unless they say that the network is trusted.
 
 import asyncio
 import ssl
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -17,48 +17,13 @@ from grpc_health.v1.health import aio as health_aio
 
 from jobstatus.core.errors import ClientNotAllowed, ClientNotIdentified
 from jobstatus.rpc.handlers import Context, RpcAdapter, service_names
-from jobstatus.rpc.job_status import MAX_ANSWER_BYTES, JobStatusServicer
-from jobstatus.rpc.pages import PageLimits
+from jobstatus.rpc.job_status import JobStatusServicer
+from jobstatus.rpc.options import DESCRIPTORS, RpcLimits, server_options
 from jobstatus.rpc.virtual_keys import VirtualKeysServicer
 from jobstatus.telemetry.metrics import Metrics
-from jobstatus.v1 import job_status_pb2, virtual_keys_pb2
-
-_MESSAGE_OVERHEAD: Final = 4 * 1024 * 1024
-"""Room beyond the largest result, so that a result a little too large is refused with a reason."""
 
 EDGE_METHODS: Final = frozenset({"GetJob", "BatchGetJobs", "FollowJobs", "BatchGetVirtualKeys"})
 """The calls of an edge: enough to answer polls, and none that changes or lists anything."""
-
-DESCRIPTORS: Final = (
-    job_status_pb2.DESCRIPTOR.services_by_name["JobStatus"],
-    virtual_keys_pb2.DESCRIPTOR.services_by_name["VirtualKeys"],
-)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RpcLimits:
-    """The bounds of the gRPC server."""
-
-    max_rpcs: int = 20_000
-    """Calls in progress. A further one is RESOURCE_EXHAUSTED."""
-    pages: PageLimits = PageLimits()  # noqa: RUF009  # a frozen value
-    """The bounds of listings."""
-    min_idle_ms: int = 5_000
-    """The shortest interval of signs of life that a watch may ask for."""
-    min_ping_interval_ms: int = 15_000
-    """Clients that ping more often are disconnected, calls in progress or not. The documents promise 20 s; the rest is
-    for networks that deliver one ping late and the next in time."""
-    max_age_ms: int = 5 * 60 * 1000
-    """Clients reconnect this often (give or take a tenth), so that a new replica or process gets its share of them."""
-    max_age_grace_ms: int = 30 * 1000
-    """Calls on a connection of that age go on for so long. A watch that does not end by then is ended; clients resume
-    it where it ended."""
-    ping_ms: int = 20_000
-    """The server pings each client this often, calls in progress or not, to find those that vanished."""
-    pong_ms: int = 20_000
-    """A client that does not answer a ping for so long, or acknowledges no data, is disconnected."""
-    hold_seconds: float = 0.05
-    """How long a stop holds answers back before it closes, and again until the next call; see `RpcServer.stop`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,7 +81,7 @@ class RpcServer:
         tls: Tls | None,
         with_reflection: bool,
         shared: bool = False,
-        limits: RpcLimits = RpcLimits(),  # a frozen value
+        limits: RpcLimits = RpcLimits(),  # noqa: B008  # a frozen value
     ) -> None:
         """With `shared` other processes of the same user listen on the same address."""
         self._tls = tls
@@ -137,7 +102,7 @@ class RpcServer:
 
             names = [*service_names(DESCRIPTORS), health.SERVICE_NAME]
             files = [*(descriptor.file for descriptor in DESCRIPTORS), health_pb2.DESCRIPTOR]
-            self._server.add_generic_rpc_handlers(Reflection(names, files).handlers())
+            self._server.add_generic_rpc_handlers(Reflection(names, files).handlers(self._adapter))
 
     async def start(self, address: str) -> int:
         """Listen and return the port. Raises OSError when the address is not available or a PEM file not valid."""
@@ -163,8 +128,10 @@ class RpcServer:
         """Have health report NOT_SERVING for good."""
         await self._health.enter_graceful_shutdown()
 
-    async def stop(self, grace_seconds: float) -> None:
+    async def stop(self, grace_seconds: float, *, on_goaway: Callable[[], None] = lambda: None) -> None:
         """Tell clients to connect elsewhere, let the calls in progress end, and cancel what is left after the grace.
+
+        `on_goaway` is called when clients have been told: what it refuses, they ask elsewhere.
 
         gRPC cancels a call that arrives after this began and before its client has read the GOAWAY, and one that has
         arrived and was not accepted yet. To make both rare, answers are held back for a moment before: then clients
@@ -173,31 +140,13 @@ class RpcServer:
         """
         if grace_seconds:
             self._adapter.hold()
-            await asyncio.sleep(self._hold_seconds)
-            await self._adapter.next_call(self._hold_seconds)
         try:
+            if grace_seconds:
+                await asyncio.sleep(self._hold_seconds)
+                await self._adapter.next_call(self._hold_seconds)
             stopping = asyncio.create_task(self._server.stop(grace_seconds), name="jobstatus-rpc-stop")
             await asyncio.sleep(0)  # it has begun: the GOAWAY is on its way
+            on_goaway()
         finally:
             self._adapter.release()
         await stopping
-
-
-def server_options(max_result_bytes: int, limits: RpcLimits, *, shared: bool) -> Sequence[tuple[str, int]]:
-    """Return gRPC's options. gRPC ignores a name that it does not know, so a test compares the names with gRPC's."""
-    return (
-        ("grpc.max_connection_age_ms", limits.max_age_ms),
-        ("grpc.max_connection_age_grace_ms", limits.max_age_grace_ms),
-        ("grpc.so_reuseport", int(shared)),  # else a second server on the port would go unnoticed
-        ("grpc.max_receive_message_length", max_result_bytes + _MESSAGE_OVERHEAD),
-        ("grpc.max_send_message_length", max(max_result_bytes, MAX_ANSWER_BYTES) * 2 + _MESSAGE_OVERHEAD),
-        ("grpc.http2.min_ping_interval_without_data_ms", limits.min_ping_interval_ms),
-        ("grpc.keepalive_permit_without_calls", 1),
-        # Calls that have arrived and not been accepted. gRPC's own limit is 1000, beyond which it cancels silently.
-        ("grpc.server.max_pending_requests", limits.max_rpcs),
-        ("grpc.server.max_pending_requests_hard_limit", limits.max_rpcs),
-        ("grpc.keepalive_time_ms", limits.ping_ms),
-        ("grpc.keepalive_timeout_ms", limits.pong_ms),  # only data; gRPC gives pings another limit:
-        ("grpc.http2.ping_timeout_ms", limits.pong_ms),
-        ("grpc.http2.max_pings_without_data", 0),  # any number: a watch may be silent for hours
-    )

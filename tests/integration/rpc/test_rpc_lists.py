@@ -20,8 +20,8 @@ from harness.service import Service, service_here
 from harness.wire import channel_to, refusal_of
 from jobstatus.app.limits import ServiceLimits
 from jobstatus.core.job import JobState
+from jobstatus.rpc.options import RpcLimits
 from jobstatus.rpc.pages import PageLimits
-from jobstatus.rpc.server import RpcLimits
 from jobstatus.v1 import job_status_pb2 as pb
 from jobstatus.v1 import virtual_keys_pb2 as vk_pb
 from jobstatus.v1.job_status_pb2_grpc import JobStatusStub

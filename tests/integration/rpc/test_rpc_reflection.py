@@ -10,7 +10,7 @@ from google.protobuf.descriptor_pool import DescriptorPool
 from grpc_reflection.v1alpha import reflection_pb2 as pb
 from harness.service import service_here
 from harness.wire import channel_to
-from jobstatus.rpc.reflection import METHOD, SERVICE_NAMES, symbols
+from jobstatus.rpc.reflection import SERVICE_NAMES, symbols
 
 SERVED: Final = ("jobstatus.v1.JobStatus", "jobstatus.v1.VirtualKeys", "grpc.health.v1.Health", *SERVICE_NAMES)
 NOT_FOUND: Final = grpc.StatusCode.NOT_FOUND.value[0]
@@ -22,7 +22,7 @@ class Asking:
     def __init__(self, channel: grpc.aio.Channel, service: str) -> None:
         both_ways: Any = channel.stream_stream
         self._stream = both_ways(
-            f"/{service}/{METHOD}",
+            f"/{service}/ServerReflectionInfo",
             request_serializer=pb.ServerReflectionRequest.SerializeToString,
             response_deserializer=pb.ServerReflectionResponse.FromString,
         )()

@@ -8,10 +8,11 @@ import grpc
 from harness.http import LIMIT_SECONDS
 from harness.jobs import create, creation
 from harness.service import service_here
+from harness.staged_service import StagedService
 from harness.waiting import until
 from harness.wire import PREFACE, Refusal, channel_to, refused
 from jobstatus.app.limits import ServiceLimits
-from jobstatus.rpc.server import RpcLimits
+from jobstatus.rpc.options import RpcLimits
 from jobstatus.v1 import job_status_pb2 as pb
 from jobstatus.v1.job_status_pb2_grpc import JobStatusStub
 
@@ -19,9 +20,12 @@ WRITERS: Final = 20
 OWN: Final = (("grpc.use_local_subchannel_pool", 1),)
 
 
-async def test_a_stop_loses_no_write() -> None:
-    """Clients that write one job after the other through a stop of their replica go on at the next one."""
-    written = [0] * WRITERS
+async def test_a_stop_refuses_no_write() -> None:
+    """Clients that write one job after the other through a stop of their replica go on at the next one.
+
+    Few calls, if any, end without an answer: those that are on their way when gRPC closes, which it cancels by itself.
+    """
+    written, ended = [0] * WRITERS, list[grpc.aio.AioRpcError]()
     async with AsyncExitStack() as stack, service_here() as stays:
         stops = await stack.enter_async_context(service_here(limits=ServiceLimits()))
         target = f"ipv4:127.0.0.1:{stops.grpc_port},127.0.0.1:{stays.grpc_port}"
@@ -30,8 +34,12 @@ async def test_a_stop_loses_no_write() -> None:
             async with grpc.aio.insecure_channel(target, OWN) as channel:
                 jobs: Any = JobStatusStub(channel)
                 while True:
-                    await jobs.CreateJob(creation(f"job-{writer}-{written[writer]}"), timeout=LIMIT_SECONDS)
-                    written[writer] += 1
+                    try:
+                        await jobs.CreateJob(creation(f"job-{writer}-{written[writer]}"), timeout=LIMIT_SECONDS)
+                    except grpc.aio.AioRpcError as error:
+                        ended.append(error)
+                    else:
+                        written[writer] += 1
 
         writers = [asyncio.create_task(write(writer)) for writer in range(WRITERS)]
         try:
@@ -42,8 +50,9 @@ async def test_a_stop_loses_no_write() -> None:
         finally:
             for writer in writers:
                 writer.cancel()
-            ended = await asyncio.gather(*writers, return_exceptions=True)
-        assert [type(error) for error in ended] == [asyncio.CancelledError] * WRITERS
+            await asyncio.gather(*writers, return_exceptions=True)
+        assert {error.code() for error in ended} <= {grpc.StatusCode.CANCELLED}, ended
+        assert len(ended) < WRITERS / 2
         assert (await stays.jobs.ListJobs(pb.ListJobsRequest())).jobs
 
 
@@ -62,6 +71,56 @@ async def test_a_stop_ends_what_would_last_longer() -> None:
                 await stack.aclose()
             assert await refused(stream.read()) == told
             assert await refused(follow.read()) == told
+
+
+async def test_watches_opened_during_a_stop_find_the_next_replica() -> None:
+    """None is refused before its client can know of the stop, so the next one after a refusal is not refused."""
+    outcomes: list[str] = []
+    async with AsyncExitStack() as stack, service_here() as stays:
+        stops = await stack.enter_async_context(service_here(limits=ServiceLimits()))
+        await create(stops, "j1")
+        await create(stays, "j1", provider="another")
+        target = f"ipv4:127.0.0.1:{stops.grpc_port},127.0.0.1:{stays.grpc_port}"
+
+        async def watch() -> None:
+            async with grpc.aio.insecure_channel(target, OWN) as channel:
+                jobs: Any = JobStatusStub(channel)
+                while True:
+                    stream = jobs.WatchJob(pb.WatchJobRequest(job_id="j1"), timeout=LIMIT_SECONDS)
+                    try:
+                        outcomes.append((await stream.read()).job.provider)
+                    except grpc.aio.AioRpcError as error:
+                        outcomes.append(error.code().name)
+                    stream.cancel()
+
+        watcher = asyncio.create_task(watch())
+        try:
+            await until(lambda: "" in outcomes)
+            await stack.aclose()
+            await until(lambda: "another" in outcomes)
+        finally:
+            watcher.cancel()
+            await asyncio.gather(watcher, return_exceptions=True)
+    assert sum(outcome.isupper() for outcome in outcomes) <= 1, outcomes[-50:]
+
+
+async def test_a_stop_that_is_cancelled_sends_the_answers_that_it_held_back() -> None:
+    """A committed write is answered OK, whatever becomes of the stop."""
+    service = StagedService()
+    await service.start()
+    service.stage.gates["CreateJob"] = gate = asyncio.Event()
+    async with grpc.aio.insecure_channel(service.target) as channel:
+        jobs: Any = JobStatusStub(channel)
+        call = jobs.CreateJob(creation("j1"), timeout=LIMIT_SECONDS)
+        await service.stage.next_request("CreateJob")
+        stopping = asyncio.create_task(service.server.stop(1))
+        await asyncio.sleep(0)
+        stopping.cancel()
+        await asyncio.gather(stopping, return_exceptions=True)
+        gate.set()
+        assert (await call).job.job_id == "j1"
+    await service.server.stop(0)
+    await service.tracker.close()
 
 
 async def test_connections_end_by_age_without_a_lost_call() -> None:

@@ -21,7 +21,8 @@ from harness.wire import Refusal, channel_to, refused
 from jobstatus.app.service import serving
 from jobstatus.core.errors import StoreUnavailable
 from jobstatus.rpc.job_status import JobStatusServicer
-from jobstatus.rpc.server import DESCRIPTORS
+from jobstatus.rpc.options import DESCRIPTORS
+from jobstatus.rpc.reflection import SERVICE_NAMES
 from jobstatus.rpc.virtual_keys import VirtualKeysServicer
 from jobstatus.settings import Settings
 from jobstatus.v1 import job_status_pb2 as pb
@@ -126,6 +127,27 @@ async def test_only_allowed_names_may_call(authorities: Authorities, tmp_path: P
         for names in (("gateway.test",), ("worker.test",), ("other.test", "worker.test")):
             async with calling(service, authorities.client(*names)) as stub:
                 assert (await stub.CreateJob(creation("j1"))).job.version == 1
+
+
+@pytest.mark.parametrize("name", SERVICE_NAMES)
+async def test_only_allowed_names_may_ask_for_reflection(authorities: Authorities, tmp_path: Path, name: str) -> None:
+    """It describes calls that an edge, or a client without an allowed name, may not make."""
+    names: dict[str, Any] = {"grpc_allowed_clients": "worker.test", "grpc_edge_clients": "edge.test"}
+    async with service_here(**authorities.settings(tmp_path), **names) as service:
+
+        async def ask(client: str) -> Any:
+            credentials = authorities.client(client)
+            async with grpc.aio.secure_channel(f"127.0.0.1:{service.grpc_port}", credentials) as channel:
+                stream: Any = channel.stream_stream(
+                    f"/{name}/ServerReflectionInfo",
+                    request_serializer=reflection_pb2.ServerReflectionRequest.SerializeToString,
+                    response_deserializer=reflection_pb2.ServerReflectionResponse.FromString,
+                )(iter([reflection_pb2.ServerReflectionRequest(list_services="")]))
+                return await stream.read()
+
+        for stranger in ("other.test", "edge.test"):
+            assert await refused(ask(stranger)) == Refusal(Code.PERMISSION_DENIED, "CLIENT_NOT_ALLOWED")
+        assert (await ask("worker.test")).list_services_response.service
 
 
 @pytest.mark.parametrize("allowed", ["", "gateway.test"])

@@ -17,7 +17,7 @@ from harness.wire import Refusal, channel_to, refused
 from jobstatus.app.limits import ServiceLimits
 from jobstatus.core.job import JobState
 from jobstatus.core.tracker import JobTracker
-from jobstatus.rpc.server import RpcLimits
+from jobstatus.rpc.options import RpcLimits
 from jobstatus.v1 import job_status_pb2 as pb
 from jobstatus.v1.job_status_pb2_grpc import JobStatusStub
 

@@ -14,7 +14,7 @@ from harness.service import Service, service_here
 from harness.waiting import until
 from harness.wire import PREFACE, call_raw, channel_to, refused
 from jobstatus.app.limits import ServiceLimits
-from jobstatus.rpc.server import DESCRIPTORS, RpcLimits
+from jobstatus.rpc.options import DESCRIPTORS, RpcLimits
 from jobstatus.v1 import job_status_pb2 as pb
 
 MALFORMED: Final = invalid("request")
@@ -146,6 +146,16 @@ async def test_pings_in_the_allowed_interval_are_answered() -> None:
             with pytest.raises(TimeoutError):  # until the interval is over
                 await asyncio.wait_for(reader.readuntil(b"too_many_pings"), limits.min_ping_interval_ms / 500)
         writer.close()
+
+
+def test_an_aged_connection_lasts_as_documented() -> None:
+    """Long enough for 16 MiB at 1 Mbit/s, and a watch ends before the 10 minutes of the proxies' files.
+
+    gRPC varies the age by a tenth.
+    """
+    limits = RpcLimits()
+    assert limits.max_age_grace_ms > 16 * 1024 * 1024 * 8 / 1_000_000 * 1000
+    assert limits.max_age_ms * 1.1 + limits.max_age_grace_ms < 9 * 60 * 1000
 
 
 def test_pings_are_allowed_as_documented() -> None:
