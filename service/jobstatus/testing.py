@@ -20,6 +20,7 @@ from typing import Any, Final, Self
 import grpc
 
 from jobstatus.client.blocking import Blocking, arguments_of, blocking_call
+from jobstatus.client.forks import check_process
 from jobstatus.core.commands import StartJob
 from jobstatus.core.errors import JobStatusError
 from jobstatus.core.rules import Policy
@@ -101,6 +102,7 @@ class ServiceDouble:
         """Serve again after `stop`, at the same address and with the same jobs. Leases run once more in full."""
         if self._server is not None:
             raise RuntimeError("the service is running")
+        check_process()
         time = Timekeeper(wall_ms=self._clock, monotonic=lambda: self._clock() / 1000, pulse=lambda: 0)
         self._tracker = JobTracker(self._store, clock=time, policy=Policy(), observer=self._observer)
         self._sweeper = Sweeper(self._tracker, self._store, clock=time, observer=self._observer, every_seconds=1)

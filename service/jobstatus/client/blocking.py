@@ -21,6 +21,7 @@ from types import TracebackType
 from typing import Any, Concatenate, Generic, ParamSpec, Self, TypeVar
 
 from jobstatus.client.client import JobStatusClient
+from jobstatus.client.forks import check_process
 from jobstatus.client.loop_thread import ClientClosed, LoopThread
 from jobstatus.client.run import JobRun
 from jobstatus.core.job import Job
@@ -172,7 +173,7 @@ class BlockingJobRun:
 
     def check(self) -> None:
         """Raise what has ended the attempt, if anything: LeaseLost with its cause, JobCancelled, or ClientClosed."""
-        self._thread.check_process()
+        check_process()
         if self._attempt is not None and self._attempt.done():
             self._thread.result(self._attempt)
 

@@ -16,6 +16,7 @@ from typing import Any, Final, Literal, Self, TypeVar
 import grpc
 
 from jobstatus.client import errors
+from jobstatus.client.forks import check_process
 from jobstatus.v1.job_status_pb2_grpc import JobStatusStub
 from jobstatus.v1.virtual_keys_pb2_grpc import VirtualKeysStub
 
@@ -121,6 +122,7 @@ class ServiceChannel:
         self.retry = retry
 
     async def __aenter__(self) -> Self:
+        check_process()
         # Not in the constructor: a channel belongs to the loop that runs when it is made.
         self._channel = self._open()
         self.jobs = JobStatusStub(self._channel)

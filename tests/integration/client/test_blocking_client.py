@@ -514,8 +514,10 @@ def run_script(code: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
 
 
+FORKED = "RuntimeError gRPC was used before this process was forked"
+
 SCRIPT = """
-import atexit, os, signal, sys, threading
+import asyncio, atexit, os, signal, sys, threading
 from datetime import timedelta
 from jobstatus.client import *
 from jobstatus.testing import *
@@ -571,8 +573,33 @@ with BlockingServiceDouble() as service, BlockingJobStatusClient(service.target)
     first, *others, last = done.stdout.splitlines()
     assert first.startswith("ServiceUnreachable"), done.stderr
     assert len(others) == 5
-    assert all(line.startswith("RuntimeError the client was used before this process was forked") for line in others)
+    assert all(line.startswith(FORKED) for line in others)
     assert (last, done.returncode) == ("completed", 0)
+
+
+def test_what_asyncio_used_before_a_fork_counts_as_well() -> None:
+    """The asyncio client or the double in the parent, either client in the child."""
+    done = run_script(
+        SCRIPT
+        + """
+async def use(context):
+    async with context:
+        pass
+
+for context in (JobStatusClient("127.0.0.1:1"), ServiceDouble()):
+    in_child(
+        lambda: asyncio.run(use(context)),
+        lambda: in_child(
+            lambda: BlockingJobStatusClient("127.0.0.1:1", timeout=timedelta(seconds=0.1)).get_job("a"),
+            lambda: asyncio.run(use(JobStatusClient("127.0.0.1:1"))),
+            lambda: asyncio.run(use(ServiceDouble())),
+        ),
+    )
+"""
+    )
+    lines = done.stdout.splitlines()
+    assert (len(lines), done.returncode) == (6, 0), done.stderr
+    assert all(line.startswith(FORKED) for line in lines)
 
 
 def test_a_program_that_ends_without_close_ends() -> None:
