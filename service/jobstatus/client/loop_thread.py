@@ -104,12 +104,19 @@ class LoopThread:
         if self._is_closed:
             raise ClientClosed
         if self._thread is None:
-            self._thread = threading.Thread(
-                target=lambda: asyncio.run(self._serve()), name="jobstatus-client", daemon=True
-            )
-            self._thread.start()
+            self._start_thread()
             atexit.register(self.close)
         return self._opened.result()
+
+    def _start_thread(self) -> None:
+        """Start the thread. Raises RuntimeError where there may be no more threads; a later call then tries again."""
+        # Known before it starts: a signal handler that runs meanwhile may close the client, or raise.
+        self._thread = threading.Thread(target=lambda: asyncio.run(self._serve()), name="jobstatus-client", daemon=True)
+        try:
+            self._thread.start()
+        except RuntimeError:
+            self._thread = None
+            raise
 
     async def _serve(self) -> None:
         try:

@@ -28,6 +28,7 @@ from jobstatus.client import (
     Job,
     JobCancelled,
     JobNotFound,
+    JobPage,
     JobState,
     JobStatusClient,
     JobTerminal,
@@ -495,6 +496,27 @@ def test_a_client_that_cannot_open_says_why(pool: ThreadPoolExecutor) -> None:
     for call in (client.__enter__, lambda: pool.submit(client.get_job, "a").result(LIMIT_SECONDS)):
         with pytest.raises(AttributeError):
             call()
+    client.close()
+
+
+def test_a_thread_that_cannot_start_is_started_by_a_later_call(
+    service: BlockingServiceDouble, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A limit of threads may pass; a call that waits for a thread that never was would hang for ever."""
+
+    def refuse(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    client = BlockingJobStatusClient(service.target)
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", refuse)
+        with pytest.raises(RuntimeError, match="can't start new thread"):
+            client.get_job("a")
+    pages: list[JobPage] = []
+    calling = threading.Thread(target=lambda: pages.append(client.list_jobs_page()), daemon=True)
+    calling.start()
+    calling.join(LIMIT_SECONDS)
+    assert pages == [JobPage([], "")]
     client.close()
 
 
