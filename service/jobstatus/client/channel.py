@@ -71,9 +71,16 @@ def checked_metadata(metadata: Metadata) -> Metadata:
     for name, value in pairs:
         if not _METADATA_NAME.fullmatch(name):
             raise ValueError(f"{name!r} cannot be the name of metadata")
-        if isinstance(value, str) and not (value.isascii() and value.isprintable()):
+        if name.endswith("-bin"):
+            if not isinstance(value, bytes):
+                raise ValueError(f"the value of the metadata {name!r} must be bytes, as its name ends in -bin")
+        elif not _is_printable_ascii(value):
             raise ValueError(f"the value of the metadata {name!r} has characters that are not printable ASCII")
     return pairs
+
+
+def _is_printable_ascii(value: str | bytes) -> bool:
+    return value.isascii() and (value.decode() if isinstance(value, bytes) else value).isprintable()
 
 
 def pauses() -> Iterator[float]:
