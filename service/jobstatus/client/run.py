@@ -10,6 +10,7 @@ import os
 import re
 import secrets
 import socket
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Final, Self
 
@@ -31,14 +32,19 @@ from jobstatus.core.errors import InvalidField, JobStatusError, LeaseLost, Resul
 from jobstatus.core.job import ErrorField, Job, JobError
 from jobstatus.rpc.messages import job_from_message
 
-LAST_WORDS_SECONDS: Final = 3.0
-"""How long a worker that is being stopped tries to send the job's outcome."""
-
 REFUSED: Final = (InvalidField, ResultNotJson, ResultTooLarge)
 """These say that an outcome can never be stored as it is."""
 
 UNWRITABLE: Final = (ResultNotJson, ResultTooLarge)
 """These say it of a result. The work was done, and another attempt may have a result that can be stored."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunLimits:
+    """How long a run that is being stopped may take."""
+
+    last_words_seconds: float = 3.0
+    """How long a worker that is being stopped tries to send the job's outcome."""
 
 
 def new_worker_id() -> str:
@@ -53,10 +59,11 @@ class JobRun:
     Heartbeats are sent in the background and need the event loop: run blocking work in a thread.
     """
 
-    def __init__(self, channel: ServiceChannel, command: StartJob, *, lease_seconds: float) -> None:
+    def __init__(self, channel: ServiceChannel, command: StartJob, *, lease_seconds: float, limits: RunLimits) -> None:
         self._channel = channel
         self._command = command
         self._lease_seconds = lease_seconds
+        self._limits = limits
         self._outcome: CompleteJob | FailJob | None = None
         self._job: Job | None = None
         self._lost: Exception | None = None
@@ -188,7 +195,7 @@ class JobRun:
             if isinstance(error, Exception):
                 await self._send(failure)
             else:
-                await self._send(failure, limit_seconds=LAST_WORDS_SECONDS, last_words_seconds=0)
+                await self._send(failure, limit_seconds=self._limits.last_words_seconds, last_words_seconds=0)
         except JobStatusError as refusal:
             error.add_note(f"The job could not be failed: {refusal}")
 
@@ -215,12 +222,13 @@ class JobRun:
         outcome: CompleteJob | FailJob,
         *,
         limit_seconds: float | None = None,
-        last_words_seconds: float = LAST_WORDS_SECONDS,
+        last_words_seconds: float | None = None,
     ) -> None:
         """Send the outcome, retrying for as long as the lease can last, because heartbeats go on meanwhile.
 
-        A cancellation does not stop it at once, but leaves it `last_words_seconds`.
+        A cancellation does not stop it at once, but leaves it `last_words_seconds` (default: those of the limits).
         """
+        last_words_seconds = self._limits.last_words_seconds if last_words_seconds is None else last_words_seconds
         sending = asyncio.create_task(self._call(outcome, limit_seconds))
         try:
             await asyncio.shield(sending)

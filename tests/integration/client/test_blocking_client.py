@@ -40,6 +40,7 @@ from jobstatus.client import (
     ShuttingDown,
     hash_key,
 )
+from jobstatus.client.run import RunLimits
 from jobstatus.testing import BlockingServiceDouble
 
 LEASE = timedelta(seconds=1)
@@ -466,9 +467,10 @@ def test_close_ends_calls_and_runs_in_progress(
 
 
 def test_an_outcome_on_its_way_survives_ctrl_c_and_close(
-    service: BlockingServiceDouble, client: BlockingJobStatusClient, job_id: str, pool: ThreadPoolExecutor
+    service: BlockingServiceDouble, job_id: str, pool: ThreadPoolExecutor
 ) -> None:
     """It has the last seconds that the asyncio client gives it, although the thread goes on at once."""
+    client = BlockingJobStatusClient(service.target, run_limits=RunLimits(last_words_seconds=LIMIT_SECONDS))
 
     def interrupt(run: BlockingJobRun) -> None:
         wait_until(lambda: run._left is None)

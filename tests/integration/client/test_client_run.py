@@ -22,6 +22,7 @@ from jobstatus.client import (
 )
 from jobstatus.client.channel import Metadata
 from jobstatus.client.errors import from_operation
+from jobstatus.client.run import RunLimits
 from jobstatus.core import errors
 from jobstatus.core.commands import CancelJob, FailJob, StartJob
 from jobstatus.core.job import ErrorField
@@ -531,18 +532,17 @@ async def test_a_cancellation_from_outside_is_not_taken_for_a_lost_lease(
     assert (await ended(worker.task)).cancelled()
 
 
-async def test_a_result_is_still_delivered_when_the_worker_is_stopped(
-    client: JobStatusClient, service: StagedService, job_id: str
-) -> None:
+async def test_a_result_is_still_delivered_when_the_worker_is_stopped(service: StagedService, job_id: str) -> None:
     """A cancellation that arrives while the result is on its way does not take it back."""
     service.stage.gates["CompleteJob"] = asyncio.Event()
-    worker = Worker(client, job_id, result={"text": "x"})
-    await service.stage.next_request("CompleteJob")
-    worker.task.cancel()
-    for _ in range(2):  # until the service would have heard of it
-        await service.stage.next_request("HeartbeatJob")
-    service.stage.gates["CompleteJob"].set()
-    assert (await ended(worker.task)).cancelled()
+    async with JobStatusClient(service.target, run_limits=RunLimits(last_words_seconds=LIMIT_SECONDS)) as client:
+        worker = Worker(client, job_id, result={"text": "x"})
+        await service.stage.next_request("CompleteJob")
+        worker.task.cancel()
+        for _ in range(2):  # until the service would have heard of it
+            await service.stage.next_request("HeartbeatJob")
+        service.stage.gates["CompleteJob"].set()
+        assert (await ended(worker.task)).cancelled()
     assert (await service.job(job_id)).state is JobState.COMPLETED
 
 
@@ -559,17 +559,16 @@ async def test_a_lease_that_is_lost_while_the_result_is_on_its_way_is_no_cancell
     assert isinstance((await ended(worker.task)).exception(), errors.LeaseLost)
 
 
-async def test_a_second_cancellation_ends_the_worker_at_once(
-    client: JobStatusClient, service: StagedService, job_id: str
-) -> None:
-    """However the service hangs, whoever insists is obeyed."""
+async def test_a_second_cancellation_ends_the_worker_at_once(service: StagedService, job_id: str) -> None:
+    """However the service hangs and however long the first one leaves, whoever insists is obeyed."""
     service.stage.gates["FailJob"] = asyncio.Event()
-    worker = Worker(client, job_id)
-    await until(worker.is_inside)
-    worker.task.cancel()
-    await service.stage.next_request("FailJob")
-    worker.task.cancel()
-    async with asyncio.timeout(1):  # less than the time that the first one leaves
+    limits = RunLimits(last_words_seconds=10 * LIMIT_SECONDS)
+    async with JobStatusClient(service.target, timeout=timedelta(hours=1), run_limits=limits) as client:
+        worker = Worker(client, job_id)
+        await until(worker.is_inside)
+        worker.task.cancel()
+        await service.stage.next_request("FailJob")
+        worker.task.cancel()
         assert (await ended(worker.task)).cancelled()
     service.stage.gates["FailJob"].set()
 
