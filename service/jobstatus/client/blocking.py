@@ -297,7 +297,8 @@ class BlockingJobStatusClient(Blocking[JobStatusClient]):
         A thread cannot be interrupted. Where the job no longer belongs to this attempt, LeaseLost is raised, with its
         cause, by the next `run.report` or `run.check` and on leaving; JobCancelled where it was cancelled.
         `run.is_lost` is true from then on. A result that cannot be written (ResultNotJson, ResultTooLarge) is raised,
-        and fails the job only at its last attempt. Two runs must not share a `worker_id`, because the service takes
-        them for one worker.
+        and fails the job only at its last attempt; RuntimeError is raised from it where the block has caught it and
+        ends without another outcome. Two runs must not share a `worker_id`, because the service takes them for one
+        worker.
         """
         return BlockingJobRun(self._thread, self._served.run_job(*arguments, **options))

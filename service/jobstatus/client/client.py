@@ -313,8 +313,9 @@ class JobStatusClient:
         Raises LeaseLost, with its cause, when the job no longer belongs to this attempt: inside the block, which it
         cancels, or on leaving. Raises JobCancelled in the same way when the job was cancelled. A result that
         cannot be written (ResultNotJson, ResultTooLarge) fails the job only at its last attempt: while attempts are
-        left the job stays as it is, and can be started again when the lease has ended. The error is raised. Two runs
-        must not share a `worker_id`, because the service takes them for one worker.
+        left the job stays as it is, and can be started again when the lease has ended. The error is raised; where the
+        block has caught it and ends without another outcome, RuntimeError is raised from it. Two runs must not share a
+        `worker_id`, because the service takes them for one worker.
         """
         command = StartJob(
             job_id=job_id,

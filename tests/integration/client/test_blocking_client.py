@@ -382,7 +382,8 @@ def test_what_leaves_the_block_fails_the_job(
     assert error_code(client.get_job(job_id)) == code
 
 
-def test_a_block_that_failed_keeps_nothing_alive(client: BlockingJobStatusClient, job_id: str) -> None:
+@pytest.mark.parametrize("result", [1, float("nan")])
+def test_a_block_that_failed_keeps_nothing_alive(client: BlockingJobStatusClient, job_id: str, result: object) -> None:
     """What its frames held, perhaps a GPU's memory, is free as soon as its exception is, without a collection."""
 
     class Tensor:
@@ -393,12 +394,13 @@ def test_a_block_that_failed_keeps_nothing_alive(client: BlockingJobStatusClient
         tensors.append(weakref.ref(tensor))
         with client.run_job(job_id) as run:
             run.report(progress=0.5)
+            run.complete(result)
             raise ZeroDivisionError
 
     tensors: list[weakref.ref[Tensor]] = []
     gc.disable()
     try:
-        with suppress(ZeroDivisionError):
+        with suppress(ZeroDivisionError, ResultNotJson):
             work()
         wait_until(lambda: tensors[0]() is None)
     finally:

@@ -53,6 +53,8 @@ async def test_a_run_starts_and_completes_the_job(client: JobStatusClient, servi
         run.complete({"text": "hello"}, status_code=203)
         with pytest.raises(RuntimeError, match="outcome already"):
             run.fail("no")
+        with pytest.raises(errors.ResultNotJson):
+            run.complete(math.nan)
     job = await service.job(job_id)
     assert (job.state, job.result, job.status_code) == (JobState.COMPLETED, b'{"text":"hello"}', 203)
 
@@ -455,6 +457,84 @@ async def test_a_result_that_cannot_be_written_leaves_the_attempts(
         await work(client, job_id, body)
     job = await service.job(job_id)
     assert (job.state, job.error.error.code) == (JobState.FAILED, refusal.__name__)
+
+
+class Refused(Exception):
+    """Of a worker that has errors of its own."""
+
+
+async def swallow(run: JobRun) -> None:
+    with suppress(errors.ResultNotJson):
+        run.complete(math.nan)
+
+
+async def raise_from(run: JobRun) -> None:
+    try:
+        run.complete(math.nan)
+    except errors.ResultNotJson as error:
+        raise Refused from error
+
+
+async def raise_while_handling(run: JobRun) -> None:
+    try:
+        run.complete(math.nan)
+    except errors.ResultNotJson:
+        raise Refused  # noqa: B904 (as many write it)
+
+
+async def raise_in_a_group(run: JobRun) -> None:
+    async def work() -> None:
+        run.complete(math.nan)
+
+    async with asyncio.TaskGroup() as group:
+        group.create_task(work())
+
+
+@pytest.mark.parametrize(
+    ("body", "raised"),
+    [
+        (swallow, RuntimeError),
+        (raise_from, Refused),
+        (raise_while_handling, Refused),
+        (raise_in_a_group, ExceptionGroup),
+    ],
+)
+async def test_attempts_are_left_however_the_block_leaves_with_a_refused_result(
+    client: JobStatusClient, service: StagedService, body: Callable[[JobRun], Awaitable[None]], raised: type[Exception]
+) -> None:
+    """The error's traceback shows the refusal, and the last attempt fails the job."""
+    job_id = (await client.create_job(request_type=RequestType.SPEECH, max_attempts=2)).job_id
+    with pytest.raises(raised) as caught:
+        await work(client, job_id, body)
+    assert type(caught.value.__cause__) is errors.ResultNotJson or body in (raise_while_handling, raise_in_a_group)
+    job = await service.job(job_id)
+    assert (job.state, job.attempt) == (JobState.PROCESSING, 1)
+    service.now_ms += 31_000
+    with pytest.raises(raised):
+        await work(client, job_id, body)
+    assert (await service.job(job_id)).state is JobState.FAILED
+
+
+async def test_an_error_that_has_nothing_to_do_with_a_refused_result_fails_the_job(
+    client: JobStatusClient, service: StagedService
+) -> None:
+    """As ever, although the block had such a result and caught its error, or names another cause."""
+
+    async def fall_through(run: JobRun) -> None:
+        await swallow(run)
+        raise Refused
+
+    async def from_nothing(run: JobRun) -> None:
+        try:
+            run.complete(math.nan)
+        except errors.ResultNotJson:
+            raise Refused from None
+
+    for body in (fall_through, from_nothing):
+        job_id = (await client.create_job(request_type=RequestType.SPEECH, max_attempts=2)).job_id
+        with pytest.raises(Refused):
+            await work(client, job_id, body)
+        assert (await service.job(job_id)).error.error.code == "Refused"
 
 
 async def test_a_result_in_place_of_one_that_cannot_be_written_counts(
