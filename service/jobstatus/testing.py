@@ -20,6 +20,7 @@ from typing import Any, Final, Self
 import grpc
 
 from jobstatus.client.blocking import Blocking, arguments_of, blocking_call
+from jobstatus.client.forks import check_process
 from jobstatus.core.commands import StartJob
 from jobstatus.core.errors import JobStatusError
 from jobstatus.core.rules import Policy, lease_end
@@ -97,6 +98,7 @@ class ServiceDouble:
         """Serve again after `stop`, at the same address and with the same jobs. Leases run once more in full."""
         if self._server is not None:
             raise RuntimeError("the service is running")
+        check_process()
         self._time = time = Timekeeper(
             wall_ms=self._clock,
             monotonic_ns=lambda: self._clock() * MS_NS,

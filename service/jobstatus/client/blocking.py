@@ -21,6 +21,7 @@ from types import TracebackType
 from typing import Any, Concatenate, Generic, ParamSpec, Self, TypeVar
 
 from jobstatus.client.client import JobStatusClient
+from jobstatus.client.forks import check_process
 from jobstatus.client.loop_thread import ClientClosed, LoopThread
 from jobstatus.client.run import JobRun
 from jobstatus.core.job import Job
@@ -172,7 +173,7 @@ class BlockingJobRun:
 
     def check(self) -> None:
         """Raise what has ended the attempt, if anything: LeaseLost with its cause, JobCancelled, or ClientClosed."""
-        self._thread.check_process()
+        check_process()
         if self._attempt is not None and self._attempt.done():
             self._thread.result(self._attempt)
 
@@ -296,7 +297,8 @@ class BlockingJobStatusClient(Blocking[JobStatusClient]):
         A thread cannot be interrupted. Where the job no longer belongs to this attempt, LeaseLost is raised, with its
         cause, by the next `run.report` or `run.check` and on leaving; JobCancelled where it was cancelled.
         `run.is_lost` is true from then on. A result that cannot be written (ResultNotJson, ResultTooLarge) is raised,
-        and fails the job only at its last attempt. Two runs must not share a `worker_id`, because the service takes
-        them for one worker.
+        and fails the job only at its last attempt; RuntimeError is raised from it where the block has caught it and
+        ends without another outcome. Two runs must not share a `worker_id`, because the service takes them for one
+        worker.
         """
         return BlockingJobRun(self._thread, self._served.run_job(*arguments, **options))

@@ -16,6 +16,7 @@ from typing import Any, Final, Literal, Self, TypeVar
 import grpc
 
 from jobstatus.client import errors
+from jobstatus.client.forks import check_process
 from jobstatus.v1.job_status_pb2_grpc import JobStatusStub
 from jobstatus.v1.virtual_keys_pb2_grpc import VirtualKeysStub
 
@@ -71,9 +72,16 @@ def checked_metadata(metadata: Metadata) -> Metadata:
     for name, value in pairs:
         if not _METADATA_NAME.fullmatch(name):
             raise ValueError(f"{name!r} cannot be the name of metadata")
-        if isinstance(value, str) and not (value.isascii() and value.isprintable()):
+        if name.endswith("-bin"):
+            if not isinstance(value, bytes):
+                raise ValueError(f"the value of the metadata {name!r} must be bytes, as its name ends in -bin")
+        elif not _is_printable_ascii(value):
             raise ValueError(f"the value of the metadata {name!r} has characters that are not printable ASCII")
     return pairs
+
+
+def _is_printable_ascii(value: str | bytes) -> bool:
+    return value.isascii() and (value.decode() if isinstance(value, bytes) else value).isprintable()
 
 
 def pauses() -> Iterator[float]:
@@ -122,6 +130,7 @@ class ServiceChannel:
         self.retry = retry
 
     async def __aenter__(self) -> Self:
+        check_process()
         # Not in the constructor: a channel belongs to the loop that runs when it is made.
         self._channel = self._open()
         self.jobs = JobStatusStub(self._channel)

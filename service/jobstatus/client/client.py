@@ -17,7 +17,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from jobstatus.client import errors, watching
 from jobstatus.client.channel import Balancing, Metadata, Options, ServiceChannel
 from jobstatus.client.encoding import Default
-from jobstatus.client.run import JobRun, new_worker_id
+from jobstatus.client.run import JobRun, RunLimits, new_worker_id
 from jobstatus.client.watching import WatchLimits
 from jobstatus.client.writes import (
     Write,
@@ -84,7 +84,7 @@ class JobStatusClient:
     A call raises the error that the service raised (a subclass of JobStatusError), ServiceUnreachable when no response
     came in time, or ServiceFailed. It is retried until `timeout` has passed where that may help, because every write is
     idempotent; not with `retry=False`. Without `credentials` the channel has no TLS. `watch_limits` bound the pauses of
-    `wait_for_job`.
+    `wait_for_job`, `run_limits` the last words of a run that is stopped.
 
     Calls take turns among all addresses that `target` stands for; with `balancing="pick_first"` they stay with one.
     `metadata` are pairs that every call carries, or a function that is called for them at each try. `interceptors` are
@@ -104,6 +104,7 @@ class JobStatusClient:
         metadata: Metadata | Callable[[], Metadata] = (),
         options: Options = (),
         watch_limits: WatchLimits = WatchLimits(),  # noqa: B008 (a frozen value)
+        run_limits: RunLimits = RunLimits(),  # noqa: B008 (a frozen value)
     ) -> None:
         self._channel = ServiceChannel(
             target,
@@ -116,6 +117,7 @@ class JobStatusClient:
             options=options,
         )
         self._watch_limits = watch_limits
+        self._run_limits = run_limits
 
     async def __aenter__(self) -> Self:
         await self._channel.__aenter__()
@@ -311,15 +313,16 @@ class JobStatusClient:
         Raises LeaseLost, with its cause, when the job no longer belongs to this attempt: inside the block, which it
         cancels, or on leaving. Raises JobCancelled in the same way when the job was cancelled. A result that
         cannot be written (ResultNotJson, ResultTooLarge) fails the job only at its last attempt: while attempts are
-        left the job stays as it is, and can be started again when the lease has ended. The error is raised. Two runs
-        must not share a `worker_id`, because the service takes them for one worker.
+        left the job stays as it is, and can be started again when the lease has ended. The error is raised; where the
+        block has caught it and ends without another outcome, RuntimeError is raised from it. Two runs must not share a
+        `worker_id`, because the service takes them for one worker.
         """
         command = StartJob(
             job_id=job_id,
             worker_id=new_worker_id() if worker_id is None else worker_id,
             lease_ms=milliseconds(lease),
         )
-        return JobRun(self._channel, command, lease_seconds=lease.total_seconds())
+        return JobRun(self._channel, command, lease_seconds=lease.total_seconds(), limits=self._run_limits)
 
     async def put_virtual_key(
         self,

@@ -6,13 +6,14 @@ The thread is a daemon, so a program that ends without `close` does not wait for
 
 import asyncio
 import atexit
-import os
 import threading
 from collections.abc import Callable, Coroutine
 from concurrent.futures import CancelledError, Future
 from contextlib import AbstractAsyncContextManager
-from functools import cache, partial
+from functools import partial
 from typing import Any, ParamSpec, TypeVar
+
+from jobstatus.client.forks import check_process, is_first_process
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -23,12 +24,6 @@ class ClientClosed(RuntimeError):  # not a JobStatusError: the program closed it
 
     def __init__(self) -> None:
         super().__init__(self.__doc__)
-
-
-@cache
-def _first_process() -> int:
-    """Return the process that first used gRPC's asyncio part. A forked child inherits the value."""
-    return os.getpid()
 
 
 class LoopThread:
@@ -45,7 +40,7 @@ class LoopThread:
 
     def open(self) -> asyncio.AbstractEventLoop:
         """Start the thread unless it runs, and return its loop. Raises ClientClosed, or what entering raises."""
-        self.check_process()
+        check_process()
         with self._lock:
             return self._loop()
 
@@ -60,7 +55,7 @@ class LoopThread:
 
         The caller makes the future first, so that an interruption at any moment finds it to cancel.
         """
-        self.check_process()
+        check_process()
         with self._lock:  # so that the loop does not stop before the call has begun
             loop = self._loop()
             loop.call_soon_threadsafe(self._start, call, function(*arguments, **options))
@@ -86,14 +81,14 @@ class LoopThread:
 
     def soon(self, function: Callable[[T], object], argument: T) -> None:
         """Call the function on the loop soon, unless the loop has ended."""
-        self.check_process()
+        check_process()
         with self._lock:
             if not self._is_closed:
                 self._loop().call_soon_threadsafe(function, argument)
 
     def close(self) -> None:
         """Cancel the calls in progress, close the context, and return when the thread has ended."""
-        if self._thread is not None and os.getpid() != _first_process():
+        if self._thread is not None and not is_first_process():
             return  # the thread is the parent's, and the lock may have been held there
         with self._lock:
             was_closed, self._is_closed = self._is_closed, True
@@ -105,24 +100,23 @@ class LoopThread:
             self._thread.join()
             atexit.unregister(self.close)
 
-    def check_process(self) -> None:
-        """Raise RuntimeError in a forked child. The thread is missing there, and gRPC's calls would never return."""
-        if os.getpid() != _first_process():
-            raise RuntimeError(
-                "the client was used before this process was forked, and gRPC does not survive a fork:"
-                " use clients after the fork only, or start processes by `spawn`"
-            )
-
     def _loop(self) -> asyncio.AbstractEventLoop:
         if self._is_closed:
             raise ClientClosed
         if self._thread is None:
-            self._thread = threading.Thread(
-                target=lambda: asyncio.run(self._serve()), name="jobstatus-client", daemon=True
-            )
-            self._thread.start()
+            self._start_thread()
             atexit.register(self.close)
         return self._opened.result()
+
+    def _start_thread(self) -> None:
+        """Start the thread. Raises RuntimeError where there may be no more threads; a later call then tries again."""
+        # Known before it starts: a signal handler that runs meanwhile may close the client, or raise.
+        self._thread = threading.Thread(target=lambda: asyncio.run(self._serve()), name="jobstatus-client", daemon=True)
+        try:
+            self._thread.start()
+        except RuntimeError:
+            self._thread = None
+            raise
 
     async def _serve(self) -> None:
         try:

@@ -10,6 +10,7 @@ import os
 import re
 import secrets
 import socket
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Final, Self
 
@@ -31,14 +32,19 @@ from jobstatus.core.errors import InvalidField, JobStatusError, LeaseLost, Resul
 from jobstatus.core.job import ErrorField, Job, JobError
 from jobstatus.rpc.messages import job_from_message
 
-LAST_WORDS_SECONDS: Final = 3.0
-"""How long a worker that is being stopped tries to send the job's outcome."""
-
 REFUSED: Final = (InvalidField, ResultNotJson, ResultTooLarge)
 """These say that an outcome can never be stored as it is."""
 
 UNWRITABLE: Final = (ResultNotJson, ResultTooLarge)
 """These say it of a result. The work was done, and another attempt may have a result that can be stored."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunLimits:
+    """How long a run that is being stopped may take."""
+
+    last_words_seconds: float = 3.0
+    """How long a worker that is being stopped tries to send the job's outcome."""
 
 
 def new_worker_id() -> str:
@@ -53,16 +59,17 @@ class JobRun:
     Heartbeats are sent in the background and need the event loop: run blocking work in a thread.
     """
 
-    def __init__(self, channel: ServiceChannel, command: StartJob, *, lease_seconds: float) -> None:
+    def __init__(self, channel: ServiceChannel, command: StartJob, *, lease_seconds: float, limits: RunLimits) -> None:
         self._channel = channel
         self._command = command
         self._lease_seconds = lease_seconds
+        self._limits = limits
         self._outcome: CompleteJob | FailJob | None = None
         self._job: Job | None = None
         self._lost: Exception | None = None
         self._is_leaving = False
-        self._is_unwritable = False
-        """Whether the block had a result that cannot be stored."""
+        self._refusal: Exception | None = None
+        """Why the block's latest result cannot be stored, until it has another outcome."""
 
     @property
     def job(self) -> Job:
@@ -95,12 +102,13 @@ class JobRun:
     def complete(self, result: object, *, status_code: int = 200, default: Default | None = None) -> None:
         """Complete the job with this result (see `JobStatusClient.complete_job`) when the block ends.
 
-        Raises ResultNotJson. The run then has no outcome yet: give it another one, or leave the block.
+        Raises ResultNotJson. The run then has no outcome yet: give it another one, or leave the block, which keeps the
+        attempts that are left unless an error leaves it that has nothing to do with this one.
         """
         try:
             encoded = encoded_result(result, default=default)
-        except ResultNotJson:
-            self._is_unwritable = True
+        except ResultNotJson as refusal:
+            self._refusal = refusal
             raise
         self._set_outcome(
             CompleteJob(job_id=self.job.job_id, attempt=self.attempt, result=encoded, status_code=status_code)
@@ -114,7 +122,7 @@ class JobRun:
         if self._outcome is not None:
             raise RuntimeError("the run has its outcome already")
         self._outcome = outcome
-        self._is_unwritable = False
+        self._refusal = None
 
     def _failure(self, error: JobError, status_code: int = 500) -> FailJob:
         return FailJob(job_id=self.job.job_id, attempt=self.attempt, error=error, status_code=status_code)
@@ -167,6 +175,7 @@ class JobRun:
             else:
                 await self._leave_normally()
         finally:
+            self._refusal = None  # its traceback would keep alive what the block's frames hold
             self._beating.cancel()
             await asyncio.wait((self._beating,))
 
@@ -183,7 +192,8 @@ class JobRun:
 
         A result that cannot be written is no reason to fail a job that has attempts left.
         """
-        if self._is_unwritable and isinstance(error, Exception) and self.attempt < self.job.max_attempts:
+        is_refused = isinstance(error, Exception) and _shows(error, self._refusal)
+        if is_refused and self.attempt < self.job.max_attempts:
             error.add_note("The job has attempts left: it is not failed, and can be started when the lease has ended.")
             return
         failure = self._failure(job_error_from(error))
@@ -191,21 +201,28 @@ class JobRun:
             if isinstance(error, Exception):
                 await self._send(failure)
             else:
-                await self._send(failure, limit_seconds=LAST_WORDS_SECONDS, last_words_seconds=0)
+                await self._send(failure, limit_seconds=self._limits.last_words_seconds, last_words_seconds=0)
         except JobStatusError as refusal:
             error.add_note(f"The job could not be failed: {refusal}")
 
     async def _leave_normally(self) -> None:
         if self._outcome is None:
-            nothing = ErrorField(type="worker_error", code="no_result", message="The worker ended without a result.")
-            await self._end(self._failure(JobError(error=nothing)))
-            raise RuntimeError("the block ended without run.complete() or run.fail(); the job is failed")
+            await self._leave_without_outcome()
+            return
         try:
             await self._end(self._outcome)
-        except REFUSED as refusal:
-            self._is_unwritable = isinstance(refusal, UNWRITABLE)
-            await self._leave_failed(refusal)
+        except REFUSED as error:
+            self._refusal = error if isinstance(error, UNWRITABLE) else None
+            await self._leave_failed(error)
             raise
+
+    async def _leave_without_outcome(self) -> None:
+        if (refusal := self._refusal) is not None:
+            await self._leave_failed(refusal)
+            raise RuntimeError("the block ended without another outcome after its result was refused") from refusal
+        nothing = ErrorField(type="worker_error", code="no_result", message="The worker ended without a result.")
+        await self._end(self._failure(JobError(error=nothing)))
+        raise RuntimeError("the block ended without run.complete() or run.fail(); the job is failed")
 
     async def _end(self, outcome: CompleteJob | FailJob) -> None:
         try:
@@ -218,12 +235,13 @@ class JobRun:
         outcome: CompleteJob | FailJob,
         *,
         limit_seconds: float | None = None,
-        last_words_seconds: float = LAST_WORDS_SECONDS,
+        last_words_seconds: float | None = None,
     ) -> None:
         """Send the outcome, retrying for as long as the lease can last, because heartbeats go on meanwhile.
 
-        A cancellation does not stop it at once, but leaves it `last_words_seconds`.
+        A cancellation does not stop it at once, but leaves it `last_words_seconds` (default: those of the limits).
         """
+        last_words_seconds = self._limits.last_words_seconds if last_words_seconds is None else last_words_seconds
         sending = asyncio.create_task(self._call(outcome, limit_seconds))
         try:
             await asyncio.shield(sending)
@@ -251,3 +269,19 @@ class JobRun:
         if isinstance(cause, JobCancelled):
             return JobCancelled(f"Job {self.job.job_id} was cancelled.", **cause.metadata)
         return LeaseLost(f"Attempt {self.attempt} at job {self.job.job_id} has lost the job.")
+
+
+def _shows(error: BaseException, refusal: Exception | None) -> bool:
+    """Return whether the refusal is in the error's traceback: as the error, its cause or context, or in its group."""
+    left: list[BaseException | None] = [error]
+    seen: set[int] = set()
+    while left:
+        each = left.pop()
+        if each is None or id(each) in seen:
+            continue
+        if each is refusal:
+            return True
+        seen.add(id(each))
+        left.append(each.__cause__ if each.__suppress_context__ else each.__context__)
+        left.extend(each.exceptions if isinstance(each, BaseExceptionGroup) else ())
+    return False

@@ -1,10 +1,11 @@
 """From a caller's commands, results and errors to the messages of the contract.
 
-Commands check their bounds on construction, so most mistakes are found without a round trip.
+Commands check their bounds on construction, so most mistakes are found without a round trip. Lone surrogates are
+replaced where a message is made, so a write of a batch is sent as a single call is.
 """
 
 from dataclasses import fields, is_dataclass, replace
-from typing import Any, Final
+from typing import Any, Final, TypeVar, cast
 
 from jobstatus.client.encoding import Default, json_bytes, mended, well_formed
 from jobstatus.core.commands import CancelJob, CompleteJob, CreateJob, FailJob, HeartbeatJob, StartJob
@@ -22,6 +23,8 @@ from jobstatus.v1.job_status_pb2 import (
 
 Write = CreateJob | StartJob | HeartbeatJob | CompleteJob | FailJob | CancelJob
 
+T = TypeVar("T")
+
 WORKER_ERROR: Final = "worker_error"
 MAX_REASON_CHARS: Final = 2000
 
@@ -32,8 +35,8 @@ def create_request(command: CreateJob) -> CreateJobRequest:
         request_type=REQUEST_TYPES[command.request_type],
         virtual_key_id=command.virtual_key_id,
         result_ttl=duration_from_ms(command.result_ttl_ms),
-        provider=command.provider,
-        model_requested=command.model_requested,
+        provider=_well_formed(command.provider),
+        model_requested=_well_formed(command.model_requested),
         max_attempts=command.max_attempts,
     )
 
@@ -44,15 +47,20 @@ def start_request(command: StartJob) -> StartJobRequest:
 
 
 def heartbeat_request(command: HeartbeatJob) -> HeartbeatJobRequest:
-    message = None if command.message is None else well_formed(command.message)
     return HeartbeatJobRequest(
-        job_id=command.job_id, attempt=command.attempt, progress=command.progress, message=message
+        job_id=command.job_id,
+        attempt=command.attempt,
+        progress=command.progress,
+        message=_well_formed(command.message),
     )
 
 
 def complete_request(command: CompleteJob) -> CompleteJobRequest:
     return CompleteJobRequest(
-        job_id=command.job_id, attempt=command.attempt, result=command.result, status_code=command.status_code
+        job_id=command.job_id,
+        attempt=command.attempt,
+        result=mended(command.result),
+        status_code=command.status_code,
     )
 
 
@@ -60,14 +68,13 @@ def fail_request(command: FailJob) -> FailJobRequest:
     return FailJobRequest(
         job_id=command.job_id,
         attempt=command.attempt,
-        error=error_to_message(command.error),
+        error=error_to_message(_well_formed(command.error)),
         status_code=command.status_code,
     )
 
 
 def cancel_request(command: CancelJob) -> CancelJobRequest:
-    reason = None if command.reason is None else well_formed(command.reason)
-    return CancelJobRequest(job_id=command.job_id, reason=reason)
+    return CancelJobRequest(job_id=command.job_id, reason=_well_formed(command.reason))
 
 
 def operation(command: Write) -> Operation:
@@ -88,23 +95,23 @@ def operation(command: Write) -> Operation:
 
 
 def encoded_result(result: object, *, default: Default | None = None) -> bytes:
-    """Return the result as JSON. `bytes` and `str` are JSON text already and stay as they are, but for lone surrogates.
+    """Return the result as JSON. `bytes` and `str` are JSON text already and stay as they are.
 
-    Raises ResultNotJson for a value that JSON cannot express. The service checks whether text is valid JSON.
+    A lone surrogate in a `str` has no bytes, so U+FFFD stands in its place. Raises ResultNotJson for a value that JSON
+    cannot express. The service checks whether text is valid JSON.
     """
     if isinstance(result, bytes):
-        return mended(result)
+        return result
     if isinstance(result, str):
-        return mended(well_formed(result).encode())
+        return well_formed(result).encode()
     return json_bytes(result, default=default)
 
 
 def job_error(error: JobError | str) -> JobError:
     """Return the error; a `str` becomes the message of an error of the worker's own."""
     if isinstance(error, str):
-        return JobError(error=ErrorField(type=WORKER_ERROR, message=well_formed(error)))
-    sendable: JobError = _well_formed(error)
-    return sendable
+        return JobError(error=ErrorField(type=WORKER_ERROR, message=error))
+    return error
 
 
 def job_error_from(error: BaseException) -> JobError:
@@ -115,15 +122,19 @@ def job_error_from(error: BaseException) -> JobError:
     if not isinstance(error, Exception):
         return JobError(error=ErrorField(type=WORKER_ERROR, code="worker_stopped", message="The worker was stopped."))
     text = str(error) or "The worker failed."
-    storable = well_formed(text[:MAX_REASON_CHARS].replace("\0", ""))
+    storable = text[:MAX_REASON_CHARS].replace("\0", "")
     return JobError(error=ErrorField(type=WORKER_ERROR, code=type(error).__name__, message=storable))
 
 
-def _well_formed(value: Any) -> Any:
-    """Return a value of the domain whose texts, also in its parts, can be sent."""
+def _well_formed(value: T) -> T:
+    """Return a text, or a value of the domain with all its texts, as it can be sent. Other values stay as they are."""
+    return cast("T", _sendable(value))
+
+
+def _sendable(value: Any) -> Any:
     if isinstance(value, str):
         return well_formed(value)
     if not is_dataclass(value) or isinstance(value, type):
         return value
-    parts = {field.name: _well_formed(getattr(value, field.name)) for field in fields(value)}
+    parts = {field.name: _sendable(getattr(value, field.name)) for field in fields(value)}
     return replace(value, **parts)

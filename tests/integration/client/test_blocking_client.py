@@ -28,6 +28,7 @@ from jobstatus.client import (
     Job,
     JobCancelled,
     JobNotFound,
+    JobPage,
     JobState,
     JobStatusClient,
     JobTerminal,
@@ -39,6 +40,7 @@ from jobstatus.client import (
     ShuttingDown,
     hash_key,
 )
+from jobstatus.client.run import RunLimits
 from jobstatus.testing import BlockingServiceDouble
 
 LEASE = timedelta(seconds=1)
@@ -380,7 +382,8 @@ def test_what_leaves_the_block_fails_the_job(
     assert error_code(client.get_job(job_id)) == code
 
 
-def test_a_block_that_failed_keeps_nothing_alive(client: BlockingJobStatusClient, job_id: str) -> None:
+@pytest.mark.parametrize("result", [1, float("nan")])
+def test_a_block_that_failed_keeps_nothing_alive(client: BlockingJobStatusClient, job_id: str, result: object) -> None:
     """What its frames held, perhaps a GPU's memory, is free as soon as its exception is, without a collection."""
 
     class Tensor:
@@ -391,12 +394,13 @@ def test_a_block_that_failed_keeps_nothing_alive(client: BlockingJobStatusClient
         tensors.append(weakref.ref(tensor))
         with client.run_job(job_id) as run:
             run.report(progress=0.5)
+            run.complete(result)
             raise ZeroDivisionError
 
     tensors: list[weakref.ref[Tensor]] = []
     gc.disable()
     try:
-        with suppress(ZeroDivisionError):
+        with suppress(ZeroDivisionError, ResultNotJson):
             work()
         wait_until(lambda: tensors[0]() is None)
     finally:
@@ -465,9 +469,10 @@ def test_close_ends_calls_and_runs_in_progress(
 
 
 def test_an_outcome_on_its_way_survives_ctrl_c_and_close(
-    service: BlockingServiceDouble, client: BlockingJobStatusClient, job_id: str, pool: ThreadPoolExecutor
+    service: BlockingServiceDouble, job_id: str, pool: ThreadPoolExecutor
 ) -> None:
     """It has the last seconds that the asyncio client gives it, although the thread goes on at once."""
+    client = BlockingJobStatusClient(service.target, run_limits=RunLimits(last_words_seconds=LIMIT_SECONDS))
 
     def interrupt(run: BlockingJobRun) -> None:
         wait_until(lambda: run._left is None)
@@ -498,6 +503,27 @@ def test_a_client_that_cannot_open_says_why(pool: ThreadPoolExecutor) -> None:
     client.close()
 
 
+def test_a_thread_that_cannot_start_is_started_by_a_later_call(
+    service: BlockingServiceDouble, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A limit of threads may pass; a call that waits for a thread that never was would hang for ever."""
+
+    def refuse(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    client = BlockingJobStatusClient(service.target)
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", refuse)
+        with pytest.raises(RuntimeError, match="can't start new thread"):
+            client.get_job("a")
+    pages: list[JobPage] = []
+    calling = threading.Thread(target=lambda: pages.append(client.list_jobs_page()), daemon=True)
+    calling.start()
+    calling.join(LIMIT_SECONDS)
+    assert pages == [JobPage([], "")]
+    client.close()
+
+
 def test_a_blocking_call_on_its_own_loop_is_refused(client: BlockingJobStatusClient, job_id: str) -> None:
     """It would wait for itself."""
 
@@ -514,8 +540,10 @@ def run_script(code: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
 
 
+FORKED = "RuntimeError gRPC was used before this process was forked"
+
 SCRIPT = """
-import atexit, os, signal, sys, threading
+import asyncio, atexit, os, signal, sys, threading
 from datetime import timedelta
 from jobstatus.client import *
 from jobstatus.testing import *
@@ -571,8 +599,33 @@ with BlockingServiceDouble() as service, BlockingJobStatusClient(service.target)
     first, *others, last = done.stdout.splitlines()
     assert first.startswith("ServiceUnreachable"), done.stderr
     assert len(others) == 5
-    assert all(line.startswith("RuntimeError the client was used before this process was forked") for line in others)
+    assert all(line.startswith(FORKED) for line in others)
     assert (last, done.returncode) == ("completed", 0)
+
+
+def test_what_asyncio_used_before_a_fork_counts_as_well() -> None:
+    """The asyncio client or the double in the parent, either client in the child."""
+    done = run_script(
+        SCRIPT
+        + """
+async def use(context):
+    async with context:
+        pass
+
+for context in (JobStatusClient("127.0.0.1:1"), ServiceDouble()):
+    in_child(
+        lambda: asyncio.run(use(context)),
+        lambda: in_child(
+            lambda: BlockingJobStatusClient("127.0.0.1:1", timeout=timedelta(seconds=0.1)).get_job("a"),
+            lambda: asyncio.run(use(JobStatusClient("127.0.0.1:1"))),
+            lambda: asyncio.run(use(ServiceDouble())),
+        ),
+    )
+"""
+    )
+    lines = done.stdout.splitlines()
+    assert (len(lines), done.returncode) == (6, 0), done.stderr
+    assert all(line.startswith(FORKED) for line in lines)
 
 
 def test_a_program_that_ends_without_close_ends() -> None:

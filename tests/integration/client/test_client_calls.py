@@ -8,7 +8,7 @@ import grpc
 import pytest
 from harness.staged_service import LIMIT_SECONDS, NOW_MS, SHORTEST_LEASE, StagedService
 from harness.waiting import until
-from jobstatus.client import JobError, JobState, JobStatusClient, RequestType, ServiceFailed, ServiceUnreachable
+from jobstatus.client import Job, JobError, JobState, JobStatusClient, RequestType, ServiceFailed, ServiceUnreachable
 from jobstatus.client.channel import ServiceChannel
 from jobstatus.client.errors import from_operation
 from jobstatus.core import errors
@@ -67,6 +67,33 @@ async def test_an_error_comes_back_with_every_member(client: JobStatusClient, jo
     )
     assert (await client.fail_job(job_id, error)).error == error
     assert (await client.get_job(job_id)).error == error
+
+
+async def test_half_a_character_costs_no_write_of_a_batch(client: JobStatusClient) -> None:
+    """Nor the whole batch: each text is sent with U+FFFD, as in a single call."""
+    half, sent = "a \ud83d", "a \ufffd"
+    error = JobError(error=ErrorField(message=half, param=half), event_id=half)
+    names = ("completed", "failed", "cancelled")
+    await client.batch_write(
+        [CreateJob(job_id=name, request_type=RequestType.OCR, provider=half, model_requested=half) for name in names]
+    )
+    jobs = await client.batch_write(
+        [
+            HeartbeatJob(job_id="completed", message=half),
+            CompleteJob(job_id="completed", result=rb'"a \ud83d"'),
+            FailJob(job_id="failed", error=error),
+            CancelJob(job_id="cancelled", reason=half),
+        ]
+    )
+    assert [type(job) for job in jobs] == [errors.JobNotStarted, Job, Job, Job]
+    completed, failed, cancelled = await client.get_jobs(names)
+    assert (completed.provider, completed.model_requested, completed.result) == (sent, sent, rb'"a \ufffd"')
+    assert failed.error is not None
+    assert (failed.error.error, failed.error.event_id) == (ErrorField(message=sent, param=sent), sent)
+    assert cancelled.error is not None
+    assert cancelled.error.error.message == sent
+    job = await client.create_job(request_type=RequestType.OCR, provider=half, model_requested=half)
+    assert (job.provider, job.model_requested) == (sent, sent)
 
 
 async def test_a_job_is_cancelled_once(client: JobStatusClient, job_id: str) -> None:

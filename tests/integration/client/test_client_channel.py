@@ -114,12 +114,12 @@ def test_only_what_is_on_this_machine_is_kept_from_a_proxy(target: str, is_local
 
 async def test_every_call_carries_the_metadata(replicas: Sequence[Replica]) -> None:
     """Unary calls and streams; names in lower case, as HTTP/2 has them."""
-    metadata: Metadata = [("Authorization", "Bearer x"), ("trace-bin", b"\xff")]
+    metadata: Metadata = [("Authorization", "Bearer x"), ("trace-bin", b"\xff"), ("span", b"a b")]
     async with JobStatusClient(target_of(replicas[0]), metadata=metadata) as client:
         await ask(client)
         await client.wait_for_job("job-1")
     for call in replicas[0].calls:
-        assert (call["authorization"], call["trace-bin"]) == ("Bearer x", b"\xff")
+        assert (call["authorization"], call["trace-bin"], call["span"]) == ("Bearer x", b"\xff", "a b")
     assert len(replicas[0].calls) == 2
 
 
@@ -139,8 +139,14 @@ async def test_metadata_can_change_from_try_to_try(replicas: Sequence[Replica]) 
     assert [call["token"] for call in replicas[0].calls] == ["1", "2"]
 
 
-@pytest.mark.parametrize("pair", [("a b", "x"), ("", "x"), ("näme", "x"), ("token", "secret\n"), ("token", "sécret")])
-def test_metadata_that_cannot_be_sent_is_refused(pair: tuple[str, str]) -> None:
+@pytest.mark.parametrize(
+    "pair",
+    [
+        *[("a b", "x"), ("", "x"), ("näme", "x"), ("token", "secret\n"), ("token", "sécret")],
+        *[("token", b"\xffsecret"), ("token", b"secret\n"), ("Token-Bin", "secret")],
+    ],
+)
+def test_metadata_that_cannot_be_sent_is_refused(pair: tuple[str, str | bytes]) -> None:
     """When the client is made, without repeating what may be a secret."""
     with pytest.raises(ValueError, match="metadata") as caught:
         JobStatusClient("127.0.0.1:1", metadata=[pair])

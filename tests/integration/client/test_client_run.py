@@ -22,6 +22,7 @@ from jobstatus.client import (
 )
 from jobstatus.client.channel import Metadata
 from jobstatus.client.errors import from_operation
+from jobstatus.client.run import RunLimits
 from jobstatus.core import errors
 from jobstatus.core.commands import CancelJob, FailJob, StartJob
 from jobstatus.core.job import ErrorField
@@ -52,6 +53,8 @@ async def test_a_run_starts_and_completes_the_job(client: JobStatusClient, servi
         run.complete({"text": "hello"}, status_code=203)
         with pytest.raises(RuntimeError, match="outcome already"):
             run.fail("no")
+        with pytest.raises(errors.ResultNotJson):
+            run.complete(math.nan)
     job = await service.job(job_id)
     assert (job.state, job.result, job.status_code) == (JobState.COMPLETED, b'{"text":"hello"}', 203)
 
@@ -457,6 +460,84 @@ async def test_a_result_that_cannot_be_written_leaves_the_attempts(
     assert (job.state, job.error.error.code) == (JobState.FAILED, refusal.__name__)
 
 
+class Refused(Exception):
+    """Of a worker that has errors of its own."""
+
+
+async def swallow(run: JobRun) -> None:
+    with suppress(errors.ResultNotJson):
+        run.complete(math.nan)
+
+
+async def raise_from(run: JobRun) -> None:
+    try:
+        run.complete(math.nan)
+    except errors.ResultNotJson as error:
+        raise Refused from error
+
+
+async def raise_while_handling(run: JobRun) -> None:
+    try:
+        run.complete(math.nan)
+    except errors.ResultNotJson:
+        raise Refused  # noqa: B904 (as many write it)
+
+
+async def raise_in_a_group(run: JobRun) -> None:
+    async def work() -> None:
+        run.complete(math.nan)
+
+    async with asyncio.TaskGroup() as group:
+        group.create_task(work())
+
+
+@pytest.mark.parametrize(
+    ("body", "raised"),
+    [
+        (swallow, RuntimeError),
+        (raise_from, Refused),
+        (raise_while_handling, Refused),
+        (raise_in_a_group, ExceptionGroup),
+    ],
+)
+async def test_attempts_are_left_however_the_block_leaves_with_a_refused_result(
+    client: JobStatusClient, service: StagedService, body: Callable[[JobRun], Awaitable[None]], raised: type[Exception]
+) -> None:
+    """The error's traceback shows the refusal, and the last attempt fails the job."""
+    job_id = (await client.create_job(request_type=RequestType.SPEECH, max_attempts=2)).job_id
+    with pytest.raises(raised) as caught:
+        await work(client, job_id, body)
+    assert type(caught.value.__cause__) is errors.ResultNotJson or body in (raise_while_handling, raise_in_a_group)
+    job = await service.job(job_id)
+    assert (job.state, job.attempt) == (JobState.PROCESSING, 1)
+    service.now_ms += 31_000
+    with pytest.raises(raised):
+        await work(client, job_id, body)
+    assert (await service.job(job_id)).state is JobState.FAILED
+
+
+async def test_an_error_that_has_nothing_to_do_with_a_refused_result_fails_the_job(
+    client: JobStatusClient, service: StagedService
+) -> None:
+    """As ever, although the block had such a result and caught its error, or names another cause."""
+
+    async def fall_through(run: JobRun) -> None:
+        await swallow(run)
+        raise Refused
+
+    async def from_nothing(run: JobRun) -> None:
+        try:
+            run.complete(math.nan)
+        except errors.ResultNotJson:
+            raise Refused from None
+
+    for body in (fall_through, from_nothing):
+        job_id = (await client.create_job(request_type=RequestType.SPEECH, max_attempts=2)).job_id
+        with pytest.raises(Refused):
+            await work(client, job_id, body)
+        assert (await service.job(job_id)).error.error.code == "Refused"
+
+
 async def test_a_result_in_place_of_one_that_cannot_be_written_counts(
     client: JobStatusClient, service: StagedService
 ) -> None:
@@ -532,18 +613,17 @@ async def test_a_cancellation_from_outside_is_not_taken_for_a_lost_lease(
     assert (await ended(worker.task)).cancelled()
 
 
-async def test_a_result_is_still_delivered_when_the_worker_is_stopped(
-    client: JobStatusClient, service: StagedService, job_id: str
-) -> None:
+async def test_a_result_is_still_delivered_when_the_worker_is_stopped(service: StagedService, job_id: str) -> None:
     """A cancellation that arrives while the result is on its way does not take it back."""
     service.stage.gates["CompleteJob"] = asyncio.Event()
-    worker = Worker(client, job_id, result={"text": "x"})
-    await service.stage.next_request("CompleteJob")
-    worker.task.cancel()
-    for _ in range(2):  # until the service would have heard of it
-        await service.stage.next_request("HeartbeatJob")
-    service.stage.gates["CompleteJob"].set()
-    assert (await ended(worker.task)).cancelled()
+    async with JobStatusClient(service.target, run_limits=RunLimits(last_words_seconds=LIMIT_SECONDS)) as client:
+        worker = Worker(client, job_id, result={"text": "x"})
+        await service.stage.next_request("CompleteJob")
+        worker.task.cancel()
+        for _ in range(2):  # until the service would have heard of it
+            await service.stage.next_request("HeartbeatJob")
+        service.stage.gates["CompleteJob"].set()
+        assert (await ended(worker.task)).cancelled()
     assert (await service.job(job_id)).state is JobState.COMPLETED
 
 
@@ -560,17 +640,16 @@ async def test_a_lease_that_is_lost_while_the_result_is_on_its_way_is_no_cancell
     assert isinstance((await ended(worker.task)).exception(), errors.LeaseLost)
 
 
-async def test_a_second_cancellation_ends_the_worker_at_once(
-    client: JobStatusClient, service: StagedService, job_id: str
-) -> None:
-    """However the service hangs, whoever insists is obeyed."""
+async def test_a_second_cancellation_ends_the_worker_at_once(service: StagedService, job_id: str) -> None:
+    """However the service hangs and however long the first one leaves, whoever insists is obeyed."""
     service.stage.gates["FailJob"] = asyncio.Event()
-    worker = Worker(client, job_id)
-    await until(worker.is_inside)
-    worker.task.cancel()
-    await service.stage.next_request("FailJob")
-    worker.task.cancel()
-    async with asyncio.timeout(1):  # less than the time that the first one leaves
+    limits = RunLimits(last_words_seconds=10 * LIMIT_SECONDS)
+    async with JobStatusClient(service.target, timeout=timedelta(hours=1), run_limits=limits) as client:
+        worker = Worker(client, job_id)
+        await until(worker.is_inside)
+        worker.task.cancel()
+        await service.stage.next_request("FailJob")
+        worker.task.cancel()
         assert (await ended(worker.task)).cancelled()
     service.stage.gates["FailJob"].set()
 
