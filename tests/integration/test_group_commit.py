@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from harness.faults import MeddledStore
 from harness.logged import events_logged
 from harness.stores import SHARED, STORES, DelegatingStore, IgnoringObserver, store_in
 from harness.tracking import Clock, completion, creation, timekeeper, tracker_on
@@ -278,6 +279,18 @@ async def test_a_failed_commit_is_told_to_its_writers_alone(store: Any, failure:
     assert old.version < ended.version
     assert await stored(store, "new-a", "new-b") == [None, None]
     assert (await tracker.apply(creation("new-a"))).version == 1
+
+
+async def test_after_a_read_that_failed_the_store_is_asked_for_nothing_more() -> None:
+    """A silent store takes the time limit of one operation from a batch, not that of a confirmation too."""
+    store = MeddledStore()
+    tracker = tracker_on(store)
+    await tracker.apply(creation("old"))
+    store.calls.clear()
+    store.failures["read_jobs"] = StoreUnavailable()
+    outcomes = await tracker.write([creation("old"), completion("new"), failing("old")])
+    assert [type(outcome) for outcome in outcomes] == [StoreUnavailable] * 3
+    assert [name for name, _ in store.calls] == ["read_jobs"]
 
 
 async def test_a_fault_of_a_store_is_told_and_the_writer_goes_on(store: Any, caplog: pytest.LogCaptureFixture) -> None:
