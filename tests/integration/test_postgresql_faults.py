@@ -1,13 +1,16 @@
 """The PostgreSQL store while its server fails: each operation ends in time with an error, and the store recovers."""
 
 import asyncio
+import gc
 import random
+import socket
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from typing import Any
 
 import grpc
+import psutil
 import psycopg
 import pytest
 from harness.http import request
@@ -24,7 +27,7 @@ from jobstatus.core.store import Answer, Listing, Store
 from jobstatus.core.virtual_keys import VirtualKey
 from jobstatus.stores import StoreConfigError, open_store
 from jobstatus.stores.postgresql import PostgreSQLJobStore
-from jobstatus.stores.postgresql.connections import Connection
+from jobstatus.stores.postgresql.connections import Connection, connect
 from jobstatus.stores.postgresql.limits import PostgreSQLLimits
 from psycopg import errors
 
@@ -219,6 +222,21 @@ async def test_a_commit_that_gave_up_its_standby_is_not_acknowledged(
         fragile.set_for_all(synchronous_standby_names="")
     await healed(opened)
     assert await opened.confirm(["doubtful"]) == {}
+
+
+async def test_an_attempt_to_connect_that_is_given_up_leaves_no_socket_open() -> None:
+    """Not even until the garbage is collected: an outage would cost a file descriptor for each attempt."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"postgresql://somebody@127.0.0.1:{silent.getsockname()[1]}/postgres?connect_timeout=2"
+        attempts = [connect(url) for _ in range(5)]
+        before = psutil.Process().num_fds()
+        gc.disable()
+        try:
+            outcomes = await asyncio.gather(*attempts, return_exceptions=True)
+            assert [type(outcome) for outcome in outcomes] == [errors.ConnectionTimeout] * 5
+            assert psutil.Process().num_fds() == before
+        finally:
+            gc.enable()
 
 
 # --- connections that break ---

@@ -12,6 +12,7 @@ import asyncio
 import os
 import select
 import socket
+import traceback
 from collections.abc import Awaitable, Callable
 from typing import Any, Final, TypeVar
 
@@ -71,8 +72,16 @@ class Connection(psycopg.AsyncConnection[tuple[Any, ...]]):
 
 
 async def connect(conninfo: str) -> Connection:
-    """Open a connection that commits each statement and prepares none. Raises what psycopg raises."""
-    connection = await Connection.connect(conninfo, autocommit=True, prepare_threshold=None)
+    """Open a connection that commits each statement and prepares none. Raises what psycopg raises.
+
+    An attempt that fails leaves no socket open: psycopg's error and the frames that it was raised in refer to each
+    other and to the socket, which would stay open until the garbage is collected.
+    """
+    try:
+        connection = await Connection.connect(conninfo, autocommit=True, prepare_threshold=None)
+    except psycopg.Error as error:
+        traceback.clear_frames(error.__traceback__)
+        raise
     connection.add_notice_handler(connection._heed)  # noqa: SLF001  # its own
     return connection
 
