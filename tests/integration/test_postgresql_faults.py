@@ -21,6 +21,7 @@ from harness.stores import change, job
 from harness.tokens import admin_token, bearer
 from harness.waiting import until
 from harness.wire import Refusal, refused
+from jobstatus.core.circuit_breaker import BreakerLimits
 from jobstatus.core.errors import StoreFull, StoreUnavailable
 from jobstatus.core.job import Job
 from jobstatus.core.store import Answer, Listing, Store
@@ -35,6 +36,8 @@ LIMITS = PostgreSQLLimits()
 LIMIT = LIMITS.operation_seconds + 4
 """Nothing takes longer, but for a count: the store's own limit, and what a busy machine adds."""
 HEALED_SECONDS = 30.0
+IMPATIENT = PostgreSQLLimits(operation_seconds=1.5, breaker=BreakerLimits(silence_seconds=0.1))
+"""Asks early whether the server answers at all."""
 KEY = VirtualKey(virtual_key_id="vk", key_sha256=(), created_at_ms=1, updated_at_ms=1)
 NAMES = [f"job-{number}" for number in range(100)]
 
@@ -140,6 +143,39 @@ async def test_whatever_is_asked_of_a_frozen_server_ends_in_time(fragile: Server
         fragile.thaw()
     await healed(opened)
     assert await asyncio.gather(*(failure_of(ask(opened)) for ask in OPERATIONS.values())) == [None] * len(OPERATIONS)
+
+
+async def test_a_silent_server_is_waited_for_once(fragile: Server, database: str) -> None:
+    """From then on reads and writes are refused at once, and one attempt at a time finds out when it is back."""
+    async with PostgreSQLJobStore(fragile.url(database), IMPATIENT) as one:
+        assert await one.commit([change(job())]) == {}
+        fragile.freeze()
+        try:
+            assert await failure_of(one.read_answers(["job-1"])) is StoreUnavailable
+            assert one._breaker.is_down
+            before = psutil.Process().num_fds()
+            for _ in range(100):
+                refused_at_once = [asyncio.ensure_future(failure_of(ask(one))) for ask in OPERATIONS.values()]
+                await asyncio.sleep(0)
+                assert not one._short._tasks
+                assert not one._long._tasks
+                assert await asyncio.gather(*refused_at_once) == [StoreUnavailable] * len(OPERATIONS)
+            assert psutil.Process().num_fds() <= before + 1
+        finally:
+            fragile.thaw()
+        await until(lambda: not one._breaker.is_down, HEALED_SECONDS)
+        assert await works(one, "another")
+
+
+async def test_a_statement_that_waits_for_a_lock_is_no_silence(fragile: Server, database: str) -> None:
+    """What needs no lock goes on, however long others wait."""
+    async with PostgreSQLJobStore(fragile.url(database), IMPATIENT) as one:
+        async with locked(fragile, database, "LOCK TABLE jobstatus.jobs"):
+            locked_out = asyncio.ensure_future(failure_of(one.read_answers(["job-1"])))
+            while not locked_out.done():
+                await one.probe()
+            assert await locked_out is StoreUnavailable
+        assert await one.commit([change(job())]) == {}
 
 
 async def test_a_store_closes_though_its_server_is_frozen(fragile: Server, database: str) -> None:

@@ -34,3 +34,8 @@ def conninfo_of(url: str, connect_seconds: int) -> str:
             "the store URL (JOBSTATUS_STORE) is ambiguous: in a password write : / ? # @ as %3A %2F %3F %23 %40"
         )
     return conninfo
+
+
+def host_count(conninfo: str) -> int:
+    """Return how many hosts are tried, one after the other, to open a connection."""
+    return max(str(conninfo_to_dict(conninfo).get(name) or "").count(",") + 1 for name in ("host", "hostaddr"))

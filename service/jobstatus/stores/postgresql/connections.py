@@ -19,12 +19,13 @@ from typing import Any, Final, TypeVar
 import psycopg
 from psycopg import errors
 
+from jobstatus.core.circuit_breaker import CircuitBreaker
 from jobstatus.core.errors import JobStatusError, StoreFull, StoreUnavailable
 from jobstatus.stores.postgresql.limits import PostgreSQLLimits
 
 T = TypeVar("T")
 
-_LEEWAY_SECONDS: Final = 0.2
+_LEEWAY_SECONDS: Final = 0.1
 _WRONG_SERVER: Final = (
     errors.ReadOnlySqlTransaction,
     errors.AdminShutdown,
@@ -86,12 +87,28 @@ async def connect(conninfo: str) -> Connection:
     return connection
 
 
+async def check_health(conninfo: str, connect_seconds: float, answer_seconds: float) -> None:
+    """Return when the server has answered on a new connection. Raises what psycopg raises, or TimeoutError."""
+    async with asyncio.timeout(connect_seconds):
+        connection = await connect(conninfo)
+    asked = asyncio.ensure_future(connection.execute(b"SELECT 1"))
+    try:
+        await asyncio.wait({asked}, timeout=answer_seconds)
+    finally:
+        if not asked.done():
+            connection.cut()
+            await asyncio.wait({asked})
+        await connection.close()
+    asked.result()
+
+
 class Connections:
     """At most `limit` connections, opened when they are needed and kept while they are sound."""
 
-    def __init__(self, conninfo: str, limit: int, limits: PostgreSQLLimits) -> None:
+    def __init__(self, conninfo: str, limit: int, limits: PostgreSQLLimits, breaker: CircuitBreaker) -> None:
         self._conninfo = conninfo
         self._limits = limits
+        self._breaker = breaker
         self._free: list[Connection] = []
         self._busy: set[Connection] = set()
         self._places = asyncio.Semaphore(limit)
@@ -102,13 +119,21 @@ class Connections:
         """Return the result of `work` on a connection. Raises StoreUnavailable, StoreFull, or its JobStatusError."""
         if seconds is None:
             seconds = self._limits.operation_seconds
-        task = asyncio.create_task(self._use(work, asyncio.get_running_loop().time() + seconds))
-        self._tasks.add(task)
-        task.add_done_callback(self._end)
-        done, _ = await asyncio.wait({task}, timeout=seconds + _LEEWAY_SECONDS)
-        if not done:
-            raise StoreUnavailable from TimeoutError("PostgreSQL took too long")
-        return task.result()
+        with self._breaker.watching():
+            task = asyncio.create_task(self._use(work, asyncio.get_running_loop().time() + seconds))
+            self._tasks.add(task)
+            task.add_done_callback(self._end)
+            done, _ = await asyncio.wait({task}, timeout=seconds + _LEEWAY_SECONDS)
+            if not done:
+                raise StoreUnavailable from TimeoutError("PostgreSQL took too long")
+            return task.result()
+
+    async def drop(self) -> None:
+        """Close the connections that are free now, and the others when their work has ended."""
+        self._generation += 1
+        free, self._free = self._free, []
+        for connection in free:
+            await connection.close()
 
     async def close(self) -> None:
         """Close all connections, when what is under way has ended or its time is up."""
@@ -119,7 +144,7 @@ class Connections:
         for task in list(self._tasks):  # these are still connecting
             task.cancel()
         await self._wait(_LEEWAY_SECONDS)
-        await self._drop_free()
+        await self.drop()
 
     async def _wait(self, seconds: float) -> None:
         if self._tasks:
@@ -135,6 +160,7 @@ class Connections:
             async with asyncio.timeout_at(ends_at):
                 await self._places.acquire()
             try:
+                self._breaker.check_up()
                 return await self._on_a_connection(work, ends_at)
             finally:
                 self._places.release()
@@ -159,8 +185,7 @@ class Connections:
         except BaseException as error:
             is_sound = False
             if isinstance(error, _WRONG_SERVER) or connection.closed:
-                self._generation += 1
-                await self._drop_free()
+                await self.drop()
             raise
         finally:
             cutting.cancel()
@@ -178,11 +203,6 @@ class Connections:
                 return connection
             await connection.close()
         return None
-
-    async def _drop_free(self) -> None:
-        free, self._free = self._free, []
-        for connection in free:
-            await connection.close()
 
 
 async def _outcome_of(work: Callable[[Connection], Awaitable[T]], connection: Connection, ends_at: float) -> T:

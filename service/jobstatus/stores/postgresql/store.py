@@ -8,6 +8,7 @@ from typing import Any, Final, Self, TypeVar
 
 import psycopg
 
+from jobstatus.core.circuit_breaker import CircuitBreaker
 from jobstatus.core.errors import StoreUnavailable
 from jobstatus.core.job import Job, JobState
 from jobstatus.core.store import NOT_NOW, Answer, Change, Claim, Listing, NotNow, StoreError
@@ -15,8 +16,8 @@ from jobstatus.core.virtual_keys import VirtualKey
 from jobstatus.stores import StoreConfigError
 from jobstatus.stores.listing import page
 from jobstatus.stores.postgresql import schema, statements, virtual_keys
-from jobstatus.stores.postgresql.address import conninfo_of
-from jobstatus.stores.postgresql.connections import CONFLICTS, Connection, Connections, connect
+from jobstatus.stores.postgresql.address import conninfo_of, host_count
+from jobstatus.stores.postgresql.connections import CONFLICTS, Connection, Connections, check_health, connect
 from jobstatus.stores.postgresql.limits import PostgreSQLLimits
 from jobstatus.stores.rows import job_of
 
@@ -43,6 +44,10 @@ class PostgreSQLJobStore:
         """
         self._limits = limits
         self._conninfo = conninfo_of(url, limits.connect_seconds)
+        others_seconds = (host_count(self._conninfo) - 1) * limits.connect_seconds  # tried in vain before the primary
+        self._breaker_limits = replace(
+            limits.breaker, health_check_seconds=others_seconds + limits.breaker.health_check_seconds
+        )
         self._may_hang = False
 
     async def __aenter__(self) -> Self:
@@ -58,11 +63,14 @@ class PostgreSQLJobStore:
         finally:
             cutting.cancel()
             await connection.close()
-        self._short = Connections(self._conninfo, self._limits.connections, self._limits)
-        self._long = Connections(self._conninfo, self._limits.long_connections, self._limits)
+        limits = self._limits
+        self._breaker = CircuitBreaker(self._check_health, self._breaker_limits, self._drop_connections)
+        self._short = Connections(self._conninfo, limits.connections, limits, self._breaker)
+        self._long = Connections(self._conninfo, limits.long_connections, limits, self._breaker)
         return self
 
     async def __aexit__(self, *_: object) -> None:
+        await self._breaker.close()
         await asyncio.gather(self._short.close(), self._long.close())
 
     def try_read_answer(self, job_id: str) -> NotNow:  # noqa: ARG002  # the port's
@@ -143,6 +151,14 @@ class PostgreSQLJobStore:
 
     async def virtual_keys_version(self) -> int:
         return int((await self._read(virtual_keys.VERSION))[0][0])
+
+    async def _check_health(self) -> None:
+        await check_health(
+            self._conninfo, self._breaker_limits.health_check_seconds, self._limits.breaker.health_check_seconds
+        )
+
+    async def _drop_connections(self) -> None:
+        await asyncio.gather(self._short.drop(), self._long.drop())
 
     async def _read(self, statement: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
         return await self._short.use(lambda connection: _fetch(connection, statement, values))
