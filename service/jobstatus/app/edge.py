@@ -18,6 +18,8 @@ from jobstatus.app.clocks import Clocks
 from jobstatus.app.frontend import build_frontend
 from jobstatus.auth.remote_keys import JwksLimits
 from jobstatus.client.channel import ServiceChannel
+from jobstatus.client.errors import ServiceUnreachable
+from jobstatus.core.errors import Overloaded, ShuttingDown
 from jobstatus.core.poll import Poller
 from jobstatus.rest.limits import RestLimits
 from jobstatus.settings import Address, IssuerSettings, Settings
@@ -68,9 +70,11 @@ async def serving_edge(
         timeout_seconds=limits.upstream.call_seconds,
         retry=True,
         first_try_part=1,
+        transient=(ServiceUnreachable, ShuttingDown, Overloaded),  # its clients come again when its store fails
     )
     async with AsyncExitStack() as stack:
         upstream = UpstreamReader(await stack.enter_async_context(channel), limits.upstream)
+        stack.push_async_callback(upstream.close)
         follower = UpstreamFollower(channel, limits.follower)
         subscriptions = follower.subscriptions
         frontend = build_frontend(

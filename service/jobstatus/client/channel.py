@@ -13,6 +13,7 @@ from typing import Final, Self, TypeVar
 import grpc
 
 from jobstatus.client import errors
+from jobstatus.core.errors import JobStatusError
 from jobstatus.v1.job_status_pb2_grpc import JobStatusStub
 from jobstatus.v1.virtual_keys_pb2_grpc import VirtualKeysStub
 
@@ -61,11 +62,16 @@ class ServiceChannel:
         timeout_seconds: float,
         retry: bool,
         first_try_part: int = FIRST_TRY_PART,
+        transient: tuple[type[JobStatusError], ...] = errors.TRANSIENT,
         sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
     ) -> None:
-        """With `first_try_part` 1 a call that hangs is not tried again, only one that fails."""
+        """With `first_try_part` 1 a call that hangs is not tried again, only one that fails.
+
+        Only calls that fail with a `transient` error are tried again.
+        """
         self._target = target
         self._first_try_part = first_try_part
+        self._transient = transient
         self._credentials = credentials
         self._sleep = sleep
         self._channel: grpc.aio.Channel | None = None
@@ -110,7 +116,7 @@ class ServiceChannel:
                 return await method(request, timeout=try_seconds)
             except grpc.aio.AioRpcError as error:
                 failure = errors.from_call(error, self._target)
-                may_help = self.retry and isinstance(failure, errors.TRANSIENT)
+                may_help = self.retry and isinstance(failure, self._transient)
                 if may_help and ends_at - now() - pause >= SHORTEST_TRY_SECONDS:
                     await self._sleep(pause)
                     try_seconds = min(2 * try_seconds, ends_at - now())
