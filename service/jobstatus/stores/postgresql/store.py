@@ -19,6 +19,7 @@ from jobstatus.stores.postgresql import schema, statements, virtual_keys
 from jobstatus.stores.postgresql.address import conninfo_of, host_count
 from jobstatus.stores.postgresql.connections import CONFLICTS, Connection, Connections, check_health, connect
 from jobstatus.stores.postgresql.limits import PostgreSQLLimits
+from jobstatus.stores.postgresql.sweep_position import SweepPosition
 from jobstatus.stores.rows import job_of
 
 T = TypeVar("T")
@@ -49,6 +50,7 @@ class PostgreSQLJobStore:
             limits.breaker, health_check_seconds=others_seconds + limits.breaker.health_check_seconds
         )
         self._may_hang = False
+        self._due, self._expiring = SweepPosition(), SweepPosition()
 
     async def __aenter__(self) -> Self:
         try:
@@ -90,7 +92,11 @@ class PostgreSQLJobStore:
         if not changes:
             return {}
         values = statements.columns_of(changes)
-        made = {job_id for (job_id,) in await self._write(lambda connection: _commit(connection, values))}
+        try:
+            made = {job_id for (job_id,) in await self._write(lambda connection: _commit(connection, values))}
+        finally:
+            self._due.add(change.job.due_at_ms for change in changes if change.job)
+            self._expiring.add(change.job.expires_at_ms for change in changes if change.job)
         return {change.job_id: None for change in changes if change.job_id not in made}
 
     async def confirm(self, job_ids: Sequence[str]) -> dict[str, StoreError]:  # noqa: ARG002  # the port's
@@ -113,10 +119,15 @@ class PostgreSQLJobStore:
         return Claim(is_done and for_ms > 0, now_ms)
 
     async def due(self, now_ms: int, limit: int) -> list[str]:
-        return [job_id for (job_id,) in await self._read(statements.DUE, (now_ms, limit))]
+        rows = await self._read(statements.DUE, (self._due.begin(now_ms), now_ms, limit))
+        self._due.end(rows[0][1] if rows else None)  # they are due until they have been changed
+        return [job_id for job_id, _ in rows]
 
     async def purge(self, now_ms: int, limit: int) -> int:
-        return len(await self._write(lambda connection: _fetch(connection, statements.PURGE, (now_ms, limit))))
+        values = (self._expiring.begin(now_ms), now_ms, limit)
+        rows = await self._write(lambda connection: _fetch(connection, statements.PURGE, values))
+        self._expiring.end(max(rows)[0] if len(rows) == limit else None)
+        return len(rows)
 
     async def list_jobs(self, listing: Listing, now_ms: int) -> list[Job]:
         statement, values = page("jobstatus.jobs", listing, now_ms, "%s")
