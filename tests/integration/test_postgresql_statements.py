@@ -7,6 +7,7 @@ from typing import Any
 
 import psycopg
 import pytest
+from harness.logged import events_logged
 from harness.postgresql import server
 from harness.stores import change, deletion, job
 from harness.waiting import until
@@ -15,6 +16,7 @@ from jobstatus.core.store import Answer, Listing
 from jobstatus.core.virtual_keys import VirtualKey, hash_key
 from jobstatus.stores.listing import page
 from jobstatus.stores.postgresql import PostgreSQLJobStore, statements
+from jobstatus.stores.postgresql.connections import KEEPALIVES, Connection, connect
 from jobstatus.stores.postgresql.limits import PostgreSQLLimits
 from jobstatus.stores.postgresql.sweep_position import FULL_SCAN_MS, LEFT_END
 
@@ -52,6 +54,7 @@ async def test_a_batch_is_one_statement_whatever_its_size(database: str) -> None
     """Five hundred creations, changes, deletions, reads and comparisons are one statement each time."""
     log = Log(database)
     async with PostgreSQLJobStore(server().url(database)) as opened:
+        await opened.probe()  # on a connection that is used from then on
         at_start = len(log.statements())
         assert at_start  # so that something is known to be noted
         await opened.commit([change(job(name)) for name in NAMES])
@@ -85,7 +88,8 @@ async def test_a_batch_of_all_kinds_tells_what_was_not_done(opened: PostgreSQLJo
 async def test_nothing_outlives_a_statement(opened: PostgreSQLJobStore) -> None:
     """After everything was used, the sessions hold no prepared statement, setting, lock, cursor or subscription.
 
-    So a pooler that hands each transaction to another session changes nothing.
+    So a pooler that hands each transaction to another session changes nothing. Settings of the socket, which a pooler
+    does not get, are the exception.
     """
     key = VirtualKey(virtual_key_id="vk", key_sha256=(hash_key("sk-bf-1"),), created_at_ms=1, updated_at_ms=1)
     for number in range(10):  # more often than a driver would wait before it prepares
@@ -101,7 +105,7 @@ async def test_nothing_outlives_a_statement(opened: PostgreSQLJobStore) -> None:
     assert len(connections) == 2
     left = """
         SELECT 'prepared', name FROM pg_prepared_statements
-        UNION ALL SELECT 'setting', name FROM pg_settings WHERE source = 'session' AND name <> 'application_name'
+        UNION ALL SELECT 'setting', name FROM pg_settings WHERE source = 'session' AND name NOT LIKE 'tcp_%'
         UNION ALL SELECT 'lock', locktype FROM pg_locks WHERE pid = pg_backend_pid() AND locktype = 'advisory'
         UNION ALL SELECT 'subscription', channel FROM pg_listening_channels() AS channel
         UNION ALL SELECT 'held cursor', name FROM pg_cursors WHERE is_holdable
@@ -189,6 +193,44 @@ async def test_every_statement_finds_its_rows_by_an_index(opened: PostgreSQLJobS
         plan = json.dumps(await plan_of(opened, statement, values))
         assert "Index" in plan, name
         assert "Seq Scan" not in plan, (name, plan)
+
+
+async def keepalives(connection: Connection) -> dict[str, str]:
+    asked = b"SELECT name, setting FROM pg_settings WHERE name LIKE 'tcp%'"
+    return dict(await (await connection.execute(asked)).fetchall())
+
+
+async def test_the_server_is_asked_to_end_sessions_of_the_vanished(database: str) -> None:
+    """Its defaults, of two hours, are replaced."""
+    connection = await connect(server().url(database))
+    assert await keepalives(connection) == {
+        "tcp_keepalives_idle": "10",
+        "tcp_keepalives_interval": "5",
+        "tcp_keepalives_count": "3",
+        "tcp_user_timeout": "25000",
+    }
+    await connection.close()
+
+
+async def test_sessions_of_a_pooler_are_left_as_they_are(database: str) -> None:
+    """Its clients know other ids than those of the server's processes."""
+    async with await Connection.connect(server().url(database)) as connection:
+        before = await keepalives(connection)
+        cursor = await connection.execute(KEEPALIVES.encode(), (connection.info.backend_pid + 1,))
+        assert await cursor.fetchall() == []
+        assert await keepalives(connection) == before
+
+
+async def test_what_the_operator_has_chosen_counts_and_is_warned_of(
+    database: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A database whose sessions are to last long keeps them."""
+    async with PostgreSQLJobStore(server().url(database)):
+        assert "store_keeps_sessions" not in events_logged(caplog)
+    server().execute(f"ALTER DATABASE {database} SET tcp_keepalives_idle = 7000")
+    async with PostgreSQLJobStore(server().url(database)):
+        (record,) = [record for record in caplog.records if vars(record).get("event") == "store_keeps_sessions"]
+    assert vars(record)["seconds"] == 7000 + 5 * 3
 
 
 async def entries_read(opened: PostgreSQLJobStore, database: str, index: str, ask: Awaitable[Any]) -> int:
