@@ -88,6 +88,9 @@ class PostgreSQLJobStore:
         found = {row[0]: job_of(row) for row in await self._read(statement, (statements.askable(job_ids),))}
         return [found.get(job_id) for job_id in job_ids]
 
+    def part_of(self, job_id: str) -> None:
+        """There is one part."""
+
     async def commit(self, changes: Sequence[Change]) -> dict[str, StoreError | None]:
         if not changes:
             return {}
