@@ -15,7 +15,7 @@ import psycopg
 import pytest
 from harness.http import request
 from harness.jobs import complete, create
-from harness.postgresql import Server, server
+from harness.postgresql import USER, Server, server
 from harness.service import service_here
 from harness.stores import change, job
 from harness.tokens import admin_token, bearer
@@ -165,6 +165,22 @@ async def test_a_silent_server_is_waited_for_once(fragile: Server, database: str
             fragile.thaw()
         await until(lambda: not one._breaker.is_down, HEALED_SECONDS)
         assert await works(one, "another")
+
+
+async def test_a_silent_host_before_the_primary_is_not_taken_for_it(fragile: Server, database: str) -> None:
+    """It costs time to connect, no more; and the primary's own silence is noticed as soon as without it."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        hosts = f"127.0.0.1:{silent.getsockname()[1]},127.0.0.1:{fragile.port}"
+        async with PostgreSQLJobStore(f"postgresql://{USER}@{hosts}/{database}", IMPATIENT) as one:
+            await healed(one)
+            assert not one._breaker.is_down
+            fragile.freeze()
+            try:
+                assert await failure_of(one.read_answers(["job-1"])) is StoreUnavailable
+                assert one._breaker.is_down
+            finally:
+                fragile.thaw()
+            await healed(one, "again")
 
 
 async def test_a_statement_that_waits_for_a_lock_is_no_silence(fragile: Server, database: str) -> None:

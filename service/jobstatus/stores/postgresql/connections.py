@@ -104,10 +104,10 @@ async def connect(conninfo: str) -> Connection:
     return connection
 
 
-async def check_health(conninfo: str, connect_seconds: float, answer_seconds: float) -> None:
+async def check_health(connecting: Awaitable[Connection], connect_seconds: float, answer_seconds: float) -> None:
     """Return when the server has answered on a new connection. Raises what psycopg raises, or TimeoutError."""
     async with asyncio.timeout(connect_seconds):
-        connection = await connect(conninfo)
+        connection = await connecting
     try:
         await _ask(connection, "SELECT 1", (), answer_seconds)
     finally:
@@ -129,8 +129,14 @@ async def _ask(connection: Connection, statement: str, values: Sequence[Any], se
 class Connections:
     """At most `limit` connections, opened when they are needed and kept while they are sound."""
 
-    def __init__(self, conninfo: str, limit: int, limits: PostgreSQLLimits, breaker: CircuitBreaker) -> None:
-        self._conninfo = conninfo
+    def __init__(
+        self,
+        connect: Callable[[], Awaitable[Connection]],
+        limit: int,
+        limits: PostgreSQLLimits,
+        breaker: CircuitBreaker,
+    ) -> None:
+        self._connect = connect
         self._limits = limits
         self._breaker = breaker
         self._free: list[Connection] = []
@@ -198,7 +204,7 @@ class Connections:
     async def _on_a_connection(self, work: Callable[[Connection], Awaitable[T]], ends_at: float) -> T:
         loop = asyncio.get_running_loop()
         generation = self._generation
-        connection = await self._free_one() or await connect(self._conninfo)
+        connection = await self._free_one() or await self._connect()
         self._busy.add(connection)
         cutting = loop.call_at(ends_at, connection.cut)
         is_sound = True

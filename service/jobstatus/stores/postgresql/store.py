@@ -16,7 +16,7 @@ from jobstatus.core.virtual_keys import VirtualKey
 from jobstatus.stores import StoreConfigError
 from jobstatus.stores.listing import page
 from jobstatus.stores.postgresql import schema, statements, virtual_keys
-from jobstatus.stores.postgresql.address import conninfo_of, host_count
+from jobstatus.stores.postgresql.address import conninfo_of, conninfo_of_host, host_count
 from jobstatus.stores.postgresql.connections import CONFLICTS, Connection, Connections, check_health, connect
 from jobstatus.stores.postgresql.limits import PostgreSQLLimits
 from jobstatus.stores.postgresql.sweep_position import SweepPosition
@@ -45,16 +45,14 @@ class PostgreSQLJobStore:
         """
         self._limits = limits
         self._conninfo = conninfo_of(url, limits.connect_seconds)
-        others_seconds = (host_count(self._conninfo) - 1) * limits.connect_seconds  # tried in vain before the primary
-        self._breaker_limits = replace(
-            limits.breaker, health_check_seconds=others_seconds + limits.breaker.health_check_seconds
-        )
+        self._primary = self._conninfo
+        """Of several hosts the one that was connected to last."""
         self._may_hang = False
         self._due, self._expiring = SweepPosition(), SweepPosition()
 
     async def __aenter__(self) -> Self:
         try:
-            connection = await connect(self._conninfo)
+            connection = await self._connect()
         except (psycopg.Error, OSError) as error:
             raise StoreConfigError(f"cannot connect to PostgreSQL: {_first_line(error)}") from error
         cutting = asyncio.get_running_loop().call_later(self._limits.start_seconds, connection.cut)
@@ -66,9 +64,9 @@ class PostgreSQLJobStore:
             cutting.cancel()
             await connection.close()
         limits = self._limits
-        self._breaker = CircuitBreaker(self._check_health, self._breaker_limits, self._drop_connections)
-        self._short = Connections(self._conninfo, limits.connections, limits, self._breaker)
-        self._long = Connections(self._conninfo, limits.long_connections, limits, self._breaker)
+        self._breaker = CircuitBreaker(self._check_health, limits.breaker, self._drop_connections)
+        self._short = Connections(self._connect, limits.connections, limits, self._breaker)
+        self._long = Connections(self._connect, limits.long_connections, limits, self._breaker)
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -166,10 +164,19 @@ class PostgreSQLJobStore:
     async def virtual_keys_version(self) -> int:
         return int((await self._read(virtual_keys.VERSION))[0][0])
 
+    async def _connect(self) -> Connection:
+        connection = await connect(self._conninfo)
+        self._primary = conninfo_of_host(self._conninfo, connection.info)
+        return connection
+
     async def _check_health(self) -> None:
-        await check_health(
-            self._conninfo, self._breaker_limits.health_check_seconds, self._limits.breaker.health_check_seconds
-        )
+        """Ask the host that was used last whether it answers; once it is down, whichever host accepts writes."""
+        seconds = self._limits.breaker.health_check_seconds
+        if self._breaker.is_down:
+            others_seconds = (host_count(self._conninfo) - 1) * self._limits.connect_seconds
+            await check_health(self._connect(), others_seconds + seconds, seconds)
+        else:
+            await check_health(connect(self._primary), seconds, seconds)
 
     async def _drop_connections(self) -> None:
         await asyncio.gather(self._short.drop(), self._long.drop())
