@@ -64,6 +64,9 @@ class MeddledStore(DelegatingStore):
     def try_read_answer(self, _: str) -> NotNow:
         return NOT_NOW
 
+    def part_of(self, _: str) -> None:
+        """There is one part."""
+
     def fail_all(self, failure: Exception | None) -> None:
         """Every operation fails like this from now on; None: none does."""
         self.failures = defaultdict(lambda: failure)

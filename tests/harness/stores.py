@@ -6,9 +6,12 @@ from types import TracebackType
 from typing import Any, Final, Self
 
 from jobstatus.core.answer import render
+from jobstatus.core.circuit_breaker import BreakerLimits
 from jobstatus.core.job import Job, JobState, RequestType
 from jobstatus.core.store import Change, Store
 from jobstatus.stores import open_store
+from jobstatus.stores.postgresql import PostgreSQLJobStore
+from jobstatus.stores.postgresql.limits import PostgreSQLLimits
 from jobstatus.stores.redis.cluster.limits import ClusterLimits
 from jobstatus.stores.redis.store import RedisJobStore, RedisLimits
 
@@ -32,6 +35,9 @@ SHARED: Final = tuple(name for name in STORES if name != "memory")
 PATIENT: Final = ClusterLimits(
     operation_seconds=10, connect_seconds=10, silence_seconds=10, health_check_seconds=10, durable_ms=10_000
 )
+PATIENT_POSTGRESQL: Final = PostgreSQLLimits(
+    connect_seconds=10, operation_seconds=10, breaker=BreakerLimits(silence_seconds=10, health_check_seconds=10)
+)
 """How soon a server counts as gone is for the tests of faults; elsewhere it may be slow."""
 
 
@@ -40,6 +46,8 @@ def store_in(kind: str, folder: Path) -> Store:
     url = STORES[kind](folder)
     if url.startswith("redis"):
         return RedisJobStore(url, limits=RedisLimits(cluster=PATIENT))
+    if url.startswith("postgresql"):
+        return PostgreSQLJobStore(url, PATIENT_POSTGRESQL)
     return open_store(url)
 
 

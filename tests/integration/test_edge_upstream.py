@@ -18,6 +18,9 @@ from harness.service import Service, edge_here, service_here
 from harness.stand_in import stand_in
 from harness.tokens import admin_token, bearer, virtual_key_token
 from harness.waiting import until
+from jobstatus.app.edge import EdgeLimits
+from jobstatus.core.circuit_breaker import BreakerLimits
+from jobstatus.core.errors import StoreUnavailable
 from jobstatus.core.job import JobState
 from jobstatus.core.store import SMALL_RESULT_BYTES
 from jobstatus.core.virtual_keys import hash_key
@@ -88,6 +91,51 @@ async def test_somebody_silent_in_the_place_of_the_service_is_a_503(service: Ser
             ready, seconds = await timed(request(edge.admin_port, "/readyz"))
             assert ready.status == 503
             assert seconds < LIMIT_SECONDS + SLACK_SECONDS
+
+
+async def test_a_silent_service_is_waited_for_once(service: Service) -> None:
+    """From then on polls are a 503 at once and nothing is sent but health checks, until one of them is answered."""
+    asked, answers = Counter[str](), asyncio.Event()
+    answers.set()
+
+    async def keys(_: vk_pb.BatchGetVirtualKeysRequest) -> vk_pb.BatchGetVirtualKeysResponse:
+        await answers.wait()
+        return vk_pb.BatchGetVirtualKeysResponse(version=1)
+
+    async def jobs(request: pb.BatchGetJobsRequest) -> pb.BatchGetJobsResponse:
+        asked.update(request.job_ids)
+        await answers.wait()
+        return pb.BatchGetJobsResponse(jobs=[told(job_id) for job_id in request.job_ids])
+
+    limits = EdgeLimits(upstream=UpstreamLimits(breaker=BreakerLimits(silence_seconds=0.05, pause_seconds=0.01)))
+    async with (
+        stand_in(BatchGetVirtualKeys=keys, BatchGetJobs=jobs) as address,
+        edge_here(service, limits=limits, upstream=address) as edge,
+    ):
+        assert (await edge.poll("job-1", ADMIN)).status == 202
+        answers.clear()
+        assert (await edge.poll("job-2", ADMIN)).status == 503
+        for _ in range(50):
+            assert (await edge.poll("job-3", ADMIN)).status == 503
+        assert asked["job-3"] == 0
+        answers.set()
+
+        async def is_served() -> bool:
+            return (await edge.poll("job-4", ADMIN)).status == 202
+
+        await until(is_served)
+
+
+async def test_a_service_whose_store_fails_is_asked_once_for_each_poll() -> None:
+    """It answers at once, so the poll is a 503 at once; the client comes again."""
+    store = MeddledStore()
+    async with service_here(store) as service, edge_here(service) as edge:
+        await create(service, "job-1")
+        store.fail_all(StoreUnavailable())
+        store.calls.clear()
+        for _ in range(3):
+            assert (await edge.poll("job-1", ADMIN)).status == 503
+        assert len(store.calls_of("read_answers")) == 3
 
 
 async def test_a_malformed_id_is_unavailable_too(service: Service) -> None:

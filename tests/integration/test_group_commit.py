@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from harness.faults import MeddledStore
 from harness.logged import events_logged
 from harness.stores import SHARED, STORES, DelegatingStore, IgnoringObserver, store_in
 from harness.tracking import Clock, completion, creation, timekeeper, tracker_on
@@ -46,6 +47,9 @@ class GatedStore(DelegatingStore):
         self.gate.set()
         self.begun: list[list[str]] = []
         self.failures: list[Exception | None] = []
+
+    def part_of(self, _: str) -> None:
+        """There is one part, whose batches are looked at here."""
 
     async def commit(self, changes: Sequence[Change]) -> Mapping[str, CommitError | None]:
         self.begun.append([change.job_id for change in changes])
@@ -281,6 +285,18 @@ async def test_a_failed_commit_is_told_to_its_writers_alone(store: Any, failure:
     assert (await tracker.apply(creation("new-a"))).version == 1
 
 
+async def test_after_a_read_that_failed_the_store_is_asked_for_nothing_more() -> None:
+    """A silent store takes the time limit of one operation from a batch, not that of a confirmation too."""
+    store = MeddledStore()
+    tracker = tracker_on(store)
+    await tracker.apply(creation("old"))
+    store.calls.clear()
+    store.failures["read_jobs"] = StoreUnavailable()
+    outcomes = await tracker.write([creation("old"), completion("new"), failing("old")])
+    assert [type(outcome) for outcome in outcomes] == [StoreUnavailable] * 3
+    assert [name for name, _ in store.calls] == ["read_jobs"]
+
+
 async def test_a_fault_of_a_store_is_told_and_the_writer_goes_on(store: Any, caplog: pytest.LogCaptureFixture) -> None:
     """An error that no store should raise reaches its callers and the log, and the next write is served."""
     tracker = tracker_on(store)
@@ -345,6 +361,83 @@ async def test_closing_answers_what_was_admitted_and_refuses_the_rest(store: Any
     with pytest.raises(ShuttingDown):
         await tracker.apply(creation("job-b"))
     assert await stored(store, "job-a", "job-b") == [JobState.PENDING, None]
+
+
+# --- a store of several parts ---
+
+
+class PartedStore(GatedStore):
+    """Jobs of the same first letter are one part. Commits of the parts in `slow` wait at the gate."""
+
+    def __init__(self) -> None:
+        super().__init__(MemoryJobStore())
+        self.slow = {"s"}
+        self.gate.clear()
+
+    def part_of(self, job_id: str) -> str:  # type: ignore[override]
+        return job_id[0]
+
+    async def commit(self, changes: Sequence[Change]) -> Mapping[str, CommitError | None]:
+        if not self.slow.isdisjoint(change.job_id[0] for change in changes):
+            return await super().commit(changes)
+        return await self.real.commit(changes)
+
+
+async def test_a_slow_part_of_a_store_delays_no_other() -> None:
+    """Writes of the other parts are answered; a call that has jobs of both is answered when the slow one is."""
+    store = PartedStore()
+    tracker = tracker_on(store)
+    slow = [asyncio.ensure_future(tracker.apply(creation(f"slow-{number}"))) for number in range(10)]
+    both = asyncio.ensure_future(tracker.write([creation("well-a"), creation("slow-a"), completion("well-a")]))
+    await until(lambda: bool(store.begun))
+    for number in range(20):
+        (job,) = await answers(tracker.apply(creation(f"well-{number}")))
+        assert job.version == 1
+    assert not any(call.done() for call in [*slow, both])
+    store.gate.set()
+    assert [job.job_id for job in await answers(*slow)] == [f"slow-{number}" for number in range(10)]
+    (outcomes,) = await answers(both)
+    assert [(job.job_id, job.state) for job in outcomes] == [
+        ("well-a", JobState.PENDING),
+        ("slow-a", JobState.PENDING),
+        ("well-a", JobState.COMPLETED),
+    ]
+    await answers(tracker.close())
+
+
+async def test_a_cancelled_call_of_several_parts_is_done_in_all_of_them() -> None:
+    """What one part has begun the others finish, and closing waits for it."""
+    store = PartedStore()
+    tracker = tracker_on(store)
+    first = asyncio.ensure_future(tracker.apply(creation("slow-0")))
+    await until(lambda: bool(store.begun))
+    both = asyncio.ensure_future(tracker.write([creation("well-a"), creation("slow-a")]))
+    await until(lambda: _is_stored(store, "well-a"))
+    both.cancel()
+    store.gate.set()
+    await answers(tracker.close(), first)
+    assert both.cancelled()
+    assert await stored(store, "well-a", "slow-a") == [JobState.PENDING] * 2
+
+
+async def _is_stored(store: Store, job_id: str) -> bool:
+    return await stored(store, job_id) != [None]
+
+
+async def test_a_call_that_one_part_has_no_room_for_is_refused_by_all() -> None:
+    """Nothing of it is done, in whichever order its commands are."""
+    store = PartedStore()
+    tracker = tracker_on(store, writes=WriterLimits(max_waiting_commands=2))
+    first = asyncio.ensure_future(tracker.apply(creation("slow-0")))
+    await until(lambda: bool(store.begun))
+    waiting = [asyncio.ensure_future(tracker.apply(creation(f"slow-{number}"))) for number in (1, 2)]
+    await turns(1)
+    for refused in ([creation("well-a"), creation("slow-a")], [creation("slow-b"), creation("well-b")]):
+        with pytest.raises(Overloaded):
+            await tracker.write(refused)
+    store.gate.set()
+    await answers(first, *waiting, tracker.close())
+    assert await stored(store, "well-a", "slow-a", "slow-b", "well-b") == [None] * 4
 
 
 # --- races against another process ---

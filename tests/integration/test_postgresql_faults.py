@@ -1,30 +1,34 @@
 """The PostgreSQL store while its server fails: each operation ends in time with an error, and the store recovers."""
 
 import asyncio
+import gc
 import random
+import socket
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from typing import Any
 
 import grpc
+import psutil
 import psycopg
 import pytest
 from harness.http import request
 from harness.jobs import complete, create
-from harness.postgresql import Server, server
+from harness.postgresql import USER, Server, server
 from harness.service import service_here
 from harness.stores import change, job
 from harness.tokens import admin_token, bearer
 from harness.waiting import until
 from harness.wire import Refusal, refused
+from jobstatus.core.circuit_breaker import BreakerLimits
 from jobstatus.core.errors import StoreFull, StoreUnavailable
 from jobstatus.core.job import Job
 from jobstatus.core.store import Answer, Listing, Store
 from jobstatus.core.virtual_keys import VirtualKey
 from jobstatus.stores import StoreConfigError, open_store
 from jobstatus.stores.postgresql import PostgreSQLJobStore
-from jobstatus.stores.postgresql.connections import Connection
+from jobstatus.stores.postgresql.connections import Connection, connect
 from jobstatus.stores.postgresql.limits import PostgreSQLLimits
 from psycopg import errors
 
@@ -32,6 +36,8 @@ LIMITS = PostgreSQLLimits()
 LIMIT = LIMITS.operation_seconds + 4
 """Nothing takes longer, but for a count: the store's own limit, and what a busy machine adds."""
 HEALED_SECONDS = 60.0
+IMPATIENT = PostgreSQLLimits(operation_seconds=1.5, breaker=BreakerLimits(silence_seconds=0.1))
+"""Asks early whether the server answers at all."""
 KEY = VirtualKey(virtual_key_id="vk", key_sha256=(), created_at_ms=1, updated_at_ms=1)
 NAMES = [f"job-{number}" for number in range(100)]
 
@@ -139,6 +145,55 @@ async def test_whatever_is_asked_of_a_frozen_server_ends_in_time(fragile: Server
     assert await asyncio.gather(*(failure_of(ask(opened)) for ask in OPERATIONS.values())) == [None] * len(OPERATIONS)
 
 
+async def test_a_silent_server_is_waited_for_once(fragile: Server, database: str) -> None:
+    """From then on reads and writes are refused at once, and one attempt at a time finds out when it is back."""
+    async with PostgreSQLJobStore(fragile.url(database), IMPATIENT) as one:
+        assert await one.commit([change(job())]) == {}
+        fragile.freeze()
+        try:
+            assert await failure_of(one.read_answers(["job-1"])) is StoreUnavailable
+            assert one._breaker.is_down
+            before = psutil.Process().num_fds()
+            for _ in range(100):
+                refused_at_once = [asyncio.ensure_future(failure_of(ask(one))) for ask in OPERATIONS.values()]
+                await asyncio.sleep(0)
+                assert not one._short._tasks
+                assert not one._long._tasks
+                assert await asyncio.gather(*refused_at_once) == [StoreUnavailable] * len(OPERATIONS)
+            assert psutil.Process().num_fds() <= before + 1
+        finally:
+            fragile.thaw()
+        await until(lambda: not one._breaker.is_down, HEALED_SECONDS)
+        assert await works(one, "another")
+
+
+async def test_a_silent_host_before_the_primary_is_not_taken_for_it(fragile: Server, database: str) -> None:
+    """It costs time to connect, no more; and the primary's own silence is noticed as soon as without it."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        hosts = f"127.0.0.1:{silent.getsockname()[1]},127.0.0.1:{fragile.port}"
+        async with PostgreSQLJobStore(f"postgresql://{USER}@{hosts}/{database}", IMPATIENT) as one:
+            await healed(one)
+            assert not one._breaker.is_down
+            fragile.freeze()
+            try:
+                assert await failure_of(one.read_answers(["job-1"])) is StoreUnavailable
+                assert one._breaker.is_down
+            finally:
+                fragile.thaw()
+            await healed(one, "again")
+
+
+async def test_a_statement_that_waits_for_a_lock_is_no_silence(fragile: Server, database: str) -> None:
+    """What needs no lock goes on, however long others wait."""
+    async with PostgreSQLJobStore(fragile.url(database), IMPATIENT) as one:
+        async with locked(fragile, database, "LOCK TABLE jobstatus.jobs"):
+            locked_out = asyncio.ensure_future(failure_of(one.read_answers(["job-1"])))
+            while not locked_out.done():
+                await one.probe()
+            assert await locked_out is StoreUnavailable
+        assert await one.commit([change(job())]) == {}
+
+
 async def test_a_store_closes_though_its_server_is_frozen(fragile: Server, database: str) -> None:
     """With operations under way: those end with an error, closing takes no longer than they may, nothing is left."""
     async with PostgreSQLJobStore(fragile.url(database)) as one:
@@ -219,6 +274,21 @@ async def test_a_commit_that_gave_up_its_standby_is_not_acknowledged(
         fragile.set_for_all(synchronous_standby_names="")
     await healed(opened)
     assert await opened.confirm(["doubtful"]) == {}
+
+
+async def test_an_attempt_to_connect_that_is_given_up_leaves_no_socket_open() -> None:
+    """Not even until the garbage is collected: an outage would cost a file descriptor for each attempt."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"postgresql://somebody@127.0.0.1:{silent.getsockname()[1]}/postgres?connect_timeout=2"
+        attempts = [connect(url) for _ in range(5)]
+        before = psutil.Process().num_fds()
+        gc.disable()
+        try:
+            outcomes = await asyncio.gather(*attempts, return_exceptions=True)
+            assert [type(outcome) for outcome in outcomes] == [errors.ConnectionTimeout] * 5
+            assert psutil.Process().num_fds() == before
+        finally:
+            gc.enable()
 
 
 # --- connections that break ---

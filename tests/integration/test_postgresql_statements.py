@@ -2,10 +2,12 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable
 from typing import Any
 
+import psycopg
 import pytest
+from harness.logged import events_logged
 from harness.postgresql import server
 from harness.stores import change, deletion, job
 from harness.waiting import until
@@ -14,7 +16,9 @@ from jobstatus.core.store import Answer, Listing
 from jobstatus.core.virtual_keys import VirtualKey, hash_key
 from jobstatus.stores.listing import page
 from jobstatus.stores.postgresql import PostgreSQLJobStore, statements
+from jobstatus.stores.postgresql.connections import KEEPALIVES, Connection, connect
 from jobstatus.stores.postgresql.limits import PostgreSQLLimits
+from jobstatus.stores.postgresql.sweep_position import FULL_SCAN_MS, LEFT_END
 
 LARGE = b'"' + b"x" * 1_000_000 + b'"'
 NAMES = [f"job-{number}" for number in range(500)]
@@ -51,6 +55,7 @@ async def test_a_batch_is_one_statement_whatever_its_size(database: str) -> None
     """Five hundred creations, changes, deletions, reads and comparisons are one statement each time."""
     log = Log(database)
     async with PostgreSQLJobStore(server().url(database)) as opened:
+        await opened.probe()  # on a connection that is used from then on
         at_start = len(log.statements())
         assert at_start  # so that something is known to be noted
         await opened.commit([change(job(name)) for name in NAMES])
@@ -84,7 +89,8 @@ async def test_a_batch_of_all_kinds_tells_what_was_not_done(opened: PostgreSQLJo
 async def test_nothing_outlives_a_statement(opened: PostgreSQLJobStore) -> None:
     """After everything was used, the sessions hold no prepared statement, setting, lock, cursor or subscription.
 
-    So a pooler that hands each transaction to another session changes nothing.
+    So a pooler that hands each transaction to another session changes nothing. Settings of the socket, which a pooler
+    does not get, are the exception.
     """
     key = VirtualKey(virtual_key_id="vk", key_sha256=(hash_key("sk-bf-1"),), created_at_ms=1, updated_at_ms=1)
     for number in range(10):  # more often than a driver would wait before it prepares
@@ -100,7 +106,7 @@ async def test_nothing_outlives_a_statement(opened: PostgreSQLJobStore) -> None:
     assert len(connections) == 2
     left = """
         SELECT 'prepared', name FROM pg_prepared_statements
-        UNION ALL SELECT 'setting', name FROM pg_settings WHERE source = 'session' AND name <> 'application_name'
+        UNION ALL SELECT 'setting', name FROM pg_settings WHERE source = 'session' AND name NOT LIKE 'tcp_%'
         UNION ALL SELECT 'lock', locktype FROM pg_locks WHERE pid = pg_backend_pid() AND locktype = 'advisory'
         UNION ALL SELECT 'subscription', channel FROM pg_listening_channels() AS channel
         UNION ALL SELECT 'held cursor', name FROM pg_cursors WHERE is_holdable
@@ -179,8 +185,8 @@ async def test_every_statement_finds_its_rows_by_an_index(opened: PostgreSQLJobS
         "jobs": (statements.JOBS_WITHOUT_RESULT, (NAMES,)),
         "changed": (statements.CHANGED, (NAMES[:20], [1] * 20)),
         "commit": (statements.COMMIT, statements.columns_of([change(job(name, version=2), 1) for name in NAMES[:20]])),
-        "due": (statements.DUE, (50_000, 100)),
-        "purge": (statements.PURGE, (50, 100)),
+        "due": (statements.DUE, (LEFT_END, 50_000, 100)),
+        "purge": (statements.PURGE, (LEFT_END, 50, 100)),
         "count": (statements.COUNT, ()),
         "rare": rare,
     }
@@ -188,6 +194,96 @@ async def test_every_statement_finds_its_rows_by_an_index(opened: PostgreSQLJobS
         plan = json.dumps(await plan_of(opened, statement, values))
         assert "Index" in plan, name
         assert "Seq Scan" not in plan, (name, plan)
+
+
+async def keepalives(connection: Connection) -> dict[str, str]:
+    asked = b"SELECT name, setting FROM pg_settings WHERE name LIKE 'tcp%'"
+    return dict(await (await connection.execute(asked)).fetchall())
+
+
+async def test_the_server_is_asked_to_end_sessions_of_the_vanished(database: str) -> None:
+    """Its defaults, of two hours, are replaced."""
+    connection = await connect(server().url(database))
+    assert await keepalives(connection) == {
+        "tcp_keepalives_idle": "10",
+        "tcp_keepalives_interval": "5",
+        "tcp_keepalives_count": "3",
+        "tcp_user_timeout": "25000",
+    }
+    await connection.close()
+
+
+async def test_sessions_of_a_pooler_are_left_as_they_are(database: str) -> None:
+    """Its clients know other ids than those of the server's processes."""
+    async with await Connection.connect(server().url(database)) as connection:
+        before = await keepalives(connection)
+        cursor = await connection.execute(KEEPALIVES.encode(), (connection.info.backend_pid + 1,))
+        assert await cursor.fetchall() == []
+        assert await keepalives(connection) == before
+
+
+async def test_what_the_operator_has_chosen_counts_and_is_warned_of(
+    database: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A database whose sessions are to last long keeps them."""
+    async with PostgreSQLJobStore(server().url(database)):
+        assert "store_keeps_sessions" not in events_logged(caplog)
+    server().execute(f"ALTER DATABASE {database} SET tcp_keepalives_idle = 7000")
+    async with PostgreSQLJobStore(server().url(database)):
+        (record,) = [record for record in caplog.records if vars(record).get("event") == "store_keeps_sessions"]
+    assert vars(record)["seconds"] == 7000 + 5 * 3
+
+
+async def entries_read(opened: PostgreSQLJobStore, database: str, index: str, ask: Awaitable[Any]) -> int:
+    """How many entries of the index the server visits for this, dead ones too."""
+
+    async def count() -> int:
+        async def tell(connection: Any) -> None:
+            await connection.execute(b"SELECT pg_stat_force_next_flush()")
+
+        await opened._short.use(tell)  # on the connection that was used last
+        asked = f"SELECT idx_tup_read FROM pg_stat_user_indexes WHERE indexrelname = '{index}'"
+        ((entries,),) = server().execute(asked, database)
+        return int(entries)
+
+    before = await count()
+    await ask
+    return await count() - before
+
+
+async def test_a_snapshot_that_stays_open_makes_no_sweep_dearer(opened: PostgreSQLJobStore, database: str) -> None:
+    """The server keeps the entries of all that has gone, and sweeps begin to the right of them."""
+    now_ms, gone = 100_000, NAMES[:400]
+    ended = {"state": JobState.FAILED, "completed_at_ms": 1, "due_at_ms": None}
+    async with await psycopg.AsyncConnection.connect(server().url(database)) as somebody:
+        await somebody.set_isolation_level(psycopg.IsolationLevel.REPEATABLE_READ)
+        await somebody.execute(b"SELECT FROM jobstatus.jobs")
+        for version in range(1, 4):  # as heartbeats do
+            beats = [change(job(name, version=version, due_at_ms=version * 10_000), version - 1) for name in gone]
+            await opened.commit(beats)
+        await opened.commit([change(job(name, version=4, expires_at_ms=50_000, **ended), 3) for name in gone])
+        assert await opened.due(now_ms, 500) == []
+        assert await opened.purge(now_ms, 100) == 100
+        assert await opened.purge(now_ms, 500) == 300
+        for later_ms in (now_ms, now_ms + 1000, now_ms + FULL_SCAN_MS - 1):
+            assert await entries_read(opened, database, "jobs_due", opened.due(later_ms, 500)) == 0
+            assert await entries_read(opened, database, "jobs_expiring", opened.purge(later_ms, 500)) == 0
+        full_ms = now_ms + FULL_SCAN_MS
+        assert await entries_read(opened, database, "jobs_due", opened.due(full_ms, 500)) > len(gone)
+        assert await entries_read(opened, database, "jobs_expiring", opened.purge(full_ms, 500)) >= len(gone)
+
+
+async def test_no_job_is_passed_over_by_sweeps(opened: PostgreSQLJobStore, database: str) -> None:
+    """Neither one that is added to the left of where they begin, nor one that stays due."""
+    now_ms = 100_000
+    assert await opened.due(now_ms, 10) == []
+    await opened.commit([change(job("own"))])
+    for _ in range(3):
+        assert await opened.due(now_ms, 10) == ["own"]
+    async with PostgreSQLJobStore(server().url(database)) as other:
+        await other.commit([change(job("other", due_at_ms=40_000))])
+    assert await opened.due(now_ms + FULL_SCAN_MS, 10) == ["other", "own"]
+    assert await opened.due(now_ms - 1, 10) == ["other", "own"]
 
 
 async def test_few_connections_are_made(opened: PostgreSQLJobStore, database: str) -> None:

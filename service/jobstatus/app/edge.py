@@ -18,6 +18,8 @@ from jobstatus.app.clocks import Clocks, keep_time
 from jobstatus.app.frontend import build_frontend
 from jobstatus.auth.remote_keys import JwksLimits
 from jobstatus.client.channel import ServiceChannel
+from jobstatus.client.errors import ServiceUnreachable
+from jobstatus.core.errors import Overloaded, ShuttingDown
 from jobstatus.core.poll import Poller
 from jobstatus.core.timekeeper import TimeLimits
 from jobstatus.rest.limits import RestLimits
@@ -71,11 +73,13 @@ async def serving_edge(
         retry=True,
         balancing=settings.upstream_balancing,
         first_try_part=1,
+        transient=(ServiceUnreachable, ShuttingDown, Overloaded),  # its clients come again when its store fails
     )
     clock = clocks.timekeeper(limits.time, metrics)
     clocks = replace(clocks, seconds=clock.seconds, ms=clock.ms)
     async with AsyncExitStack() as stack:
         upstream = UpstreamReader(await stack.enter_async_context(channel), limits.upstream, clock=clock)
+        stack.push_async_callback(upstream.close)
         follower = UpstreamFollower(channel, limits.follower)
         subscriptions = follower.subscriptions
         frontend = build_frontend(

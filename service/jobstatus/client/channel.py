@@ -17,6 +17,7 @@ import grpc
 
 from jobstatus.client import errors
 from jobstatus.client.forks import check_process
+from jobstatus.core.errors import JobStatusError
 from jobstatus.v1.job_status_pb2_grpc import JobStatusStub
 from jobstatus.v1.virtual_keys_pb2_grpc import VirtualKeysStub
 
@@ -112,14 +113,16 @@ class ServiceChannel:
         metadata: Metadata | Callable[[], Metadata] = (),
         options: Options = (),
         first_try_part: int = FIRST_TRY_PART,
+        transient: tuple[type[JobStatusError], ...] = errors.TRANSIENT,
         sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
     ) -> None:
-        """With `first_try_part` 1 a call that hangs is not tried again, only one that fails.
+        """Only calls that fail with a `transient` error are tried again.
 
-        Raises ValueError for metadata that cannot be sent.
+        With `first_try_part` 1 a call that hangs is not tried again. Raises ValueError for metadata that cannot be sent.
         """
         self._target = target
         self._first_try_part = first_try_part
+        self._transient = transient
         self._credentials = credentials
         self._interceptors = interceptors
         self._options = channel_options(target, balancing=balancing, options=options)
@@ -172,7 +175,7 @@ class ServiceChannel:
                 return await method(request, timeout=try_seconds, metadata=self.metadata())
             except grpc.aio.AioRpcError as error:
                 failure = errors.from_call(error, self._target, is_read=_is_read(request))
-                may_help = self.retry and isinstance(failure, errors.TRANSIENT)
+                may_help = self.retry and isinstance(failure, self._transient)
                 if may_help and ends_at - now() - pause >= SHORTEST_TRY_SECONDS:
                     await self._sleep(pause)
                     try_seconds = min(2 * try_seconds, ends_at - now())

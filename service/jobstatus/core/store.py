@@ -17,7 +17,7 @@ For every operation:
 * Times are milliseconds since the Unix epoch.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Hashable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from enum import Enum
@@ -156,6 +156,13 @@ class JobReader(Protocol):
 
 class JobStore(JobReader, Protocol):
     """Where jobs are kept."""
+
+    def part_of(self, job_id: str) -> Hashable:
+        """Return the part that keeps the job at present; the same for every job where a store has no parts.
+
+        Changes of jobs of different parts are committed apart, so that a part that is slow delays no other.
+        """
+        ...
 
     async def commit(self, changes: Sequence[Change]) -> Mapping[str, CommitError | None]:
         """Make durable, in one step, all changes whose `replaces` is still the stored version.

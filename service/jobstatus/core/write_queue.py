@@ -20,7 +20,7 @@ Outcome = Job | JobStatusError
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WriterLimits:
-    """The bounds of a Writer."""
+    """The bounds of a Writer, for each part of the store."""
 
     max_batch_commands: int = MAX_BATCH
     max_batch_bytes: int = 32 * 1024 * 1024

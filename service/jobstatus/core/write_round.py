@@ -57,7 +57,8 @@ class WriteRound:
         not_done = await self._commit(changes)
         lost = {job_id for job_id, error in not_done.items() if error is None}
         uncertain: dict[str, CommitError] = {job_id: error for job_id, error in not_done.items() if error is not None}
-        uncertain |= await self._confirm([job_id for job_id, job in stored.items() if job and job_id not in changed])
+        unchanged = [job_id for job_id, job in stored.items() if isinstance(job, Job) and job_id not in changed]
+        uncertain |= await self._confirm(unchanged)
         if any(isinstance(each, StoreUnavailable | StoreFull) for each in (*uncertain.values(), *stored.values())):
             self._store_failed = True
         else:

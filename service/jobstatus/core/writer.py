@@ -2,16 +2,18 @@
 
 Every store gets group commit from here: `write_queue` forms the batches, `write_round` decides and commits them, and
 commands that lost a race against another process are decided again. Each caller awaits its own future, so cancelling
-one does not affect the others; a batch that has begun is finished by the writer's own task.
+one does not affect the others; a batch that has begun is finished by the writer's own task. Parts of a store (the
+primaries of a cluster) have batches of their own, so that those that are well do not wait for one that is not.
 """
 
 import asyncio
 import logging
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Hashable, Sequence
+from functools import partial
 
 from jobstatus.core import rules
 from jobstatus.core.commands import Command
-from jobstatus.core.errors import Overloaded
+from jobstatus.core.errors import Overloaded, ShuttingDown
 from jobstatus.core.observer import Observer
 from jobstatus.core.store import JobStore
 from jobstatus.core.timekeeper import Timekeeper
@@ -22,7 +24,7 @@ _log = logging.getLogger(__name__)
 
 
 class Writer:
-    """The only place of a process from which jobs are changed."""
+    """The only place of a process from which jobs are changed. Each part of the store has a queue of its own."""
 
     def __init__(
         self,
@@ -35,28 +37,78 @@ class Writer:
         limits: WriterLimits = WriterLimits(),  # noqa: B008  # a frozen value
     ) -> None:
         """Arguments as in WriteRound."""
+        self._part_of = store.part_of
         self._observer = observer
-        self._max_rounds = limits.max_rounds
-        self._queue = WriteQueue(limits)
-        self._round = WriteRound(store, clock=clock, policy=policy, observer=observer, on_commit=on_commit)
-        self._draining: asyncio.Task[None] | None = None
+        self._limits = limits
+        self._open_round = partial(
+            WriteRound, store, clock=clock, policy=policy, observer=observer, on_commit=on_commit
+        )
+        self._parts: dict[Hashable, _PartWriter] = {}
+        self._is_closed = False
 
     async def write(self, commands: Sequence[Command]) -> list[Outcome]:
-        """Decide the commands, each on its own, in order, in one durable commit. Return one outcome for each.
+        """Decide the commands, each on its own, in order, in one durable commit for each part of the store.
 
-        Raises Overloaded or ShuttingDown before anything was done. An error of the store is the outcome of each command
-        that wanted a change: such a command happened wholly or not at all.
+        Return one outcome for each command. Raises Overloaded or ShuttingDown before anything was done. An error of the
+        store is the outcome of each command that wanted a change: such a command happened wholly or not at all.
         """
         if not commands:
             return []
-        submission = self._queue.admit(commands)
-        if self._draining is None:
-            self._draining = asyncio.create_task(self._drain(), name="jobstatus-writer")
-        await submission.future
-        return [outcome for outcome in submission.outcomes if outcome is not None]
+        places_of: dict[Hashable, list[int]] = {}
+        for place, command in enumerate(commands):
+            places_of.setdefault(self._part_of(command.job_id), []).append(place)
+        submissions = self._admit([(part, [commands[place] for place in places]) for part, places in places_of.items()])
+        if len(submissions) == 1:
+            await submissions[0].future
+        else:  # what one part has begun the others finish, when the caller is cancelled
+            await asyncio.shield(asyncio.gather(*(submission.future for submission in submissions)))
+        outcomes: list[Outcome | None] = [None] * len(commands)
+        for submission, places in zip(submissions, places_of.values(), strict=True):
+            for place, outcome in zip(places, submission.outcomes, strict=True):
+                outcomes[place] = outcome
+        return [outcome for outcome in outcomes if outcome is not None]
 
     async def close(self) -> None:
         """Refuse new writes with ShuttingDown, and return when all admitted ones are answered."""
+        self._is_closed = True
+        await asyncio.gather(*(part.close() for part in self._parts.values()))
+
+    def _admit(self, calls: Sequence[tuple[Hashable, Sequence[Command]]]) -> list[Submission]:
+        """Admit all of a call, or nothing."""
+        if self._is_closed:
+            raise ShuttingDown
+        submissions: list[Submission] = []
+        try:
+            for part, commands in calls:
+                if part not in self._parts:
+                    self._parts[part] = _PartWriter(self._open_round(), self._observer, self._limits)
+                submissions.append(self._parts[part].admit(commands))
+        except Overloaded:
+            for submission in submissions:
+                submission.future.cancel()
+            raise
+        return submissions
+
+
+class _PartWriter:
+    """Writes the jobs of one part of the store, one batch at a time."""
+
+    def __init__(self, one_round: WriteRound, observer: Observer, limits: WriterLimits) -> None:
+        self._observer = observer
+        self._max_rounds = limits.max_rounds
+        self._queue = WriteQueue(limits)
+        self._round = one_round
+        self._draining: asyncio.Task[None] | None = None
+
+    def admit(self, commands: Sequence[Command]) -> Submission:
+        """Put the commands into the queue. The submission's future tells when they are answered. Raises Overloaded."""
+        submission = self._queue.admit(commands)
+        if self._draining is None:
+            self._draining = asyncio.create_task(self._drain(), name="jobstatus-writer")
+        return submission
+
+    async def close(self) -> None:
+        """Return when all admitted commands are answered."""
         self._queue.close()
         while self._draining is not None:
             await asyncio.shield(self._draining)

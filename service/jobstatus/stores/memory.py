@@ -38,6 +38,9 @@ class MemoryJobStore:
         rows = [self._jobs.get(job_id) for job_id in job_ids]
         return [None if row is None else row[0] if with_results else row[0]._replace(result=None) for row in rows]
 
+    def part_of(self, job_id: str) -> None:
+        """There is one part."""
+
     async def commit(self, changes: Sequence[Change]) -> dict[str, StoreError | None]:
         lost: dict[str, StoreError | None] = {}
         for change in changes:

@@ -3,7 +3,7 @@
 Polls that arrive together become one BatchGetJobs. Lookups of virtual keys are batched as well, because anyone can
 cause them with a made-up key. Answers are the service's bytes, because the same function renders them from the same
 job. A service that does not respond, or fails, is reported as a store that is unavailable; the message says why, for
-the log.
+the log. One that is silent is waited for once, by a circuit breaker.
 """
 
 import asyncio
@@ -16,8 +16,10 @@ from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from jobstatus.client.channel import ServiceChannel
+from jobstatus.client.errors import ServiceUnreachable
 from jobstatus.core.answer import render, render_without_result
 from jobstatus.core.batch_reader import BatchReader, BatchReaderLimits
+from jobstatus.core.circuit_breaker import BreakerLimits, CircuitBreaker
 from jobstatus.core.errors import InvalidField, JobNotFound, JobStatusError, StoreUnavailable
 from jobstatus.core.job import Job, JobState, is_valid_id
 from jobstatus.core.store import NOT_NOW, UNKNOWN_SIZE, Answer, NotNow, StoreError, answer_of
@@ -42,6 +44,7 @@ class UpstreamLimits:
     large_at_a_time: int = 4
     """How many large results are fetched at a time: each is in memory several times until it has been sent on."""
     batches: BatchReaderLimits = BatchReaderLimits()  # noqa: RUF009  # a frozen value
+    breaker: BreakerLimits = BreakerLimits()  # noqa: RUF009  # a frozen value
 
 
 _NONEXISTENT_JOB: Final = jobs_v1.Job(
@@ -72,6 +75,11 @@ class UpstreamReader:
         self._by_id = BatchReader(self._read_virtual_keys, limits.batches)
         self._by_digest = BatchReader(self._find_virtual_keys, limits.batches)
         self._room_for_large = asyncio.Semaphore(limits.large_at_a_time)
+        self._breaker = CircuitBreaker(self._check_health, limits.breaker)
+
+    async def close(self) -> None:
+        """End the health checks of the service."""
+        await self._breaker.close()
 
     def try_read_answer(self, job_id: str) -> NotNow:  # noqa: ARG002  # the port's
         return NOT_NOW
@@ -130,6 +138,7 @@ class UpstreamReader:
 
     async def _read_job(self, job_id: str, *, with_result: bool) -> Job | None:
         request = jobs_v1.GetJobRequest(job_id=job_id, omit_result=not with_result)
+        self._breaker.check_up()
         try:
             async with asyncio.timeout(self._limits.large_result_seconds), self._room_for_large:
                 response = await self._channel.call(
@@ -142,11 +151,22 @@ class UpstreamReader:
             raise _unavailable(error) from error
 
     async def _call(self, method: "grpc.aio.UnaryUnaryMultiCallable[Request, Response]", request: Request) -> Response:
-        """Return the response. Raise StoreUnavailable for every error of the service."""
+        """Return the response. Raise StoreUnavailable for every error of the service, at once while it is silent."""
+        with self._breaker.watching():
+            try:
+                return await self._channel.call(method, request, limit_seconds=self._limits.call_seconds)
+            except JobStatusError as error:
+                raise _unavailable(error) from error
+
+    async def _check_health(self) -> None:
+        """Return when the service has answered, with an error or not. Raise ServiceUnreachable when it does not."""
+        method, seconds = self._channel.virtual_keys.BatchGetVirtualKeys, self._limits.breaker.health_check_seconds
         try:
-            return await self._channel.call(method, request, limit_seconds=self._limits.call_seconds)
-        except JobStatusError as error:
-            raise _unavailable(error) from error
+            await self._channel.call(method, keys_v1.BatchGetVirtualKeysRequest(), limit_seconds=seconds)
+        except ServiceUnreachable:
+            raise
+        except JobStatusError:
+            return
 
 
 def _unavailable(error: JobStatusError | TimeoutError) -> StoreUnavailable:

@@ -10,6 +10,7 @@ import pytest
 from harness import valkey
 from harness.logged import events_logged
 from harness.stores import change, job
+from harness.tracking import creation, tracker_on
 from harness.waiting import until
 from jobstatus.core.errors import StoreUnavailable
 from jobstatus.core.job import Job, JobState
@@ -119,6 +120,25 @@ async def test_a_store_opens_while_a_primary_is_down(
         assert other._client.durability.replicas == 1  # type: ignore[attr-defined]
         await until(lambda: is_whole(other), HEALED_SECONDS)
     victim.start()
+
+
+async def test_a_share_without_its_replica_delays_no_write_of_another(whole: valkey.Cluster, store: Store) -> None:
+    """Its own writes wait for the replica that has gone; those of the others are acknowledged meanwhile."""
+    victim = whole.primaries()[0]
+    new = [f"new-{number}" for number in range(50)]
+    lame = [name for name in new if whole.owner(slot_of(name)) is victim]
+    well = [name for name in new if name not in lame]
+    replica = whole.replica_of(victim)
+    replica.kill()
+    tracker = tracker_on(store)
+    waiting = asyncio.ensure_future(tracker.apply(creation(lame[0])))
+    for name in well[:3]:
+        assert (await tracker.apply(creation(name))).version == 1
+    assert not waiting.done()
+    with pytest.raises(StoreUnavailable):
+        await waiting
+    replica.start()
+    whole.wait()
 
 
 def prefix_of(store: Any) -> str:

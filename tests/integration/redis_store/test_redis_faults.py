@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+import re
 import signal
 import time
 from collections.abc import Sequence
@@ -16,6 +17,8 @@ from jobstatus.core.job import Job, JobState
 from jobstatus.core.store import Answer, Change, Listing, Store
 from jobstatus.core.virtual_keys import VirtualKey
 from jobstatus.stores import open_store
+from jobstatus.stores.redis.cluster.durability import MISSED_MS
+from jobstatus.stores.redis.cluster.limits import ClusterLimits
 
 IN_TIME_SECONDS = 25.0
 """Within what time every operation ends, whatever happens."""
@@ -192,6 +195,24 @@ async def test_a_write_that_too_few_replicas_have_is_not_acknowledged(server: va
             assert await store.confirm(["one"]) == {}
         finally:
             replica.remove()
+
+
+async def test_reads_do_not_prolong_the_wait_for_replicas_that_were_missed(server: valkey.Server) -> None:
+    """After a write that no replica has confirmed the next ones wait for less, also when jobs are read in between."""
+    async with open_store(server.url(), redis_replicas=1) as store:
+        reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+        writer.write(b"MONITOR\r\n")
+        assert await reader.readline() == b"+OK\r\n"
+        for name in ("one", "two", "three"):
+            assert (await store.commit([change(job(name))])).keys() == {name}
+            await store.read_jobs([name], with_results=False)
+        server.command("ECHO", "the end")
+        seen = await reader.readuntil(b"the end")
+        writer.close()
+        await writer.wait_closed()
+    waits = [int(ms) for ms in re.findall(rb'"WAIT" "1" "(\d+)"', seen)]
+    assert waits[0] == ClusterLimits().durable_ms
+    assert waits[-3:] == [MISSED_MS] * 3  # the first write is sent again, with its script
 
 
 async def test_what_was_read_from_a_server_that_was_started_anew_is_not_confirmed(

@@ -34,3 +34,13 @@ def conninfo_of(url: str, connect_seconds: int) -> str:
             "the store URL (JOBSTATUS_STORE) is ambiguous: in a password write : / ? # @ as %3A %2F %3F %23 %40"
         )
     return conninfo
+
+
+def host_count(conninfo: str) -> int:
+    """Return how many hosts are tried, one after the other, to open a connection."""
+    return max(str(conninfo_to_dict(conninfo).get(name) or "").count(",") + 1 for name in ("host", "hostaddr"))
+
+
+def conninfo_of_host(conninfo: str, connected: psycopg.ConnectionInfo) -> str:
+    """Return the conninfo of the one host that this connection is to."""
+    return make_conninfo(conninfo, host=connected.host, hostaddr=connected.hostaddr, port=connected.port)

@@ -1,7 +1,7 @@
 """A few connections to one PostgreSQL, with a time limit for everything.
 
-Each statement is a transaction of its own, sent with its values: nothing is prepared, set or locked for a session, so a
-pooler may pass every statement to another server process.
+Each statement is a transaction of its own, sent with its values: nothing is prepared, set or locked for a session that
+statements need, so a pooler may pass every statement to another server process.
 
 A statement that has begun is never cancelled: it runs in its own task, which goes on when the caller is cancelled. When
 it takes too long its connection is shut down instead, because a server that hangs does not answer a cancel request
@@ -12,18 +12,32 @@ import asyncio
 import os
 import select
 import socket
-from collections.abc import Awaitable, Callable
+import traceback
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Final, TypeVar
 
 import psycopg
 from psycopg import errors
 
+from jobstatus.core.circuit_breaker import CircuitBreaker
 from jobstatus.core.errors import JobStatusError, StoreFull, StoreUnavailable
 from jobstatus.stores.postgresql.limits import PostgreSQLLimits
 
 T = TypeVar("T")
 
-_LEEWAY_SECONDS: Final = 0.2
+KEEPALIVES: Final = """
+    SELECT set_config(name, wanted.setting, false)
+    FROM pg_settings JOIN (VALUES ('tcp_keepalives_idle', '10'), ('tcp_keepalives_interval', '5'),
+        ('tcp_keepalives_count', '3'), ('tcp_user_timeout', '25000')) AS wanted(name, setting) USING (name)
+    WHERE pg_settings.source = 'default' AND pg_backend_pid() = %s"""
+"""Makes the server end the session within half a minute when its client has vanished, instead of after two hours.
+
+It sets nothing where an operator has chosen otherwise, and nothing through a pooler, whose sessions are not ours: a
+pooler gives its clients ids of processes of its own.
+"""
+_KEEPALIVES_SECONDS: Final = 2.0
+
+_LEEWAY_SECONDS: Final = 0.1
 _WRONG_SERVER: Final = (
     errors.ReadOnlySqlTransaction,
     errors.AdminShutdown,
@@ -71,18 +85,60 @@ class Connection(psycopg.AsyncConnection[tuple[Any, ...]]):
 
 
 async def connect(conninfo: str) -> Connection:
-    """Open a connection that commits each statement and prepares none. Raises what psycopg raises."""
-    connection = await Connection.connect(conninfo, autocommit=True, prepare_threshold=None)
+    """Open a connection that commits each statement and prepares none. Raises what psycopg raises.
+
+    An attempt that fails leaves no socket open: psycopg's error and the frames that it was raised in refer to each
+    other and to the socket, which would stay open until the garbage is collected.
+    """
+    try:
+        connection = await Connection.connect(conninfo, autocommit=True, prepare_threshold=None)
+    except psycopg.Error as error:
+        traceback.clear_frames(error.__traceback__)
+        raise
     connection.add_notice_handler(connection._heed)  # noqa: SLF001  # its own
+    try:
+        await _ask(connection, KEEPALIVES, (connection.info.backend_pid,), _KEEPALIVES_SECONDS)
+    except BaseException:
+        await connection.close()
+        raise
     return connection
+
+
+async def check_health(connecting: Awaitable[Connection], connect_seconds: float, answer_seconds: float) -> None:
+    """Return when the server has answered on a new connection. Raises what psycopg raises, or TimeoutError."""
+    async with asyncio.timeout(connect_seconds):
+        connection = await connecting
+    try:
+        await _ask(connection, "SELECT 1", (), answer_seconds)
+    finally:
+        await connection.close()
+
+
+async def _ask(connection: Connection, statement: str, values: Sequence[Any], seconds: float) -> None:
+    """Execute one statement. Cut the connection when it takes longer, or the caller is cancelled."""
+    asked = asyncio.ensure_future(connection.execute(statement.encode(), values))
+    try:
+        await asyncio.wait({asked}, timeout=seconds)
+    finally:
+        if not asked.done():
+            connection.cut()
+            await asyncio.wait({asked})
+    asked.result()
 
 
 class Connections:
     """At most `limit` connections, opened when they are needed and kept while they are sound."""
 
-    def __init__(self, conninfo: str, limit: int, limits: PostgreSQLLimits) -> None:
-        self._conninfo = conninfo
+    def __init__(
+        self,
+        connect: Callable[[], Awaitable[Connection]],
+        limit: int,
+        limits: PostgreSQLLimits,
+        breaker: CircuitBreaker,
+    ) -> None:
+        self._connect = connect
         self._limits = limits
+        self._breaker = breaker
         self._free: list[Connection] = []
         self._busy: set[Connection] = set()
         self._places = asyncio.Semaphore(limit)
@@ -93,13 +149,21 @@ class Connections:
         """Return the result of `work` on a connection. Raises StoreUnavailable, StoreFull, or its JobStatusError."""
         if seconds is None:
             seconds = self._limits.operation_seconds
-        task = asyncio.create_task(self._use(work, asyncio.get_running_loop().time() + seconds))
-        self._tasks.add(task)
-        task.add_done_callback(self._end)
-        done, _ = await asyncio.wait({task}, timeout=seconds + _LEEWAY_SECONDS)
-        if not done:
-            raise StoreUnavailable from TimeoutError("PostgreSQL took too long")
-        return task.result()
+        with self._breaker.watching():
+            task = asyncio.create_task(self._use(work, asyncio.get_running_loop().time() + seconds))
+            self._tasks.add(task)
+            task.add_done_callback(self._end)
+            done, _ = await asyncio.wait({task}, timeout=seconds + _LEEWAY_SECONDS)
+            if not done:
+                raise StoreUnavailable from TimeoutError("PostgreSQL took too long")
+            return task.result()
+
+    async def drop(self) -> None:
+        """Close the connections that are free now, and the others when their work has ended."""
+        self._generation += 1
+        free, self._free = self._free, []
+        for connection in free:
+            await connection.close()
 
     async def close(self) -> None:
         """Close all connections, when what is under way has ended or its time is up."""
@@ -110,7 +174,7 @@ class Connections:
         for task in list(self._tasks):  # these are still connecting
             task.cancel()
         await self._wait(_LEEWAY_SECONDS)
-        await self._drop_free()
+        await self.drop()
 
     async def _wait(self, seconds: float) -> None:
         if self._tasks:
@@ -126,6 +190,7 @@ class Connections:
             async with asyncio.timeout_at(ends_at):
                 await self._places.acquire()
             try:
+                self._breaker.check_up()
                 return await self._on_a_connection(work, ends_at)
             finally:
                 self._places.release()
@@ -139,7 +204,7 @@ class Connections:
     async def _on_a_connection(self, work: Callable[[Connection], Awaitable[T]], ends_at: float) -> T:
         loop = asyncio.get_running_loop()
         generation = self._generation
-        connection = await self._free_one() or await connect(self._conninfo)
+        connection = await self._free_one() or await self._connect()
         self._busy.add(connection)
         cutting = loop.call_at(ends_at, connection.cut)
         is_sound = True
@@ -150,8 +215,7 @@ class Connections:
         except BaseException as error:
             is_sound = False
             if isinstance(error, _WRONG_SERVER) or connection.closed:
-                self._generation += 1
-                await self._drop_free()
+                await self.drop()
             raise
         finally:
             cutting.cancel()
@@ -169,11 +233,6 @@ class Connections:
                 return connection
             await connection.close()
         return None
-
-    async def _drop_free(self) -> None:
-        free, self._free = self._free, []
-        for connection in free:
-            await connection.close()
 
 
 async def _outcome_of(work: Callable[[Connection], Awaitable[T]], connection: Connection, ends_at: float) -> T:

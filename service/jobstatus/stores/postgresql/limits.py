@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from jobstatus.core.circuit_breaker import BreakerLimits
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PostgreSQLLimits:
@@ -20,3 +22,4 @@ class PostgreSQLLimits:
     """For what is under way when the store closes."""
     max_hanging_writes: int = 4
     """So many writes that hang in the server make further ones fail at once."""
+    breaker: BreakerLimits = BreakerLimits()  # noqa: RUF009  # a frozen value

@@ -3,12 +3,15 @@
 Everything is in a schema of its own, so the database may be shared and the search path does not matter.
 """
 
+import logging
 from typing import Any, Final
 
 import psycopg
 
 from jobstatus.stores import StoreConfigError
 from jobstatus.stores.postgresql.connections import Connection
+
+_log = logging.getLogger(__name__)
 
 MIGRATIONS: Final = (
     """
@@ -81,6 +84,12 @@ _NEEDED: Final = (
 """A setting, its acceptable values, what another value would mean, and what to do about it."""
 
 
+_KEPT_SECONDS: Final = """
+    SELECT current_setting('tcp_keepalives_idle')::integer
+        + current_setting('tcp_keepalives_interval')::integer * current_setting('tcp_keepalives_count')::integer"""
+"""How long the server keeps a session whose client has vanished; 0 where that does not apply (a Unix socket)."""
+MAX_KEPT_SECONDS: Final = 300
+
 _MAY_WORK: Final = """
     SELECT bool_and(has_table_privilege(format('jobstatus.%I', tablename), privilege))
     FROM pg_tables, unnest(ARRAY['SELECT', 'INSERT', 'UPDATE', 'DELETE']) AS privilege
@@ -108,6 +117,11 @@ async def prepare(connection: Connection) -> None:
         raise StoreConfigError(_NO_RIGHTS) from error
     if not await _value(connection, _MAY_WORK):
         raise StoreConfigError(_NO_RIGHTS)
+    if (seconds := await _value(connection, _KEPT_SECONDS)) > MAX_KEPT_SECONDS:
+        _log.warning(
+            "PostgreSQL keeps the sessions of clients that have vanished for long.",
+            extra={"event": "store_keeps_sessions", "seconds": seconds},
+        )
 
 
 async def _value(connection: Connection, statement: str) -> Any:

@@ -63,12 +63,14 @@ CHANGED: Final = """
     SELECT given.job_id, coalesce(job.version, 0)
     FROM unnest(%s::text[], %s::bigint[]) AS given(job_id, version) LEFT JOIN jobstatus.jobs AS job USING (job_id)
     WHERE coalesce(job.version, 0) <> given.version"""
-DUE: Final = "SELECT job_id FROM jobstatus.jobs WHERE due_at_ms <= %s ORDER BY due_at_ms LIMIT %s"
+# These begin where `sweep_position` says, to the right of the entries of jobs that have gone.
+DUE: Final = """
+    SELECT job_id, due_at_ms FROM jobstatus.jobs WHERE due_at_ms BETWEEN %s AND %s ORDER BY due_at_ms LIMIT %s"""
 PURGE: Final = """
     DELETE FROM jobstatus.jobs WHERE job_id IN (
-        SELECT job_id FROM jobstatus.jobs WHERE expires_at_ms <= %s ORDER BY expires_at_ms LIMIT %s
+        SELECT job_id FROM jobstatus.jobs WHERE expires_at_ms BETWEEN %s AND %s ORDER BY expires_at_ms LIMIT %s
         FOR UPDATE SKIP LOCKED)
-    RETURNING job_id"""
+    RETURNING expires_at_ms"""
 COUNT: Final = """
     SELECT state, count(*) FROM jobstatus.jobs WHERE due_at_ms IS NOT NULL GROUP BY state
     UNION ALL SELECT state, count(*) FROM jobstatus.jobs WHERE expires_at_ms IS NOT NULL GROUP BY state"""

@@ -8,6 +8,7 @@ from typing import Any, Final, Self, TypeVar
 
 import psycopg
 
+from jobstatus.core.circuit_breaker import CircuitBreaker
 from jobstatus.core.errors import StoreUnavailable
 from jobstatus.core.job import Job, JobState
 from jobstatus.core.store import NOT_NOW, Answer, Change, Claim, Listing, NotNow, StoreError
@@ -15,9 +16,10 @@ from jobstatus.core.virtual_keys import VirtualKey
 from jobstatus.stores import StoreConfigError
 from jobstatus.stores.listing import page
 from jobstatus.stores.postgresql import schema, statements, virtual_keys
-from jobstatus.stores.postgresql.address import conninfo_of
-from jobstatus.stores.postgresql.connections import CONFLICTS, Connection, Connections, connect
+from jobstatus.stores.postgresql.address import conninfo_of, conninfo_of_host, host_count
+from jobstatus.stores.postgresql.connections import CONFLICTS, Connection, Connections, check_health, connect
 from jobstatus.stores.postgresql.limits import PostgreSQLLimits
+from jobstatus.stores.postgresql.sweep_position import SweepPosition
 from jobstatus.stores.rows import job_of
 
 T = TypeVar("T")
@@ -43,11 +45,14 @@ class PostgreSQLJobStore:
         """
         self._limits = limits
         self._conninfo = conninfo_of(url, limits.connect_seconds)
+        self._primary = self._conninfo
+        """Of several hosts the one that was connected to last."""
         self._may_hang = False
+        self._due, self._expiring = SweepPosition(), SweepPosition()
 
     async def __aenter__(self) -> Self:
         try:
-            connection = await connect(self._conninfo)
+            connection = await self._connect()
         except (psycopg.Error, OSError) as error:
             raise StoreConfigError(f"cannot connect to PostgreSQL: {_first_line(error)}") from error
         cutting = asyncio.get_running_loop().call_later(self._limits.start_seconds, connection.cut)
@@ -58,11 +63,14 @@ class PostgreSQLJobStore:
         finally:
             cutting.cancel()
             await connection.close()
-        self._short = Connections(self._conninfo, self._limits.connections, self._limits)
-        self._long = Connections(self._conninfo, self._limits.long_connections, self._limits)
+        limits = self._limits
+        self._breaker = CircuitBreaker(self._check_health, limits.breaker, self._drop_connections)
+        self._short = Connections(self._connect, limits.connections, limits, self._breaker)
+        self._long = Connections(self._connect, limits.long_connections, limits, self._breaker)
         return self
 
     async def __aexit__(self, *_: object) -> None:
+        await self._breaker.close()
         await asyncio.gather(self._short.close(), self._long.close())
 
     def try_read_answer(self, job_id: str) -> NotNow:  # noqa: ARG002  # the port's
@@ -78,11 +86,18 @@ class PostgreSQLJobStore:
         found = {row[0]: job_of(row) for row in await self._read(statement, (statements.askable(job_ids),))}
         return [found.get(job_id) for job_id in job_ids]
 
+    def part_of(self, job_id: str) -> None:
+        """There is one part."""
+
     async def commit(self, changes: Sequence[Change]) -> dict[str, StoreError | None]:
         if not changes:
             return {}
         values = statements.columns_of(changes)
-        made = {job_id for (job_id,) in await self._write(lambda connection: _commit(connection, values))}
+        try:
+            made = {job_id for (job_id,) in await self._write(lambda connection: _commit(connection, values))}
+        finally:
+            self._due.add(change.job.due_at_ms for change in changes if change.job)
+            self._expiring.add(change.job.expires_at_ms for change in changes if change.job)
         return {change.job_id: None for change in changes if change.job_id not in made}
 
     async def confirm(self, job_ids: Sequence[str]) -> dict[str, StoreError]:  # noqa: ARG002  # the port's
@@ -105,10 +120,15 @@ class PostgreSQLJobStore:
         return Claim(is_done and for_ms > 0, now_ms)
 
     async def due(self, now_ms: int, limit: int) -> list[str]:
-        return [job_id for (job_id,) in await self._read(statements.DUE, (now_ms, limit))]
+        rows = await self._read(statements.DUE, (self._due.begin(now_ms), now_ms, limit))
+        self._due.end(rows[0][1] if rows else None)  # they are due until they have been changed
+        return [job_id for job_id, _ in rows]
 
     async def purge(self, now_ms: int, limit: int) -> int:
-        return len(await self._write(lambda connection: _fetch(connection, statements.PURGE, (now_ms, limit))))
+        values = (self._expiring.begin(now_ms), now_ms, limit)
+        rows = await self._write(lambda connection: _fetch(connection, statements.PURGE, values))
+        self._expiring.end(max(rows)[0] if len(rows) == limit else None)
+        return len(rows)
 
     async def list_jobs(self, listing: Listing, now_ms: int) -> list[Job]:
         statement, values = page("jobstatus.jobs", listing, now_ms, "%s")
@@ -143,6 +163,23 @@ class PostgreSQLJobStore:
 
     async def virtual_keys_version(self) -> int:
         return int((await self._read(virtual_keys.VERSION))[0][0])
+
+    async def _connect(self) -> Connection:
+        connection = await connect(self._conninfo)
+        self._primary = conninfo_of_host(self._conninfo, connection.info)
+        return connection
+
+    async def _check_health(self) -> None:
+        """Ask the host that was used last whether it answers; once it is down, whichever host accepts writes."""
+        seconds = self._limits.breaker.health_check_seconds
+        if self._breaker.is_down:
+            others_seconds = (host_count(self._conninfo) - 1) * self._limits.connect_seconds
+            await check_health(self._connect(), others_seconds + seconds, seconds)
+        else:
+            await check_health(connect(self._primary), seconds, seconds)
+
+    async def _drop_connections(self) -> None:
+        await asyncio.gather(self._short.drop(), self._long.drop())
 
     async def _read(self, statement: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
         return await self._short.use(lambda connection: _fetch(connection, statement, values))

@@ -22,6 +22,7 @@ from jobstatus.stores.redis.cluster.errors import is_error
 from jobstatus.stores.redis.cluster.limits import ClusterLimits
 from jobstatus.stores.redis.cluster.nodes import Nodes
 from jobstatus.stores.redis.cluster.router import ClusterClient, Command
+from jobstatus.stores.redis.cluster.url import NodeAddress
 from jobstatus.stores.redis.encoding import ANSWER_FIELDS, RESULT_FIELDS, answer_of, change_arguments, job_in
 from jobstatus.stores.redis.errors import raise_first, store_error
 from jobstatus.stores.redis.keys import Bucket, Keys, bucket_of, encoded
@@ -95,6 +96,10 @@ class RedisJobStore(VirtualKeys):
         at_once = self._sizes.results_at_once if with_results else self._sizes.items_at_once
         replies = await self._read_all(job_ids, fields, at_once)
         return [_job(reply) if type(reply) is list else store_error(reply) for reply in replies]
+
+    def part_of(self, job_id: str) -> NodeAddress | None:
+        owner = self._nodes.owner(self._buckets[bucket_of(encoded(job_id))].slot)
+        return None if owner is None else owner.address
 
     async def commit(self, changes: Sequence[Change]) -> dict[str, CommitError | None]:
         not_done: dict[str, CommitError | None] = {}

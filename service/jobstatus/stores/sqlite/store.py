@@ -101,6 +101,9 @@ class SQLiteJobStore:
         found = [self._read(statement, (job_id,)) for job_id in job_ids]
         return [job_of(rows[0]) if rows else None for rows in found]
 
+    def part_of(self, job_id: str) -> None:
+        """There is one part."""
+
     async def commit(self, changes: Sequence[Change]) -> dict[str, StoreError | None]:
         return dict.fromkeys(await self._write(lambda connection: _commit(connection, changes)))
 

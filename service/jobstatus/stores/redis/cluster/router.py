@@ -165,7 +165,8 @@ class ClusterClient:
     def _if_durable(self, node: Node, replies: list[Any], waits: DurabilityWait, confirmations: list[Any]) -> list[Any]:
         """Return the replies, or errors in place of those that are not certainly durable."""
         if waits.are_fulfilled_by(confirmations):
-            self._missed.discard(node)
+            if waits.least:  # an exchange that waited for nothing says nothing about replicas
+                self._missed.discard(node)
             return replies
         self._missed.add(node)
         for reply in confirmations:
