@@ -118,7 +118,7 @@ class ServiceChannel:
     ) -> None:
         """Only calls that fail with a `transient` error are tried again.
 
-        With `first_try_part` 1 a call that hangs is not tried again. Raises ValueError for metadata that cannot be sent.
+        With `first_try_part` 1 one that hangs is not tried again. Raises ValueError for metadata that cannot be sent.
         """
         self._target = target
         self._first_try_part = first_try_part
