@@ -1,7 +1,9 @@
 """The client's JSON: what becomes a number, what becomes text, and where a fault stands."""
 
+import inspect
 import json
 import math
+import sys
 from collections.abc import Callable, Hashable
 from datetime import date
 from decimal import Decimal
@@ -122,7 +124,11 @@ def test_what_can_be_read_once_is_read_once() -> None:
         ({"n": 10**5000}, "$.n: the integer is beyond the largest double"),
         ({math.nan: 1}, "$: JSON has no nan"),
         ({"a": {(1, 2): 3}}, "$.a: a key is of the type tuple"),
-        ({0.1: 1, Decimal("0.1"): 2}, "$: two members have the name 0.1"),
+        ({0.1: 1, Decimal("0.1"): 2}, "$: two members have the name '0.1'"),
+        ({"a": [{1: "a", "1": "b"}]}, "$.a[0]: two members have the name '1'"),
+        ([{"null": 1, None: 2}], "$[0]: two members have the name 'null'"),
+        ([{True: 1, "true": 2}], "$[0]: two members have the name 'true'"),
+        ({"a": dict.fromkeys(("\ud800", "\ud801"))}, "$.a: two members have the name '\ufffd'"),
         ({"at": [date(2026, 1, 2)]}, "$.at[0]: a value of the type date has no form in JSON"),
         ([np.ones(2)], "$[0]: a value of the type ndarray"),
         ([np.complex64(1)], "$[0]: a value of the type complex64"),
@@ -149,6 +155,26 @@ def test_a_value_that_contains_itself_is_a_fault() -> None:
         with pytest.raises(ResultNotJson, match="contains itself") as caught:
             json_bytes(value)
         assert len(caught.value.message) < 400
+
+
+def test_a_fault_in_what_default_returned_is_named_too() -> None:
+    """Members of the same name, which `json.dumps` would write."""
+    with pytest.raises(ResultNotJson, match=r"\$\.a: two members have the name '1'"):
+        json_bytes({"a": {2}}, default=lambda _: {1: "a", "1": "b"})
+
+
+def test_a_value_for_which_too_little_of_the_stack_is_left_is_a_fault() -> None:
+    """Its worker may call from deep inside; RecursionError would say nothing of the result."""
+    deep: list[object] = []
+    for _ in range(100):
+        deep = [deep]
+
+    def call_from(depth: int) -> bytes:
+        return call_from(depth - 1) if depth else json_bytes(deep)
+
+    free = sys.getrecursionlimit() - len(inspect.stack(0))
+    with pytest.raises(ResultNotJson, match="recursion"):
+        call_from(free - 60)
 
 
 @pytest.mark.parametrize("default", [lambda value: value, lambda value: {}[value], lambda _: math.nan])

@@ -269,7 +269,6 @@ class JobStatusClient:
             omit_result=omit_result,
             idle_interval=span(idle_interval),
             patience_seconds=patience.total_seconds(),
-            limits=self._watch_limits,
         )
 
     async def wait_for_job(

@@ -10,7 +10,8 @@ import math
 import numbers
 import operator
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from decimal import Decimal
 from typing import Any, Final
 
@@ -31,6 +32,7 @@ _ESCAPE: Final = re.compile(
 _ESCAPE_LENGTH: Final = 6
 _LARGEST_EXPONENT: Final = 308
 """Of a power of ten in a double."""
+_CONTAINERS: Final = (dict, list, tuple)
 _DATES_AND_SPANS: Final = frozenset("mM")
 """Kinds of numpy's types that convert to numbers without being any."""
 
@@ -59,17 +61,14 @@ def json_bytes(value: object, *, default: Default | None = None) -> bytes:
 
     `default` is called for what `json.dumps` would call it for. Numbers of other libraries become numbers where it is
     absent or raises TypeError. Raises ResultNotJson, which names the place ("$.segments[3].start"), for everything
-    else, for NaN and for the infinities.
+    else, for NaN and for the infinities, and for two members that have the same name once they are text.
     """
     conversion = _Conversion(default)
-    try:
+    with suppress(Exception):  # the walk finds the same fault again, and where it stands
         text = _dumps(value, conversion.convert)
-    except Exception:  # noqa: BLE001 (the walk finds the same fault again, and where it stands)
-        text = _written(conversion.plain(value, "$"))
-    try:
-        return text.encode()
-    except UnicodeEncodeError:
-        return well_formed(text).encode()
+        if not _has_other_names([value, *conversion.results()]):
+            return text.encode()
+    return well_formed(_written(conversion, value)).encode()
 
 
 def number_of(value: Any) -> bool | float | None:
@@ -119,6 +118,10 @@ class _Conversion:
         self._converted.setdefault(id(value), (value, converted))
         return converted
 
+    def results(self) -> Iterator[object]:
+        """Yield what `default` has returned so far."""
+        return (converted for _, converted in self._converted.values())
+
     def plain(self, value: Any, path: str, steps: int = 0) -> Any:
         """Return the value in types that JSON has. Raises ResultNotJson with the place of what cannot be converted."""
         if steps > _MAX_STEPS:
@@ -137,9 +140,10 @@ class _Conversion:
         members = {}
         for key, item in value.items():
             name = _name(key, path)
-            if name in members:
-                raise _fault(path, f"two members have the name {name!r}")
-            members[name] = self.plain(item, _member(path, name), steps + 1)
+            text = name if isinstance(name, str) else json.dumps(name)
+            if text in members:
+                raise _fault(path, f"two members have the name {text!r}")
+            members[text] = self.plain(item, _member(path, name), steps + 1)
         return members
 
     def _converted_at(self, value: Any, path: str) -> Any:
@@ -169,9 +173,11 @@ def _finite(value: float, path: str) -> float:
 
 
 def _name(key: Any, path: str) -> Any:
-    """Return a member's name as a key that `json.dumps` takes."""
-    if key is None or isinstance(key, str):
+    """Return a member's name as a key that `json.dumps` takes, as well-formed text or what becomes text."""
+    if key is None:
         return key
+    if isinstance(key, str):
+        return well_formed(key)
     try:
         number = key if isinstance(key, int | float) else number_of(key)
     except Exception as error:
@@ -189,9 +195,23 @@ def _dumps(value: object, default: Default | None = None) -> str:
     return json.dumps(value, allow_nan=False, ensure_ascii=False, separators=(",", ":"), default=default)
 
 
-def _written(plain: object) -> str:
+def _has_other_names(values: list[Any]) -> bool:
+    """Return whether a name in the values, which have an end, is no text: it may become the same text as another."""
+    left: list[Any] = [values]
+    while left:
+        each = left.pop()
+        if isinstance(each, dict):
+            for key in each:
+                if not isinstance(key, str):
+                    return True
+            each = each.values()
+        left += [item for item in each if isinstance(item, _CONTAINERS)]
+    return False
+
+
+def _written(conversion: _Conversion, value: object) -> str:
     try:
-        return _dumps(plain)
+        return _dumps(conversion.plain(value, "$"))
     except (TypeError, ValueError, RecursionError) as error:
         raise ResultNotJson(f"The result cannot be written as JSON: {error}") from error
 

@@ -4,6 +4,10 @@ A stream that breaks is opened again, whether the service went away or a proxy t
 that the service sends where it is asked for them keep a proxy from that; a service that does not know them ignores the
 request.
 
+A living service answers each new stream at once, because no stream names a version that the client has already. So only
+a response proves that the service is there. Time does not: a proxy in front of a service that hangs keeps a stream open
+for a minute before it ends it.
+
 A caller that wants only the end gets it also from a service that has no room for another watch, or is too old to know
 WatchJob: the job is then polled with growing pauses, and watched as soon as there is room.
 """
@@ -40,20 +44,15 @@ class WatchLimits:
     jitter: float = 0.1
     watch_again_seconds: float = 30.0
     """After how long a service without room for a watch is asked for one again."""
-    proven_seconds: float = 45.0
-    """A stream that has lasted so long was alive, with or without a response: keepalive ends dead ones before that."""
-    broken_proven_seconds: float = 1.0
-    """The same for a stream that a living peer has ended. A proxy that reaches no service says so with a status."""
 
 
 class Patience:
     """Bounds how long a service that is away is waited for, counted from when it went away."""
 
-    def __init__(self, seconds: float, limits: WatchLimits, *, now: Callable[[], float], at_first: bool) -> None:
+    def __init__(self, seconds: float, *, now: Callable[[], float], at_first: bool) -> None:
         """With `at_first` False a service that was never there is not waited for."""
         self._now = now
         self._seconds = seconds
-        self._limits = limits
         self._left = seconds if at_first else 0
         self._away_since: float | None = None
         self._pauses = pauses()
@@ -71,8 +70,6 @@ class Patience:
     def pause_after(self, error: JobStatusError) -> float:
         """Return the seconds until the next try. Raise the error once the service has been away for too long."""
         lasted_seconds = self._now() - self._try_began_at
-        if lasted_seconds >= self._proven_seconds(error):
-            self.note_response()
         if lasted_seconds >= LONGEST_PAUSE_SECONDS:
             self._pauses = pauses()
         if self._away_since is None:
@@ -80,10 +77,6 @@ class Patience:
         if self._now() - self._away_since >= self._left:
             raise error
         return next(self._pauses)
-
-    def _proven_seconds(self, error: JobStatusError) -> float:
-        is_broken = isinstance(error, errors.StreamBroken)
-        return self._limits.broken_proven_seconds if is_broken else self._limits.proven_seconds
 
 
 async def versions_of(
@@ -94,25 +87,24 @@ async def versions_of(
     omit_result: bool,
     idle_interval: Duration | None,
     patience_seconds: float,
-    limits: WatchLimits,
 ) -> AsyncGenerator[Job]:
     """Yield the job now, then its newer versions; end after the terminal one. See `JobStatusClient.watch_job`."""
-    patience = Patience(patience_seconds, limits, now=asyncio.get_running_loop().time, at_first=channel.retry)
+    patience = Patience(patience_seconds, now=asyncio.get_running_loop().time, at_first=channel.retry)
+    request = jobs_v1.WatchJobRequest(job_id=job_id, omit_result=omit_result, idle_interval=idle_interval)
     while True:
-        request = jobs_v1.WatchJobRequest(
-            job_id=job_id, after_version=after_version, omit_result=omit_result, idle_interval=idle_interval
-        )
         patience.begin_try()
         try:
             async with aclosing(channel.stream(channel.jobs.WatchJob, request)) as responses:
                 async for response in responses:
-                    if response.HasField("job"):
-                        job = job_from_message(response.job)
-                        yield job
-                        if job.is_terminal:
-                            return
-                        after_version = job.version
                     patience.note_response()
+                    if not response.HasField("job"):
+                        continue
+                    job = job_from_message(response.job)
+                    if after_version is None or job.version > after_version or job.is_terminal:
+                        after_version = job.version
+                        yield job
+                    if job.is_terminal:
+                        return
         except errors.TRANSIENT as error:
             pause_seconds = patience.pause_after(error)
         await asyncio.sleep(pause_seconds)
@@ -130,7 +122,7 @@ async def end_of(
     """Return the job once it has ended. See `JobStatusClient.wait_for_job`."""
     now = asyncio.get_running_loop().time
     began_at = watches_at = now()
-    patience = Patience(patience_seconds, limits, now=now, at_first=channel.retry)
+    patience = Patience(patience_seconds, now=now, at_first=channel.retry)
     request = jobs_v1.WatchJobRequest(job_id=job_id, omit_result=omit_result, idle_interval=idle_interval)
     while True:
         patience.begin_try()
