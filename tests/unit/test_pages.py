@@ -2,9 +2,10 @@
 
 import asyncio
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
-from jobstatus.rpc.pages import PageLimits, fill
+from jobstatus.rpc.pages import PageLimits, fill, shorten
 from jobstatus.v1 import job_status_pb2 as pb
 
 SIZE = 100
@@ -61,3 +62,35 @@ def test_a_page_that_is_full_reads_no_more() -> None:
 def test_pages_fit_into_ordinary_clients() -> None:
     """The bound is below gRPC's default limit of 4 MiB, with an item to spare."""
     assert PageLimits().max_bytes < 4 * 1024 * 1024 - 64 * 1024
+
+
+def answer_with(*messages: str) -> pb.BatchGetJobsResponse:
+    """An answer about failed jobs, each with a message and an error of that text."""
+    errors = [pb.JobError(error=pb.ErrorField(message=message)) for message in messages]
+    jobs = [
+        pb.Job(job_id=str(number), message=message, error=error)
+        for number, (message, error) in enumerate(zip(messages, errors, strict=True))
+    ]
+    return pb.BatchGetJobsResponse(jobs=jobs)
+
+
+@pytest.mark.parametrize(("left_out", "wanted"), [(0, ""), (1, "2"), (201, "2"), (209, "23"), (360, "023")])
+def test_the_longest_texts_are_left_out(left_out: int, wanted: str) -> None:
+    """As many as must be, and of such a job both; an answer that fits keeps all."""
+    answer = answer_with("x" * 50, "", "x" * 100, "x" * 70)
+    size = answer.ByteSize()
+    shorten(answer, answer.jobs, size - left_out)
+    assert "".join(job.job_id for job in answer.jobs if not job.HasField("error")) == wanted
+    assert "".join(job.job_id for job in answer.jobs if not job.HasField("message")) == wanted
+    assert answer.ByteSize() <= size - left_out
+
+
+def test_what_remains_of_the_largest_answer_fits() -> None:
+    """A thousand jobs with the longest of all other texts stay below 4 MiB without their errors and messages."""
+    name, job_id = "\U0001f600" * 256, "x" * 128
+    long: dict[str, Any] = {"virtual_key_id": job_id, "provider": name, "model_requested": name, "worker_id": job_id}
+    job = pb.Job(job_id=job_id, message="\U0001f600" * 1024, **long)
+    answer = pb.BatchGetJobsResponse(jobs=[job] * 1000)
+    assert answer.ByteSize() > 4 * 1024 * 1024
+    shorten(answer, answer.jobs, PageLimits().max_bytes)
+    assert answer.ByteSize() <= PageLimits().max_bytes

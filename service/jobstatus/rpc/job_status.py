@@ -30,7 +30,7 @@ from jobstatus.rpc.messages import (
     request_type_of,
 )
 from jobstatus.rpc.options import MAX_ANSWER_BYTES, RpcLimits
-from jobstatus.rpc.pages import fill
+from jobstatus.rpc.pages import fill, shorten
 from jobstatus.v1 import job_status_pb2 as pb
 
 MAX_IDLE_MS: Final = 3_600_000
@@ -79,9 +79,12 @@ class JobStatusServicer:
         check_count("operation", len(request.operation))
         read = await commands.read(self._read.operations, request)
         decided = iter(await self._tracker.write([item for item in read if not isinstance(item, JobStatusError)]))
-        return pb.BatchWriteResponse(
+        response = pb.BatchWriteResponse(
             result=[_result_fields(item if isinstance(item, JobStatusError) else next(decided)) for item in read]
         )
+        jobs = (result.job for result in response.result if result.HasField("job"))
+        shorten(response, jobs, self._limits.pages.max_bytes)
+        return response
 
     async def GetJob(self, request: pb.GetJobRequest) -> pb.GetJobResponse:
         check_id("job_id", request.job_id)
@@ -92,17 +95,23 @@ class JobStatusServicer:
         check_count("job_ids", len(request.job_ids))
         for job_id in request.job_ids:
             check_id("job_ids", job_id)
-        if request.omit_large_results and not request.omit_result:
+        if request.omit_result:
+            jobs = await self._tracker.get_many(request.job_ids, with_results=False)
+        elif request.omit_large_results:
             jobs = await self._tracker.get_many_small(request.job_ids)
         else:
-            if not request.omit_result and await self._tracker.result_bytes(request.job_ids) > MAX_ANSWER_BYTES:
-                raise InvalidField.of("job_ids", f"their results exceed {MAX_ANSWER_BYTES} bytes: ask for fewer")
-            jobs = await self._tracker.get_many(request.job_ids, with_results=not request.omit_result)
+            _check_size(await self._tracker.result_bytes(request.job_ids))
+            jobs = await self._tracker.get_many(request.job_ids, with_results=True)
         failed = {job_id: job for job_id, job in zip(request.job_ids, jobs, strict=True) if isinstance(job, StoreError)}
         if failed and not request.allow_partial_success:
             raise next(iter(failed.values()))
         found = [job_fields(job) for job in jobs if isinstance(job, Job)]
-        return pb.BatchGetJobsResponse(jobs=found, unavailable_job_ids=failed)
+        response = pb.BatchGetJobsResponse(jobs=found, unavailable_job_ids=failed)
+        if request.omit_result:
+            shorten(response, response.jobs, self._limits.pages.max_bytes)
+        elif not request.omit_large_results:
+            _check_size(sum(len(job.result) + job.error.ByteSize() for job in response.jobs))
+        return response
 
     async def ListJobs(self, request: pb.ListJobsRequest) -> pb.ListJobsResponse:
         count = page_size(request.page_size)
@@ -180,6 +189,11 @@ async def _read_followed(requests: AsyncIterator[pb.FollowJobsRequest], feed: Ch
             check_id("versions", job_id)
         feed.forget(request.forgotten_job_ids)
         await feed.follow(dict(request.versions))
+
+
+def _check_size(outcome_bytes: int) -> None:
+    if outcome_bytes > MAX_ANSWER_BYTES:
+        raise InvalidField.of("job_ids", f"their results and errors exceed {MAX_ANSWER_BYTES} bytes: ask for fewer")
 
 
 def _result_fields(outcome: Job | JobStatusError) -> Any:

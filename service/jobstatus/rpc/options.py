@@ -11,7 +11,7 @@ from jobstatus.rpc.pages import PageLimits
 from jobstatus.v1 import job_status_pb2, virtual_keys_pb2
 
 MAX_ANSWER_BYTES: Final = 32 * 1024 * 1024
-"""How many bytes of results one BatchGetJobs returns at most. This bounds the memory of a call."""
+"""How many bytes of results and errors one BatchGetJobs returns at most. This bounds the memory of a call."""
 
 _MESSAGE_OVERHEAD: Final = 4 * 1024 * 1024
 """Room beyond the largest result, so that a result a little too large is refused with a reason."""

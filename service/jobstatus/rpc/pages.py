@@ -1,10 +1,12 @@
-"""Pages of listings, bounded in bytes too: an ordinary client refuses messages of more than 4 MiB."""
+"""Answers about many jobs, bounded in bytes too: an ordinary client refuses messages of more than 4 MiB."""
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol, TypeVar
 
 from google.protobuf.message import Message
+
+from jobstatus.v1 import job_status_pb2 as pb
 
 Item = TypeVar("Item")
 
@@ -17,7 +19,7 @@ class PageLimits:
     """The bounds of a page."""
 
     max_bytes: int = 3_500_000
-    """A page with more than one item is no larger."""
+    """A page with more than one item is no larger, and no answer about many jobs without their results."""
     slice_items: int = 200
     """Items read at a time, so that a page which is full after a few has not read a thousand."""
 
@@ -56,3 +58,23 @@ async def fill(
             return None
         if len(page) == count:
             return last
+
+
+def shorten(answer: Message, jobs: Iterable[pb.Job], max_bytes: int) -> None:
+    """Leave errors and messages out of an answer's jobs, the longest first, until the answer is no larger.
+
+    What remains of a thousand jobs always fits into an ordinary client's 4 MiB.
+    """
+    excess = answer.ByteSize() - max_bytes
+    if excess <= 0:
+        return
+    for job in sorted(jobs, key=_text_bytes, reverse=True):
+        excess -= _text_bytes(job)
+        job.ClearField("error")
+        job.ClearField("message")
+        if excess <= 0:
+            return
+
+
+def _text_bytes(job: pb.Job) -> int:
+    return job.error.ByteSize() + len(job.message.encode())

@@ -1005,7 +1005,9 @@ class OperationResult(_message.Message):
     ERROR_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def job(self) -> Global___Job:
-        """The job as the operation left it, without its result."""
+        """The job as the operation left it, without its result. An answer stays below 4 MiB, the limit of an ordinary
+        client: errors and messages of jobs that would make it larger are left out, the longest first; GetJob has them.
+        """
 
     @_builtins.property
     def error(self) -> Global___OperationError:
@@ -1138,7 +1140,7 @@ class BatchGetJobsRequest(_message.Message):
     OMIT_LARGE_RESULTS_FIELD_NUMBER: _builtins.int
     ALLOW_PARTIAL_SUCCESS_FIELD_NUMBER: _builtins.int
     omit_result: _builtins.bool
-    """Leave out the results' bytes."""
+    """Leave out the results' bytes. Then an answer stays below 4 MiB, as that of BatchWrite does (see OperationResult)."""
     omit_large_results: _builtins.bool
     """Leave out the bytes of results of more than 16 KiB; read those alone, with GetJob."""
     allow_partial_success: _builtins.bool

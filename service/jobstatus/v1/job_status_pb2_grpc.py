@@ -193,6 +193,8 @@ class JobStatusServicer:
 
     def BatchGetJobs(self, request, context):
         """Reads up to 1000 jobs at once. Jobs that are unknown, deleted or expired are left out of the answer.
+
+        INVALID_FIELD when their results and errors together exceed 32 MiB, unless the request leaves results out.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

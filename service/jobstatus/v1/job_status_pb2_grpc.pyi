@@ -89,7 +89,10 @@ class JobStatusStub:
     GetJob: _aio.UnaryUnaryMultiCallable[_job_status_pb2.GetJobRequest, _job_status_pb2.GetJobResponse]
     """Reads one job. Answers JOB_NOT_FOUND for a job that is unknown, deleted or expired."""
     BatchGetJobs: _aio.UnaryUnaryMultiCallable[_job_status_pb2.BatchGetJobsRequest, _job_status_pb2.BatchGetJobsResponse]
-    """Reads up to 1000 jobs at once. Jobs that are unknown, deleted or expired are left out of the answer."""
+    """Reads up to 1000 jobs at once. Jobs that are unknown, deleted or expired are left out of the answer.
+
+    INVALID_FIELD when their results and errors together exceed 32 MiB, unless the request leaves results out.
+    """
     ListJobs: _aio.UnaryUnaryMultiCallable[_job_status_pb2.ListJobsRequest, _job_status_pb2.ListJobsResponse]
     """Lists jobs, newest first, without their results.
 
@@ -220,7 +223,10 @@ class JobStatusServicer(metaclass=_abc_1.ABCMeta):
         request: _job_status_pb2.BatchGetJobsRequest,
         context: _aio.ServicerContext[_job_status_pb2.BatchGetJobsRequest, _abc.Awaitable[_job_status_pb2.BatchGetJobsResponse]],
     ) -> _abc.Awaitable[_job_status_pb2.BatchGetJobsResponse]:
-        """Reads up to 1000 jobs at once. Jobs that are unknown, deleted or expired are left out of the answer."""
+        """Reads up to 1000 jobs at once. Jobs that are unknown, deleted or expired are left out of the answer.
+
+        INVALID_FIELD when their results and errors together exceed 32 MiB, unless the request leaves results out.
+        """
 
     @_abc_1.abstractmethod
     def ListJobs(

@@ -1,12 +1,13 @@
 """BatchWrite: what each operation of it answers is what the single call would."""
 
+import itertools
 from pathlib import Path
 
 import grpc
 import pytest
 from google.protobuf.message import Message
 from harness.faults import Clock
-from harness.jobs import RESULT, cancellation, completion, creation, failure, heartbeat, starting
+from harness.jobs import RESULT, cancellation, completion, create, creation, failure, heartbeat, starting
 from harness.refusals import NOT_FOUND, REFUSED_WRITES, invalid
 from harness.rpc import HOUR, call, furnish, get, in_batch, operation, url_of
 from harness.service import Service, service_here
@@ -91,3 +92,30 @@ async def test_operation_that_is_none(empty: Service) -> None:
     results = (await empty.jobs.BatchWrite(batch)).result
     assert [result.WhichOneof("outcome") for result in results] == ["job", "error", "job"]
     assert (results[1].error.code, dict(results[1].error.metadata)) == (3, {"field": "operation"})
+
+
+async def test_answers_about_many_jobs_fit_an_ordinary_client(empty: Service) -> None:
+    """Of 450 jobs with errors of 10 kB each, some come without; the writes are answered, and so is a read of them.
+
+    A client that got no answer would send the writes again for ever.
+    """
+    error = pb.JobError(error=pb.ErrorField(message="x" * 10_000))
+    job_ids = [f"j{number}" for number in range(450)]
+    pairs = [(creation(job_id), pb.FailJobRequest(job_id=job_id, error=error)) for job_id in job_ids]
+    results = await in_batch(empty, *itertools.chain.from_iterable(pairs))
+    read = await empty.jobs.BatchGetJobs(pb.BatchGetJobsRequest(job_ids=job_ids, omit_result=True))
+    for jobs in ([result.job for result in results[1::2]], list(read.jobs)):
+        assert [job.job_id for job in jobs] == job_ids
+        assert {job.state for job in jobs} == {pb.JOB_STATE_FAILED}
+        assert 300 < sum(job.HasField("error") for job in jobs) < 450
+    assert (await get(empty, "j0")).error.error == error.error
+
+
+async def test_errors_count_towards_the_bound_of_a_read_with_results(empty: Service) -> None:
+    """As results do: beyond 32 MiB together the call is refused. A job that is asked for twice counts twice."""
+    await create(empty, "j1")
+    error = pb.JobError(error=pb.ErrorField(message="x" * 60_000))
+    await empty.jobs.FailJob(pb.FailJobRequest(job_id="j1", error=error))
+    within, beyond = [pb.BatchGetJobsRequest(job_ids=["j1"] * count) for count in (60, 600)]
+    assert len((await empty.jobs.BatchGetJobs(within)).jobs) == 60
+    assert await refused(empty.jobs.BatchGetJobs(beyond)) == invalid("job_ids")
