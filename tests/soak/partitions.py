@@ -70,8 +70,8 @@ HEALTHY_TIMES: Final = 2.0
 """The healthy shares of a cluster take at most so many times as long as usual."""
 NORMAL_SECONDS: Final = 60.0
 """Descriptors, sessions and places are as they were within this time."""
-NEARLY: Final = 5
-"""So many more descriptors or sessions than before are as many as before."""
+NEARLY: Final = 10
+"""So many more descriptors than before are as many as before: connections are made as they are needed."""
 ENOUGH: Final = 60
 WRITERS: Final = 20
 TRIES: Final = 1_000_000
