@@ -9,7 +9,7 @@ unexport PYTHONDONTWRITEBYTECODE
 SOURCES := service tests benchmarks examples protos docs
 
 .DEFAULT_GOAL := help
-.PHONY: help install run demo test soak check lint types imports generated generate format lock torture postgresql-torture cluster-torture replicas clocks partitions migrations bench polling-day browser clients proxies clean
+.PHONY: help install run demo test soak check lint types imports generated generate format lock torture postgresql-torture cluster-torture replicas clocks partitions migrations bench polling-day browser clients proxies stops interop clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F '\t' '{printf "  make %-19s %s\n", $$1, $$2}'
@@ -107,8 +107,14 @@ browser: install ## pages in headless Chromium poll, wait and follow, from other
 proxies: install ## waits, events, large results, gRPC and a stop through each proxy of docs/proxies that is installed (minutes)
 	$(BIN)/python tests/soak/proxies.py
 
+stops: install ## stop one of two replicas amid writes that are never tried again, directly, through HAProxy and through nginx: is any lost?
+	$(BIN)/python tests/soak/stops.py
+
 clients: install ## clients that eight generators make of /openapi.json poll a running service (needs Java, Maven, Go, Node.js)
 	$(BIN)/python tests/soak/generated_clients.py $(CLIENTS)
+
+interop: install ## workers in six languages through all that can happen to a job (needs their tools; minutes)
+	$(BIN)/python tests/soak/interop.py $(INTEROP)
 
 clean: ## remove .venv and what runs leave behind
 	rm -rf $(VENV) var .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache .import_linter_cache

@@ -41,15 +41,23 @@ def application(service: str) -> web.Application:
 
 
 async def pass_on(request: web.Request) -> web.StreamResponse:
-    """Forward the request, and return the service's answer part by part."""
+    """Forward the request, and return the service's answer part by part; 502 while the service does not answer."""
     headers = {name: request.headers[name] for name in PASSED_ON if name in request.headers}
-    async with request.app[SESSION].get(request.rel_url, headers=headers, timeout=NO_LIMIT) as answer:
+    try:
+        answer = await request.app[SESSION].get(request.rel_url, headers=headers, timeout=NO_LIMIT)
+    except aiohttp.ClientError:
+        raise web.HTTPBadGateway(text="The service does not answer.\n") from None
+    async with answer:
         response = web.StreamResponse(status=answer.status, headers=answer.headers)
         for name in NOT_PASSED_BACK:
             response.headers.popall(name, None)
         await response.prepare(request)
-        async for part in answer.content.iter_any():
-            await response.write(part)
+        try:
+            async for part in answer.content.iter_any():
+                await response.write(part)
+        except (aiohttp.ClientError, ConnectionError):  # one of the two has gone away: so does the other
+            if request.transport is not None:
+                request.transport.abort()
         return response
 
 

@@ -165,6 +165,7 @@ class Settings(BaseModel):
     upstream_tls_cert: ExistingFile | None = None
     upstream_tls_key: ExistingFile | None = None
     upstream_insecure: bool = False
+    upstream_balancing: Literal["round_robin", "pick_first"] = "round_robin"
 
     workers: int = Field(default=1, ge=1, le=64)
     max_result_bytes: int = Field(default=16 * 1024 * 1024, ge=1024, le=256 * 1024 * 1024)

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import IO
 
 import aiohttp
+import jobstatus.client
 import pytest
 import trustme
 from aiohttp import web
@@ -23,12 +24,16 @@ from harness.command import BARE, COMMAND, LIMIT_SECONDS, Ended, assert_sentence
 from jobstatus.cli.errors import EPILOG, CommandError, ExitCode, explain
 from jobstatus.cli.poll_display import PlainDisplay
 from jobstatus.cli.polling import PollLoop
-from jobstatus.client import ServiceFailed, ServiceUnreachable
 from jobstatus.core import errors
-from jobstatus.rpc.errors import CODES
 from yarl import URL
 
 NOWHERE = "127.0.0.1:1"
+LEAVES = [
+    value
+    for value in vars(jobstatus.client).values()
+    if isinstance(value, type) and issubclass(value, errors.JobStatusError) and value is not errors.JobStatusError
+]
+"""Every error that the client's calls raise."""
 PROXY_VARIABLES = tuple(
     name for kind in ("http", "https", "all", "no") for name in (f"{kind}_proxy", f"{kind}_PROXY".upper())
 )
@@ -248,7 +253,7 @@ def test_a_job_is_cancelled(service: dict[str, str]) -> None:
         499,
         {"type": "cancelled", "code": "cancelled_by_client", "message": "Not needed."},
     )
-    assert_sentence(run("jobs", "heartbeat", job_id, "--attempt", "1", env=service), 1, "failed")
+    assert_sentence(run("jobs", "heartbeat", job_id, "--attempt", "1", env=service), 1, "cancelled")
     done = create(service)
     assert run("jobs", "complete", done, env=service, stdin=b"1").code == 0
     assert_sentence(run("jobs", "cancel", done, env=service), 1, "completed")
@@ -691,7 +696,7 @@ def test_a_worker_that_is_stopped_longer_than_its_lease_cannot_complete(service:
     assert "lease_expired" in run("jobs", "get", job_id, env=service).out
 
 
-@pytest.mark.parametrize("leaf", [*CODES, ServiceFailed, ServiceUnreachable])
+@pytest.mark.parametrize("leaf", LEAVES)
 def test_every_error_has_an_exit_code_of_the_table(leaf: type[errors.JobStatusError]) -> None:
     """A leaf that is added without one is noticed here, and each code is explained in --help."""
     code, sentence = explain(leaf())

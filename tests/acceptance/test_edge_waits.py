@@ -14,7 +14,7 @@ from harness.tokens import bearer, virtual_key_token
 
 OWNER: Final = bearer(virtual_key_token("vk-1"))
 LONG: Final = "Prefer: wait=45"
-HEAL_SECONDS: Final = 30.0
+HEAL_SECONDS: Final = 60.0
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from jobstatus.v1 import job_status_pb2 as pb
 
 WORKER = Path(__file__).with_name("leased_worker.py")
 LEASE_SECONDS, HEARTBEAT_SECONDS = 2, 0.5
-LOST_WITHIN_SECONDS = 10.0
+LOST_WITHIN_SECONDS = 60.0
 POLLER = bearer(virtual_key_token("vk-1"))
 
 

@@ -24,7 +24,7 @@ from harness.waiting import until
 from harness.wire import Refusal, channel_to, refusal_of
 from jobstatus.v1 import job_status_pb2 as pb
 
-STOP_SECONDS = 15.0
+STOP_SECONDS = 60.0
 WRITERS, POLLERS, WATCHES = 40, 20, 50
 POLL = f"GET /v1/async/audio/transcriptions/polled HTTP/1.1\r\nHost: test\r\n{bearer(admin_token())}\r\n\r\n".encode()
 SIGNALS = [signal.SIGTERM, signal.SIGINT]
@@ -40,9 +40,9 @@ class Seen:
     results: dict[str, bytes] = field(default_factory=dict)
     """The result of each job whose end was acknowledged."""
     refusals: list[Refusal] = field(default_factory=list)
-    """Why writes were refused at last, by the service itself."""
+    """Why writes were refused by the service itself."""
     failures: list[grpc.StatusCode] = field(default_factory=list)
-    """How calls failed for which the service gave no reason."""
+    """How writes failed for which the service gave no reason."""
     watches: list[Refusal] = field(default_factory=list)
     """How watches ended."""
     polls: int = 0
@@ -109,7 +109,7 @@ async def watch(service: Service, seen: Seen, watching: list[pb.Job]) -> None:
 async def stopped_under_load(process: Process, number: signal.Signals) -> Seen:
     """Many writers, pollers on connections that they keep, and watches; the signal; the end, in time and with 0."""
     seen, watching = Seen(), list[pb.Job]()
-    async with process.connected() as service, asyncio.timeout(60):
+    async with process.connected() as service, asyncio.timeout(120):
         await create(service, "polled")
         async with asyncio.TaskGroup() as clients:
             for writer in range(WRITERS):
@@ -130,15 +130,15 @@ async def stopped_under_load(process: Process, number: signal.Signals) -> Seen:
 async def test_a_stop_under_load_loses_nothing(tmp_path: Path, number: signal.Signals, workers: str) -> None:
     """Exit code 0 in time, every acknowledged write there afterwards, no answer cut short, every watch told why.
 
-    A write that finds the service stopping is UNAVAILABLE: SHUTTING_DOWN, or nobody there, or was not picked up.
+    No write is refused by the service: one that comes too late finds nobody there, or was not picked up.
     """
     async with Process(tmp_path, WORKERS=workers) as process:
         seen = await stopped_under_load(process, number)
         assert not seen.cut
         told = Refusal(grpc.StatusCode.UNAVAILABLE, "SHUTTING_DOWN")
         assert seen.watches == [told] * WATCHES
-        assert seen.refusals == [told] * len(seen.refusals)
-        assert seen.refusals or seen.failures
+        assert seen.refusals == []
+        assert len(seen.failures) == WRITERS
         assert set(seen.failures) <= {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED}
         await process.start()
         async with process.connected() as service:

@@ -18,7 +18,7 @@ from jobstatus.v1 import job_status_pb2 as pb
 from jobstatus.v1.job_status_pb2_grpc import JobStatusStub
 
 OWNER: Final = bearer(virtual_key_token("vk-1"))
-HEARING_SECONDS: Final = 10.0
+HEARING_SECONDS: Final = 60.0
 """A watch hears of another child's change within a quarter of a second; here it may take longer on a busy machine."""
 OWN_CHANNEL: Final = (("grpc.use_local_subchannel_pool", 1),)
 MANY: Final = 16
@@ -47,7 +47,7 @@ async def figure(service: Service, name: str) -> float:
 async def test_connections_are_spread_and_all_see_the_same(process: Process, service: Service) -> None:
     """What one child has acknowledged every other shows at once, on whichever of many connections it is asked."""
     held: dict[int, int] = {}
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         for number in range(MANY):
             async with grpc.aio.insecure_channel(f"127.0.0.1:{service.grpc_port}", options=OWN_CHANNEL) as channel:
                 await JobStatusStub(channel).CreateJob(creation(f"job-{number}"))
@@ -90,8 +90,8 @@ async def test_a_child_that_dies_is_replaced_and_nothing_is_lost(process: Proces
                     return
                 job_id = f"job-{number}-{count}"
                 try:
-                    await stub.CreateJob(creation(job_id), timeout=5, wait_for_ready=True)
-                    await stub.CompleteJob(completion(job_id), timeout=5, wait_for_ready=True)
+                    await stub.CreateJob(creation(job_id), timeout=30, wait_for_ready=True)
+                    await stub.CompleteJob(completion(job_id), timeout=30, wait_for_ready=True)
                 except grpc.aio.AioRpcError as error:
                     assert error.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)  # noqa: PT017  # a child was killed
                     continue

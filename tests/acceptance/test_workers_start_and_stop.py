@@ -21,7 +21,7 @@ from harness.waiting import until
 from harness.workers import HANGING_SECONDS, WORKERS, children_of, log_of, suspended
 from jobstatus.v1 import job_status_pb2 as pb
 
-STOP_SECONDS: Final = 15.0
+STOP_SECONDS: Final = 60.0
 MANY: Final = 16
 
 
@@ -139,7 +139,7 @@ async def refused(folder: Path, **settings: str) -> AsyncIterator[asyncio.subpro
         stderr=asyncio.subprocess.STDOUT,
     )
     try:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             yield child
     finally:
         if child.returncode is None:

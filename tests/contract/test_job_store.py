@@ -1,6 +1,7 @@
 """What `core.store.JobStore` promises, on every store."""
 
 import asyncio
+import time
 from typing import Any
 
 import pytest
@@ -276,6 +277,15 @@ async def test_a_look_for_changes_tells_versions_and_nothing_that_is_as_it_was(s
     await store.commit([change(job(version=3))])
     assert await store.changed({}) == {}
     assert await store.changed({"job-1": 3, "nobody": 0}) == {}
+
+
+async def test_a_claim_tells_the_time_of_the_store(store: Store, request: pytest.FixtureRequest) -> None:
+    """Whether the caller leads, does not, or resigns. A file and this process's memory have no clock of their own."""
+    has_clock = request.node.callspec.params["store"] not in ("memory", "sqlite")
+    for holder, for_ms in (("one", 60_000), ("two", 60_000), ("one", 0)):
+        told_ms = (await store.try_lead(holder, for_ms)).now_ms
+        assert (told_ms is not None) is has_clock
+        assert told_ms is None or abs(told_ms / 1000 - time.time()) < 60  # the server is on this machine
 
 
 async def test_one_holder_sweeps_until_it_gives_up(store: Store) -> None:

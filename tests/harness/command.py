@@ -15,7 +15,7 @@ from typing import Any, Final
 from click.testing import CliRunner
 from jobstatus import cli
 
-LIMIT_SECONDS: Final = 30
+LIMIT_SECONDS: Final = 60
 COMMAND: Final = Path(sys.executable).with_name("jobstatus")
 BARE: Final = {name: value for name, value in os.environ.items() if not name.startswith("JOBSTATUS_")}
 """The environment without any setting of ours."""

@@ -10,7 +10,7 @@ from typing import Any, Final, Self
 from harness.service import Service
 
 ACCEPT: Final = "Accept: text/event-stream"
-LIMIT_SECONDS: Final = 10.0
+LIMIT_SECONDS: Final = 60.0
 """For each part of a stream that has to come: well before a comment, or any other time of the service's, is due."""
 _RETRY: Final = ("retry", "2000")
 

@@ -15,9 +15,17 @@ from harness.stores import DelegatingStore
 class Clock:
     """The clocks of a service that is given it: they stand still until they are moved."""
 
-    def __init__(self) -> None:
-        self._ns = time.time_ns()
-        self.clocks = Clocks(seconds=self.time, ms=lambda: self.ms, monotonic=self.monotonic)
+    def __init__(self, *, ahead_seconds: int = 0, follow_store: bool = False) -> None:
+        """`ahead_seconds`: of the system's clock."""
+        self._ns = time.time_ns() + ahead_seconds * 1_000_000_000
+        self.clocks = Clocks(
+            seconds=self.time,
+            ms=lambda: self.ms,
+            monotonic=self.monotonic,
+            monotonic_ns=self.time_ns,
+            pulse=lambda: 0,
+            follow_store=follow_store,
+        )
 
     def move(self, *, seconds: float = 0, ms: int = 0) -> None:
         """Let so much time pass."""

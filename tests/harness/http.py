@@ -5,7 +5,7 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-LIMIT_SECONDS = 10.0
+LIMIT_SECONDS = 60.0
 
 
 @dataclass(frozen=True, slots=True)

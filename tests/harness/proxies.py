@@ -9,7 +9,6 @@ import os
 import pwd
 import re
 import shutil
-import socket
 import subprocess
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
@@ -132,27 +131,6 @@ def filled_in(text: str, ports: Ports) -> str:
     numbers = {8080: ports.http, 50051: ports.grpc, 9090: ports.admin, 8000: ports.rest, 8001: ports.rpc}
     values = HOSTS | {str(known): str(number) for known, number in numbers.items()}
     return re.sub("|".join(rf"\b{name}\b" for name in values), lambda found: values[found[0]], text)
-
-
-def free_ports(count: int, *hosts: str) -> list[int]:
-    """Ports that nobody has at the moment on any of the hosts."""
-    found: list[int] = []
-    while len(found) < count:
-        with socket.socket() as probe:
-            probe.bind((hosts[0], 0))
-            port = probe.getsockname()[1]
-        if port not in found and all(_is_free(host, port) for host in hosts):
-            found.append(port)
-    return found
-
-
-def _is_free(host: str, port: int) -> bool:
-    with socket.socket() as probe:
-        try:
-            probe.bind((host, port))
-        except OSError:
-            return False
-        return True
 
 
 @asynccontextmanager

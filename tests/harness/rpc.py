@@ -13,7 +13,7 @@ from harness.jobs import create, job_in, start
 from harness.service import Service
 
 HOUR: Final = Duration(seconds=3600)
-WATCH_SECONDS: Final = 30
+WATCH_SECONDS: Final = 60
 OPERATIONS: Final = {
     "CreateJobRequest": "create_job",
     "StartJobRequest": "start_job",

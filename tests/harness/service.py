@@ -18,6 +18,7 @@ from jobstatus.app.edge import EdgeLimits, serving_edge
 from jobstatus.app.limits import ServiceLimits
 from jobstatus.app.service import serving
 from jobstatus.rest.limits import RestLimits
+from jobstatus.rpc.server import RpcLimits
 from jobstatus.settings import IssuerSettings, Settings
 from jobstatus.v1.job_status_pb2_grpc import JobStatusStub
 from jobstatus.v1.virtual_keys_pb2_grpc import VirtualKeysStub
@@ -29,10 +30,12 @@ from harness.http import Answer, request
 from harness.tokens import AUDIENCE, ISSUER, SECRET
 
 COMMAND = str(Path(sys.executable).with_name("jobstatus"))
-START_SECONDS = 20.0
-AT_ONCE = ServiceLimits(refusing_seconds=0)
+START_SECONDS = 60.0
+AT_ONCE = ServiceLimits(rpc=RpcLimits(hold_seconds=0))
 """The limits of a service in this process, which stops without a pause for callers to come."""
 EDGE = EdgeLimits()
+REAL_TIME = Clocks(pulse=lambda: 0)
+"""The clocks of a service in this process, whose pauses on a busy machine are no subject of its tests."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,7 +97,7 @@ async def service_here(
         chosen.accepted_issuers(),
         with_reflection=True,
         limits=limits if rest is None else replace(limits, rest=rest),
-        clocks=Clocks() if clock is None else clock.clocks,
+        clocks=REAL_TIME if clock is None else clock.clocks,
         store=None if isinstance(store, str) else store,
     )
     async with (
@@ -122,7 +125,7 @@ async def edge_here(
         "issuers": (issuer,),
     }
     chosen = Settings(**(values | settings))
-    clocks = Clocks() if clock is None else clock.clocks
+    clocks = REAL_TIME if clock is None else clock.clocks
     limits = limits if rest is None else replace(limits, rest=rest)
     async with serving_edge(chosen, chosen.accepted_issuers(), limits=limits, clocks=clocks) as listening:
         yield service.behind(listening.http.port, listening.admin.port)

@@ -19,7 +19,7 @@ from jobstatus.telemetry.metrics import Metrics
 
 from harness.tracking import timekeeper
 
-LIMIT_SECONDS = 10
+LIMIT_SECONDS = 60
 SHORTEST_LEASE = timedelta(seconds=1)
 NOW_MS = 1_800_000_000_000
 

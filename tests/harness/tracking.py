@@ -11,7 +11,7 @@ from jobstatus.core.errors import JobStatusError, StoreFull, StoreUnavailable
 from jobstatus.core.job import Job, RequestType
 from jobstatus.core.rules import Policy
 from jobstatus.core.store import JobStore
-from jobstatus.core.timekeeper import Timekeeper
+from jobstatus.core.timekeeper import MS_NS, Timekeeper
 from jobstatus.core.tracker import JobTracker, TrackerLimits
 from jobstatus.core.write_queue import WriterLimits
 
@@ -35,7 +35,7 @@ class Clock:
 
 def timekeeper(clock: Callable[[], int]) -> Timekeeper:
     """Tells the time of a clock that tests move."""
-    return Timekeeper(wall_ms=clock, monotonic=lambda: clock() / 1000, follows_store=False)
+    return Timekeeper(wall_ms=clock, monotonic_ns=lambda: clock() * MS_NS, pulse=lambda: 0, follows_store=False)
 
 
 def tracker_on(

@@ -5,7 +5,7 @@ import inspect
 from collections.abc import Awaitable, Callable
 from typing import Final
 
-LIMIT_SECONDS: Final = 20.0
+LIMIT_SECONDS: Final = 60.0
 _PAUSE_SECONDS: Final = 0.01
 
 

@@ -14,6 +14,8 @@ from grpc_status import rpc_status
 from harness.http import LIMIT_SECONDS
 
 DOMAIN = "jobstatus.v1"
+PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\x00\x00\x00\x04\x00\x00\x00\x00\x00"
+"""With this a client of HTTP/2 begins: the preface, and settings that say nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,13 +29,14 @@ class Refusal:
 
 
 def refusal_of(error: grpc.aio.AioRpcError) -> Refusal:
-    """What the error says in its one ErrorInfo, which has to be of our domain."""
+    """What the error says in its one ErrorInfo, which has to be of our domain, and in plain metadata."""
     status = rpc_status.from_call(error)  # type: ignore[arg-type]  # it has all that is asked of a Call
     assert status is not None, error
     (detail,) = status.details
     info = ErrorInfo()
     assert detail.Unpack(info)
     assert info.domain == DOMAIN
+    assert [value for key, value in error.trailing_metadata() if key == "jobstatus-reason"] == [info.reason]
     return Refusal(error.code(), info.reason, dict(info.metadata), status.message)
 
 

@@ -5,7 +5,7 @@ import socket
 import time
 from collections import Counter
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import AsyncExitStack, closing
 from pathlib import Path
 from typing import Any, Final
 
@@ -29,7 +29,7 @@ OWNER: Final = bearer(virtual_key_token("vk-1"))
 ADMIN: Final = bearer(admin_token())
 LIMIT_SECONDS: Final = 3.0
 """What a poll may take while the service inside does not answer."""
-SLACK_SECONDS: Final = 6.0
+SLACK_SECONDS: Final = 20.0
 """For all that this machine does meanwhile."""
 HOUR: Final = {"seconds": 3600}
 
@@ -112,6 +112,38 @@ async def test_polls_under_way_are_answered_when_the_edge_stops() -> None:
             polls = [asyncio.create_task(timed(edge.poll(name, ADMIN))) for name in ("job-1", "job-2")]
             await until(lambda: len(asked) == len(polls))
         assert_all_unavailable(await asyncio.gather(*polls))
+
+
+# --- a service of several replicas ---
+
+
+async def test_an_edge_spreads_its_polls_and_loses_none_when_a_replica_goes() -> None:
+    """Over all addresses of the service's name, without a setting; with one they stay with the first."""
+    async with AsyncExitStack() as stack:
+        going = await stack.enter_async_context(service_here())
+        async with service_here() as staying:
+            replicas = (going, staying)
+            for replica in replicas:
+                await create(replica, "job-1")
+            name = "ipv4:" + ",".join(f"127.0.0.1:{replica.grpc_port}" for replica in replicas)
+
+            async def polled(edge: Service) -> list[float]:
+                assert (await edge.poll("job-1", ADMIN)).status == 202
+                return [await calls(replica, "BatchGetJobs") for replica in replicas]
+
+            async with edge_here(staying, upstream=name, upstream_balancing="pick_first") as edge:
+                for _ in range(4):
+                    counts = await polled(edge)
+            assert sorted(counts) == [0, 4]
+            async with edge_here(staying, upstream=name) as edge:
+
+                async def both_are_asked() -> bool:
+                    return all(new > old for new, old in zip(await polled(edge), counts, strict=True))
+
+                await until(both_are_asked)
+                await stack.aclose()
+                for _ in range(8):
+                    assert (await edge.poll("job-1", ADMIN)).status == 202
 
 
 # --- a service of another version, or none ---

@@ -1,14 +1,16 @@
-"""A follower that is stopped at the moment when its stream ends."""
+"""A follower whose stream ends: at the moment when it is stopped, and by a proxy again and again."""
 
 import asyncio
 from collections.abc import Callable
 from typing import Any, Self
 
 import pytest
+from harness.cutting_proxy import Cut, cutting_proxy
 from harness.stand_in import stand_in
-from harness.waiting import LIMIT_SECONDS
+from harness.waiting import LIMIT_SECONDS, until
 from jobstatus.client.channel import ServiceChannel
 from jobstatus.upstream.follower import UpstreamFollower
+from jobstatus.v1 import job_status_pb2 as pb
 
 NOBODY = "127.0.0.1:1"
 
@@ -52,3 +54,21 @@ async def test_a_follower_stops_when_its_stream_ends_at_that_moment(*, is_there:
             await asyncio.sleep(0)
         assert done
         assert following[0].cancelled()
+
+
+@pytest.mark.parametrize("cut", Cut)
+async def test_a_stream_that_a_proxy_cuts_is_opened_again(cut: Cut) -> None:
+    """However it ends: polls that wait go on waiting, and hear of what changed meanwhile."""
+    answers = [pb.FollowJobsResponse(), pb.FollowJobsResponse(job_ids=["job-1"])]
+    async with (
+        cutting_proxy(lambda _: answers, cut, at_once=True) as proxy,
+        ServiceChannel(proxy.target, credentials=None, timeout_seconds=1, retry=True, first_try_part=1) as channel,
+    ):
+        follower = UpstreamFollower(channel)
+        following = asyncio.create_task(follower.run())
+        for count in (1, 2, 3):
+            await until(lambda: follower.is_connected and len(proxy.requests) == count)  # noqa: B023  # called at once
+            proxy.cut_open()
+        assert not following.done()
+        following.cancel()
+        await asyncio.wait((following,), timeout=LIMIT_SECONDS)

@@ -27,6 +27,7 @@ from jobstatus.core.job import ErrorField, Job, JobError, JobState
 from jobstatus.core.rules import Policy
 from jobstatus.core.store import Change, CommitError, Store, StoreError
 from jobstatus.core.sweeper import Sweeper
+from jobstatus.core.timekeeper import MS_NS, Timekeeper, TimeLimits
 from jobstatus.core.tracker import JobTracker
 from jobstatus.core.write_queue import WriterLimits
 from jobstatus.stores.memory import MemoryJobStore
@@ -486,6 +487,26 @@ async def test_a_lease_runs_once_more_in_full_after_an_outage_of_the_store(store
         with pytest.raises(StoreUnavailable):
             await tracker.apply(HeartbeatJob(job_id="job-a", attempt=1))
     await assert_lease_runs_in_full(store, tracker, clock)
+
+
+async def test_nothing_is_purged_while_the_time_is_new() -> None:
+    """After a step of the clock results are kept for some minutes, since it may step back; then they go."""
+    wall, monotonic = Clock(), Clock()
+    time = Timekeeper(
+        wall_ms=wall, monotonic_ns=lambda: monotonic() * MS_NS, pulse=lambda: 0, limits=TimeLimits(hold_seconds=300)
+    )
+    store, observer = MemoryJobStore(), IgnoringObserver()
+    tracker = JobTracker(store, clock=time, policy=Policy(), observer=observer)
+    sweeper = Sweeper(tracker, store, clock=time, observer=observer, every_seconds=1)
+    await sweeper.ask_time()
+    await tracker.write([creation("job-a"), completion("job-a")])
+    wall.move(2 * 3600)
+    for seconds, kept in ((0, True), (299, True), (2, False)):
+        wall.move(seconds)
+        monotonic.move(seconds)
+        time.tick()
+        await sweeper.sweep()
+        assert ((await store.read_jobs(["job-a"], with_results=False)) != [None]) is kept
 
 
 async def test_another_attempt_waits_for_a_lease_that_nobody_could_renew(store: Any) -> None:

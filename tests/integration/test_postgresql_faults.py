@@ -31,7 +31,7 @@ from psycopg import errors
 LIMITS = PostgreSQLLimits()
 LIMIT = LIMITS.operation_seconds + 4
 """Nothing takes longer, but for a count: the store's own limit, and what a busy machine adds."""
-HEALED_SECONDS = 30.0
+HEALED_SECONDS = 60.0
 KEY = VirtualKey(virtual_key_id="vk", key_sha256=(), created_at_ms=1, updated_at_ms=1)
 NAMES = [f"job-{number}" for number in range(100)]
 

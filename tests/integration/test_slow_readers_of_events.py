@@ -22,7 +22,7 @@ from jobstatus.rest.responses import MAX_BYTES
 from jobstatus.rest.server import HttpServer
 
 MIB: Final = 1024 * 1024
-LIMIT_SECONDS: Final = 5.0
+LIMIT_SECONDS: Final = 60.0
 LAST_CHUNK: Final = b"\r\n0\r\n\r\n"
 COMMENT: Final = b": nothing new\n\r\n"
 END_OF_LARGE_EVENT: Final = b"x\r\n2\r\n\n\n\r\n"
@@ -72,6 +72,13 @@ async def unread(
         await server.stop()
 
 
+async def lasting(seconds: float) -> None:
+    """A time in which nothing happens."""
+    now = asyncio.get_running_loop().time
+    ends_at = now() + seconds
+    await until(lambda: now() >= ends_at)
+
+
 async def read(client: socket.socket, until_this: bytes) -> bytes:
     """The last of what comes, until it ends in this; of all that comes when it does not."""
     received = b""
@@ -118,8 +125,7 @@ async def test_what_is_unread_after_a_quiet_time_cuts_the_client_off() -> None:
     async def updates() -> AsyncIterator[Poll]:
         yield look(2, MIB)
         await quiet.wait()
-        quiet_until = asyncio.get_running_loop().time() + 0.1
-        await until(lambda: asyncio.get_running_loop().time() >= quiet_until)
+        await lasting(0.1)
         yield look(2, MIB)
         await asyncio.Event().wait()
 
@@ -165,6 +171,54 @@ async def test_an_early_end_does_not_wait_for_who_does_not_read() -> None:
         async with asyncio.timeout(LIMIT_SECONDS):
             await handling
         assert await is_cut_off(client)
+
+
+async def test_a_client_that_reads_nothing_but_lives_keeps_its_stream() -> None:
+    """Its system acknowledges the comments, so it is not taken for one that vanished, however long it does not read."""
+    looked = 0
+    limits = RestLimits(quiet_seconds=0.02, vanished_seconds=0.2)
+
+    async def updates() -> AsyncIterator[Poll]:
+        nonlocal looked
+        while True:
+            await lasting(limits.quiet_seconds)
+            looked += 1
+            yield look(1, 10)
+
+    async with unread(updates, limits=limits) as (_, handling):
+        await until(lambda: looked > 3 * limits.vanished_seconds / limits.quiet_seconds or handling.done())
+        assert not handling.done()
+        handling.cancel()
+
+
+async def test_a_client_whose_buffers_stay_full_is_cut_off() -> None:
+    """Linux counts it as vanished, although it acknowledges everything."""
+
+    async def updates() -> AsyncIterator[Poll]:
+        yield look(2, MAX_BYTES - 100)
+        await asyncio.Event().wait()
+
+    async with unread(updates, limits=RestLimits(vanished_seconds=0.2)) as (client, handling):
+        async with asyncio.timeout(LIMIT_SECONDS):
+            await asyncio.wait((handling,))
+        assert await is_cut_off(client)
+
+
+async def test_a_client_that_reads_now_and_then_keeps_its_stream() -> None:
+    """Each time it makes room the time starts anew."""
+    limits = RestLimits(vanished_seconds=1.0)
+
+    async def updates() -> AsyncIterator[Poll]:
+        yield look(2, MAX_BYTES - 100)
+        await asyncio.Event().wait()
+
+    async with unread(updates, limits=limits) as (client, handling):
+        loop, received = asyncio.get_running_loop(), 0
+        while received < MAX_BYTES:
+            received += len(await loop.sock_recv(client, 4096))
+            await lasting(limits.vanished_seconds / 10)
+        assert not handling.done()
+        handling.cancel()
 
 
 async def test_a_large_event_is_in_memory_once() -> None:

@@ -29,7 +29,8 @@ os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
 import aiohttp
 import grpc
 from harness.jobs import complete, completion, create, start
-from harness.proxies import HOSTS, PROXIES, Ports, Proxy, free_ports, running
+from harness.ports import reserve
+from harness.proxies import HOSTS, PROXIES, Ports, Proxy, running
 from harness.service import Process, Service
 from harness.tokens import virtual_key_token
 from harness.valkey import Server
@@ -441,11 +442,11 @@ async def check_store(site: Site, fronts: Sequence[Front]) -> None:
 async def run(proxies: Sequence[Proxy], folder: Path, silent_seconds: float) -> list[Front]:
     """Start everything, and return the fronts with what was found."""
     async with AsyncExitStack() as stack:
-        http, rpc, admin = free_ports(3, *HOSTS.values())
+        http, rpc, admin = (reserve(hosts=[*HOSTS.values()]) for _ in range(3))
         site = await _site(stack, folder, {"HTTP": http, "GRPC": rpc, "ADMIN": admin})
         fronts = [site.replicas[0]]
         for proxy in proxies:
-            rest, calls = free_ports(2, *HOSTS.values())
+            rest, calls = (reserve(hosts=[*HOSTS.values()]) for _ in range(2))
             ports = Ports(http=http, grpc=rpc, admin=admin, rest=rest, rpc=calls)
             await stack.enter_async_context(running(proxy, folder / proxy.file, ports))
             rpc_port = calls if proxy.speaks_grpc else None

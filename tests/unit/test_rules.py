@@ -103,6 +103,21 @@ def test_a_lease_runs_once_more_while_nobody_could_hear_heartbeats() -> None:
     assert lost.state is JobState.FAILED
 
 
+@pytest.mark.parametrize("steps", [(), ((100, start()),)])
+def test_nothing_times_out_while_the_time_is_new(steps: tuple[tuple[int, Command], ...]) -> None:
+    """After a step of the clock timeouts that have ended by it end later, and the job is due then."""
+    job = made(*steps)
+    assert job.due_at_ms is not None
+    stepped_ms = job.due_at_ms + 86_400_000
+    held = replace(POLICY, timeouts_count_from_ms=stepped_ms + 300_000)
+    waiting, _ = decide(job, LOOK, stepped_ms, held)
+    assert waiting is not None
+    assert (waiting.state, waiting.due_at_ms) == (job.state, stepped_ms + 300_000)
+    failed, _ = decide(waiting, LOOK, stepped_ms + 300_000, held)
+    assert failed is not None
+    assert failed.state is JobState.FAILED
+
+
 def test_a_job_whose_time_was_moved_is_due_anew() -> None:
     """A command that changes nothing else moves `due_at_ms`, so that the sweeper does not find the job each time."""
     held = made((0, start("w1")), (2000, start("w2")))

@@ -1,8 +1,16 @@
 """The clocks of a service, as a value: tests set clocks that they move."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
+from typing import Any, Final, NoReturn
+
+from jobstatus.app.background import run_periodically
+from jobstatus.core.timekeeper import Timekeeper, TimeLimits
+from jobstatus.telemetry.metrics import Metrics
+
+TICK_SECONDS: Final = 0.5
+"""How often the clock is looked at; a process that is late by more than a few of these was paused."""
 
 
 def _wall_ms() -> int:
@@ -11,7 +19,7 @@ def _wall_ms() -> int:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Clocks:
-    """The wall clock in two units, which may step, and a monotonic one."""
+    """The wall clock, which may step, and a monotonic one, in two units each."""
 
     seconds: Callable[[], float] = time.time
     """Returns seconds since the epoch."""
@@ -19,5 +27,29 @@ class Clocks:
     """Returns milliseconds since the epoch."""
     monotonic: Callable[[], float] = time.monotonic
     """Returns seconds since any moment; never steps."""
+    monotonic_ns: Callable[[], int] = time.monotonic_ns
+    """Returns the same in nanoseconds."""
+    pulse: Callable[[], float] = time.monotonic
+    """Returns seconds since any moment, by which the pauses of this process are measured."""
     follow_store: bool = True
     """Whether the store's clock, where it has one, counts instead of the wall clock."""
+
+    def timekeeper(self, limits: TimeLimits, metrics: Metrics) -> Timekeeper:
+        """Return the time that counts by these clocks, and by what will be heard of the store's."""
+        return Timekeeper(
+            wall_ms=self.ms,
+            monotonic_ns=self.monotonic_ns,
+            pulse=self.pulse,
+            follows_store=self.follow_store,
+            limits=limits,
+            on_offset=metrics.clock_compared,
+        )
+
+
+def keep_time(clock: Timekeeper, metrics: Metrics) -> Coroutine[Any, Any, NoReturn]:
+    """Return the background work of a clock."""
+
+    async def tick() -> None:
+        clock.tick()
+
+    return run_periodically(TICK_SECONDS, "tick", tick, metrics)

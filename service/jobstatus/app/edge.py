@@ -1,24 +1,25 @@
 """The composition root of `jobstatus edge`: REST for a zone that must not reach the store.
 
-It has only a gRPC channel to a JobStatus service. Its answers come from the same code as the REST answers of that
-service: the same handlers, the same credentials, the same comparison of owners.
+It has only a gRPC channel to a JobStatus service, whose time it takes for its own. Its answers come from the same code
+as the REST answers of that service: the same handlers, the same credentials, the same comparison of owners.
 """
 
 import asyncio
 import ssl
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import grpc
 
 from jobstatus.app.background import run_once, start_tasks
-from jobstatus.app.clocks import Clocks
+from jobstatus.app.clocks import Clocks, keep_time
 from jobstatus.app.frontend import build_frontend
 from jobstatus.auth.remote_keys import JwksLimits
 from jobstatus.client.channel import ServiceChannel
 from jobstatus.core.poll import Poller
+from jobstatus.core.timekeeper import TimeLimits
 from jobstatus.rest.limits import RestLimits
 from jobstatus.settings import Address, IssuerSettings, Settings
 from jobstatus.telemetry.metrics import Metrics
@@ -36,6 +37,7 @@ class EdgeLimits:
 
     upstream: UpstreamLimits = UpstreamLimits()  # noqa: RUF009  # a frozen value
     follower: FollowerLimits = FollowerLimits()  # noqa: RUF009  # a frozen value
+    time: TimeLimits = TimeLimits()  # noqa: RUF009  # a frozen value
     jwks: JwksLimits = JwksLimits()  # noqa: RUF009  # a frozen value
     rest: RestLimits = RestLimits()  # noqa: RUF009  # a frozen value
 
@@ -67,10 +69,13 @@ async def serving_edge(
         credentials=_credentials(settings),
         timeout_seconds=limits.upstream.call_seconds,
         retry=True,
+        balancing=settings.upstream_balancing,
         first_try_part=1,
     )
+    clock = clocks.timekeeper(limits.time, metrics)
+    clocks = replace(clocks, seconds=clock.seconds, ms=clock.ms)
     async with AsyncExitStack() as stack:
-        upstream = UpstreamReader(await stack.enter_async_context(channel), limits.upstream)
+        upstream = UpstreamReader(await stack.enter_async_context(channel), limits.upstream, clock=clock)
         follower = UpstreamFollower(channel, limits.follower)
         subscriptions = follower.subscriptions
         frontend = build_frontend(
@@ -100,7 +105,9 @@ async def serving_edge(
             http=settings.http._replace(port=await frontend.public.start(*settings.http)),
             admin=settings.admin._replace(port=await frontend.admin.start(*settings.admin)),
         )
-        await start_tasks(stack, follower.run(), *frontend.refresh_credentials(stack, metrics))
+        await start_tasks(
+            stack, keep_time(clock, metrics), follower.run(), *frontend.refresh_credentials(stack, metrics)
+        )
         try:
             yield listening
         finally:

@@ -18,6 +18,3 @@ class ServiceLimits:
     jwks: JwksLimits = JwksLimits()  # noqa: RUF009  # a frozen value
     rest: RestLimits = RestLimits()  # noqa: RUF009  # a frozen value
     rpc: RpcLimits = RpcLimits()  # noqa: RUF009  # a frozen value
-    refusing_seconds: float = 0.2
-    """How long a stopping service still accepts calls, to tell callers why they are refused; gRPC cancels the calls
-    that wait when it stops."""

@@ -8,7 +8,7 @@ from functools import partial
 from typing import Final
 
 from jobstatus.app.background import run_once, run_periodically, start_tasks
-from jobstatus.app.clocks import Clocks
+from jobstatus.app.clocks import Clocks, keep_time
 from jobstatus.app.frontend import build_frontend
 from jobstatus.app.limits import ServiceLimits
 from jobstatus.core.rules import Policy
@@ -27,8 +27,6 @@ from jobstatus.telemetry.metrics import Metrics
 
 GRACE_SECONDS: Final = 3.0
 """How long calls in progress may take when the service stops."""
-TICK_SECONDS: Final = 0.5
-"""How often the clock is looked at; a process that is late by more than a few of these was paused."""
 CHANGE_CHECK_SECONDS: Final = 0.1
 """The interval of reads for changes by other processes, while a client waits for any."""
 
@@ -70,13 +68,7 @@ async def serving(
         opening = store or open_store(settings.store, redis_replicas=settings.redis_replicas)
         opened = await stack.enter_async_context(opening)
         subscriptions = JobSubscriptions()
-        clock = Timekeeper(
-            wall_ms=clocks.ms,
-            monotonic=clocks.monotonic,
-            follows_store=clocks.follow_store,
-            limits=limits.time,
-            on_offset=metrics.clock_compared,
-        )
+        clock = clocks.timekeeper(limits.time, metrics)
         clocks = replace(clocks, seconds=clock.seconds, ms=clock.ms)
         tracker = _tracker(settings, opened, metrics, subscriptions, limits=limits.tracker, clock=clock)
         sweeper = Sweeper(tracker, opened, clock=clock, observer=metrics, every_seconds=settings.sweep_interval_seconds)
@@ -97,9 +89,12 @@ async def serving(
             clocks=clocks,
         )
         await frontend.authenticator.refresh()
-        job_status = JobStatusServicer(tracker, max_result_bytes=settings.max_result_bytes)
+        pages = limits.rpc.pages
+        job_status = JobStatusServicer(
+            tracker, max_result_bytes=settings.max_result_bytes, pages=pages, min_idle_ms=limits.rpc.min_idle_ms
+        )
         virtual_keys = VirtualKeysServicer(
-            store=opened, clock=clocks.ms, on_change=frontend.authenticator.forget_virtual_keys
+            store=opened, clock=clocks.ms, on_change=frontend.authenticator.forget_virtual_keys, pages=pages
         )
         rpc = RpcServer(
             job_status=job_status,
@@ -128,7 +123,7 @@ async def serving(
         await start_tasks(
             stack,
             run_periodically(settings.sweep_interval_seconds, "sweep", partial(_sweep, sweeper, recount), metrics),
-            run_periodically(TICK_SECONDS, "tick", partial(_tick, clock), metrics),
+            keep_time(clock, metrics),
             run_periodically(CHANGE_CHECK_SECONDS, "look_for_changes", tracker.notify_remote_changes, metrics),
             *frontend.refresh_credentials(stack, metrics),
             run_periodically(2.0, "report_health", partial(_report_health, frontend.readiness, rpc), metrics),
@@ -140,8 +135,9 @@ async def serving(
             frontend.readiness.stop()
             await rpc.say_stopping()
             await asyncio.sleep(settings.stop_delay_seconds)
-            tracker.refuse()
-            await asyncio.sleep(limits.refusing_seconds)
+            # Clients are told to connect elsewhere before anything is refused, so the tracker stays open until the end
+            # of the grace. Only what would last longer ends now.
+            tracker.end_watches()
             await asyncio.gather(rpc.stop(GRACE_SECONDS), frontend.public.stop())
 
 
@@ -185,10 +181,6 @@ def _tls(settings: Settings) -> Tls | None:
         allowed_clients=settings.grpc_allowed_clients,
         edge_clients=settings.grpc_edge_clients,
     )
-
-
-async def _tick(clock: Timekeeper) -> None:
-    clock.tick()
 
 
 async def _report_health(readiness: Readiness, rpc: RpcServer) -> None:

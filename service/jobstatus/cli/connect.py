@@ -73,6 +73,9 @@ def with_client(command: Callable[..., Coroutine[Any, Any, int | None]]) -> Call
         from jobstatus.client import JobStatusClient  # noqa: PLC0415
 
         credentials = _credentials(tls_ca, tls_cert, tls_key)
+        for argument in arguments.values():
+            if isinstance(argument, str):
+                argument.encode()  # raises for what is no text; the client would send U+FFFD in its place
 
         async def run() -> int | None:
             async with JobStatusClient(target, credentials=credentials, timeout=timeout, retry=False) as client:

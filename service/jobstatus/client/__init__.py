@@ -1,4 +1,4 @@
-"""An asyncio client for the processes that write jobs: the gateway that creates them and the workers that run them.
+"""A client for the processes that write jobs: the gateway that creates them and the workers that run them.
 
     async with JobStatusClient("127.0.0.1:50051") as client:
         job = await client.create_job(request_type=RequestType.TRANSCRIPTION, virtual_key_id="vk-1")
@@ -6,12 +6,15 @@
             run.report(progress=0.4, message="decoding")
             run.complete({"text": "hello"})
 
-Everything a caller needs is exported here, including every error that a call raises. Importing it loads grpc, protobuf
-and the standard library only, because a worker installs nothing else.
+BlockingJobStatusClient has the same calls for programs whose work is threads. Everything a caller needs is exported
+here, including every error that a call raises. Importing it loads grpc, protobuf and the standard library only, because
+a worker installs nothing else.
 """
 
+from jobstatus.client.blocking import BlockingIterator, BlockingJobRun, BlockingJobStatusClient
 from jobstatus.client.client import JobFilter, JobPage, JobStatusClient
-from jobstatus.client.errors import ServiceFailed, ServiceUnreachable
+from jobstatus.client.errors import AnswerTooLarge, JobCancelled, ServiceFailed, ServiceUnreachable
+from jobstatus.client.loop_thread import ClientClosed
 from jobstatus.client.run import JobRun
 from jobstatus.client.writes import Write
 from jobstatus.core.commands import CancelJob, CompleteJob, CreateJob, FailJob, HeartbeatJob, StartJob
@@ -38,7 +41,12 @@ from jobstatus.core.job import ErrorExtraFields, ErrorField, Job, JobError, JobS
 from jobstatus.core.virtual_keys import VirtualKey, hash_key
 
 __all__ = [
+    "AnswerTooLarge",
+    "BlockingIterator",
+    "BlockingJobRun",
+    "BlockingJobStatusClient",
     "CancelJob",
+    "ClientClosed",
     "ClientNotAllowed",
     "ClientNotIdentified",
     "CompleteJob",
@@ -49,6 +57,7 @@ __all__ = [
     "HeartbeatJob",
     "InvalidField",
     "Job",
+    "JobCancelled",
     "JobError",
     "JobExists",
     "JobFilter",

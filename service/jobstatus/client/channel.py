@@ -1,14 +1,17 @@
 """One gRPC channel to a service, and how a call is made on it: with a deadline, and again when that may help.
 
-Every write of the contract is idempotent, so every call may be repeated. This module does not know what the messages
-mean.
+A name may stand for several replicas. Calls take turns among those that are connected, so a retry does not return to
+the one that has just gone. Every write of the contract is idempotent, so every call may be repeated. This module does
+not know what the messages mean.
 """
 
 import asyncio
+import json
 import random
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
+import re
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Sequence
 from types import TracebackType
-from typing import Final, Self, TypeVar
+from typing import Any, Final, Literal, Self, TypeVar
 
 import grpc
 
@@ -18,6 +21,11 @@ from jobstatus.v1.virtual_keys_pb2_grpc import VirtualKeysStub
 
 Request = TypeVar("Request")
 Response = TypeVar("Response")
+
+Balancing = Literal["round_robin", "pick_first"]
+"""Whether calls take turns among all addresses of a name, or stay with the first that can be reached."""
+Metadata = Sequence[tuple[str, str | bytes]]
+Options = Sequence[tuple[str, Any]]
 
 FIRST_PAUSE_SECONDS: Final = 0.1
 LONGEST_PAUSE_SECONDS: Final = 2.0
@@ -29,17 +37,43 @@ because the message may be large and the line slow."""
 
 OPTIONS: Final = (
     ("grpc.keepalive_time_ms", 30_000),  # the service closes connections that ping more often than every 20 s
-    ("grpc.keepalive_timeout_ms", 10_000),
+    ("grpc.keepalive_timeout_ms", 10_000),  # only data; gRPC gives pings another limit:
+    ("grpc.http2.ping_timeout_ms", 10_000),
     ("grpc.http2.max_pings_without_data", 0),  # a watch may be silent for hours
     ("grpc.initial_reconnect_backoff_ms", 100),  # gRPC's own back-off grows from 1 s to 2 minutes:
     ("grpc.max_reconnect_backoff_ms", 2_000),  # a worker would miss its lease after a restart of the service
     ("grpc.min_reconnect_backoff_ms", 5_000),  # despite its name, the time limit of one attempt to connect
     ("grpc.max_send_message_length", -1),  # the service decides how large a result may be
     ("grpc.max_receive_message_length", -1),
+    ("grpc.dns_min_time_between_resolutions_ms", 5_000),  # gRPC's 30 s are a lease in which all replicas may have moved
 )
 
 LOOPBACK: Final = ("127.", "localhost:", "[::1]:", "unix:")
-"""Targets that gRPC would send through the environment's http_proxy, although they are on this machine."""
+"""Addresses that gRPC would reach through the environment's http_proxy, although they are on this machine."""
+READS: Final = ("Get", "BatchGet", "List", "Watch")
+_SCHEME: Final = re.compile("(dns:(///?)?|ipv4:|ipv6:)")
+_METADATA_NAME: Final = re.compile("[0-9a-z_.-]+")
+
+
+def channel_options(target: str, *, balancing: Balancing = "round_robin", options: Options = ()) -> Options:
+    """Return the options of a channel to this target. Of an option that is given twice gRPC takes the first."""
+    chosen: dict[str, Any] = dict(OPTIONS)
+    chosen["grpc.service_config"] = json.dumps({"loadBalancingConfig": [{balancing: {}}]})
+    addresses = _SCHEME.sub("", target, count=1).split(",")
+    if all(address.startswith(LOOPBACK) for address in addresses):
+        chosen["grpc.enable_http_proxy"] = 0
+    return list((chosen | dict(options)).items())
+
+
+def checked_metadata(metadata: Metadata) -> Metadata:
+    """Return the pairs with names in lower case. Raise ValueError for what gRPC cannot send; it never says a value."""
+    pairs = [(name.lower(), value) for name, value in metadata]
+    for name, value in pairs:
+        if not _METADATA_NAME.fullmatch(name):
+            raise ValueError(f"{name!r} cannot be the name of metadata")
+        if isinstance(value, str) and not (value.isascii() and value.isprintable()):
+            raise ValueError(f"the value of the metadata {name!r} has characters that are not printable ASCII")
+    return pairs
 
 
 def pauses() -> Iterator[float]:
@@ -48,6 +82,11 @@ def pauses() -> Iterator[float]:
     while True:
         yield pause * random.uniform(0.5, 1)  # noqa: S311 (no secret)
         pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
+
+
+def _is_read(request: object) -> bool:
+    """Return whether the request asks for what is there, by its name in the contract."""
+    return type(request).__name__.startswith(READS)
 
 
 class ServiceChannel:
@@ -60,13 +99,23 @@ class ServiceChannel:
         credentials: grpc.ChannelCredentials | None,
         timeout_seconds: float,
         retry: bool,
+        balancing: Balancing = "round_robin",
+        interceptors: Sequence[grpc.aio.ClientInterceptor] = (),
+        metadata: Metadata | Callable[[], Metadata] = (),
+        options: Options = (),
         first_try_part: int = FIRST_TRY_PART,
         sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
     ) -> None:
-        """With `first_try_part` 1 a call that hangs is not tried again, only one that fails."""
+        """With `first_try_part` 1 a call that hangs is not tried again, only one that fails.
+
+        Raises ValueError for metadata that cannot be sent.
+        """
         self._target = target
         self._first_try_part = first_try_part
         self._credentials = credentials
+        self._interceptors = interceptors
+        self._options = channel_options(target, balancing=balancing, options=options)
+        self._metadata = metadata if callable(metadata) else checked_metadata(metadata)
         self._sleep = sleep
         self._channel: grpc.aio.Channel | None = None
         self.timeout_seconds = timeout_seconds
@@ -74,21 +123,25 @@ class ServiceChannel:
 
     async def __aenter__(self) -> Self:
         # Not in the constructor: a channel belongs to the loop that runs when it is made.
-        is_here = self._target.startswith(LOOPBACK)
-        options = (*OPTIONS, ("grpc.enable_http_proxy", 0)) if is_here else OPTIONS
-        if self._credentials is None:
-            self._channel = grpc.aio.insecure_channel(self._target, options=options)
-        else:
-            self._channel = grpc.aio.secure_channel(self._target, self._credentials, options=options)
+        self._channel = self._open()
         self.jobs = JobStatusStub(self._channel)
         self.virtual_keys = VirtualKeysStub(self._channel)
         return self
+
+    def _open(self) -> grpc.aio.Channel:
+        if self._credentials is None:
+            return grpc.aio.insecure_channel(self._target, self._options, interceptors=self._interceptors)
+        return grpc.aio.secure_channel(self._target, self._credentials, self._options, interceptors=self._interceptors)
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         if self._channel is not None:
             await self._channel.close()
+
+    def metadata(self) -> Metadata:
+        """Return what a call carries now: what the caller's function returns, or the same at any time."""
+        return checked_metadata(self._metadata()) if callable(self._metadata) else self._metadata
 
     async def call(
         self,
@@ -107,9 +160,9 @@ class ServiceChannel:
         try_seconds = min(limit_seconds / self._first_try_part, self.timeout_seconds) if self.retry else limit_seconds
         for pause in pauses():
             try:
-                return await method(request, timeout=try_seconds)
+                return await method(request, timeout=try_seconds, metadata=self.metadata())
             except grpc.aio.AioRpcError as error:
-                failure = errors.from_call(error, self._target)
+                failure = errors.from_call(error, self._target, is_read=_is_read(request))
                 may_help = self.retry and isinstance(failure, errors.TRANSIENT)
                 if may_help and ends_at - now() - pause >= SHORTEST_TRY_SECONDS:
                     await self._sleep(pause)
@@ -123,12 +176,12 @@ class ServiceChannel:
         self, method: grpc.aio.UnaryStreamMultiCallable[Request, Response], request: Request
     ) -> AsyncGenerator[Response, None]:
         """Yield the responses of one stream, without a deadline. Raise as `call` does, also when the stream ends."""
-        responses = method(request)
+        responses = method(request, metadata=self.metadata())
         try:
             async for response in responses:
                 yield response
         except grpc.aio.AioRpcError as error:
-            raise errors.from_call(error, self._target) from error
+            raise errors.from_stream(error, self._target) from error
         finally:
             responses.cancel()
-        raise errors.ServiceUnreachable("The service ended the stream.")
+        raise errors.StreamBroken("The service ended the stream.")

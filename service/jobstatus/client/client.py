@@ -4,17 +4,19 @@ here.
 
 import asyncio
 import uuid
-from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from types import TracebackType
 from typing import Final, Self, TypedDict, Unpack
 
 import grpc
+from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from jobstatus.client import errors, watching
-from jobstatus.client.channel import ServiceChannel
+from jobstatus.client.channel import Balancing, Metadata, Options, ServiceChannel
+from jobstatus.client.encoding import Default
 from jobstatus.client.run import JobRun, new_worker_id
 from jobstatus.client.watching import WatchLimits
 from jobstatus.client.writes import (
@@ -41,13 +43,21 @@ from jobstatus.core.commands import (
 from jobstatus.core.errors import InvalidField, JobStatusError
 from jobstatus.core.job import Job, JobError, JobState, RequestType
 from jobstatus.core.virtual_keys import VirtualKey
-from jobstatus.rpc.messages import JOB_STATES, REQUEST_TYPES, job_from_message, virtual_key_from_message
+from jobstatus.rpc.messages import (
+    JOB_STATES,
+    REQUEST_TYPES,
+    duration_from_ms,
+    job_from_message,
+    virtual_key_from_message,
+)
 from jobstatus.v1 import job_status_pb2 as jobs_v1
 from jobstatus.v1 import virtual_keys_pb2 as keys_v1
 
 DEFAULT_TIMEOUT: Final = timedelta(seconds=10)
 DEFAULT_LEASE: Final = timedelta(seconds=30)
 DEFAULT_PATIENCE: Final = timedelta(minutes=1)
+DEFAULT_IDLE_INTERVAL: Final = timedelta(seconds=25)
+"""Less than what proxies wait for the next bytes of a stream: 30 to 60 s."""
 
 
 class JobFilter(TypedDict, total=False):
@@ -75,6 +85,11 @@ class JobStatusClient:
     came in time, or ServiceFailed. It is retried until `timeout` has passed where that may help, because every write is
     idempotent; not with `retry=False`. Without `credentials` the channel has no TLS. `watch_limits` bound the pauses of
     `wait_for_job`.
+
+    Calls take turns among all addresses that `target` stands for; with `balancing="pick_first"` they stay with one.
+    `metadata` are pairs that every call carries, or a function that is called for them at each try. `interceptors` are
+    those of grpc.aio and see each try. `options` are gRPC's channel options and replace the client's own. Raises
+    ValueError for metadata that gRPC cannot send.
     """
 
     def __init__(
@@ -84,10 +99,21 @@ class JobStatusClient:
         credentials: grpc.ChannelCredentials | None = None,
         timeout: timedelta = DEFAULT_TIMEOUT,
         retry: bool = True,
+        balancing: Balancing = "round_robin",
+        interceptors: Sequence[grpc.aio.ClientInterceptor] = (),
+        metadata: Metadata | Callable[[], Metadata] = (),
+        options: Options = (),
         watch_limits: WatchLimits = WatchLimits(),  # noqa: B008 (a frozen value)
     ) -> None:
         self._channel = ServiceChannel(
-            target, credentials=credentials, timeout_seconds=timeout.total_seconds(), retry=retry
+            target,
+            credentials=credentials,
+            timeout_seconds=timeout.total_seconds(),
+            retry=retry,
+            balancing=balancing,
+            interceptors=interceptors,
+            metadata=metadata,
+            options=options,
         )
         self._watch_limits = watch_limits
 
@@ -138,12 +164,24 @@ class JobStatusClient:
         response = await self._channel.call(self._channel.jobs.HeartbeatJob, heartbeat_request(command))
         return job_from_message(response.job)
 
-    async def complete_job(self, job_id: str, result: object, *, attempt: int = 0, status_code: int = 200) -> Job:
+    async def complete_job(
+        self,
+        job_id: str,
+        result: object,
+        *,
+        attempt: int = 0,
+        status_code: int = 200,
+        default: Default | None = None,
+    ) -> Job:
         """End a job with its result. The returned job comes without it.
 
-        `bytes` and `str` are taken as JSON text and served byte for byte; anything else is encoded as JSON.
+        `bytes` and `str` are taken as JSON text and served byte for byte; anything else is encoded as JSON, with
+        `default` as `json.dumps` has it. Numbers of other libraries become numbers. A lone surrogate becomes U+FFFD, in
+        text also as an escape, which the service would refuse. Raises ResultNotJson, which names the place, for what
+        JSON cannot express.
         """
-        command = CompleteJob(job_id=job_id, result=encoded_result(result), attempt=attempt, status_code=status_code)
+        encoded = encoded_result(result, default=default)
+        command = CompleteJob(job_id=job_id, result=encoded, attempt=attempt, status_code=status_code)
         response = await self._channel.call(self._channel.jobs.CompleteJob, complete_request(command))
         return job_from_message(response.job)
 
@@ -215,16 +253,19 @@ class JobStatusClient:
         after_version: int | None = None,
         omit_result: bool = False,
         patience: timedelta = DEFAULT_PATIENCE,
+        idle_interval: timedelta | None = DEFAULT_IDLE_INTERVAL,
     ) -> AsyncGenerator[Job]:
         """Yield the job now, then its newer versions; end after the terminal one, which is never skipped.
 
-        A stream that breaks is resumed where it ended, until the service has been away for `patience`.
+        A stream that breaks is resumed where it ended, until the service has been away for `patience`. The service is
+        asked for a sign of life after each silence of `idle_interval` (5 s to 1 h), because proxies end silent streams.
         """
         return watching.versions_of(
             self._channel,
             job_id,
             after_version=after_version,
             omit_result=omit_result,
+            idle_interval=span(idle_interval),
             patience_seconds=patience.total_seconds(),
             limits=self._watch_limits,
         )
@@ -236,17 +277,19 @@ class JobStatusClient:
         timeout: timedelta | None = None,  # noqa: ASYNC109 (named where the caller waits)
         omit_result: bool = False,
         patience: timedelta = DEFAULT_PATIENCE,
+        idle_interval: timedelta | None = DEFAULT_IDLE_INTERVAL,
     ) -> Job:
         """Return the job as soon as it has completed or failed. Raises TimeoutError after `timeout`.
 
         A service that has no room for another watch is polled instead, with growing pauses. A service that restarts is
-        waited for, until it has been away for `patience`.
+        waited for, until it has been away for `patience`. `idle_interval` is that of `watch_job`.
         """
         async with asyncio.timeout(None if timeout is None else timeout.total_seconds()):
             return await watching.end_of(
                 self._channel,
                 job_id,
                 omit_result=omit_result,
+                idle_interval=span(idle_interval),
                 patience_seconds=patience.total_seconds(),
                 limits=self._watch_limits,
             )
@@ -266,8 +309,10 @@ class JobStatusClient:
         * as failed, with RuntimeError, when the block called neither.
 
         Raises LeaseLost, with its cause, when the job no longer belongs to this attempt: inside the block, which it
-        cancels, or on leaving. An outcome that the service refuses (ResultNotJson, ResultTooLarge) fails the job and is
-        raised. Two runs must not share a `worker_id`, because the service takes them for one worker.
+        cancels, or on leaving. Raises JobCancelled in the same way when the job was cancelled. A result that
+        cannot be written (ResultNotJson, ResultTooLarge) fails the job only at its last attempt: while attempts are
+        left the job stays as it is, and can be started again when the lease has ended. The error is raised. Two runs
+        must not share a `worker_id`, because the service takes them for one worker.
         """
         command = StartJob(
             job_id=job_id,
@@ -319,6 +364,10 @@ class JobStatusClient:
 
 def milliseconds(span: timedelta) -> int:
     return span // timedelta(milliseconds=1)
+
+
+def span(length: timedelta | None) -> Duration | None:
+    return None if length is None else duration_from_ms(milliseconds(length))
 
 
 def time_stamp(field: str, time: datetime | None) -> Timestamp | None:

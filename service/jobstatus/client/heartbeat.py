@@ -9,12 +9,12 @@ from typing import Final, Protocol
 
 from jobstatus.client.errors import LOST
 from jobstatus.core.commands import HeartbeatJob
-from jobstatus.core.errors import InvalidField, JobStatusError
 
 BEATS_PER_LEASE: Final = 3
 SHORTEST_GAP_SECONDS: Final = 0.25
 LONGEST_GAP_AFTER_FAILURE_SECONDS: Final = 1.0
-SHORTEST_LIMIT_SECONDS: Final = 1.0
+LIMIT_AFTER_LEASE_SECONDS: Final = 1.0
+"""How long a worker that slept through the end of its lease asks whether the job is still its own."""
 
 _logger = logging.getLogger(__name__)
 
@@ -28,8 +28,9 @@ class Send(Protocol):
 class Heartbeat:
     """Sends heartbeats until it is cancelled or the lease is lost, and then calls `on_lost` once.
 
-    The lease is lost when the service says so, or when it has confirmed no heartbeat for a whole lease. Construct and
-    `run` it on the loop; only `report` may be called from another thread.
+    The lease is lost when the service says so, or when a whole lease has passed since the last heartbeat that it
+    confirmed was sent. The answer may have taken long, and the service counts from before it. Construct and `run` it on
+    the loop; only `report` may be called from another thread.
     """
 
     def __init__(
@@ -39,22 +40,22 @@ class Heartbeat:
         job_id: str,
         attempt: int,
         lease_seconds: float,
+        started_at: float,
         on_lost: Callable[[Exception], None],
     ) -> None:
+        """`started_at` is the loop's time when the lease was requested."""
         self._loop = asyncio.get_running_loop()
         self._send = send
         self._lease_seconds = lease_seconds
         self._on_lost = on_lost
         self._news = asyncio.Event()
         self._latest = HeartbeatJob(job_id=job_id, attempt=attempt)
-        self._sent_at = self._loop.time()
-        self._lease_ends_at = self._sent_at + lease_seconds
+        self._sent_at = started_at
+        self._lease_ends_at = started_at + lease_seconds
 
     def report(self, progress: float | None, message: str | None) -> None:
         """Set what the next heartbeat carries; None leaves a field as it was. Raises InvalidField."""
         latest = self._latest
-        if message is not None and not _is_unicode(message):
-            raise InvalidField.of("message", "must not have lone surrogates")
         self._latest = HeartbeatJob(
             job_id=latest.job_id,
             attempt=latest.attempt,
@@ -87,12 +88,13 @@ class Heartbeat:
     async def _beat(self) -> float:
         """Send the latest report. Return the seconds until the next heartbeat."""
         self._sent_at = self._loop.time()
-        limit_seconds = max(self._lease_ends_at - self._sent_at, SHORTEST_LIMIT_SECONDS)
+        left_seconds = self._lease_ends_at - self._sent_at
+        limit_seconds = left_seconds if left_seconds > 0 else LIMIT_AFTER_LEASE_SECONDS
         try:
             await self._send(self._latest, limit_seconds=limit_seconds)
         except LOST:
             raise
-        except JobStatusError as error:
+        except Exception as error:  # the caller's interceptors and metadata may raise anything
             if self._loop.time() >= self._lease_ends_at:
                 raise
             _logger.warning(
@@ -101,14 +103,5 @@ class Heartbeat:
                 extra={"event": "heartbeat_failed", "job_id": self._latest.job_id},
             )
             return min(self._usual_gap_seconds(), LONGEST_GAP_AFTER_FAILURE_SECONDS)
-        self._lease_ends_at = self._loop.time() + self._lease_seconds
+        self._lease_ends_at = self._sent_at + self._lease_seconds
         return self._usual_gap_seconds()
-
-
-def _is_unicode(text: str) -> bool:
-    """Return whether the text can be sent. A file's name, for example, may hold lone surrogates."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True

@@ -1,8 +1,8 @@
 """One attempt at a job as a context: entering starts the job, heartbeats keep it, leaving always ends it.
 
 The service fences the writes of a worker that has lost its lease. This module tells the worker: it cancels the block,
-which then raises LeaseLost. Cancellations are counted as `asyncio.timeout` counts them, so that one from outside is
-never taken for our own.
+which then raises LeaseLost, or JobCancelled where that is the cause. Cancellations are counted as `asyncio.timeout`
+counts them, so that one from outside is never taken for our own.
 """
 
 import asyncio
@@ -14,7 +14,8 @@ from types import TracebackType
 from typing import Final, Self
 
 from jobstatus.client.channel import ServiceChannel
-from jobstatus.client.errors import LOST
+from jobstatus.client.encoding import Default
+from jobstatus.client.errors import LOST, JobCancelled
 from jobstatus.client.heartbeat import Heartbeat
 from jobstatus.client.writes import (
     complete_request,
@@ -35,6 +36,9 @@ LAST_WORDS_SECONDS: Final = 3.0
 
 REFUSED: Final = (InvalidField, ResultNotJson, ResultTooLarge)
 """These say that an outcome can never be stored as it is."""
+
+UNWRITABLE: Final = (ResultNotJson, ResultTooLarge)
+"""These say it of a result. The work was done, and another attempt may have a result that can be stored."""
 
 
 def new_worker_id() -> str:
@@ -57,6 +61,8 @@ class JobRun:
         self._job: Job | None = None
         self._lost: Exception | None = None
         self._is_leaving = False
+        self._is_unwritable = False
+        """Whether the block had a result that cannot be stored."""
 
     @property
     def job(self) -> Job:
@@ -72,7 +78,10 @@ class JobRun:
 
     @property
     def is_lost(self) -> bool:
-        """Whether the lease is lost; for code in a thread, which a cancellation does not reach."""
+        """Whether the job no longer belongs to this attempt: its lease is lost, or it was cancelled.
+
+        For code in a thread, which the cancellation of the block does not reach.
+        """
         return self._lost is not None
 
     def report(self, *, progress: float | None = None, message: str | None = None) -> None:
@@ -83,12 +92,18 @@ class JobRun:
         """
         self._heartbeat.report(progress, message)
 
-    def complete(self, result: object, *, status_code: int = 200) -> None:
-        """Complete the job with this result (see `JobStatusClient.complete_job`) when the block ends."""
+    def complete(self, result: object, *, status_code: int = 200, default: Default | None = None) -> None:
+        """Complete the job with this result (see `JobStatusClient.complete_job`) when the block ends.
+
+        Raises ResultNotJson. The run then has no outcome yet: give it another one, or leave the block.
+        """
+        try:
+            encoded = encoded_result(result, default=default)
+        except ResultNotJson:
+            self._is_unwritable = True
+            raise
         self._set_outcome(
-            CompleteJob(
-                job_id=self.job.job_id, attempt=self.attempt, result=encoded_result(result), status_code=status_code
-            )
+            CompleteJob(job_id=self.job.job_id, attempt=self.attempt, result=encoded, status_code=status_code)
         )
 
     def fail(self, error: JobError | str, *, status_code: int = 500) -> None:
@@ -99,6 +114,7 @@ class JobRun:
         if self._outcome is not None:
             raise RuntimeError("the run has its outcome already")
         self._outcome = outcome
+        self._is_unwritable = False
 
     def _failure(self, error: JobError, status_code: int = 500) -> FailJob:
         return FailJob(job_id=self.job.job_id, attempt=self.attempt, error=error, status_code=status_code)
@@ -109,6 +125,7 @@ class JobRun:
         task = asyncio.current_task()
         if task is None:
             raise RuntimeError("a run must be entered inside a task")
+        started_at = asyncio.get_running_loop().time()
         response = await self._channel.call(self._channel.jobs.StartJob, start_request(self._command))
         self._job = job_from_message(response.job)
         self._task, self._cancelling = task, task.cancelling()
@@ -117,6 +134,7 @@ class JobRun:
             job_id=self._job.job_id,
             attempt=self._job.attempt,
             lease_seconds=self._lease_seconds,
+            started_at=started_at,
             on_lost=self._lose,
         )
         self._beating = asyncio.create_task(self._heartbeat.run(), name=f"heartbeat of {self._job.job_id}")
@@ -131,7 +149,7 @@ class JobRun:
         """Cancel the block. Once it is being left, the write that ends the job finds out by itself."""
         if not self._is_leaving:
             self._lost = cause
-            self._task.cancel(f"the lease of job {self.job.job_id} is lost")
+            self._task.cancel(self._loss(cause).message)
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
@@ -156,11 +174,17 @@ class JobRun:
         if isinstance(error, asyncio.CancelledError) and is_stopped_from_outside:
             return
         if error is None or isinstance(error, asyncio.CancelledError):
-            raise self._lease_lost() from cause
-        error.add_note(f"{self._lease_lost()} ({cause})")
+            raise self._loss(cause) from cause
+        error.add_note(f"{self._loss(cause)} ({cause})")
 
     async def _leave_failed(self, error: BaseException) -> None:
-        """Fail the job with the exception that ended the block, which is raised on even if that cannot be sent."""
+        """Fail the job with the exception that ended the block, which is raised on even if that cannot be sent.
+
+        A result that cannot be written is no reason to fail a job that has attempts left.
+        """
+        if self._is_unwritable and isinstance(error, Exception) and self.attempt < self.job.max_attempts:
+            error.add_note("The job has attempts left: it is not failed, and can be started when the lease has ended.")
+            return
         failure = self._failure(job_error_from(error))
         try:
             if isinstance(error, Exception):
@@ -178,6 +202,7 @@ class JobRun:
         try:
             await self._end(self._outcome)
         except REFUSED as refusal:
+            self._is_unwritable = isinstance(refusal, UNWRITABLE)
             await self._leave_failed(refusal)
             raise
 
@@ -185,7 +210,7 @@ class JobRun:
         try:
             await self._send(outcome)
         except LOST as cause:
-            raise self._lease_lost() from cause
+            raise self._loss(cause) from cause
 
     async def _send(
         self,
@@ -220,5 +245,8 @@ class JobRun:
         else:
             await call(jobs.FailJob, fail_request(outcome), limit_seconds=limit_seconds)
 
-    def _lease_lost(self) -> LeaseLost:
+    def _loss(self, cause: Exception) -> LeaseLost | JobCancelled:
+        """Return what the block raises when the job no longer belongs to this attempt."""
+        if isinstance(cause, JobCancelled):
+            return JobCancelled(f"Job {self.job.job_id} was cancelled.", **cause.metadata)
         return LeaseLost(f"Attempt {self.attempt} at job {self.job.job_id} has lost the job.")

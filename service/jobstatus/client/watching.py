@@ -1,5 +1,9 @@
 """Watching a job over gRPC: each of its versions, or only its end.
 
+A stream that breaks is opened again, whether the service went away or a proxy took the stream for idle. Signs of life
+that the service sends where it is asked for them keep a proxy from that; a service that does not know them ignores the
+request.
+
 A caller that wants only the end gets it also from a service that has no room for another watch, or is too old to know
 WatchJob: the job is then polled with growing pauses, and watched as soon as there is room.
 """
@@ -7,14 +11,15 @@ WatchJob: the job is then polled with growing pauses, and watched as soon as the
 import asyncio
 import math
 import random
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from dataclasses import dataclass
 
 import grpc
+from google.protobuf.duration_pb2 import Duration
 
 from jobstatus.client import errors
-from jobstatus.client.channel import ServiceChannel, pauses
+from jobstatus.client.channel import LONGEST_PAUSE_SECONDS, ServiceChannel, pauses
 from jobstatus.core.errors import JobStatusError, Overloaded
 from jobstatus.core.job import Job
 from jobstatus.core.retry_after import unlearned_retry_after_ms
@@ -35,20 +40,23 @@ class WatchLimits:
     jitter: float = 0.1
     watch_again_seconds: float = 30.0
     """After how long a service without room for a watch is asked for one again."""
-    proven_seconds: float = 60.0
+    proven_seconds: float = 45.0
     """A stream that has lasted so long was alive, with or without a response: keepalive ends dead ones before that."""
+    broken_proven_seconds: float = 1.0
+    """The same for a stream that a living peer has ended. A proxy that reaches no service says so with a status."""
 
 
-class _Patience:
+class Patience:
     """Bounds how long a service that is away is waited for, counted from when it went away."""
 
-    def __init__(self, seconds: float, *, proven_seconds: float, at_first: bool) -> None:
-        """With `at_first` False a service that has never responded is not waited for."""
-        self._now = asyncio.get_running_loop().time
+    def __init__(self, seconds: float, limits: WatchLimits, *, now: Callable[[], float], at_first: bool) -> None:
+        """With `at_first` False a service that was never there is not waited for."""
+        self._now = now
         self._seconds = seconds
-        self._proven_seconds = proven_seconds
+        self._limits = limits
         self._left = seconds if at_first else 0
         self._away_since: float | None = None
+        self._pauses = pauses()
         self.begin_try()
 
     def begin_try(self) -> None:
@@ -62,12 +70,20 @@ class _Patience:
 
     def pause_after(self, error: JobStatusError) -> float:
         """Return the seconds until the next try. Raise the error once the service has been away for too long."""
-        if self._away_since is None or self._now() - self._try_began_at >= self._proven_seconds:
-            self._away_since = self._now()
+        lasted_seconds = self._now() - self._try_began_at
+        if lasted_seconds >= self._proven_seconds(error):
+            self.note_response()
+        if lasted_seconds >= LONGEST_PAUSE_SECONDS:
             self._pauses = pauses()
+        if self._away_since is None:
+            self._away_since = self._now()
         if self._now() - self._away_since >= self._left:
             raise error
         return next(self._pauses)
+
+    def _proven_seconds(self, error: JobStatusError) -> float:
+        is_broken = isinstance(error, errors.StreamBroken)
+        return self._limits.broken_proven_seconds if is_broken else self._limits.proven_seconds
 
 
 async def versions_of(
@@ -76,22 +92,26 @@ async def versions_of(
     *,
     after_version: int | None,
     omit_result: bool,
+    idle_interval: Duration | None,
     patience_seconds: float,
     limits: WatchLimits,
 ) -> AsyncGenerator[Job]:
     """Yield the job now, then its newer versions; end after the terminal one. See `JobStatusClient.watch_job`."""
-    patience = _Patience(patience_seconds, proven_seconds=limits.proven_seconds, at_first=channel.retry)
+    patience = Patience(patience_seconds, limits, now=asyncio.get_running_loop().time, at_first=channel.retry)
     while True:
-        request = jobs_v1.WatchJobRequest(job_id=job_id, after_version=after_version, omit_result=omit_result)
+        request = jobs_v1.WatchJobRequest(
+            job_id=job_id, after_version=after_version, omit_result=omit_result, idle_interval=idle_interval
+        )
         patience.begin_try()
         try:
             async with aclosing(channel.stream(channel.jobs.WatchJob, request)) as responses:
                 async for response in responses:
-                    job = job_from_message(response.job)
-                    yield job
-                    if job.is_terminal:
-                        return
-                    after_version = job.version
+                    if response.HasField("job"):
+                        job = job_from_message(response.job)
+                        yield job
+                        if job.is_terminal:
+                            return
+                        after_version = job.version
                     patience.note_response()
         except errors.TRANSIENT as error:
             pause_seconds = patience.pause_after(error)
@@ -99,18 +119,25 @@ async def versions_of(
 
 
 async def end_of(
-    channel: ServiceChannel, job_id: str, *, omit_result: bool, patience_seconds: float, limits: WatchLimits
+    channel: ServiceChannel,
+    job_id: str,
+    *,
+    omit_result: bool,
+    idle_interval: Duration | None,
+    patience_seconds: float,
+    limits: WatchLimits,
 ) -> Job:
     """Return the job once it has ended. See `JobStatusClient.wait_for_job`."""
     now = asyncio.get_running_loop().time
     began_at = watches_at = now()
-    patience = _Patience(patience_seconds, proven_seconds=limits.proven_seconds, at_first=channel.retry)
+    patience = Patience(patience_seconds, limits, now=now, at_first=channel.retry)
+    request = jobs_v1.WatchJobRequest(job_id=job_id, omit_result=omit_result, idle_interval=idle_interval)
     while True:
         patience.begin_try()
         is_watching = now() >= watches_at
         try:
             if is_watching:
-                return await _watched_to_its_end(channel, job_id, omit_result, patience)
+                return await _watched_to_its_end(channel, request, patience)
             job = await _job_now(channel, job_id, omit_result)
         except (*errors.TRANSIENT, errors.ServiceFailed) as error:
             if is_watching and isinstance(error, Overloaded):
@@ -130,16 +157,14 @@ async def end_of(
         await asyncio.sleep(pause_seconds)
 
 
-async def _watched_to_its_end(channel: ServiceChannel, job_id: str, omit_result: bool, patience: _Patience) -> Job:
+async def _watched_to_its_end(channel: ServiceChannel, request: jobs_v1.WatchJobRequest, patience: Patience) -> Job:
     """Return the ended job. Raise what ends the stream before that."""
-    request = jobs_v1.WatchJobRequest(job_id=job_id, omit_result=omit_result)
     async with aclosing(channel.stream(channel.jobs.WatchJob, request)) as responses:
         async for response in responses:
             patience.note_response()
-            job = job_from_message(response.job)
-            if job.is_terminal:
+            if response.HasField("job") and (job := job_from_message(response.job)).is_terminal:
                 return job
-    raise errors.ServiceUnreachable("The service ended the stream.")
+    raise AssertionError("a stream never ends without an error")
 
 
 async def _job_now(channel: ServiceChannel, job_id: str, omit_result: bool) -> Job:

@@ -3,11 +3,11 @@
 Commands check their bounds on construction, so most mistakes are found without a round trip.
 """
 
-import json
-from typing import Final
+from dataclasses import fields, is_dataclass, replace
+from typing import Any, Final
 
+from jobstatus.client.encoding import Default, json_bytes, mended, well_formed
 from jobstatus.core.commands import CancelJob, CompleteJob, CreateJob, FailJob, HeartbeatJob, StartJob
-from jobstatus.core.errors import ResultNotJson
 from jobstatus.core.job import ErrorField, JobError
 from jobstatus.rpc.messages import REQUEST_TYPES, duration_from_ms, error_to_message
 from jobstatus.v1.job_status_pb2 import (
@@ -44,8 +44,9 @@ def start_request(command: StartJob) -> StartJobRequest:
 
 
 def heartbeat_request(command: HeartbeatJob) -> HeartbeatJobRequest:
+    message = None if command.message is None else well_formed(command.message)
     return HeartbeatJobRequest(
-        job_id=command.job_id, attempt=command.attempt, progress=command.progress, message=command.message
+        job_id=command.job_id, attempt=command.attempt, progress=command.progress, message=message
     )
 
 
@@ -65,7 +66,8 @@ def fail_request(command: FailJob) -> FailJobRequest:
 
 
 def cancel_request(command: CancelJob) -> CancelJobRequest:
-    return CancelJobRequest(job_id=command.job_id, reason=command.reason)
+    reason = None if command.reason is None else well_formed(command.reason)
+    return CancelJobRequest(job_id=command.job_id, reason=reason)
 
 
 def operation(command: Write) -> Operation:
@@ -85,24 +87,24 @@ def operation(command: Write) -> Operation:
             return Operation(cancel_job=cancel_request(command))
 
 
-def encoded_result(result: object) -> bytes:
-    """Return the result as JSON. `bytes` and `str` are JSON text already and stay as they are.
+def encoded_result(result: object, *, default: Default | None = None) -> bytes:
+    """Return the result as JSON. `bytes` and `str` are JSON text already and stay as they are, but for lone surrogates.
 
     Raises ResultNotJson for a value that JSON cannot express. The service checks whether text is valid JSON.
     """
-    try:
-        if isinstance(result, bytes):
-            return result
-        if isinstance(result, str):
-            return result.encode()
-        return json.dumps(result, allow_nan=False, ensure_ascii=False, separators=(",", ":")).encode()
-    except (TypeError, ValueError, RecursionError) as error:
-        raise ResultNotJson(f"The result cannot be written as JSON: {error}") from error
+    if isinstance(result, bytes):
+        return mended(result)
+    if isinstance(result, str):
+        return mended(well_formed(result).encode())
+    return json_bytes(result, default=default)
 
 
 def job_error(error: JobError | str) -> JobError:
     """Return the error; a `str` becomes the message of an error of the worker's own."""
-    return error if isinstance(error, JobError) else JobError(error=ErrorField(type=WORKER_ERROR, message=error))
+    if isinstance(error, str):
+        return JobError(error=ErrorField(type=WORKER_ERROR, message=well_formed(error)))
+    sendable: JobError = _well_formed(error)
+    return sendable
 
 
 def job_error_from(error: BaseException) -> JobError:
@@ -113,5 +115,15 @@ def job_error_from(error: BaseException) -> JobError:
     if not isinstance(error, Exception):
         return JobError(error=ErrorField(type=WORKER_ERROR, code="worker_stopped", message="The worker was stopped."))
     text = str(error) or "The worker failed."
-    storable = text[:MAX_REASON_CHARS].replace("\0", "").encode(errors="replace").decode()
+    storable = well_formed(text[:MAX_REASON_CHARS].replace("\0", ""))
     return JobError(error=ErrorField(type=WORKER_ERROR, code=type(error).__name__, message=storable))
+
+
+def _well_formed(value: Any) -> Any:
+    """Return a value of the domain whose texts, also in its parts, can be sent."""
+    if isinstance(value, str):
+        return well_formed(value)
+    if not is_dataclass(value) or isinstance(value, type):
+        return value
+    parts = {field.name: _well_formed(getattr(value, field.name)) for field in fields(value)}
+    return replace(value, **parts)

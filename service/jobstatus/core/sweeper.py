@@ -62,7 +62,7 @@ class Sweeper:
                 self._observer.swept("settled", len(job_ids))
             if len(job_ids) < BATCH:
                 break
-        if self._clock.ms() < self._clock.settled_from_ms:
+        if self._clock.ms() < self._clock.timeouts_count_from_ms():
             return
         for _ in range(MAX_BATCHES):
             with timed(self._observer, "purge"):
@@ -81,8 +81,8 @@ class Sweeper:
         await self._try_lead(0)
 
     async def _try_lead(self, for_ms: int) -> bool:
-        asked_at = self._clock.monotonic()
+        asked_at_ns = self._clock.monotonic_ns()
         with timed(self._observer, "claim_sweep"):
             claim = await self._store.try_lead(self._holder, for_ms)
-        self._clock.hear(claim.now_ms, asked_at)
+        self._clock.observe_store(claim.now_ms, asked_at_ns)
         return claim.leads

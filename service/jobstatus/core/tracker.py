@@ -20,7 +20,7 @@ from jobstatus.core.rules import Policy
 from jobstatus.core.store import Answer, JobStore, Listing, StoreError
 from jobstatus.core.timekeeper import Timekeeper
 from jobstatus.core.watching.change_feed import ChangeFeed
-from jobstatus.core.watching.each_version import each_version
+from jobstatus.core.watching.each_version import Waited, each_version, set_or_at
 from jobstatus.core.watching.subscriptions import ConcurrencyLimit, JobSubscriptions
 from jobstatus.core.write_queue import Outcome, WriterLimits
 from jobstatus.core.writer import Writer
@@ -120,24 +120,34 @@ class JobTracker:
         with timed(self._observer, "list_jobs"):
             return await self._store.list_jobs(listing, self._clock())
 
-    async def watch(self, job_id: str, *, after_version: int, with_result: bool) -> AsyncGenerator[Job]:
+    async def watch(
+        self, job_id: str, *, after_version: int, with_result: bool, idle_seconds: float | None = None
+    ) -> AsyncGenerator[Job | None]:
         """Yield the job now if it is above `after_version` or terminal, then its newer versions up to the terminal one.
 
-        Raises JobNotFound when the job is unknown or goes away, ShuttingDown when the service stops, and Overloaded
-        when `max_watchers` watch already.
+        With `idle_seconds` yield None whenever nothing was yielded for so long; the job is not read for that. Raises
+        JobNotFound when the job is unknown or goes away, ShuttingDown when the service stops, and Overloaded when
+        `max_watchers` watch already.
         """
         read = partial(self.get, job_id, with_result=with_result)
-        with self._watchers.acquire(), self._subscriptions.waiting_for(job_id) as changed:
-            async with aclosing(each_version(self._subscriptions, job_id, changed, read, self._next_change)) as jobs:
-                async for job in jobs:
-                    if job.version > after_version or job.is_terminal:
-                        after_version = job.version
-                        yield job
+        now = asyncio.get_running_loop().time
+        yielded_at = now()
 
-    async def _next_change(self, changed: asyncio.Event) -> bool:
-        await changed.wait()
-        self._subscriptions.check_open()
-        return True
+        async def wait(changed: asyncio.Event) -> Waited:
+            if not await set_or_at(changed, None if idle_seconds is None else yielded_at + idle_seconds):
+                return Waited.QUIET
+            self._subscriptions.check_open()
+            return Waited.CHANGED
+
+        with self._watchers.acquire(), self._subscriptions.waiting_for(job_id) as changed:
+            async with aclosing(each_version(self._subscriptions, job_id, changed, read, wait)) as jobs:
+                async for job in jobs:
+                    if job is not None:
+                        if job.version <= after_version and not job.is_terminal:
+                            continue
+                        after_version = job.version
+                    yield job
+                    yielded_at = now()
 
     def change_feed(self) -> ChangeFeed:
         """Return a listener for the changes of many jobs, to be entered."""
@@ -150,14 +160,13 @@ class JobTracker:
                 found = await self._store.changed(versions)
             self._subscriptions.found(found)
 
-    def refuse(self) -> None:
-        """End every watch, and refuse new writes, with ShuttingDown."""
+    def end_watches(self) -> None:
+        """End every watch, and refuse new ones, with ShuttingDown. Reads and writes go on."""
         self._subscriptions.close()
-        self._writer.refuse()
 
     async def close(self) -> None:
         """End every watch, refuse new writes, and return when those under way are answered."""
-        self.refuse()
+        self.end_watches()
         await self._writer.close()
 
 

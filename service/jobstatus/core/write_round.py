@@ -71,15 +71,11 @@ class WriteRound:
         return [item for item in items if item[2].job_id in lost]
 
     def _policy_at(self, now_ms: int) -> rules.Policy:
-        leases_from_ms = now_ms if self._store_failed else self._clock.leases_from_ms
-        timeouts_from_ms = self._clock.settled_from_ms
-        if (leases_from_ms, timeouts_from_ms) != (
-            self._policy.leases_count_from_ms,
-            self._policy.timeouts_count_from_ms,
-        ):
-            self._policy = replace(
-                self._policy, leases_count_from_ms=leases_from_ms, timeouts_count_from_ms=timeouts_from_ms
-            )
+        leases_from_ms = now_ms if self._store_failed else self._clock.leases_count_from_ms()
+        timeouts_from_ms = self._clock.timeouts_count_from_ms()
+        policy = self._policy
+        if (policy.leases_count_from_ms, policy.timeouts_count_from_ms) != (leases_from_ms, timeouts_from_ms):
+            self._policy = replace(policy, leases_count_from_ms=leases_from_ms, timeouts_count_from_ms=timeouts_from_ms)
         return self._policy
 
     async def _read(self, job_ids: list[str], items: Sequence[Item]) -> dict[str, _Stored]:

@@ -55,13 +55,9 @@ class Writer:
         await submission.future
         return [outcome for outcome in submission.outcomes if outcome is not None]
 
-    def refuse(self) -> None:
-        """Refuse new writes with ShuttingDown."""
-        self._queue.close()
-
     async def close(self) -> None:
-        """Refuse new writes, and return when all admitted ones are answered."""
-        self.refuse()
+        """Refuse new writes with ShuttingDown, and return when all admitted ones are answered."""
+        self._queue.close()
         while self._draining is not None:
             await asyncio.shield(self._draining)
 

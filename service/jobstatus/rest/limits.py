@@ -17,6 +17,9 @@ class RestLimits:
     """An event stream sends a comment after so long without an event, so that proxies keep the connection open."""
     send_seconds: float = 30.0
     """A client that takes longer to read a large answer is disconnected."""
+    vanished_seconds: float = 35.0
+    """A client that acknowledges nothing for so long is disconnected; see `vanished_clients`. With the time until the
+    next comment of an event stream it is less than a minute."""
     max_large_bytes: int = 256 * 1024 * 1024
     """How much memory the large answers being sent may use together, on all connections of this process."""
     connection_type: type[RestProtocol] = FastPathProtocol

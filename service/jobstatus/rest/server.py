@@ -6,6 +6,7 @@ import logging
 import os
 import socket
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Final
 
 import aiohttp
@@ -16,6 +17,7 @@ from jobstatus.rest.fast_path_check import find_problem
 from jobstatus.rest.limits import RestLimits
 from jobstatus.rest.protocol import Handler, RefusedConnection, RestProtocol, only_valid
 from jobstatus.rest.send_limits import LargeResponses
+from jobstatus.rest.vanished_clients import close_vanished
 
 KEEPALIVE_SECONDS: Final = 650.0
 """Longer than proxies keep an idle connection (Google's balancers 600 s), so that none uses one that we close."""
@@ -59,7 +61,10 @@ class HttpServer:
         """
         factory = await self._factory()
         try:
-            self._server = await _listen(factory, host, port, shared=shared)
+            self._server = await _bound(factory, host, port, shared=shared)
+            for part in self._server.sockets:
+                close_vanished(part, self._limits.vanished_seconds)
+            await self._server.start_serving()
         except OSError as error:
             why = os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror
             raise OSError(f"cannot listen on {host}:{port} for HTTP: {why}") from error
@@ -120,9 +125,10 @@ def is_any(host: str) -> bool:
         return False
 
 
-async def _listen(factory: Callable[[], asyncio.Protocol], host: str, port: int, *, shared: bool) -> asyncio.Server:
-    loop = asyncio.get_running_loop()
+async def _bound(factory: Callable[[], asyncio.Protocol], host: str, port: int, *, shared: bool) -> asyncio.Server:
+    """Return a server that does not accept connections yet."""
+    create = partial(asyncio.get_running_loop().create_server, factory, backlog=_BACKLOG, start_serving=False)
     if not is_any(host):
-        return await loop.create_server(factory, host, port, backlog=_BACKLOG, reuse_port=shared or None)
+        return await create(host=host, port=port, reuse_port=shared or None)
     both = socket.create_server((host, port), family=socket.AF_INET6, reuse_port=shared, dualstack_ipv6=True)
-    return await loop.create_server(factory, sock=both, backlog=_BACKLOG)
+    return await create(sock=both)

@@ -11,6 +11,10 @@ from jobstatus.core import errors
 from jobstatus.v1 import job_status_pb2 as pb
 
 DOMAIN: Final = "jobstatus.v1"
+INTERNAL: Final = "INTERNAL"
+"""The reason of a fault of this program."""
+REASON_KEY: Final = "jobstatus-reason"
+"""Trailing metadata with the reason as plain text, for languages in which a google.rpc.Status is hard to read."""
 
 CODES: Final[dict[type[errors.JobStatusError], grpc.StatusCode]] = {
     errors.InvalidField: grpc.StatusCode.INVALID_ARGUMENT,
@@ -44,7 +48,7 @@ def status_of(error: errors.JobStatusError) -> Status:
 
 def internal_status() -> Status:
     """Return the status for a fault of this program. It tells a client no more than that."""
-    return _status(grpc.StatusCode.INTERNAL, "INTERNAL", "internal error", {})
+    return _status(grpc.StatusCode.INTERNAL, INTERNAL, "internal error", {})
 
 
 def operation_error(error: errors.JobStatusError) -> pb.OperationError:

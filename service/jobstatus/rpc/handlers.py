@@ -9,8 +9,8 @@ import logging
 import time
 from collections import defaultdict
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable
-from contextlib import aclosing
-from typing import Any, Final, NoReturn, TypeAlias
+from contextlib import aclosing, suppress
+from typing import Any, Final, NoReturn, Protocol, TypeAlias
 
 import grpc
 from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
@@ -20,8 +20,7 @@ from google.rpc.status_pb2 import Status
 from grpc_status import rpc_status
 
 from jobstatus.core.errors import InvalidField, JobStatusError
-from jobstatus.rpc.errors import internal_status, status_of
-from jobstatus.telemetry.metrics import Metrics
+from jobstatus.rpc.errors import INTERNAL, REASON_KEY, internal_status, status_of
 from jobstatus.telemetry.throttle import LogThrottle
 
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
@@ -32,14 +31,41 @@ _CODE_NAMES: Final = {code.value[0]: code.name for code in grpc.StatusCode}
 _log = logging.getLogger(__name__)
 
 
+class RpcObserver(Protocol):
+    """What the calls report to the metrics."""
+
+    def rpc_answered(self, method: str, code: str, seconds: float) -> None:
+        """A call of this method was answered with the status code of this name after so many seconds."""
+        ...
+
+
 class RpcAdapter:
     """Makes gRPC handlers from a servicer's methods."""
 
-    def __init__(self, metrics: Metrics, identify: Identify) -> None:
+    def __init__(self, metrics: RpcObserver, identify: Identify) -> None:
         self._metrics = metrics
         self._identify = identify
         self._throttles: Final[defaultdict[tuple[str, str], LogThrottle]] = defaultdict(LogThrottle)
         """By RPC and reason. Both come from closed lists, so their number is bounded."""
+        self._held: asyncio.Event | None = None
+        """Set by `release`; answers wait for it."""
+        self._has_come = asyncio.Event()
+        """Set by each single call that comes while answers are held back."""
+
+    def hold(self) -> None:
+        """Keep the answers of single calls back until `release`, so that clients which wait for them send no more."""
+        self._held = asyncio.Event()
+
+    async def next_call(self, limit_seconds: float) -> None:
+        """Return when the next single call comes while answers are held back, or after the limit."""
+        self._has_come.clear()
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._has_come.wait(), limit_seconds)
+
+    def release(self) -> None:
+        """Send what was kept back."""
+        if self._held is not None:
+            self._held.set()
 
     def service(self, descriptor: ServiceDescriptor, servicer: object) -> grpc.GenericRpcHandler:
         """Return handlers for the service. The servicer has a method of the same name for each of its own."""
@@ -63,9 +89,13 @@ class RpcAdapter:
     ) -> Callable[[bytes, Context], Awaitable[bytes]]:
         async def handle(data: bytes, context: Context) -> bytes:
             started = time.perf_counter()
+            if self._held is not None:
+                self._has_come.set()
             try:
                 self._identify(context, name)
                 response = await serve(_parse(request_type, data))
+                if self._held is not None:
+                    await self._held.wait()
             except BaseException as error:  # noqa: BLE001  # translated, or raised again, by _abort
                 await self._abort(context, name, started, error)
             self._metrics.rpc_answered(name, "OK", time.perf_counter() - started)
@@ -102,7 +132,9 @@ class RpcAdapter:
             raise error
         status = self._status(name, error)
         self._metrics.rpc_answered(name, _CODE_NAMES[status.code], seconds)
-        await context.abort_with_status(rpc_status.to_status(status))
+        reason = error.reason if isinstance(error, JobStatusError) else INTERNAL
+        told = rpc_status.to_status(status)
+        await context.abort(told.code, told.details, (*told.trailing_metadata, (REASON_KEY, reason)))
         raise AssertionError("abort raises")
 
     def _status(self, name: str, error: Exception) -> Status:

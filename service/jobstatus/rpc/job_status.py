@@ -7,6 +7,7 @@ import hashlib
 import json
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
+from dataclasses import replace
 from typing import Any, Final
 
 from jobstatus.core import commands as core
@@ -22,22 +23,39 @@ from jobstatus.rpc.messages import (
     check_count,
     job_fields,
     job_state_of,
+    ms_from_duration,
     ms_from_timestamp,
     optional,
     page_size,
     request_type_of,
 )
+from jobstatus.rpc.pages import PageLimits, fill
 from jobstatus.v1 import job_status_pb2 as pb
 
 MAX_ANSWER_BYTES: Final = 32 * 1024 * 1024
 """How many bytes of results one BatchGetJobs returns at most. This bounds the memory of a call."""
 
+MAX_IDLE_MS: Final = 3_600_000
+"""The longest interval of signs of life that a watch may ask for."""
+MAX_LISTED_ERROR_BYTES: Final = 16 * 1024
+"""A larger error is left out of listings."""
+
 
 class JobStatusServicer:
     """Each RPC as a coroutine or async generator of its request."""
 
-    def __init__(self, tracker: JobTracker, *, max_result_bytes: int) -> None:
+    def __init__(
+        self,
+        tracker: JobTracker,
+        *,
+        max_result_bytes: int,
+        pages: PageLimits = PageLimits(),  # noqa: B008  # a frozen value
+        min_idle_ms: int = 5_000,
+    ) -> None:
+        """`min_idle_ms` is the shortest interval of signs of life that a watch may ask for."""
         self._tracker = tracker
+        self._min_idle_ms = min_idle_ms
+        self._pages = pages
         self._read = commands.CommandReader(max_result_bytes)
 
     async def CreateJob(self, request: pb.CreateJobRequest) -> pb.CreateJobResponse:
@@ -92,14 +110,14 @@ class JobStatusServicer:
         return pb.BatchGetJobsResponse(jobs=found, unavailable_job_ids=failed)
 
     async def ListJobs(self, request: pb.ListJobsRequest) -> pb.ListJobsResponse:
-        limit = page_size(request.page_size)
+        count = page_size(request.page_size)
         filters = pb.ListJobsRequest()
         filters.CopyFrom(request)
         filters.ClearField("page_size")
         filters.ClearField("page_token")
         digest = hashlib.sha256(filters.SerializeToString(deterministic=True)).hexdigest()[:16]
         listing = Listing(
-            limit=limit + 1,
+            limit=count,
             states=frozenset(job_state_of(state) for state in request.states),
             request_type=request_type_of(request.request_type) if request.HasField("request_type") else None,
             virtual_key_id=optional(request, "virtual_key_id"),
@@ -109,20 +127,28 @@ class JobStatusServicer:
         )
         if listing.virtual_key_id is not None:
             check_id("virtual_key_id", listing.virtual_key_id)
-        jobs = await self._tracker.list_jobs(listing)
-        return pb.ListJobsResponse(
-            jobs=[job_fields(job) for job in jobs[:limit]],
-            next_page_token=_make_token(jobs[limit - 1], digest) if len(jobs) > limit else "",
+        page = pb.ListJobsResponse()
+        last = await fill(
+            page.jobs,
+            lambda last, limit: self._tracker.list_jobs(_after(listing, last, limit)),
+            lambda job: page.jobs.add(**_listed_fields(job)),
+            count=count,
+            limits=self._pages,
         )
+        page.next_page_token = "" if last is None else _make_token(last, digest)
+        return page
 
     async def WatchJob(self, request: pb.WatchJobRequest) -> AsyncGenerator[pb.WatchJobResponse]:
         check_id("job_id", request.job_id)
-        with_result = not request.omit_result
-        async with aclosing(
-            self._tracker.watch(request.job_id, after_version=request.after_version, with_result=with_result)
-        ) as versions:
+        watch = self._tracker.watch(
+            request.job_id,
+            after_version=request.after_version,
+            with_result=not request.omit_result,
+            idle_seconds=self._idle_seconds(request),
+        )
+        async with aclosing(watch) as versions:
             async for job in versions:
-                yield pb.WatchJobResponse(job=job_fields(job))
+                yield pb.WatchJobResponse(job=None if job is None else job_fields(job))
 
     async def FollowJobs(self, requests: AsyncIterator[pb.FollowJobsRequest]) -> AsyncGenerator[pb.FollowJobsResponse]:
         with self._tracker.change_feed() as feed:
@@ -136,6 +162,14 @@ class JobStatusServicer:
             finally:
                 reading.cancel()
                 await asyncio.gather(reading, return_exceptions=True)
+
+    def _idle_seconds(self, request: pb.WatchJobRequest) -> float | None:
+        if not request.HasField("idle_interval"):
+            return None
+        interval_ms = ms_from_duration(request.idle_interval, "idle_interval")
+        if not self._min_idle_ms <= interval_ms <= MAX_IDLE_MS:
+            raise InvalidField.of("idle_interval", f"must be from {self._min_idle_ms} ms to {MAX_IDLE_MS} ms")
+        return interval_ms / 1000
 
     async def _apply(self, command: core.Command) -> Any:
         return job_fields(await self._tracker.apply(command), omit_result=True)
@@ -156,6 +190,20 @@ def _result_fields(outcome: Job | JobStatusError) -> Any:
     if isinstance(outcome, JobStatusError):
         return {"error": operation_error(outcome)}
     return {"job": job_fields(outcome, omit_result=True)}
+
+
+def _listed_fields(job: Job) -> Any:
+    """Return the fields of a job in a listing: without an error that is too large for a page of many."""
+    fields = job_fields(job, omit_result=True)
+    if job.error is not None and fields["error"].ByteSize() > MAX_LISTED_ERROR_BYTES:
+        fields["error"] = None
+    return fields
+
+
+def _after(listing: Listing, last: Job | None, limit: int) -> Listing:
+    """Return the listing of `limit` jobs after the last one; None: from where the page begins."""
+    before = listing.before if last is None else (last.created_at_ms, last.job_id)
+    return replace(listing, limit=limit, before=before)
 
 
 def _at(request: pb.ListJobsRequest, field: str) -> int | None:

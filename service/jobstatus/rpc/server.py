@@ -4,6 +4,7 @@ On a loopback address every client may call. On another address the settings req
 unless they say that the network is trusted.
 """
 
+import asyncio
 import ssl
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,15 +18,11 @@ from grpc_health.v1.health import aio as health_aio
 from jobstatus.core.errors import ClientNotAllowed, ClientNotIdentified
 from jobstatus.rpc.handlers import Context, RpcAdapter, service_names
 from jobstatus.rpc.job_status import MAX_ANSWER_BYTES, JobStatusServicer
+from jobstatus.rpc.pages import PageLimits
 from jobstatus.rpc.virtual_keys import VirtualKeysServicer
 from jobstatus.telemetry.metrics import Metrics
 from jobstatus.v1 import job_status_pb2, virtual_keys_pb2
 
-MIN_PING_INTERVAL_MS: Final = 20_000
-"""Clients may ping this often, also without calls in progress. Those that ping more often are disconnected."""
-MAX_AGE_MS: Final = 5 * 60 * 1000
-MAX_AGE_GRACE_MS: Final = 30 * 1000
-"""A watch that is still in progress then is ended; clients resume it where it ended."""
 _MESSAGE_OVERHEAD: Final = 4 * 1024 * 1024
 """Room beyond the largest result, so that a result a little too large is refused with a reason."""
 
@@ -44,6 +41,24 @@ class RpcLimits:
 
     max_rpcs: int = 20_000
     """Calls in progress. A further one is RESOURCE_EXHAUSTED."""
+    pages: PageLimits = PageLimits()  # noqa: RUF009  # a frozen value
+    """The bounds of listings."""
+    min_idle_ms: int = 5_000
+    """The shortest interval of signs of life that a watch may ask for."""
+    min_ping_interval_ms: int = 15_000
+    """Clients that ping more often are disconnected, calls in progress or not. The documents promise 20 s; the rest is
+    for networks that deliver one ping late and the next in time."""
+    max_age_ms: int = 5 * 60 * 1000
+    """Clients reconnect this often (give or take a tenth), so that a new replica or process gets its share of them."""
+    max_age_grace_ms: int = 30 * 1000
+    """Calls on a connection of that age go on for so long. A watch that does not end by then is ended; clients resume
+    it where it ended."""
+    ping_ms: int = 20_000
+    """The server pings each client this often, calls in progress or not, to find those that vanished."""
+    pong_ms: int = 20_000
+    """A client that does not answer a ping for so long, or acknowledges no data, is disconnected."""
+    hold_seconds: float = 0.05
+    """How long a stop holds answers back before it closes, and again until the next call; see `RpcServer.stop`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,19 +122,22 @@ class RpcServer:
         self._tls = tls
         self._health = health_aio.HealthServicer()
         self._server = grpc.aio.server(
-            options=_options(max_result_bytes, limits, shared=shared), maximum_concurrent_rpcs=limits.max_rpcs
+            options=server_options(max_result_bytes, limits, shared=shared),
+            maximum_concurrent_rpcs=limits.max_rpcs,
         )
-        adapter = RpcAdapter(metrics, tls.identify if tls else _allow_all)
+        self._hold_seconds = limits.hold_seconds
+        self._adapter = RpcAdapter(metrics, tls.identify if tls else _allow_all)
         servicers: Sequence[object] = (job_status, virtual_keys)
         self._server.add_generic_rpc_handlers(
-            [adapter.service(descriptor, servicer) for descriptor, servicer in zip(DESCRIPTORS, servicers, strict=True)]
+            [self._adapter.service(*pair) for pair in zip(DESCRIPTORS, servicers, strict=True)]
         )
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         if with_reflection:
-            from grpc_reflection.v1alpha import reflection  # noqa: PLC0415 (slow to import, and seldom wanted)
+            from jobstatus.rpc.reflection import Reflection  # noqa: PLC0415 (slow to import, and seldom wanted)
 
-            names = [*service_names(DESCRIPTORS), health.SERVICE_NAME, reflection.SERVICE_NAME]
-            reflection.enable_server_reflection(names, self._server)
+            names = [*service_names(DESCRIPTORS), health.SERVICE_NAME]
+            files = [*(descriptor.file for descriptor in DESCRIPTORS), health_pb2.DESCRIPTOR]
+            self._server.add_generic_rpc_handlers(Reflection(names, files).handlers())
 
     async def start(self, address: str) -> int:
         """Listen and return the port. Raises OSError when the address is not available or a PEM file not valid."""
@@ -146,21 +164,40 @@ class RpcServer:
         await self._health.enter_graceful_shutdown()
 
     async def stop(self, grace_seconds: float) -> None:
-        """Accept no more calls, let those in progress end, and cancel what is left after the grace."""
-        await self._server.stop(grace_seconds)
+        """Tell clients to connect elsewhere, let the calls in progress end, and cancel what is left after the grace.
+
+        gRPC cancels a call that arrives after this began and before its client has read the GOAWAY, and one that has
+        arrived and was not accepted yet. To make both rare, answers are held back for a moment before: then clients
+        that wait for an answer send nothing, the loop accepts what has arrived, and the GOAWAY comes before the answer.
+        Of clients that do not wait, the next call is furthest away when one has just come.
+        """
+        if grace_seconds:
+            self._adapter.hold()
+            await asyncio.sleep(self._hold_seconds)
+            await self._adapter.next_call(self._hold_seconds)
+        try:
+            stopping = asyncio.create_task(self._server.stop(grace_seconds), name="jobstatus-rpc-stop")
+            await asyncio.sleep(0)  # it has begun: the GOAWAY is on its way
+        finally:
+            self._adapter.release()
+        await stopping
 
 
-def _options(max_result_bytes: int, limits: RpcLimits, *, shared: bool) -> Sequence[tuple[str, int]]:
-    # The kernel spreads connections, not calls: where several processes share a port, clients reconnect now and then.
-    ages = (("grpc.max_connection_age_ms", MAX_AGE_MS), ("grpc.max_connection_age_grace_ms", MAX_AGE_GRACE_MS))
+def server_options(max_result_bytes: int, limits: RpcLimits, *, shared: bool) -> Sequence[tuple[str, int]]:
+    """Return gRPC's options. gRPC ignores a name that it does not know, so a test compares the names with gRPC's."""
     return (
-        *(ages if shared else ()),
+        ("grpc.max_connection_age_ms", limits.max_age_ms),
+        ("grpc.max_connection_age_grace_ms", limits.max_age_grace_ms),
         ("grpc.so_reuseport", int(shared)),  # else a second server on the port would go unnoticed
         ("grpc.max_receive_message_length", max_result_bytes + _MESSAGE_OVERHEAD),
         ("grpc.max_send_message_length", max(max_result_bytes, MAX_ANSWER_BYTES) * 2 + _MESSAGE_OVERHEAD),
-        ("grpc.http2.min_recv_ping_interval_without_data_ms", MIN_PING_INTERVAL_MS),
+        ("grpc.http2.min_ping_interval_without_data_ms", limits.min_ping_interval_ms),
         ("grpc.keepalive_permit_without_calls", 1),
         # Calls that have arrived and not been accepted. gRPC's own limit is 1000, beyond which it cancels silently.
         ("grpc.server.max_pending_requests", limits.max_rpcs),
         ("grpc.server.max_pending_requests_hard_limit", limits.max_rpcs),
+        ("grpc.keepalive_time_ms", limits.ping_ms),
+        ("grpc.keepalive_timeout_ms", limits.pong_ms),  # only data; gRPC gives pings another limit:
+        ("grpc.http2.ping_timeout_ms", limits.pong_ms),
+        ("grpc.http2.max_pings_without_data", 0),  # any number: a watch may be silent for hours
     )

@@ -7,7 +7,8 @@ from jobstatus.core.commands import MAX_BATCH, check_id
 from jobstatus.core.errors import InvalidField, VirtualKeyNotFound
 from jobstatus.core.store import VirtualKeyStore
 from jobstatus.core.virtual_keys import VirtualKey
-from jobstatus.rpc.messages import ms_from_timestamp, page_size, virtual_key_to_message
+from jobstatus.rpc.messages import ms_from_timestamp, page_size, timestamp_from_ms, virtual_key_to_message
+from jobstatus.rpc.pages import PageLimits, fill
 from jobstatus.v1 import virtual_keys_pb2 as pb
 
 
@@ -22,6 +23,7 @@ class VirtualKeysServicer:
     store: VirtualKeyStore
     clock: Callable[[], int]
     on_change: Callable[[], None]
+    pages: PageLimits = PageLimits()  # noqa: RUF009  # a frozen value
 
     async def PutVirtualKey(self, request: pb.PutVirtualKeyRequest) -> pb.PutVirtualKeyResponse:
         now_ms = self.clock()
@@ -61,17 +63,26 @@ class VirtualKeysServicer:
         ]
         each_once = {virtual_key.virtual_key_id: virtual_key for virtual_key in found if virtual_key is not None}
         messages = map(virtual_key_to_message, each_once.values())
-        return pb.BatchGetVirtualKeysResponse(virtual_keys=messages, version=version)
+        return pb.BatchGetVirtualKeysResponse(
+            virtual_keys=messages, version=version, time=timestamp_from_ms(self.clock())
+        )
 
     async def ListVirtualKeys(self, request: pb.ListVirtualKeysRequest) -> pb.ListVirtualKeysResponse:
-        limit = page_size(request.page_size)
+        count = page_size(request.page_size)
         if request.page_token:
             check_id("page_token", request.page_token)
-        found = await self.store.list_virtual_keys(request.page_token, limit + 1)
-        return pb.ListVirtualKeysResponse(
-            virtual_keys=[virtual_key_to_message(virtual_key) for virtual_key in found[:limit]],
-            next_page_token=found[limit - 1].virtual_key_id if len(found) > limit else "",
-        )
+        page = pb.ListVirtualKeysResponse()
+
+        async def read(last: VirtualKey | None, limit: int) -> list[VirtualKey]:
+            return await self.store.list_virtual_keys(last.virtual_key_id if last else request.page_token, limit)
+
+        def add(virtual_key: VirtualKey) -> pb.VirtualKey:
+            page.virtual_keys.append(virtual_key_to_message(virtual_key))
+            return page.virtual_keys[-1]
+
+        last = await fill(page.virtual_keys, read, add, count=count, limits=self.pages)
+        page.next_page_token = last.virtual_key_id if last else ""
+        return page
 
     async def DeleteVirtualKey(self, request: pb.DeleteVirtualKeyRequest) -> pb.DeleteVirtualKeyResponse:
         check_id("virtual_key_id", request.virtual_key_id)

@@ -21,6 +21,7 @@ from jobstatus.core.batch_reader import BatchReader, BatchReaderLimits
 from jobstatus.core.errors import InvalidField, JobNotFound, JobStatusError, StoreUnavailable
 from jobstatus.core.job import Job, JobState, is_valid_id
 from jobstatus.core.store import NOT_NOW, UNKNOWN_SIZE, Answer, NotNow, StoreError, answer_of
+from jobstatus.core.timekeeper import Timekeeper
 from jobstatus.core.virtual_keys import VirtualKey
 from jobstatus.rpc.messages import job_from_message, virtual_key_from_message
 from jobstatus.v1 import job_status_pb2 as jobs_v1
@@ -61,9 +62,13 @@ class UpstreamReader:
         self,
         channel: ServiceChannel,
         limits: UpstreamLimits = UpstreamLimits(),  # a frozen value
+        *,
+        clock: Timekeeper,
     ) -> None:
+        """`clock` hears the service's time."""
         self._channel = channel
         self._limits = limits
+        self._clock = clock
         self._by_id = BatchReader(self._read_virtual_keys, limits.batches)
         self._by_digest = BatchReader(self._find_virtual_keys, limits.batches)
         self._room_for_large = asyncio.Semaphore(limits.large_at_a_time)
@@ -94,8 +99,11 @@ class UpstreamReader:
         return list(await asyncio.gather(*map(self._by_digest.read, digests)))
 
     async def virtual_keys_version(self) -> int:
-        request = keys_v1.BatchGetVirtualKeysRequest()
-        return (await self._call(self._channel.virtual_keys.BatchGetVirtualKeys, request)).version
+        request, asked_at_ns = keys_v1.BatchGetVirtualKeysRequest(), self._clock.monotonic_ns()
+        response = await self._call(self._channel.virtual_keys.BatchGetVirtualKeys, request)
+        if response.HasField("time"):  # an older service does not tell
+            self._clock.observe_store(response.time.ToMilliseconds(), asked_at_ns)
+        return response.version
 
     async def probe(self) -> None:
         """Raise StoreUnavailable unless the service responds and can read its store."""

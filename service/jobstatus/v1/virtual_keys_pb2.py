@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fjobstatus/v1/virtual_keys.proto\x12\x0cjobstatus.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xee\x01\n\nVirtualKey\x12\x16\n\x0evirtual_key_id\x18\x01 \x01(\t\x12\x12\n\nkey_sha256\x18\x02 \x03(\x0c\x12\x10\n\x08\x64isabled\x18\x03 \x01(\x08\x12\x33\n\nexpires_at\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.TimestampH\x00\x88\x01\x01\x12.\n\ncreated_at\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nupdated_at\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\r\n\x0b_expires_at\"\x98\x01\n\x14PutVirtualKeyRequest\x12\x16\n\x0evirtual_key_id\x18\x01 \x01(\t\x12\x12\n\nkey_sha256\x18\x02 \x03(\x0c\x12\x10\n\x08\x64isabled\x18\x03 \x01(\x08\x12\x33\n\nexpires_at\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.TimestampH\x00\x88\x01\x01\x42\r\n\x0b_expires_at\"F\n\x15PutVirtualKeyResponse\x12-\n\x0bvirtual_key\x18\x01 \x01(\x0b\x32\x18.jobstatus.v1.VirtualKey\".\n\x14GetVirtualKeyRequest\x12\x16\n\x0evirtual_key_id\x18\x01 \x01(\t\"F\n\x15GetVirtualKeyResponse\x12-\n\x0bvirtual_key\x18\x01 \x01(\x0b\x32\x18.jobstatus.v1.VirtualKey\"I\n\x1a\x42\x61tchGetVirtualKeysRequest\x12\x17\n\x0fvirtual_key_ids\x18\x01 \x03(\t\x12\x12\n\nkey_sha256\x18\x02 \x03(\x0c\"^\n\x1b\x42\x61tchGetVirtualKeysResponse\x12.\n\x0cvirtual_keys\x18\x01 \x03(\x0b\x32\x18.jobstatus.v1.VirtualKey\x12\x0f\n\x07version\x18\x02 \x01(\x03\"?\n\x16ListVirtualKeysRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"b\n\x17ListVirtualKeysResponse\x12.\n\x0cvirtual_keys\x18\x01 \x03(\x0b\x32\x18.jobstatus.v1.VirtualKey\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"1\n\x17\x44\x65leteVirtualKeyRequest\x12\x16\n\x0evirtual_key_id\x18\x01 \x01(\t\"\x1a\n\x18\x44\x65leteVirtualKeyResponse2\xf0\x03\n\x0bVirtualKeys\x12X\n\rPutVirtualKey\x12\".jobstatus.v1.PutVirtualKeyRequest\x1a#.jobstatus.v1.PutVirtualKeyResponse\x12X\n\rGetVirtualKey\x12\".jobstatus.v1.GetVirtualKeyRequest\x1a#.jobstatus.v1.GetVirtualKeyResponse\x12j\n\x13\x42\x61tchGetVirtualKeys\x12(.jobstatus.v1.BatchGetVirtualKeysRequest\x1a).jobstatus.v1.BatchGetVirtualKeysResponse\x12^\n\x0fListVirtualKeys\x12$.jobstatus.v1.ListVirtualKeysRequest\x1a%.jobstatus.v1.ListVirtualKeysResponse\x12\x61\n\x10\x44\x65leteVirtualKey\x12%.jobstatus.v1.DeleteVirtualKeyRequest\x1a&.jobstatus.v1.DeleteVirtualKeyResponseBK\n\x0cjobstatus.v1B\x10VirtualKeysProtoP\x01Z\x18jobstatus/v1;jobstatusv1\xaa\x02\x0cJobstatus.V1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fjobstatus/v1/virtual_keys.proto\x12\x0cjobstatus.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xee\x01\n\nVirtualKey\x12\x16\n\x0evirtual_key_id\x18\x01 \x01(\t\x12\x12\n\nkey_sha256\x18\x02 \x03(\x0c\x12\x10\n\x08\x64isabled\x18\x03 \x01(\x08\x12\x33\n\nexpires_at\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.TimestampH\x00\x88\x01\x01\x12.\n\ncreated_at\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nupdated_at\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\r\n\x0b_expires_at\"\x98\x01\n\x14PutVirtualKeyRequest\x12\x16\n\x0evirtual_key_id\x18\x01 \x01(\t\x12\x12\n\nkey_sha256\x18\x02 \x03(\x0c\x12\x10\n\x08\x64isabled\x18\x03 \x01(\x08\x12\x33\n\nexpires_at\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.TimestampH\x00\x88\x01\x01\x42\r\n\x0b_expires_at\"F\n\x15PutVirtualKeyResponse\x12-\n\x0bvirtual_key\x18\x01 \x01(\x0b\x32\x18.jobstatus.v1.VirtualKey\".\n\x14GetVirtualKeyRequest\x12\x16\n\x0evirtual_key_id\x18\x01 \x01(\t\"F\n\x15GetVirtualKeyResponse\x12-\n\x0bvirtual_key\x18\x01 \x01(\x0b\x32\x18.jobstatus.v1.VirtualKey\"I\n\x1a\x42\x61tchGetVirtualKeysRequest\x12\x17\n\x0fvirtual_key_ids\x18\x01 \x03(\t\x12\x12\n\nkey_sha256\x18\x02 \x03(\x0c\"\x88\x01\n\x1b\x42\x61tchGetVirtualKeysResponse\x12.\n\x0cvirtual_keys\x18\x01 \x03(\x0b\x32\x18.jobstatus.v1.VirtualKey\x12\x0f\n\x07version\x18\x02 \x01(\x03\x12(\n\x04time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"?\n\x16ListVirtualKeysRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"b\n\x17ListVirtualKeysResponse\x12.\n\x0cvirtual_keys\x18\x01 \x03(\x0b\x32\x18.jobstatus.v1.VirtualKey\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"1\n\x17\x44\x65leteVirtualKeyRequest\x12\x16\n\x0evirtual_key_id\x18\x01 \x01(\t\"\x1a\n\x18\x44\x65leteVirtualKeyResponse2\xf0\x03\n\x0bVirtualKeys\x12X\n\rPutVirtualKey\x12\".jobstatus.v1.PutVirtualKeyRequest\x1a#.jobstatus.v1.PutVirtualKeyResponse\x12X\n\rGetVirtualKey\x12\".jobstatus.v1.GetVirtualKeyRequest\x1a#.jobstatus.v1.GetVirtualKeyResponse\x12j\n\x13\x42\x61tchGetVirtualKeys\x12(.jobstatus.v1.BatchGetVirtualKeysRequest\x1a).jobstatus.v1.BatchGetVirtualKeysResponse\x12^\n\x0fListVirtualKeys\x12$.jobstatus.v1.ListVirtualKeysRequest\x1a%.jobstatus.v1.ListVirtualKeysResponse\x12\x61\n\x10\x44\x65leteVirtualKey\x12%.jobstatus.v1.DeleteVirtualKeyRequest\x1a&.jobstatus.v1.DeleteVirtualKeyResponseBK\n\x0cjobstatus.v1B\x10VirtualKeysProtoP\x01Z\x18jobstatus/v1;jobstatusv1\xaa\x02\x0cJobstatus.V1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -45,16 +45,16 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_GETVIRTUALKEYRESPONSE']._serialized_end=668
   _globals['_BATCHGETVIRTUALKEYSREQUEST']._serialized_start=670
   _globals['_BATCHGETVIRTUALKEYSREQUEST']._serialized_end=743
-  _globals['_BATCHGETVIRTUALKEYSRESPONSE']._serialized_start=745
-  _globals['_BATCHGETVIRTUALKEYSRESPONSE']._serialized_end=839
-  _globals['_LISTVIRTUALKEYSREQUEST']._serialized_start=841
-  _globals['_LISTVIRTUALKEYSREQUEST']._serialized_end=904
-  _globals['_LISTVIRTUALKEYSRESPONSE']._serialized_start=906
-  _globals['_LISTVIRTUALKEYSRESPONSE']._serialized_end=1004
-  _globals['_DELETEVIRTUALKEYREQUEST']._serialized_start=1006
-  _globals['_DELETEVIRTUALKEYREQUEST']._serialized_end=1055
-  _globals['_DELETEVIRTUALKEYRESPONSE']._serialized_start=1057
-  _globals['_DELETEVIRTUALKEYRESPONSE']._serialized_end=1083
-  _globals['_VIRTUALKEYS']._serialized_start=1086
-  _globals['_VIRTUALKEYS']._serialized_end=1582
+  _globals['_BATCHGETVIRTUALKEYSRESPONSE']._serialized_start=746
+  _globals['_BATCHGETVIRTUALKEYSRESPONSE']._serialized_end=882
+  _globals['_LISTVIRTUALKEYSREQUEST']._serialized_start=884
+  _globals['_LISTVIRTUALKEYSREQUEST']._serialized_end=947
+  _globals['_LISTVIRTUALKEYSRESPONSE']._serialized_start=949
+  _globals['_LISTVIRTUALKEYSRESPONSE']._serialized_end=1047
+  _globals['_DELETEVIRTUALKEYREQUEST']._serialized_start=1049
+  _globals['_DELETEVIRTUALKEYREQUEST']._serialized_end=1098
+  _globals['_DELETEVIRTUALKEYRESPONSE']._serialized_start=1100
+  _globals['_DELETEVIRTUALKEYRESPONSE']._serialized_end=1126
+  _globals['_VIRTUALKEYS']._serialized_start=1129
+  _globals['_VIRTUALKEYS']._serialized_end=1625
 # @@protoc_insertion_point(module_scope)

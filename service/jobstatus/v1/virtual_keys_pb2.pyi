@@ -221,21 +221,27 @@ class BatchGetVirtualKeysResponse(_message.Message):
 
     VIRTUAL_KEYS_FIELD_NUMBER: _builtins.int
     VERSION_FIELD_NUMBER: _builtins.int
+    TIME_FIELD_NUMBER: _builtins.int
     version: _builtins.int
     """Differs after every change of any virtual key; it was read before virtual_keys."""
     @_builtins.property
     def virtual_keys(self) -> _containers.RepeatedCompositeFieldContainer[Global___VirtualKey]:
         """Each once, in no particular order."""
 
+    @_builtins.property
+    def time(self) -> _timestamp_pb2.Timestamp:
+        """The service's time when it answered. An edge takes it for its own."""
+
     def __init__(
         self,
         *,
         virtual_keys: _abc.Iterable[Global___VirtualKey] | None = ...,
         version: _builtins.int = ...,
+        time: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["time", b"time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["version", b"version", "virtual_keys", b"virtual_keys"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["time", b"time", "version", b"version", "virtual_keys", b"virtual_keys"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -89,7 +89,8 @@ class VirtualKeysServicer:
     def BatchGetVirtualKeys(self, request, context):
         """Reads up to 1000 virtual keys at once, by their ids and by the SHA-256 of their keys; unknown ones are left out.
 
-        Also tells a number that differs after every change of any virtual key. Asked for nothing, it tells that alone.
+        Also tells a number that differs after every change of any virtual key, and the service's time. Asked for nothing, it
+        tells those alone.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -31,7 +31,8 @@ class VirtualKeysStub:
     BatchGetVirtualKeys: _aio.UnaryUnaryMultiCallable[_virtual_keys_pb2.BatchGetVirtualKeysRequest, _virtual_keys_pb2.BatchGetVirtualKeysResponse]
     """Reads up to 1000 virtual keys at once, by their ids and by the SHA-256 of their keys; unknown ones are left out.
 
-    Also tells a number that differs after every change of any virtual key. Asked for nothing, it tells that alone.
+    Also tells a number that differs after every change of any virtual key, and the service's time. Asked for nothing, it
+    tells those alone.
     """
     ListVirtualKeys: _aio.UnaryUnaryMultiCallable[_virtual_keys_pb2.ListVirtualKeysRequest, _virtual_keys_pb2.ListVirtualKeysResponse]
     """Lists virtual keys by their ids."""
@@ -73,7 +74,8 @@ class VirtualKeysServicer(metaclass=_abc_1.ABCMeta):
     ) -> _abc.Awaitable[_virtual_keys_pb2.BatchGetVirtualKeysResponse]:
         """Reads up to 1000 virtual keys at once, by their ids and by the SHA-256 of their keys; unknown ones are left out.
 
-        Also tells a number that differs after every change of any virtual key. Asked for nothing, it tells that alone.
+        Also tells a number that differs after every change of any virtual key, and the service's time. Asked for nothing, it
+        tells those alone.
         """
 
     @_abc_1.abstractmethod

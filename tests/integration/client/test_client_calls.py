@@ -2,7 +2,7 @@
 
 import asyncio
 import math
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 
 import grpc
 import pytest
@@ -94,6 +94,12 @@ async def test_text_is_taken_as_json_and_anything_else_is_encoded(
     """Bytes and str arrive byte for byte; other values as compact JSON."""
     await client.complete_job(job_id, result)
     assert (await client.get_job(job_id)).result == stored
+
+
+async def test_values_of_other_types_are_converted_as_json_dumps_does(client: JobStatusClient, job_id: str) -> None:
+    """`default` of a single call does what it does there."""
+    await client.complete_job(job_id, {"on": date(2026, 1, 2)}, default=str)
+    assert (await client.get_job(job_id)).result == b'{"on":"2026-01-02"}'
 
 
 @pytest.mark.parametrize("result", [math.nan, {1, 2}, "\udcff", b"\xff", "{"])

@@ -1,16 +1,31 @@
 """`run_job`: a job is started, kept alive and ended, whatever happens to the block, the worker or the service."""
 
 import asyncio
+import math
 import threading
+from collections import deque
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from datetime import timedelta
 
 import pytest
 from harness.staged_service import LIMIT_SECONDS, SHORTEST_LEASE, StagedService
-from jobstatus.client import JobError, JobRun, JobState, JobStatusClient, RequestType, ServiceUnreachable
+from jobstatus.client import (
+    JobCancelled,
+    JobError,
+    JobRun,
+    JobState,
+    JobStatusClient,
+    JobTerminal,
+    RequestType,
+    ServiceUnreachable,
+)
+from jobstatus.client.channel import Metadata
+from jobstatus.client.errors import from_operation
 from jobstatus.core import errors
-from jobstatus.core.commands import FailJob, StartJob
+from jobstatus.core.commands import CancelJob, FailJob, StartJob
 from jobstatus.core.job import ErrorField
+from jobstatus.rpc.errors import operation_error
 
 
 async def work(
@@ -102,8 +117,6 @@ async def test_a_report_out_of_bounds_is_refused_where_it_is_made(client: JobSta
             run.report(progress=1.5)
         with pytest.raises(errors.InvalidField):
             run.report(message="x" * 2000)
-        with pytest.raises(errors.InvalidField):
-            run.report(message="\udcff")
         run.complete({})
     with pytest.raises(RuntimeError, match="once"):
         await run.__aenter__()
@@ -121,6 +134,26 @@ async def test_heartbeats_survive_a_service_that_is_away_for_less_than_the_lease
         assert not run.is_lost
         run.complete({})
     assert (await service.job(job_id)).state is JobState.COMPLETED
+
+
+async def test_heartbeats_survive_what_a_caller_adds_to_them(service: StagedService, job_id: str) -> None:
+    """A token that cannot be fetched for a moment costs neither the lease nor the work."""
+    failures = deque([OSError("no token")] * 2)
+
+    def metadata() -> Metadata:
+        task = asyncio.current_task()
+        if failures and task is not None and task.get_name().startswith("heartbeat"):
+            raise failures.popleft()
+        return ()
+
+    async with (
+        JobStatusClient(service.target, metadata=metadata) as client,
+        client.run_job(job_id, lease=timedelta(seconds=6)) as run,
+    ):
+        run.report(progress=0.5)
+        assert (await service.stage.next_request("HeartbeatJob")).progress == 0.5
+        assert not failures
+        run.complete({})
 
 
 async def lose_to_another_worker(service: StagedService, job_id: str) -> None:
@@ -194,6 +227,73 @@ async def test_a_worker_that_slept_through_its_lease_cannot_complete(
     assert type(caught.value.__cause__) is cause
     if cause is not errors.JobNotFound:
         assert (await service.job(job.job_id)).state is not JobState.COMPLETED
+
+
+async def cancel(service: StagedService, job_id: str) -> None:
+    await service.tracker.apply(CancelJob(job_id=job_id))
+
+
+async def test_a_cancelled_job_stops_the_block(client: JobStatusClient, service: StagedService, job_id: str) -> None:
+    """The body is cancelled where it waits; JobCancelled comes out, and the task itself lives on."""
+    was_told = asyncio.Event()
+
+    async def body(run: JobRun) -> None:
+        await cancel(service, job_id)
+        try:
+            await for_ever()
+        finally:
+            if run.is_lost:
+                was_told.set()
+
+    with pytest.raises(JobCancelled, match=f"{job_id} was cancelled") as caught:
+        await work(client, job_id, body, lease=SHORTEST_LEASE)
+    assert was_told.is_set()
+    assert caught.value.metadata == {"state": "failed", "code": "cancelled_by_client"}
+    task = asyncio.current_task()
+    assert task is not None
+    assert task.cancelling() == 0
+    assert (await service.job(job_id)).status_code == 499
+
+
+async def test_a_cancelled_job_cannot_be_completed_or_started(
+    client: JobStatusClient, service: StagedService, job_id: str
+) -> None:
+    """Leaving the block and entering it anew say why, as a kind of JobTerminal."""
+
+    async def body(run: JobRun) -> None:
+        await cancel(service, job_id)
+        run.complete({"text": "unwanted"})
+
+    for _ in range(2):
+        with pytest.raises(JobTerminal) as caught:
+            await work(client, job_id, body)
+        assert type(caught.value) is JobCancelled
+
+
+async def test_an_exception_of_a_block_whose_job_is_cancelled_goes_on(
+    client: JobStatusClient, service: StagedService, job_id: str
+) -> None:
+    """With a note that says what stopped the block."""
+
+    async def body(_: JobRun) -> None:
+        await cancel(service, job_id)
+        try:
+            await for_ever()
+        finally:
+            raise ValueError("cleaning up")
+
+    with pytest.raises(ValueError, match="cleaning up") as caught:
+        await work(client, job_id, body, lease=SHORTEST_LEASE)
+    assert "was cancelled" in caught.value.__notes__[0]
+
+
+def test_only_the_code_of_a_cancellation_makes_it_one() -> None:
+    """In a batch as in a single call; other failed jobs are JobTerminal."""
+    kinds = {
+        code: type(from_operation(operation_error(errors.JobTerminal.in_state("failed", code))))
+        for code in ("cancelled_by_client", "lease_expired", None)
+    }
+    assert kinds == {"cancelled_by_client": JobCancelled, "lease_expired": JobTerminal, None: JobTerminal}
 
 
 async def test_a_last_attempt_whose_lease_has_ended_is_a_lost_lease(
@@ -296,6 +396,81 @@ async def test_a_result_that_is_refused_fails_the_job(
             run.complete(result)
     job = await service.job(job_id)
     assert (job.state, job.error.error.code) == (JobState.FAILED, refusal.__name__)
+
+
+async def test_half_a_character_costs_nothing(client: JobStatusClient, service: StagedService, job_id: str) -> None:
+    """Text that was cut inside an emoji, in a report, in a result and in its names, is sent with U+FFFD."""
+    async with client.run_job(job_id) as run:
+        run.report(message="half of it \ud83d")
+        assert (await service.stage.next_request("HeartbeatJob")).message == "half of it \ufffd"
+        run.complete({"of\udc00it": ["an hour of speech \ud83d"]})
+    assert (await service.job(job_id)).result == '{"of\ufffdit":["an hour of speech \ufffd"]}'.encode()
+
+
+async def test_half_a_character_costs_no_error(client: JobStatusClient, service: StagedService) -> None:
+    """Neither a sentence, nor a whole error, nor an exception's text."""
+
+    async def raising(_: JobRun) -> None:
+        raise ValueError("\ud83d")
+
+    async def failing(run: JobRun) -> None:
+        run.fail(JobError(error=ErrorField(message="\ud83d", param="\udc00"), event_id="\ud800"))
+
+    async def saying(run: JobRun) -> None:
+        run.fail("\ud83d")
+
+    for body in (raising, failing, saying):
+        job = await client.create_job(request_type=RequestType.SPEECH)
+        with suppress(ValueError):
+            await work(client, job.job_id, body)
+        assert (await service.job(job.job_id)).error.error.message == "\ufffd"
+
+
+@pytest.mark.parametrize(
+    ("result", "refusal"),
+    [
+        (object(), errors.ResultNotJson),
+        ({"a": [math.nan]}, errors.ResultNotJson),
+        (b"{", errors.ResultNotJson),
+        (["x" * 2000], errors.ResultTooLarge),
+    ],
+)
+async def test_a_result_that_cannot_be_written_leaves_the_attempts(
+    client: JobStatusClient, service: StagedService, result: object, refusal: type[Exception]
+) -> None:
+    """Whether the client or the service finds out: another attempt may do better. The last one fails the job."""
+    job_id = (await client.create_job(request_type=RequestType.SPEECH, max_attempts=2)).job_id
+
+    async def body(run: JobRun) -> None:
+        run.complete(result)
+
+    with pytest.raises(refusal) as caught:
+        await work(client, job_id, body)
+    assert "attempts left" in caught.value.__notes__[0]
+    job = await service.job(job_id)
+    assert (job.state, job.attempt) == (JobState.PROCESSING, 1)
+    service.now_ms += 31_000
+    with pytest.raises(refusal):
+        await work(client, job_id, body)
+    job = await service.job(job_id)
+    assert (job.state, job.error.error.code) == (JobState.FAILED, refusal.__name__)
+
+
+async def test_a_result_in_place_of_one_that_cannot_be_written_counts(
+    client: JobStatusClient, service: StagedService
+) -> None:
+    """The block may catch the error and end the job otherwise; what it raises later fails the job as ever."""
+    job_id = (await client.create_job(request_type=RequestType.SPEECH, max_attempts=2)).job_id
+
+    async def body(run: JobRun) -> None:
+        with pytest.raises(errors.ResultNotJson):
+            run.complete({"at": {1}})
+        run.complete({"at": {1}}, default=sorted)
+        raise ValueError("bad audio")
+
+    with pytest.raises(ValueError, match="bad audio"):
+        await work(client, job_id, body)
+    assert (await service.job(job_id)).error.error.code == "ValueError"
 
 
 class Worker:

@@ -18,8 +18,8 @@ from jobstatus.stores import open_store
 from jobstatus.stores.redis.keys import BUCKETS, Keys, bucket_of
 
 NAMES = [f"job-{number}" for number in range(300)]
-HEALED_SECONDS = 30.0
-IN_TIME_SECONDS = 6.0
+HEALED_SECONDS = 60.0
+IN_TIME_SECONDS = 20.0
 """Within what time every operation ends, whatever happens."""
 
 

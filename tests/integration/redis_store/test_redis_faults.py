@@ -17,7 +17,7 @@ from jobstatus.core.store import Answer, Change, Listing, Store
 from jobstatus.core.virtual_keys import VirtualKey
 from jobstatus.stores import open_store
 
-IN_TIME_SECONDS = 8.0
+IN_TIME_SECONDS = 25.0
 """Within what time every operation ends, whatever happens."""
 KEY = VirtualKey(virtual_key_id="vk-1", key_sha256=(), created_at_ms=1, updated_at_ms=1)
 MIB = 1024 * 1024
@@ -98,7 +98,7 @@ async def test_many_callers_wait_for_a_frozen_server_no_longer_than_one(server: 
     began = time.monotonic()
     answers = await asyncio.gather(*(store.read_answers([f"job-{number}"]) for number in range(200)))
     assert all(isinstance(answer, StoreUnavailable) for (answer,) in answers)
-    assert time.monotonic() - began < 6.0
+    assert time.monotonic() - began < IN_TIME_SECONDS
     server.send(signal.SIGCONT)
     await until(lambda: works(store), IN_TIME_SECONDS)
 

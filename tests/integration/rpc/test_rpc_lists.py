@@ -1,6 +1,7 @@
 """BatchGetJobs and ListJobs: filters, pages, and page tokens of others."""
 
 import base64
+import hashlib
 import itertools
 import json
 from collections.abc import AsyncIterator, Callable
@@ -12,13 +13,18 @@ import grpc
 import pytest
 from google.protobuf.message import Message
 from harness.faults import Clock
-from harness.jobs import create, creation, job_in
+from harness.jobs import create, creation, job_error, job_in
 from harness.refusals import invalid
 from harness.rpc import at, call, get, in_batch, url_of, without_result
 from harness.service import Service, service_here
-from harness.wire import refusal_of
+from harness.wire import channel_to, refusal_of
+from jobstatus.app.limits import ServiceLimits
 from jobstatus.core.job import JobState
+from jobstatus.rpc.pages import PageLimits
+from jobstatus.rpc.server import RpcLimits
 from jobstatus.v1 import job_status_pb2 as pb
+from jobstatus.v1 import virtual_keys_pb2 as vk_pb
+from jobstatus.v1.job_status_pb2_grpc import JobStatusStub
 
 
 async def test_batch_get(service: Service) -> None:
@@ -142,3 +148,50 @@ async def outcome_of(service: Service, request: Message) -> Any:
         return await call(service, request)
     except grpc.aio.AioRpcError as error:
         return refusal_of(error)
+
+
+async def all_jobs(jobs: JobStatusStub) -> tuple[list[pb.Job], int]:
+    """Every job, page by page, and the size of the largest page."""
+    found, largest, request = list[pb.Job](), 0, pb.ListJobsRequest(page_size=1000)
+    while True:
+        page = await jobs.ListJobs(request)
+        found += page.jobs
+        largest = max(largest, page.ByteSize())
+        request.page_token = page.next_page_token
+        if not page.next_page_token:
+            return found, largest
+
+
+@pytest.mark.parametrize("store", ["memory", "sqlite"])
+async def test_pages_of_large_jobs_fit_into_ordinary_clients(tmp_path: Path, store: str) -> None:
+    """Pages stay below the 4 MiB of a client with gRPC's defaults, and an error of more than 16 KiB is left out."""
+    just, above = job_error("x" * (16 * 1024 - 200)), job_error("x" * 16 * 1024)
+    async with service_here(url_of(store, tmp_path)) as service, channel_to(service.grpc_port) as channel:
+        for first in range(0, 300, 100):
+            names = [f"j{number:03}" for number in range(first, first + 100)]
+            await in_batch(service, *map(creation, names))
+            await in_batch(service, *(pb.FailJobRequest(job_id=name, error=just) for name in names))
+        await create(service, "above")
+        await service.jobs.FailJob(pb.FailJobRequest(job_id="above", error=above))
+        found, largest = await all_jobs(JobStatusStub(channel))
+        assert sorted(job.job_id for job in found) == ["above", *(f"j{number:03}" for number in range(300))]
+        assert 3 * 1024 * 1024 < largest < 4 * 1024 * 1024
+        assert {job.job_id for job in found if not job.HasField("error")} == {"above"}
+        assert all(job.state == pb.JOB_STATE_FAILED for job in found)
+        assert (await get(service, "above")).error.error == above.error
+
+
+async def test_pages_of_virtual_keys_are_bounded_in_bytes() -> None:
+    """A page of virtual keys with many hashes ends early, too, and each one is listed once."""
+    limits = ServiceLimits(rpc=RpcLimits(pages=PageLimits(max_bytes=10_000, slice_items=2), hold_seconds=0))
+    async with service_here(limits=limits) as service:
+        for number in range(7):
+            hashes = [hashlib.sha256(f"{number}-{each}".encode()).digest() for each in range(100)]
+            request = vk_pb.PutVirtualKeyRequest(virtual_key_id=f"vk-{number}", key_sha256=hashes)
+            await service.virtual_keys.PutVirtualKey(request)
+        pages, token = list[list[str]](), ""
+        while not pages or token:
+            page = await service.virtual_keys.ListVirtualKeys(vk_pb.ListVirtualKeysRequest(page_token=token))
+            pages.append([virtual_key.virtual_key_id for virtual_key in page.virtual_keys])
+            token = page.next_page_token
+        assert pages == [["vk-0", "vk-1"], ["vk-2", "vk-3"], ["vk-4", "vk-5"], ["vk-6"]]

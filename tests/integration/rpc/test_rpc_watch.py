@@ -1,23 +1,23 @@
 """WatchJob: each version until the end, for as many as there is room for."""
 
-import asyncio
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack
 from typing import Any
 
 import grpc
 import pytest
+from google.protobuf.duration_pb2 import Duration
 from grpc import StatusCode as Code
-from harness.http import LIMIT_SECONDS
 from harness.jobs import complete, create, heartbeat, start
-from harness.refusals import NOT_FOUND
+from harness.refusals import NOT_FOUND, invalid
 from harness.rpc import furnish, get, watch, without_result
 from harness.service import Service, service_here, stubs
 from harness.staged_service import StagedService
 from harness.waiting import until
 from harness.wire import Refusal, channel_to, refused
+from jobstatus.app.limits import ServiceLimits
 from jobstatus.core.job import JobState
 from jobstatus.core.tracker import JobTracker
+from jobstatus.rpc.server import RpcLimits
 from jobstatus.v1 import job_status_pb2 as pb
 from jobstatus.v1.job_status_pb2_grpc import JobStatusStub
 
@@ -78,6 +78,46 @@ async def test_slow_watcher_misses_steps_but_not_the_last(service: Service) -> N
     assert versions[-1] == (await get(service, "processing")).version
 
 
+async def test_a_watch_shows_signs_of_life_when_asked_to() -> None:
+    """With idle_interval a response without a job comes whenever nothing was sent for so long, and only then."""
+    limits = ServiceLimits(rpc=RpcLimits(min_idle_ms=1, hold_seconds=0))
+    async with service_here(limits=limits) as service:
+        job = await create(service, "j1")
+        stream = watch(service, "j1", idle_interval=Duration(nanos=20_000_000))
+        assert (await stream.read()).job == job
+        for _ in range(3):
+            assert await stream.read() == pb.WatchJobResponse()
+        started = await start(service, "j1")
+        assert (await next_job(stream)) == started
+        assert await stream.read() == pb.WatchJobResponse()
+        await complete(service, "j1")
+        assert (await next_job(stream)).state == pb.JOB_STATE_COMPLETED
+        assert await stream.read() is grpc.aio.EOF
+
+
+async def next_job(stream: Any) -> pb.Job:
+    """The next version, behind signs of life."""
+    while not (message := await stream.read()).HasField("job"):
+        pass
+    job: pb.Job = message.job
+    return job
+
+
+@pytest.mark.parametrize(("seconds", "nanos"), [(0, 0), (4, 999_999_999), (-5, 0), (3600, 1_000_000), (5, -1)])
+async def test_intervals_of_signs_of_life_are_bounded(service: Service, seconds: int, nanos: int) -> None:
+    """From 5 s to an hour; anything else is INVALID_FIELD before anything is sent."""
+    interval = Duration(seconds=seconds, nanos=nanos)
+    assert await refused(watch(service, "pending", idle_interval=interval).read()) == invalid("idle_interval")
+
+
+@pytest.mark.parametrize("seconds", [5, 3600])
+async def test_bounds_of_signs_of_life_are_accepted(service: Service, seconds: int) -> None:
+    """Both bounds are within."""
+    stream = watch(service, "pending", idle_interval=Duration(seconds=seconds))
+    assert (await stream.read()).job.job_id == "pending"
+    stream.cancel()
+
+
 async def test_watch_of_a_job_that_goes_away(service: Service) -> None:
     """A watch of a job that is deleted meanwhile ends with JOB_NOT_FOUND."""
     stream = watch(service, "pending")
@@ -105,16 +145,3 @@ async def test_watches_have_a_cap_and_are_freed(watched: tuple[Service, JobTrack
     assert await refused(watch(service, "unknown").read()) == NOT_FOUND
     await until(lambda: tracker._watchers.count == 0)
     assert tracker._subscriptions.versions() == {}
-
-
-async def test_stop_ends_watches() -> None:
-    """When the service stops a watch ends with SHUTTING_DOWN at once, so that its client asks again elsewhere."""
-    async with AsyncExitStack() as stack:
-        service = await stack.enter_async_context(service_here())
-        await create(service, "j1")
-        async with channel_to(service.grpc_port) as channel:
-            stream: Any = JobStatusStub(channel).WatchJob(pb.WatchJobRequest(job_id="j1"))
-            await stream.read()
-            async with asyncio.timeout(LIMIT_SECONDS):
-                await stack.aclose()
-            assert await refused(stream.read()) == Refusal(Code.UNAVAILABLE, "SHUTTING_DOWN")

@@ -12,7 +12,7 @@ from harness.refusals import invalid
 from harness.rpc import get, watch
 from harness.service import Service, service_here
 from harness.waiting import until
-from harness.wire import call_raw, channel_to, refused
+from harness.wire import PREFACE, call_raw, channel_to, refused
 from jobstatus.app.limits import ServiceLimits
 from jobstatus.rpc.server import DESCRIPTORS, RpcLimits
 from jobstatus.v1 import job_status_pb2 as pb
@@ -98,7 +98,7 @@ async def test_deadlines(service: Service) -> None:
 
 async def test_calls_over_the_limit_are_shed() -> None:
     """Above the limit of concurrent calls one is RESOURCE_EXHAUSTED; when one has ended there is room again (G34)."""
-    async with service_here(limits=ServiceLimits(rpc=RpcLimits(max_rpcs=2), refusing_seconds=0)) as service:
+    async with service_here(limits=ServiceLimits(rpc=RpcLimits(max_rpcs=2))) as service:
         await create(service, "j1")
         watches = [watch(service, "j1") for _ in range(2)]
         for stream in watches:
@@ -117,13 +117,60 @@ async def test_calls_over_the_limit_are_shed() -> None:
         await until(is_served)
 
 
+PING: Final = b"\x00\x00\x08\x06\x00\x00\x00\x00\x00" + bytes(8)
+PONG: Final = b"\x00\x00\x08\x06\x01\x00\x00\x00\x00" + bytes(8)
+PING_HEAD: Final = 9
+
+
 async def test_flood_of_pings_is_sent_away(service: Service) -> None:
     """A connection that only pings gets GOAWAY with ENHANCE_YOUR_CALM; others are served meanwhile (G34)."""
     reader, writer = await asyncio.open_connection("127.0.0.1", service.grpc_port)
-    ping = b"\x00\x00\x08\x06\x00\x00\x00\x00\x00" + bytes(8)
-    writer.write(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\x00\x00\x00\x04\x00\x00\x00\x00\x00" + ping * 50)
+    writer.write(PREFACE + PING * 50)
     async with asyncio.timeout(LIMIT_SECONDS):
         received = await reader.read()
     writer.close()
     assert b"too_many_pings" in received
     assert (await get(service, "pending")).version == 1
+
+
+async def test_pings_in_the_allowed_interval_are_answered() -> None:
+    """A connection without any call may ping for as long as it wants, once in each interval."""
+    limits = RpcLimits(min_ping_interval_ms=20)
+    async with service_here(limits=ServiceLimits(rpc=limits)) as service:
+        reader, writer = await asyncio.open_connection("127.0.0.1", service.grpc_port)
+        writer.write(PREFACE)
+        for _ in range(8):  # three that come too early are one too many
+            writer.write(PING)
+            async with asyncio.timeout(LIMIT_SECONDS):
+                await reader.readuntil(PONG)
+            with pytest.raises(TimeoutError):  # until the interval is over
+                await asyncio.wait_for(reader.readuntil(b"too_many_pings"), limits.min_ping_interval_ms / 500)
+        writer.close()
+
+
+def test_pings_are_allowed_as_documented() -> None:
+    """One ping every 20 s, as the documents promise, with some room for the network."""
+    assert 0 < RpcLimits().min_ping_interval_ms <= 0.8 * 20_000
+
+
+async def test_client_that_answers_no_ping_is_disconnected() -> None:
+    """The server pings a connection without calls and data; one that answers stays, one that ceases to is closed."""
+    limits = RpcLimits(ping_ms=20, pong_ms=200)
+    async with service_here(limits=ServiceLimits(rpc=limits)) as service:
+        reader, writer = await asyncio.open_connection("127.0.0.1", service.grpc_port)
+        try:
+            writer.write(PREFACE)
+            async with asyncio.timeout(LIMIT_SECONDS):
+                for _ in range(5):
+                    await reader.readuntil(PING[:PING_HEAD])
+                    writer.write(PONG[:PING_HEAD] + await reader.readexactly(8))
+                received = await reader.read()
+        finally:
+            writer.close()
+        assert PING[:PING_HEAD] in received
+        assert b"too_many_pings" not in received
+
+
+def test_vanished_client_is_found_within_a_minute() -> None:
+    """A ping, and the time to answer it."""
+    assert RpcLimits().ping_ms + RpcLimits().pong_ms <= 50_000

@@ -14,7 +14,7 @@ from jobstatus.core.access import Principal
 from jobstatus.core.errors import Overloaded, ShuttingDown
 from jobstatus.core.job import RequestType, is_valid_id
 from jobstatus.core.poll import Poll
-from jobstatus.core.watching.each_version import each_version
+from jobstatus.core.watching.each_version import Waited, each_version, set_or_at
 from jobstatus.core.watching.subscriptions import ConcurrencyLimit, JobSubscriptions
 
 MIN_PAUSE_SECONDS: Final = 1.0
@@ -82,20 +82,21 @@ class LongPoller:
         async def poll() -> Poll:
             return await self._poll(job_id, request_type, principal)
 
-        async def wait(changed: asyncio.Event) -> bool:
+        async def wait(changed: asyncio.Event) -> Waited:
             nonlocal principal
             if self._subscriptions.is_closed:
-                return False
+                return Waited.OVER
             valid_seconds = max(MIN_PAUSE_SECONDS, principal.valid_until - self._clock() / 1000)
-            await _set_or_at(changed, min(next_at(), asyncio.get_running_loop().time() + valid_seconds))
+            await set_or_at(changed, min(next_at(), asyncio.get_running_loop().time() + valid_seconds))
             principal = await reauthenticate()
-            return True
+            return Waited.CHANGED
 
         with ExitStack() as stack:
             changed = self._take_place(stack, principal, job_id)
             async with aclosing(each_version(self._subscriptions, job_id, changed, poll, wait)) as polls:
                 async for found in polls:
-                    yield found
+                    if found is not None:
+                        yield found
 
     def _take_place(self, stack: ExitStack, principal: Principal, job_id: str) -> asyncio.Event:
         if not self._hears_of_changes() or not is_valid_id(job_id):
@@ -105,12 +106,3 @@ class LongPoller:
             return stack.enter_context(self._subscriptions.waiting_for(job_id))
         except (Overloaded, ShuttingDown) as error:
             raise CannotWait from error
-
-
-async def _set_or_at(event: asyncio.Event, at: float) -> None:
-    """Return when the event is set, or at that time of the loop."""
-    try:
-        async with asyncio.timeout_at(at):
-            await event.wait()
-    except TimeoutError:
-        return

@@ -30,8 +30,9 @@ ANSWER_FIELDS: Final = (
 """What `answer_of` decodes. Jobs written by an earlier version have no `ended_at_ms`."""
 RESULT_FIELDS: Final = ("small_result", "large_result")
 
-TTL_SLACK_MS: Final = 60_000
-"""How much later than its expiry the server itself drops a job, so that the purge comes first on any clock."""
+TTL_SLACK_MS: Final = 24 * 60 * 60 * 1000
+"""How much later than its expiry the server itself drops a job, so that the purge comes first, and a clock of the
+server that steps by less takes no result away."""
 
 _ROW_COLUMNS: Final = COLUMNS[:-1]  # all but the result
 
