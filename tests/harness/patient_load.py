@@ -108,7 +108,12 @@ class PatientLoad(Load):
         job_id = self._chance.choice(self.created[-2000:])
         began = time.monotonic()
         call = self.history.begin("poll", job_id)
-        answer = await request(self._port, f"/v1/async/audio/transcriptions/{job_id}", self._authorization)
+        try:
+            answer = await request(self._port, f"/v1/async/audio/transcriptions/{job_id}", self._authorization)
+        except TimeoutError:
+            self.history.end(call, "unknown")
+            self.history.faults.append(f"{job_id}: a poll got no answer in {time.monotonic() - began:.0f} s")
+            return
         self.polls.append(Polled(job_id, began, time.monotonic() - began, answer.status))
         if answer.status == 503:
             self.history.end(call, "unknown")
