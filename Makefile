@@ -9,7 +9,7 @@ unexport PYTHONDONTWRITEBYTECODE
 SOURCES := service tests benchmarks examples protos docs
 
 .DEFAULT_GOAL := help
-.PHONY: help install run demo test soak check lint types imports generated generate format lock torture postgresql-torture cluster-torture replicas migrations bench polling-day browser clients proxies stops interop clean
+.PHONY: help install run demo test soak check lint types imports generated generate format lock torture postgresql-torture cluster-torture replicas clocks partitions migrations bench polling-day browser clients proxies stops interop clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F '\t' '{printf "  make %-19s %s\n", $$1, $$2}'
@@ -85,6 +85,12 @@ cluster-torture: install ## kill a primary of a cluster 20 times under load and 
 
 replicas: install ## two services on each shared store under load: does anybody read what is older than acknowledged?
 	$(BIN)/python tests/soak/replicas.py
+
+clocks: install ## clocks that differ, a clock that steps, processes that stand still: does a live worker lose its job? (minutes)
+	$(BIN)/python tests/soak/clocks.py
+
+partitions: install ## networks that fall silent under load: who waits how long, is anything lost, does it heal? (minutes)
+	$(BIN)/python tests/soak/partitions.py
 
 migrations: install ## 200,000 jobs through all stores and back: does any poll notice?
 	$(BIN)/python tests/soak/migrations.py

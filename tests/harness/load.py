@@ -19,7 +19,7 @@ from harness.tokens import admin_token, bearer
 from harness.wire import refusal_of
 
 TRIES: Final = 200
-"""A call that has got no answer so often will not get one."""
+"""A call that has got no answer so often will not get one, unless a run is told that it may last longer."""
 PATIENCE_SECONDS: Final = 60.0
 IMPATIENCE_SECONDS: Final = 0.03
 """A few calls are given up as early as this, most of them while the service is at work on them."""
@@ -99,10 +99,12 @@ class Load:
         http_port: int,
         grpc_port: int,
         others: Sequence[tuple[int, int]] = (),
+        tries: int = TRIES,
     ) -> None:
         """`others` are the ports of further services upon the same store: each call goes to any of them."""
-        self._history = history
+        self.history = history
         self._chance = chance
+        self._tries = tries
         self._http_ports = [http_port, *(http for http, _ in others)]
         self._authorization = bearer(admin_token(exp=int(time.time()) + 24 * 3600))
         addresses = [f"127.0.0.1:{port}" for port in (grpc_port, *(grpc for _, grpc in others))]
@@ -136,20 +138,20 @@ class Load:
             await asyncio.sleep(0.05)  # there is nothing to wait on but the first job
             return
         job_id = self._chance.choice(self.created[-2000:])
-        call = self._history.begin("poll", job_id)
+        call = self.history.begin("poll", job_id)
         try:
             port = self._chance.choice(self._http_ports)
             answer = await request(port, f"/v1/async/audio/transcriptions/{job_id}", self._authorization)
         except (OSError, AssertionError, TimeoutError):  # nobody there, or half an answer: the service was killed
-            self._history.end(call, "unknown")
+            self.history.end(call, "unknown")
             await asyncio.sleep(0.05)  # until it is back, which nothing announces
             return
         if answer.status == 503:
-            self._history.end(call, "unknown")
+            self.history.end(call, "unknown")
         else:
             if answer.status not in (200, 202, 404):
-                self._history.faults.append(f"a poll was answered {answer.status}")
-            self._history.end(call, "ok", seen_in_body(answer))
+                self.history.faults.append(f"a poll was answered {answer.status}")
+            self.history.end(call, "ok", seen_in_body(answer))
         await asyncio.sleep(0.02)  # pollers pause; and the writers need the machine
 
     # --- one job ---
@@ -191,8 +193,8 @@ class Load:
         self, kind: str, job_id: str, method: str, message: Any, *, rank: int = GONE, wanted: str = ""
     ) -> pb.Job | None:
         """Call until there is an answer; the job as it shows it, or None when the call was refused."""
-        for _ in range(TRIES):
-            call = self._history.begin(kind, job_id, rank, wanted)
+        for _ in range(self._tries):
+            call = self.history.begin(kind, job_id, rank, wanted)
             try:
                 answer = await getattr(next(self._stubs), method)(
                     message, timeout=self._patience(), wait_for_ready=True
@@ -201,7 +203,7 @@ class Load:
                 if not self._answered(call, error):
                     continue
                 return None
-            self._history.end(call, "ok", seen_in(answer.job, wanted, has_result=method == "GetJob"))
+            self.history.end(call, "ok", seen_in(answer.job, wanted, has_result=method == "GetJob"))
             job: pb.Job = answer.job
             return job
         raise NoAnswer(f"{kind} {job_id}")
@@ -212,16 +214,16 @@ class Load:
     def _answered(self, call: Call, error: grpc.aio.AioRpcError) -> bool:
         """Note the error; whether it is an answer, or leaves open what happened."""
         if error.code() in _UNKNOWN:
-            self._history.end(call, "unknown")
+            self.history.end(call, "unknown")
             return False
         refusal = refusal_of(error)
         if refusal.reason == "JOB_TERMINAL":
-            self._history.end(call, "refused", Seen(rank=STATES[refusal.metadata["state"]]))
+            self.history.end(call, "refused", Seen(rank=STATES[refusal.metadata["state"]]))
         elif refusal.reason == "JOB_NOT_FOUND":
-            self._history.end(call, "refused", Seen(rank=GONE))
+            self.history.end(call, "refused", Seen(rank=GONE))
         else:
-            self._history.end(call, "refused")
-            self._history.faults.append(f"{call.job_id}: {call.kind} was answered {refusal.code.name} {refusal.reason}")
+            self.history.end(call, "refused")
+            self.history.faults.append(f"{call.job_id}: {call.kind} was answered {refusal.code.name} {refusal.reason}")
         return True
 
     def _all_answered(self, calls: Iterable[Call], error: grpc.aio.AioRpcError) -> bool:
@@ -234,8 +236,8 @@ class Load:
         batch = pb.BatchWriteRequest(
             operation=[pb.Operation(create_job=creation(job_id, result_ttl={"seconds": 86400})) for job_id in job_ids]
         )
-        for _ in range(TRIES):
-            calls = [self._history.begin("create", job_id, PENDING) for job_id in job_ids]
+        for _ in range(self._tries):
+            calls = [self.history.begin("create", job_id, PENDING) for job_id in job_ids]
             try:
                 answer = await next(self._stubs).BatchWrite(batch, timeout=self._patience(), wait_for_ready=True)
             except grpc.aio.AioRpcError as error:
@@ -244,17 +246,17 @@ class Load:
                 if error.code() is grpc.StatusCode.UNAVAILABLE:
                     found = await self._read_together("look", job_ids)
                     if found not in (0, len(job_ids)):
-                        self._history.faults.append(f"{job_ids}: a batch was written in part")
+                        self.history.faults.append(f"{job_ids}: a batch was written in part")
                 continue
             for call, result in zip(calls, answer.result, strict=True):
-                self._history.end(call, "ok", seen_in(result.job, has_result=False))
+                self.history.end(call, "ok", seen_in(result.job, has_result=False))
             return
         raise NoAnswer(f"create {job_ids}")
 
     async def _read_together(self, kind: str, job_ids: list[str]) -> int:
         """Read these jobs until there is an answer; how many of them there are."""
-        for _ in range(TRIES):
-            calls = [self._history.begin(kind, job_id) for job_id in job_ids]
+        for _ in range(self._tries):
+            calls = [self.history.begin(kind, job_id) for job_id in job_ids]
             try:
                 answer = await next(self._stubs).BatchGetJobs(
                     pb.BatchGetJobsRequest(job_ids=job_ids), timeout=PATIENCE_SECONDS, wait_for_ready=True
@@ -266,15 +268,15 @@ class Load:
             found = {job.job_id: job for job in answer.jobs}
             for call in calls:
                 job = found.get(call.job_id)
-                self._history.end(call, "ok", Seen(rank=GONE) if job is None else seen_in(job, has_result=True))
+                self.history.end(call, "ok", Seen(rank=GONE) if job is None else seen_in(job, has_result=True))
             return len(found)
         raise NoAnswer(f"{kind} {job_ids}")
 
     async def _watch(self, job_id: str) -> None:
         """Follow a job to its end: each version newer than the one before, over all interruptions."""
         version = 0
-        for _ in range(TRIES):
-            first, last = (self._history.begin("watch", job_id) for _ in range(2))
+        for _ in range(self._tries):
+            first, last = (self.history.begin("watch", job_id) for _ in range(2))
             jobs: list[pb.Job] = []
             try:
                 watch = pb.WatchJobRequest(job_id=job_id, after_version=version)
@@ -284,25 +286,25 @@ class Load:
                         pb.JOB_STATE_COMPLETED,
                         pb.JOB_STATE_FAILED,
                     ):
-                        self._history.faults.append(f"{job_id}: a watch went back to version {message.job.version}")
+                        self.history.faults.append(f"{job_id}: a watch went back to version {message.job.version}")
                     version = max(version, message.job.version)
             except grpc.aio.AioRpcError as error:
                 self._note(first, jobs[:1])
                 self._note(last, jobs[-1:])
                 if error.code() not in _UNKNOWN:
-                    self._history.faults.append(f"{job_id}: a watch was answered {refusal_of(error)}")
+                    self.history.faults.append(f"{job_id}: a watch was answered {refusal_of(error)}")
                     return
                 continue
             self._note(first, jobs[:1])
             self._note(last, jobs[-1:])
             if not jobs or _RANKS[jobs[-1].state] < ENDED:
-                self._history.faults.append(f"{job_id}: a watch ended before the job")
+                self.history.faults.append(f"{job_id}: a watch ended before the job")
             return
         raise NoAnswer(f"watch {job_id}")
 
     def _note(self, call: Call, jobs: list[pb.Job]) -> None:
         if jobs:
-            self._history.end(call, "ok", seen_in(jobs[0], has_result=True))
+            self.history.end(call, "ok", seen_in(jobs[0], has_result=True))
 
 
 async def until_cancelled(work: Callable[[], Awaitable[None]]) -> None:

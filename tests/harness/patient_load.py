@@ -15,7 +15,7 @@ from jobstatus.v1.job_status_pb2_grpc import JobStatusStub
 
 from harness.history import History
 from harness.http import request
-from harness.load import CHANNEL_OPTIONS, Load, seen_in_body, until_cancelled
+from harness.load import CHANNEL_OPTIONS, TRIES, Load, seen_in_body, until_cancelled
 from harness.waiting import until
 
 PAUSE_SECONDS: Final = 0.1
@@ -37,10 +37,12 @@ class Polled:
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """One call that writes: when it ended, and how."""
+    """One call that writes: of which job, when it ended, how, and how long it took."""
 
+    job_id: str
     at: float
     code: grpc.StatusCode
+    seconds: float
 
 
 class _Calls(grpc.aio.UnaryUnaryClientInterceptor):
@@ -50,11 +52,13 @@ class _Calls(grpc.aio.UnaryUnaryClientInterceptor):
         self._written = written
 
     async def intercept_unary_unary(self, continuation: Any, client_call_details: Any, request: Any) -> Any:
+        began = time.monotonic()
         call = await continuation(client_call_details, request)
         code = await call.code()
         method = client_call_details.method
         if (method if isinstance(method, str) else method.decode()).rpartition("/")[2] not in READS:
-            self._written.append(Written(time.monotonic(), code))
+            now = time.monotonic()
+            self._written.append(Written(getattr(request, "job_id", ""), now, code, now - began))
         if code is grpc.StatusCode.UNAVAILABLE:
             await asyncio.sleep(PAUSE_SECONDS)
         return call
@@ -82,8 +86,10 @@ class _Streams(grpc.aio.UnaryStreamClientInterceptor):
 class PatientLoad(Load):
     """A poll may be answered 503, with Retry-After; `polls` and `written` tell how calls ended, in that order."""
 
-    def __init__(self, history: History, chance: random.Random, *, http_port: int, grpc_port: int) -> None:
-        super().__init__(history, chance, http_port=http_port, grpc_port=grpc_port)
+    def __init__(
+        self, history: History, chance: random.Random, *, http_port: int, grpc_port: int, tries: int = TRIES
+    ) -> None:
+        super().__init__(history, chance, http_port=http_port, grpc_port=grpc_port, tries=tries)
         self._port = http_port
         self.polls: list[Polled] = []
         self.written: list[Written] = []
@@ -101,17 +107,22 @@ class PatientLoad(Load):
             return
         job_id = self._chance.choice(self.created[-2000:])
         began = time.monotonic()
-        call = self._history.begin("poll", job_id)
-        answer = await request(self._port, f"/v1/async/audio/transcriptions/{job_id}", self._authorization)
+        call = self.history.begin("poll", job_id)
+        try:
+            answer = await request(self._port, f"/v1/async/audio/transcriptions/{job_id}", self._authorization)
+        except TimeoutError:
+            self.history.end(call, "unknown")
+            self.history.faults.append(f"{job_id}: a poll got no answer in {time.monotonic() - began:.0f} s")
+            return
         self.polls.append(Polled(job_id, began, time.monotonic() - began, answer.status))
         if answer.status == 503:
-            self._history.end(call, "unknown")
+            self.history.end(call, "unknown")
             if not answer.headers.get("retry-after", "").isdecimal():
-                self._history.faults.append(f"{job_id}: a 503 came without Retry-After")
+                self.history.faults.append(f"{job_id}: a 503 came without Retry-After")
         else:
             if answer.status not in (200, 202, 404):
-                self._history.faults.append(f"{job_id}: a poll was answered {answer.status}")
-            self._history.end(call, "ok", seen_in_body(answer))
+                self.history.faults.append(f"{job_id}: a poll was answered {answer.status}")
+            self.history.end(call, "ok", seen_in_body(answer))
         await asyncio.sleep(0.02)  # pollers pause; and the writers need the machine
 
 

@@ -215,7 +215,11 @@ class Process:
             return await self.child.wait()
 
     async def __aenter__(self) -> Self:
-        return await self.start()
+        try:
+            return await self.start()
+        except BaseException:  # also a cancellation: the process would outlive the tests
+            await self.__aexit__()
+            raise
 
     async def __aexit__(self, *_: object) -> None:
         if self.child is not None and self.child.returncode is None:

@@ -12,7 +12,8 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any, Final, Self
@@ -54,10 +55,23 @@ def _until(condition: Callable[[], bool]) -> None:
         time.sleep(0.01)
 
 
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a server is: the address that it has, and the words that run a command where it is."""
+
+    address: str
+    through: tuple[str, ...] = ()
+
+
+HERE: Final = Place("127.0.0.1")
+
+
 class Server:
     """One server with a folder of its own. Options are those of its command line, in place of the durable ones."""
 
-    def __init__(self, *options: str) -> None:
+    def __init__(self, *options: str, place: Place = HERE) -> None:
+        self.host: Final = place.address
+        self._through: Final = place.through
         self.folder = Path(tempfile.mkdtemp(prefix="valkey-", dir=temporary_root()))
         self.port = ports.reserve(beside=_BUS)
         self._options = options or _DURABLE
@@ -72,13 +86,14 @@ class Server:
 
     def url(self, *options: str) -> str:
         """The store on this server; options as in the query of a URL."""
-        return f"redis://127.0.0.1:{self.port}/0?{'&'.join(options)}"
+        return f"redis://{self.host}:{self.port}/0?{'&'.join(options)}"
 
     def start(self) -> Self:
         """Return when the server answers; it has what it had."""
-        where = ("--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(self.folder))
+        where = ("--port", str(self.port), "--bind", self.host, "--protected-mode", "no", "--dir", str(self.folder))
         self._process = subprocess.Popen(
             [
+                *self._through,
                 _program(),
                 *where,
                 *self._options,
@@ -104,7 +119,7 @@ class Server:
     def command(self, *words: str | bytes | int) -> Any:
         """Its reply, on a connection of its own; an error reply is returned."""
         reader = hiredis.Reader(notEnoughData=None)
-        with socket.create_connection(("127.0.0.1", self.port), timeout=5) as connection:
+        with socket.create_connection((self.host, self.port), timeout=5) as connection:
             connection.sendall(hiredis.pack_command(words))  # type: ignore[arg-type]  # its tuple is of any length
             while (reply := reader.gets()) is None:
                 reader.feed(connection.recv(65536) or _ended())
@@ -142,17 +157,19 @@ def _ended() -> bytes:
 class Cluster:
     """Three primaries, and for each one a replica."""
 
-    def __init__(self, *options: str, node_timeout_ms: int = NODE_TIMEOUT_MS) -> None:
-        """Options in place of the durable ones."""
+    def __init__(
+        self, *options: str, node_timeout_ms: int = NODE_TIMEOUT_MS, places: Sequence[Place] = SERVERS * (HERE,)
+    ) -> None:
+        """Options in place of the durable ones; `places` are where the servers are, the primaries first."""
         clustered = (
             *("--cluster-enabled", "yes", "--cluster-node-timeout", str(node_timeout_ms)),
             *("--cluster-require-full-coverage", "no"),
         )
-        self.servers = [Server(*(options or _DURABLE), *clustered) for _ in range(SERVERS)]
+        self.servers = [Server(*(options or _DURABLE), *clustered, place=place) for place in places]
 
     def url(self, *options: str) -> str:
         """The store on this cluster."""
-        hosts = ",".join(f"127.0.0.1:{server.port}" for server in self.servers)
+        hosts = ",".join(f"{server.host}:{server.port}" for server in self.servers)
         return f"redis://{hosts}/0?{'&'.join(options)}"
 
     def start(self) -> Self:
@@ -161,7 +178,7 @@ class Cluster:
             server.start()
         for number, server in enumerate(self.servers):
             server.command("CLUSTER", "SET-CONFIG-EPOCH", number + 1)
-            server.command("CLUSTER", "MEET", "127.0.0.1", self.servers[0].port)
+            server.command("CLUSTER", "MEET", self.servers[0].host, self.servers[0].port)
         share = -(-SLOTS // PRIMARIES)
         for number, server in enumerate(self.servers[:PRIMARIES]):
             server.command("CLUSTER", "ADDSLOTSRANGE", number * share, min((number + 1) * share, SLOTS) - 1)

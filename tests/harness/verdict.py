@@ -3,13 +3,12 @@
 from collections.abc import Sequence
 from typing import Final
 
-from rich.console import Console
-from rich.table import Table
+from rich.console import Console, RenderableType
 
 SHOWN: Final = 20
 
 
-def verdict(console: Console, table: Table, problems: Sequence[str]) -> int:
+def verdict(console: Console, table: RenderableType, problems: Sequence[str]) -> int:
     """Print the report and the first problems; the exit code, 0 where there is none."""
     console.print(table)
     for problem in problems[:SHOWN]:

@@ -6,14 +6,17 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from contextlib import AsyncExitStack, closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
 import pytest
 from harness.certificates import Authorities
 from harness.faults import MeddledStore
+from harness.fronts import poll_patiently
 from harness.http import Answer, request
 from harness.jobs import complete, create, job_in, put_virtual_key
+from harness.relays import Relay
 from harness.service import Service, edge_here, service_here
 from harness.stand_in import stand_in
 from harness.tokens import admin_token, bearer, virtual_key_token
@@ -310,6 +313,32 @@ async def test_many_virtual_keys_at_a_time_are_told_apart(service: Service) -> N
             others = await asyncio.gather(*(edge.poll("vk-0", headers[name]) for name in names[1:]))
             assert [answer.status for answer in own] == [401 if name == "vk-7" else 202 for name in names]
             assert [answer.status for answer in others] == [401 if name == "vk-7" else 404 for name in names[1:]]
+
+
+async def test_a_large_result_is_not_waited_for_when_the_service_falls_silent() -> None:
+    """It may take long only while the service answers other calls."""
+    store, asked = MeddledStore(), asyncio.Event()
+
+    async def read_jobs(job_ids: list[str], *, with_results: bool) -> Any:
+        if with_results:
+            asked.set()
+            await asyncio.Event().wait()
+        return await store.real.read_jobs(job_ids, with_results=with_results)
+
+    limits = EdgeLimits(upstream=UpstreamLimits(large_result_seconds=600))
+    async with (
+        service_here(store) as service,
+        Relay(service.grpc_port) as relay,
+        edge_here(replace(service, grpc_port=relay.port), limits=limits) as edge,
+    ):
+        await create(service, "large")
+        await complete(service, "large", b'"' + b"x" * SMALL_RESULT_BYTES + b'"')
+        store.replace("read_jobs", read_jobs)
+        poll = asyncio.create_task(poll_patiently(edge, "large", OWNER))
+        await asked.wait()
+        relay.cut()
+        assert (await poll).status == 503
+        relay.heal()
 
 
 async def test_few_large_results_are_fetched_at_a_time() -> None:

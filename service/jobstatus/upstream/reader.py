@@ -7,9 +7,9 @@ the log. One that is silent is waited for once, by a circuit breaker.
 """
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 import grpc
 from google.protobuf.duration_pb2 import Duration
@@ -140,15 +140,30 @@ class UpstreamReader:
         request = jobs_v1.GetJobRequest(job_id=job_id, omit_result=not with_result)
         self._breaker.check_up()
         try:
-            async with asyncio.timeout(self._limits.large_result_seconds), self._room_for_large:
-                response = await self._channel.call(
-                    self._channel.jobs.GetJob, request, limit_seconds=self._limits.large_result_seconds
-                )
+            async with asyncio.timeout(self._limits.large_result_seconds):
+                response = await self._while_it_responds(self._fetch(request))
             return job_from_message(response.job)
         except JobNotFound:
             return None
         except (JobStatusError, TimeoutError) as error:
             raise _unavailable(error) from error
+
+    async def _fetch(self, request: jobs_v1.GetJobRequest) -> jobs_v1.GetJobResponse:
+        async with self._room_for_large:
+            return await self._channel.call(
+                self._channel.jobs.GetJob, request, limit_seconds=self._limits.large_result_seconds
+            )
+
+    async def _while_it_responds(self, fetching: Coroutine[Any, Any, Response]) -> Response:
+        """Return the response, which may take long. Raise StoreUnavailable as soon as the service does not respond."""
+        fetch = asyncio.create_task(fetching)
+        try:
+            while not (await asyncio.wait({fetch}, timeout=self._limits.call_seconds))[0]:
+                await self.probe()
+            return fetch.result()
+        finally:
+            fetch.cancel()
+            await asyncio.gather(fetch, return_exceptions=True)
 
     async def _call(self, method: "grpc.aio.UnaryUnaryMultiCallable[Request, Response]", request: Request) -> Response:
         """Return the response. Raise StoreUnavailable for every error of the service, at once while it is silent."""
