@@ -9,8 +9,7 @@ from soak.partitions import DROPPING, RUNS, Scale, table_of
 
 SHORT = Scale(seconds=9, slack_seconds=8, middle_slack_seconds=0.7, vanished=200)
 """The slack is for a machine that does other things as well; what waits for a silent peer each time takes longer."""
-SHORT_ENOUGH = ("worker", "minority", "vanished")
-POSSIBLE = [name for name in SHORT_ENOUGH if name not in DROPPING or not hosts.why_not()]
+POSSIBLE = [name for name in RUNS if name not in DROPPING or not hosts.why_not()]
 """All that this machine can do: packets are dropped in namespaces, which need root."""
 
 
