@@ -17,17 +17,19 @@ from jobstatus.v1 import job_status_pb2 as pb
 from jobstatus.v1.job_status_pb2_grpc import JobStatusStub
 
 WRITERS: Final = 20
+HELD_LONG: Final = ServiceLimits(rpc=RpcLimits(hold_seconds=0.5))
+"""Answers are held back for longer than it takes a busy machine to accept what has arrived."""
 OWN: Final = (("grpc.use_local_subchannel_pool", 1),)
 
 
 async def test_a_stop_refuses_no_write() -> None:
     """Clients that write one job after the other through a stop of their replica go on at the next one.
 
-    Few calls, if any, end without an answer: those that are on their way when gRPC closes, which it cancels by itself.
+    Few calls, if any, end without an answer: those that are on their way when gRPC closes, which it ends by itself.
     """
     written, ended = [0] * WRITERS, list[grpc.aio.AioRpcError]()
     async with AsyncExitStack() as stack, service_here() as stays:
-        stops = await stack.enter_async_context(service_here(limits=ServiceLimits()))
+        stops = await stack.enter_async_context(service_here(limits=HELD_LONG))
         target = f"ipv4:127.0.0.1:{stops.grpc_port},127.0.0.1:{stays.grpc_port}"
 
         async def write(writer: int) -> None:
@@ -51,8 +53,8 @@ async def test_a_stop_refuses_no_write() -> None:
             for writer in writers:
                 writer.cancel()
             await asyncio.gather(*writers, return_exceptions=True)
-        assert {error.code() for error in ended} <= {grpc.StatusCode.CANCELLED}, ended
-        assert len(ended) < WRITERS / 2
+        assert not any("jobstatus-reason" in dict(error.trailing_metadata()) for error in ended), ended
+        assert len(ended) < WRITERS / 2, ended
         assert (await stays.jobs.ListJobs(pb.ListJobsRequest())).jobs
 
 
