@@ -26,7 +26,7 @@ class ServiceUnreachable(JobStatusError):
 
 
 class AnswerTooLarge(JobStatusError):
-    """The answer is larger than the client's own limit."""
+    """The answer is larger than the client's own limit. A write was decided all the same."""
 
     reason = "ANSWER_TOO_LARGE"
 
