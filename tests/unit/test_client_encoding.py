@@ -165,7 +165,7 @@ def test_a_fault_in_what_default_returned_is_named_too() -> None:
 
 def test_a_value_for_which_too_little_of_the_stack_is_left_is_a_fault() -> None:
     """Its worker may call from deep inside; RecursionError would say nothing of the result."""
-    deep: list[object] = []
+    deep: list[object] = [math.nan]  # so that it is looked through, which takes the interpreter's own stack
     for _ in range(100):
         deep = [deep]
 
