@@ -59,7 +59,7 @@ def test_json_is_accepted(result: bytes) -> None:
         ('["é\n"]'.encode(), 4, "invalid control character"),
         (b"\x00", 0, "expecting value"),
         (b"{1:2}", 1, "expecting property name"),
-        (b"[1,]", 3, "expecting value"),
+        (b"[1,,2]", 3, "expecting value"),
         (b"01", 1, "extra data"),
         (b"+1", 0, "expecting value"),
         (b"NaN", 0, "no JSON number"),
@@ -94,6 +94,13 @@ def test_anything_else_is_refused(result: bytes, byte: int, problem: str) -> Non
     with pytest.raises(ResultNotJson) as refused:
         check_result(result, max_bytes=1_000_000)
     assert f" Byte {byte}: {problem}" in refused.value.message
+
+
+@pytest.mark.parametrize("result", [b"[1,]", b'{"a":1,}'])
+def test_a_comma_at_the_end_is_refused(result: bytes) -> None:
+    """The interpreter's parser names the comma, or what is missing after it, as its version does."""
+    with pytest.raises(ResultNotJson, match=r"Byte \d: (expecting|illegal trailing comma)"):
+        check_result(result, 1000)
 
 
 @pytest.mark.parametrize("size", [0, (1 << 20) - 7, (1 << 20) - 1, 1 << 20, 3 << 20])
