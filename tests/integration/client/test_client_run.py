@@ -273,23 +273,6 @@ async def test_a_cancelled_job_cannot_be_completed_or_started(
         assert type(caught.value) is JobCancelled
 
 
-async def test_an_exception_of_a_block_whose_job_is_cancelled_goes_on(
-    client: JobStatusClient, service: StagedService, job_id: str
-) -> None:
-    """With a note that says what stopped the block."""
-
-    async def body(_: JobRun) -> None:
-        await cancel(service, job_id)
-        try:
-            await for_ever()
-        finally:
-            raise ValueError("cleaning up")
-
-    with pytest.raises(ValueError, match="cleaning up") as caught:
-        await work(client, job_id, body, lease=SHORTEST_LEASE)
-    assert "was cancelled" in caught.value.__notes__[0]
-
-
 def test_only_the_code_of_a_cancellation_makes_it_one() -> None:
     """In a batch as in a single call; other failed jobs are JobTerminal."""
     kinds = {
@@ -360,13 +343,20 @@ async def test_an_exception_is_not_hidden_by_a_job_that_cannot_be_failed(
     assert "outcome stays" in caught.value.__notes__[0]
 
 
+@pytest.mark.parametrize(
+    ("stop", "note"), [(lose_to_an_end, "has lost the job"), (cancel, "was cancelled")], ids=["lost", "cancelled"]
+)
 async def test_an_exception_of_a_block_that_is_stopped_goes_on(
-    client: JobStatusClient, service: StagedService, job_id: str
+    client: JobStatusClient,
+    service: StagedService,
+    job_id: str,
+    stop: Callable[[StagedService, str], Awaitable[None]],
+    note: str,
 ) -> None:
-    """Cleaning up after a lost lease may fail by itself: that is what the caller sees, with a note of the loss."""
+    """Cleaning up may fail by itself: that is what the caller sees, with a note of what stopped the block."""
 
     async def body(_: JobRun) -> None:
-        await lose_to_an_end(service, job_id)
+        await stop(service, job_id)
         try:
             await for_ever()
         finally:
@@ -374,7 +364,7 @@ async def test_an_exception_of_a_block_that_is_stopped_goes_on(
 
     with pytest.raises(ValueError, match="cleaning up") as caught:
         await work(client, job_id, body, lease=SHORTEST_LEASE)
-    assert "has lost the job" in caught.value.__notes__[0]
+    assert note in caught.value.__notes__[0]
 
 
 async def test_a_block_without_an_outcome_fails_the_job(
