@@ -22,7 +22,6 @@ class Clock:
         self.clocks = Clocks(
             seconds=self.time,
             ms=lambda: self.ms,
-            monotonic=self.monotonic,
             monotonic_ns=self.time_ns,
             pulse=lambda: self._paused_seconds,
             follow_store=follow_store,
@@ -46,9 +45,6 @@ class Clock:
         return self._ns
 
     def time(self) -> float:
-        return self._ns / 1_000_000_000
-
-    def monotonic(self) -> float:
         return self._ns / 1_000_000_000
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Final, NoReturn
 
 from jobstatus.app.background import run_periodically
-from jobstatus.core.timekeeper import Timekeeper, TimeLimits
+from jobstatus.core.timekeeper import SECOND_NS, Timekeeper, TimeLimits
 from jobstatus.telemetry.metrics import Metrics
 
 TICK_SECONDS: Final = 0.5
@@ -19,20 +19,22 @@ def _wall_ms() -> int:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Clocks:
-    """The wall clock, which may step, and a monotonic one, in two units each."""
+    """The wall clock in two units, which may step, and a monotonic one."""
 
     seconds: Callable[[], float] = time.time
     """Returns seconds since the epoch."""
     ms: Callable[[], int] = _wall_ms
     """Returns milliseconds since the epoch."""
-    monotonic: Callable[[], float] = time.monotonic
-    """Returns seconds since any moment; never steps."""
     monotonic_ns: Callable[[], int] = time.monotonic_ns
-    """Returns the same in nanoseconds."""
+    """Returns nanoseconds since any moment; never steps."""
     pulse: Callable[[], float] = time.monotonic
     """Returns seconds since any moment, by which the pauses of this process are measured."""
     follow_store: bool = True
     """Whether the store's clock, where it has one, counts instead of the wall clock."""
+
+    def monotonic(self) -> float:
+        """Return the monotonic clock in seconds."""
+        return self.monotonic_ns() / SECOND_NS
 
     def timekeeper(self, limits: TimeLimits, metrics: Metrics) -> Timekeeper:
         """Return the time that counts by these clocks, and by what will be heard of the store's."""
