@@ -19,6 +19,7 @@ from jobstatus.core.tracker import JobTracker, TrackerLimits
 from jobstatus.core.watching.subscriptions import JobSubscriptions
 from jobstatus.rest.admin import Readiness
 from jobstatus.rpc.job_status import JobStatusServicer
+from jobstatus.rpc.options import RpcLimits
 from jobstatus.rpc.server import RpcServer, Tls
 from jobstatus.rpc.virtual_keys import VirtualKeysServicer
 from jobstatus.settings import Address, IssuerSettings, Settings
@@ -90,21 +91,19 @@ async def serving(
             clocks=clocks,
         )
         await frontend.authenticator.refresh()
-        job_status = JobStatusServicer(tracker, max_result_bytes=settings.max_result_bytes, limits=limits.rpc)
         virtual_keys = VirtualKeysServicer(
             store=opened,
             clock=clocks.ms,
             on_change=frontend.authenticator.forget_virtual_keys,
             pages=limits.rpc.pages,
         )
-        rpc = RpcServer(
-            job_status=job_status,
-            virtual_keys=virtual_keys,
-            metrics=metrics,
-            max_result_bytes=settings.max_result_bytes,
-            tls=_tls(settings),
+        rpc = _rpc_server(
+            settings,
+            tracker,
+            virtual_keys,
+            metrics,
             with_reflection=with_reflection,
-            shared=is_child,
+            is_child=is_child,
             limits=limits.rpc,
         )
         count = partial(_count_jobs, sweeper, opened, metrics)
@@ -172,6 +171,28 @@ def _tracker(
         unscoped_for_all=settings.unscoped_jobs == "any_credential",
         max_watchers=settings.max_watchers,
         subscriptions=subscriptions,
+        limits=limits,
+    )
+
+
+def _rpc_server(
+    settings: Settings,
+    tracker: JobTracker,
+    virtual_keys: VirtualKeysServicer,
+    metrics: Metrics,
+    *,
+    with_reflection: bool,
+    is_child: bool,
+    limits: RpcLimits,
+) -> RpcServer:
+    return RpcServer(
+        job_status=JobStatusServicer(tracker, max_result_bytes=settings.max_result_bytes, limits=limits),
+        virtual_keys=virtual_keys,
+        metrics=metrics,
+        max_result_bytes=settings.max_result_bytes,
+        tls=_tls(settings),
+        with_reflection=with_reflection,
+        shared=is_child,
         limits=limits,
     )
 
