@@ -420,12 +420,11 @@ class DistantPostgreSQL(postgresql.Server):
         assert not others
         return f"postgresql://{user}@{self._host.address}:{self.port}/{database}"
 
-    def sessions(self) -> int:
-        """How many clients it has, by its own account, which comes by way of no network."""
+    def abandoned(self, client: psutil.Process) -> int:
+        """How many sessions it has that are none of the client's any more, by its own account, by way of no network."""
         with psycopg.connect(host=str(self.folder), port=self.port, user=postgresql.USER, dbname="postgres") as inside:
-            row = inside.execute("SELECT count(*) FROM pg_stat_activity WHERE client_addr IS NOT NULL").fetchone()
-        assert row is not None
-        return int(row[0])
+            rows = inside.execute("SELECT client_port FROM pg_stat_activity WHERE client_addr IS NOT NULL").fetchall()
+        return len({port for (port,) in rows} - {connection.laddr.port for connection in client.net_connections()})
 
     def _command(self, *words: str) -> list[str]:
         return [*self._host.through, *super()._command(*words)]
@@ -443,16 +442,16 @@ async def sessions_left(folder: Path, scale: Scale) -> Found:
         load = await stack.enter_async_context(loading(process.port("HTTP"), process.port("GRPC")))
         await warm(load)
         log, system = Log(process), psutil.Process(pid_of(process))
-        before, sessions = system.num_fds(), server.sessions()
+        before = system.num_fds()
         cut = await cut_under_load(load, scale, cut=host.cut, heal=host.heal)
         judge(found, cut, scale, refused_at_once=True)
         log.note(found)
         await judge_history(found, load)
         await judge_descriptors(found, process, before, scale)
         limit = cut.healed + NORMAL_SECONDS + scale.slack_seconds
-        at = await _when(limit, partial(_at_most, server.sessions, sessions))
-        left = f"{server.sessions()} still" if at is None else f"as before {at - cut.healed:.0f} s after"
-        found.note("sessions", f"{sessions}, {left}", wrong=at is None)
+        at = await _when(limit, partial(_at_most, partial(server.abandoned, system), 0))
+        told = "some abandoned still" if at is None else f"none abandoned {at - cut.healed:.0f} s after"
+        found.note("sessions", told, wrong=at is None)
     return found
 
 
