@@ -283,6 +283,20 @@ def test_completion_is_never_before_creation() -> None:
     assert job.expires_at_ms == 10_000 + CREATE.result_ttl_ms
 
 
+def test_a_job_that_has_expired_only_by_a_step_of_the_clock_is_there_for_writes_too() -> None:
+    """Nothing takes the place of a result that a clock an hour ahead would let expire."""
+    ended = made((10, COMPLETE))
+    assert ended.expires_at_ms is not None
+    stepped = replace(POLICY, step_ms=3_600_000)
+    assert run((ended.expires_at_ms + 3_599_999, replace(CREATE, provider="q")), policy=stepped, job=ended) == (
+        ended,
+        "JOB_EXISTS",
+    )
+    fresh, reason = run((ended.expires_at_ms + 3_600_000, CREATE), policy=stepped, job=ended)
+    assert fresh is not None
+    assert (fresh.state, reason) == (JobState.PENDING, None)
+
+
 def test_an_expired_job_makes_room_for_a_new_one_with_a_later_version() -> None:
     """A create upon an expired id is a new job; its version goes on, so that compare-and-set stays safe."""
     ended = made((10, COMPLETE))

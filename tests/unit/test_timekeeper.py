@@ -86,6 +86,27 @@ def test_a_step_of_the_clock_is_a_gap(alone: World, caplog: pytest.LogCaptureFix
     assert vars(caplog.records[0])["seconds"] == step_ms / 1000
 
 
+def test_nothing_expires_by_a_step_ahead_until_it_has_lasted(alone: World) -> None:
+    """A result with a minute left is readable although the clock says an hour later; a clock that is set back too."""
+    alone.wall_ms += HOUR_MS
+    alone.live(200, ticks=400)
+    assert alone.time.expiry_ms() == NOON_MS + 200_000
+    assert alone.time.step_ms() == HOUR_MS
+    alone.wall_ms -= HOUR_MS
+    alone.live(200, ticks=400)
+    assert alone.time.expiry_ms() == alone.time.ms() == NOON_MS + 400_000
+    alone.wall_ms += HOUR_MS
+    alone.live(301, ticks=602)
+    assert alone.time.expiry_ms() == alone.time.ms() == NOON_MS + 701_000 + HOUR_MS
+
+
+def test_nothing_outlives_a_clock_that_was_set_back(alone: World) -> None:
+    """Jobs expire by the new time at once, which is earlier."""
+    alone.wall_ms -= HOUR_MS
+    alone.live(1, ticks=2)
+    assert alone.time.expiry_ms() == alone.time.ms()
+
+
 def test_a_clock_that_is_slewed_is_followed(alone: World, caplog: pytest.LogCaptureFixture) -> None:
     """Small corrections, as of NTP, are no gap."""
     for _ in range(100):

@@ -87,7 +87,7 @@ async def serving_edge(
             issuers,
             polls=Poller(
                 upstream,
-                clock=clocks.ms,
+                clock=clock.expiry_ms,
                 observer=metrics,
                 unscoped_for_all=settings.unscoped_jobs == "any_credential",
                 limits=limits.upstream.batches,

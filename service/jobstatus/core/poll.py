@@ -47,7 +47,7 @@ class Poller:
         unscoped_for_all: bool,
         limits: BatchReaderLimits = BatchReaderLimits(),  # noqa: B008  # a frozen value
     ) -> None:
-        """`clock` returns ms since the epoch; `unscoped_for_all` as in `access.may_read`."""
+        """`clock` returns the time by which jobs expire, in ms; `unscoped_for_all` as in `access.may_read`."""
         self._store = store
         self._clock = clock
         self._observer = observer

@@ -40,12 +40,14 @@ class Policy:
     `leases_count_from_ms` is since when heartbeats could arrive without a gap. A lease counts from then at the
     earliest: after a restart, or an outage of the store, each lease runs once more in full before the job fails.
     `timeouts_count_from_ms` is when a timeout ends at the earliest: later than now while the clock has just stepped.
+    `step_ms` is by how much the clock has just stepped ahead: jobs expire so much later.
     """
 
     pending_timeout_ms: int = DAY_MS
     processing_timeout_ms: int = DAY_MS
     leases_count_from_ms: int = 0
     timeouts_count_from_ms: int = 0
+    step_ms: int = 0
 
 
 def decide(
@@ -57,7 +59,8 @@ def decide(
     nothing changes. Ended leases and timeouts are applied first, so a command never finds one that has ended and was
     not applied; that change stands even if the command is then refused.
     """
-    current = None if stored is None or stored.is_expired(now_ms) else _apply_deadlines(stored, now_ms, policy)
+    expiry_ms = now_ms - policy.step_ms
+    current = None if stored is None or stored.is_expired(expiry_ms) else _apply_deadlines(stored, now_ms, policy)
     try:
         following = _DECISIONS[type(command)](current, command, now_ms, policy)
     except errors.JobStatusError as refusal:

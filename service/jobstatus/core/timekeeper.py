@@ -5,8 +5,8 @@ store, else this machine's. Between two answers of that clock the time is a mono
 not step when somebody sets the clock of this machine.
 
 A step of the clock, or a pause of this process, is a gap in which heartbeats could have been missed: each lease runs
-once more in full. After a step nothing is purged, and nothing times out, until the new time has lasted for some
-minutes; nor before the store has told its time for the first time.
+once more in full. After a step nothing expires or is purged by the new time, and nothing times out, until it has lasted
+for some minutes; nor is anything purged before the store has told its time for the first time.
 """
 
 import logging
@@ -61,6 +61,7 @@ class Timekeeper:
         self._alive_at = pulse()
         self._leases_count_from_ms = self.ms()
         self._timeouts_count_from_ms = 0
+        self._step_ns = 0
 
     def ms(self) -> int:
         """Return milliseconds since the epoch."""
@@ -69,6 +70,14 @@ class Timekeeper:
     def seconds(self) -> float:
         """Return seconds since the epoch."""
         return (self.monotonic_ns() + self._offset_ns) / SECOND_NS
+
+    def expiry_ms(self) -> int:
+        """Return the time by which jobs expire: as if the clock had not stepped ahead, until that has lasted."""
+        return (self.monotonic_ns() + self._offset_ns - self._step_ns) // MS_NS
+
+    def step_ms(self) -> int:
+        """Return by how much `expiry_ms` is behind `ms`."""
+        return self._step_ns // MS_NS
 
     def leases_count_from_ms(self) -> int:
         """Return since when heartbeats could arrive without a gap, a pause that has just ended included."""
@@ -88,6 +97,8 @@ class Timekeeper:
         self._note_alive()
         if not self._follows_store:
             self._set_offset(self._wall_ms() * MS_NS - self.monotonic_ns())
+        if self._step_ns and self.ms() >= self._timeouts_count_from_ms:
+            self._step_ns = 0
 
     def observe_store(self, store_ms: int | None, asked_at_ns: int) -> None:
         """Take the store's time from an answer that has just come, and was asked for at `asked_at_ns`, monotonic.
@@ -119,13 +130,15 @@ class Timekeeper:
             )
 
     def _set_offset(self, offset_ns: int) -> None:
-        step, self._offset_ns = (offset_ns - self._offset_ns) / SECOND_NS, offset_ns
+        step_ns, self._offset_ns = offset_ns - self._offset_ns, offset_ns
+        step = step_ns / SECOND_NS
         if abs(step) <= self._limits.step_seconds:
             return
+        self._step_ns = max(0, self._step_ns + step_ns)
         self._leases_count_from_ms = self.ms()
         self._timeouts_count_from_ms = self._later_ms()
         _log.warning(
-            "The clock has stepped. Leases run once more in full; nothing is purged for some minutes.",
+            "The clock has stepped. Leases run once more in full; nothing expires by the new time for some minutes.",
             extra={
                 "event": "clock_stepped",
                 "seconds": round(step, 1),

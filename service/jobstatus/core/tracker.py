@@ -54,10 +54,10 @@ class JobTracker:
         """`unscoped_for_all` as in `access.may_read`."""
         self._limits = limits
         self._store = store
-        self._clock = clock.ms
+        self._expiry_ms = clock.expiry_ms
         self._observer = observer
         poller = Poller(
-            store, clock=clock.ms, observer=observer, unscoped_for_all=unscoped_for_all, limits=limits.reads
+            store, clock=clock.expiry_ms, observer=observer, unscoped_for_all=unscoped_for_all, limits=limits.reads
         )
         self.poll: Final = poller.poll
         self.try_poll: Final = poller.try_poll
@@ -102,7 +102,7 @@ class JobTracker:
         """Return jobs in the order asked for; None where unknown or expired, the error where a job cannot be read."""
         with timed(self._observer, "read_jobs"):
             jobs = await self._store.read_jobs(job_ids, with_results=with_results)
-        now_ms = self._clock()
+        now_ms = self._expiry_ms()
         return [None if isinstance(job, Job) and job.is_expired(now_ms) else job for job in jobs]
 
     async def get_many_small(self, job_ids: Sequence[str]) -> list[Job | StoreError | None]:
@@ -118,7 +118,7 @@ class JobTracker:
     async def list_jobs(self, listing: Listing) -> list[Job]:
         """Return a page of the jobs that have not expired, without results, newest first."""
         with timed(self._observer, "list_jobs"):
-            return await self._store.list_jobs(listing, self._clock())
+            return await self._store.list_jobs(listing, self._expiry_ms())
 
     async def watch(
         self, job_id: str, *, after_version: int, with_result: bool, idle_seconds: float | None = None

@@ -74,9 +74,16 @@ class WriteRound:
     def _policy_at(self, now_ms: int) -> rules.Policy:
         leases_from_ms = now_ms if self._store_failed else self._clock.leases_count_from_ms()
         timeouts_from_ms = self._clock.timeouts_count_from_ms()
+        step_ms = self._clock.step_ms()
         policy = self._policy
-        if (policy.leases_count_from_ms, policy.timeouts_count_from_ms) != (leases_from_ms, timeouts_from_ms):
-            self._policy = replace(policy, leases_count_from_ms=leases_from_ms, timeouts_count_from_ms=timeouts_from_ms)
+        known = (policy.leases_count_from_ms, policy.timeouts_count_from_ms, policy.step_ms)
+        if known != (leases_from_ms, timeouts_from_ms, step_ms):
+            self._policy = replace(
+                policy,
+                leases_count_from_ms=leases_from_ms,
+                timeouts_count_from_ms=timeouts_from_ms,
+                step_ms=step_ms,
+            )
         return self._policy
 
     async def _read(self, job_ids: list[str], items: Sequence[Item]) -> dict[str, _Stored]:
