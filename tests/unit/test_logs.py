@@ -3,6 +3,7 @@
 import ast
 import json
 import logging
+import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -55,11 +56,21 @@ def root_logger_restored() -> Iterator[None]:
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
     yield
+    for handler in root.handlers:
+        if isinstance(handler, logs.LineHandler):
+            handler.close()
     root.handlers[:], root.level = handlers, level
 
 
-def lines_of(written: str) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in written.splitlines()]
+def written(captured: pytest.CaptureFixture[str]) -> str:
+    """What is on standard error when the log has been written."""
+    for handler in logging.getLogger().handlers:
+        handler.flush()
+    return captured.readouterr().err
+
+
+def lines_of(text: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in text.splitlines()]
 
 
 # --- every line has a name ---
@@ -91,15 +102,15 @@ def test_the_operators_document_lists_every_event_with_its_levels() -> None:
 # --- how a line is written ---
 
 
-def test_a_line_has_a_name_and_a_sentence(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_line_has_a_name_and_a_sentence(capfd: pytest.CaptureFixture[str]) -> None:
     """The name comes first, where scripts look for it; what the call adds stands beside it."""
     logs.configure(level="info", log_format="json")
     logging.getLogger("jobstatus.test").error(
         "A serving process exited and is replaced.", extra={"event": "child_exited", "ended": "SIGKILL"}
     )
-    written = capsys.readouterr().err
-    assert written.startswith('{"event": "child_exited", ')
-    (line,) = lines_of(written)
+    text = written(capfd)
+    assert text.startswith('{"event": "child_exited", ')
+    (line,) = lines_of(text)
     assert line.pop("timestamp")
     assert line == {
         "event": "child_exited",
@@ -110,36 +121,73 @@ def test_a_line_has_a_name_and_a_sentence(capsys: pytest.CaptureFixture[str]) ->
     }
 
 
-def test_a_line_of_a_library_keeps_its_text(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_line_of_a_library_keeps_its_text(capfd: pytest.CaptureFixture[str]) -> None:
     """Its event is one for all libraries, and its arguments are in its message."""
     logs.configure(level="info", log_format="json")
     logging.getLogger("some.library").warning("%d connections in the %s", 3, "pool")
-    (line,) = lines_of(capsys.readouterr().err)
+    (line,) = lines_of(written(capfd))
     assert (line["event"], line["message"]) == (logs.LIBRARY_EVENT, "3 connections in the pool")
 
 
-def test_a_child_signs_its_lines(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_child_signs_its_lines(capfd: pytest.CaptureFixture[str]) -> None:
     """A line about another child keeps that one's number."""
     logs.configure(level="info", log_format="json", child=2)
     logging.getLogger("jobstatus.test").info("The process has stopped.", extra={"event": "stopped"})
     logging.getLogger("jobstatus.test").info("Another one.", extra={"event": "child_exited", "child": 1})
-    assert [line["child"] for line in lines_of(capsys.readouterr().err)] == [2, 1]
+    assert [line["child"] for line in lines_of(written(capfd))] == [2, 1]
 
 
-def test_a_traceback_is_in_the_line(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_traceback_is_in_the_line(capfd: pytest.CaptureFixture[str]) -> None:
     logs.configure(level="info", log_format="json")
     try:
         int("no number")
     except ValueError:
         logging.getLogger("jobstatus.test").exception("It failed.", extra={"event": "poll_failed"})
-    (line,) = lines_of(capsys.readouterr().err)
+    (line,) = lines_of(written(capfd))
     assert "ValueError: invalid literal" in line["exception"]
 
 
-def test_a_person_reads_the_sentence_and_the_name(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_person_reads_the_sentence_and_the_name(capfd: pytest.CaptureFixture[str]) -> None:
     logs.configure(level="info", log_format="pretty")
     logging.getLogger("jobstatus.test").warning("The store is slow.", extra={"event": "store_slow"})
-    plain = re.sub(r"\x1b\[[0-9;]*m", "", capsys.readouterr().err)
+    plain = re.sub(r"\x1b\[[0-9;]*m", "", written(capfd))
     assert "The store is slow." in plain
     assert "event=store_slow" in plain
     assert plain.index("The store is slow.") < plain.index("event=store_slow")
+
+
+# --- a reader who does not read ---
+
+
+def test_a_reader_who_stalls_stops_nobody_and_hears_how_much_is_missing() -> None:
+    """Lines wait for the reader as far as there is room; the others are counted."""
+    reader, writer = os.pipe()
+    handler, log = logs.LineHandler(writer, max_lines=10), logging.getLogger("jobstatus.test")
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    logging.getLogger().addHandler(handler)
+    longer_than_a_pipe = 100_000 * "x"
+    for _ in range(20):
+        log.warning(longer_than_a_pipe)
+    dropped = handler.dropped
+    assert 9 <= dropped <= 10
+    assert logs.dropped_lines() == dropped
+    with os.fdopen(reader, encoding="utf-8") as lines, os.fdopen(writer, "wb"):
+        for _ in range(20 - dropped):
+            assert next(lines) == longer_than_a_pipe + "\n"
+        log.warning("It goes on.")
+        assert [next(lines), next(lines)] == ["It goes on.\n", "Nobody read the log; lines were dropped.\n"]
+        log.warning("Said once.")
+        assert next(lines) == "Said once.\n"
+        handler.close()
+
+
+def test_a_reader_who_has_gone_stops_nobody() -> None:
+    """What nobody can read any more is counted as dropped."""
+    reader, writer = os.pipe()
+    handler = logs.LineHandler(writer)
+    os.close(reader)
+    for _ in range(3):
+        handler.handle(logging.makeLogRecord({"msg": "It stops."}))
+    handler.close()
+    os.close(writer)
+    assert handler.dropped == 3

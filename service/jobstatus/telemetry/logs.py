@@ -1,18 +1,32 @@
 """The log: one JSON object a line, or coloured lines on a terminal, on standard error.
 
+A thread writes the lines, so that a reader who stalls (a full pipe, a paused terminal) never stops the service. Lines
+that find no room are dropped, counted, and told of when the reader goes on.
+
 Set up once, before anything of gRPC exists: gRPC logs under a lock of its own, and changing the logging set-up from
 another thread at that moment can stop the process for good.
 """
 
 import json
 import logging
+import os
+import queue
 import sys
+import threading
 from collections.abc import MutableMapping
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any, Final
 
 LIBRARY_EVENT: Final = "library_log"
 """The event of every record that names none, as those of libraries do."""
+
+MAX_LINES: Final = 2000
+"""Lines that wait for the reader of the log."""
+EXIT_SECONDS: Final = 1.0
+"""How long the end of the process waits for the reader of the log."""
+
+_log = logging.getLogger(__name__)
 
 _IN_EVERY_RECORD: Final = {*vars(logging.makeLogRecord({})), "message", "asctime", "taskName"}
 
@@ -22,11 +36,73 @@ def configure(*, level: str, log_format: str, child: int | None = None) -> None:
 
     `child` is this process's number among several, and each line carries it.
     """
-    is_pretty = log_format == "pretty" or (log_format == "auto" and sys.stderr.isatty())
-    handler = logging.StreamHandler()
+    is_pretty = log_format == "pretty" or (log_format == "auto" and sys.stderr is not None and sys.stderr.isatty())
+    handler: logging.Handler = logging.NullHandler() if sys.stderr is None else LineHandler(sys.stderr.fileno())
     handler.setFormatter(_pretty_formatter(child) if is_pretty else _JsonFormatter(child))
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
     logging.getLogger("asyncio").setLevel(logging.WARNING)
+
+
+def dropped_lines() -> int:
+    """Return how many lines of this process's log found no room."""
+    return sum(handler.dropped for handler in logging.getLogger().handlers if isinstance(handler, LineHandler))
+
+
+class LineHandler(logging.Handler):
+    """Hands lines to a thread that writes them to a file descriptor. Only `flush` and `close` wait, for a moment."""
+
+    def __init__(self, descriptor: int, max_lines: int = MAX_LINES) -> None:
+        super().__init__()
+        self._descriptor = descriptor
+        self._lines: queue.Queue[str | None] = queue.Queue(max_lines)
+        self._told = self.dropped = 0
+        threading.Thread(target=self._write_lines, name="log", daemon=True).start()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Give the line to the thread, or drop it."""
+        try:
+            self._lines.put_nowait(self.format(record))
+        except queue.Full:
+            self.dropped += 1
+        except Exception:  # noqa: BLE001  # as every handler: a value that cannot be formatted stops nobody
+            self.handleError(record)
+        else:
+            self._tell_dropped()
+
+    def flush(self) -> None:
+        """Wait until the lines so far are written, for at most EXIT_SECONDS."""
+        with self._lines.all_tasks_done:
+            self._lines.all_tasks_done.wait_for(lambda: not self._lines.unfinished_tasks, EXIT_SECONDS)
+
+    def close(self) -> None:
+        """Write the lines so far if their reader takes them, and end the thread."""
+        self.flush()
+        with suppress(queue.Full):
+            self._lines.put_nowait(None)
+        super().close()
+
+    def _tell_dropped(self) -> None:
+        """Log how many lines were dropped, once there is room for more than that."""
+        lines = self.dropped - self._told
+        if lines and self._lines.qsize() <= self._lines.maxsize // 2:
+            self._told = self.dropped
+            _log.warning(
+                "Nobody read the log; lines were dropped.", extra={"event": "log_lines_dropped", "lines": lines}
+            )
+
+    def _write_lines(self) -> None:
+        while (line := self._lines.get()) is not None:
+            try:
+                _write(self._descriptor, f"{line}\n".encode(errors="backslashreplace"))
+            except OSError:
+                self.dropped += 1  # the reader has gone for good
+            finally:
+                self._lines.task_done()
+
+
+def _write(descriptor: int, data: bytes) -> None:
+    while data:
+        data = data[os.write(descriptor, data) :]
 
 
 class _JsonFormatter(logging.Formatter):

@@ -7,11 +7,12 @@ from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.exposition import generate_latest
-from prometheus_client.metrics_core import HistogramMetricFamily, Metric
+from prometheus_client.metrics_core import CounterMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
 
 from jobstatus.core.job import JobState
+from jobstatus.telemetry import logs
 
 _SECONDS: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 _CODES: Final = {code: str(code) for code in range(100, 600)}
@@ -48,6 +49,16 @@ class Timings(Collector):
         yield family
 
 
+class _DroppedLines(Collector):
+    """Tells how many lines the log of this process has lost."""
+
+    def collect(self) -> Iterable[Metric]:
+        """One counter without labels."""
+        yield CounterMetricFamily(
+            "jobstatus_log_lines_dropped", "Log lines dropped because nobody read the log.", value=logs.dropped_lines()
+        )
+
+
 class Metrics:
     """One registry for one process; implements `core.observer.Observer`."""
 
@@ -79,6 +90,7 @@ class Metrics:
             "How far the store's clock, which counts, is ahead of this machine's.",
             registry=registry,
         )
+        registry.register(_DroppedLines())
         self._store_seconds = Timings("jobstatus_store_seconds", "Time the store took.", ("operation",), registry)
 
     def count_waiting(self, count: Callable[[], int]) -> None:
