@@ -303,7 +303,7 @@ async def filled(tracker: JobTracker) -> tuple[dict[str, Job], StoreFull]:
 
 
 async def test_a_full_disk_refuses_writes_and_serves_reads(tmp_path: Path, disk: Disk) -> None:
-    """gRPC says STORE_FULL, polls go on, readiness says no; once there is room everything works again."""
+    """gRPC says STORE_FULL, polls go on, readiness says degraded; once there is room everything works again."""
     admin = bearer(admin_token())
     async with service_here(f"sqlite:///{tmp_path / 'jobs.db'}") as service:
         await create(service, "job-a")
@@ -312,11 +312,13 @@ async def test_a_full_disk_refuses_writes_and_serves_reads(tmp_path: Path, disk:
         disk.capacity = disk.used() + 100_000
         refusal = await until_refused(service)
         assert refusal == Refusal(grpc.StatusCode.RESOURCE_EXHAUSTED, "STORE_FULL")
+        await until(lambda: is_degraded(service))
         assert (await service.poll("job-a", admin)).status == 202
         assert (await service.poll("job-b", admin)).status == 200
         disk.heal()
         await create(service, "job-c")
         assert (await service.poll("job-c", admin)).status == 202
+        await until(lambda: is_ready(service))
     assert integrity(tmp_path / "jobs.db") == "ok"
 
 
@@ -348,28 +350,30 @@ async def test_a_full_file_has_room_again_after_a_purge(tmp_path: Path, connecti
 # --- a disk that stays broken, a neighbour that holds the file ---
 
 
-async def readiness(service: Service) -> int:
-    """What the admin port says."""
-    return (await request(service.admin_port, "/readyz")).status
+async def readiness(service: Service) -> str:
+    """What the admin port says: polls are answered all the time, so it is never 503."""
+    answer = await request(service.admin_port, "/readyz")
+    assert answer.status == 200
+    return str(answer.json["status"])
 
 
 async def is_ready(service: Service) -> bool:
-    return await readiness(service) == 200
+    return await readiness(service) == "ready"
 
 
-async def is_out_of_order(service: Service) -> bool:
-    return await readiness(service) == 503
+async def is_degraded(service: Service) -> bool:
+    return await readiness(service) == "degraded"
 
 
 async def test_a_broken_disk_is_told_and_healed_without_a_restart(tmp_path: Path, disk: Disk) -> None:
-    """While no sync succeeds writes are UNAVAILABLE, polls go on and readiness fails; then everything works again."""
+    """While no sync succeeds writes are UNAVAILABLE, polls go on, readiness says degraded; then all is well again."""
     admin = bearer(admin_token())
     async with service_here(f"sqlite:///{tmp_path / 'jobs.db'}") as service:
         await create(service, "job-a")
         disk.fail("sync", times=1_000_000)
         assert await refused(create(service, "job-b")) == UNAVAILABLE
         assert (await service.poll("job-a", admin)).status == 202
-        await until(lambda: is_out_of_order(service))
+        await until(lambda: is_degraded(service))
         disk.heal()
         await create(service, "job-b")
         assert (await service.poll("job-b", admin)).status == 202

@@ -21,6 +21,7 @@ from jobstatus.client.channel import ServiceChannel
 from jobstatus.client.errors import ServiceUnreachable
 from jobstatus.core.errors import Overloaded, ShuttingDown
 from jobstatus.core.poll import Poller
+from jobstatus.core.readiness import Readiness
 from jobstatus.core.timekeeper import TimeLimits
 from jobstatus.rest.limits import RestLimits
 from jobstatus.settings import Address, IssuerSettings, Settings
@@ -93,7 +94,7 @@ async def serving_edge(
                 limits=limits.upstream.batches,
             ),
             virtual_keys=upstream,
-            probe=upstream.probe,
+            readiness=Readiness(upstream.probe),
             subscriptions=subscriptions,
             metrics=metrics,
             grace_seconds=GRACE_SECONDS,

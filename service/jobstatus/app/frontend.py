@@ -1,6 +1,6 @@
 """Build the HTTP ports and the parts behind them, for the service and for an edge alike."""
 
-from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Iterable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
 from typing import Any, Final, NoReturn
@@ -12,10 +12,11 @@ from jobstatus.auth.authenticator import Authenticator
 from jobstatus.auth.issuer_config import IssuerConfig
 from jobstatus.auth.issuers import TokenVerifier
 from jobstatus.auth.remote_keys import JwksLimits, RemoteKeys
+from jobstatus.core.readiness import Readiness
 from jobstatus.core.store import VirtualKeyReader
 from jobstatus.core.watching.long_poll import LongPoller
 from jobstatus.core.watching.subscriptions import JobSubscriptions
-from jobstatus.rest.admin import Readiness, admin_handler
+from jobstatus.rest.admin import admin_handler
 from jobstatus.rest.cors import Cors
 from jobstatus.rest.cors_handler import cors_handler, cors_try_answer
 from jobstatus.rest.event_stream import EventSender
@@ -54,7 +55,7 @@ def build_frontend(
     *,
     polls: Polls,
     virtual_keys: VirtualKeyReader,
-    probe: Callable[[], Awaitable[None]],
+    readiness: Readiness,
     subscriptions: JobSubscriptions,
     metrics: Metrics,
     grace_seconds: float,
@@ -65,7 +66,7 @@ def build_frontend(
 ) -> Frontend:
     """Build the front end; call this in the running loop. Raise KeyConfigError when an issuer's key is unusable.
 
-    `probe` raises when the service cannot work; `grace_seconds` is how long polls under way may take at a stop;
+    `grace_seconds` is how long polls under way may take at a stop;
     `hears_of_changes` as in LongPoller.
     """
     configs = [issuer.config() for issuer in issuers]
@@ -103,8 +104,7 @@ def build_frontend(
     try_answer: TryAnswer = handler.try_answer
     if cors.is_on:
         answer, try_answer = cors_handler(answer, cors, metrics), cors_try_answer(try_answer, cors)
-    readiness = Readiness(probe)
-    admin = admin_handler(readiness.problem, metrics.exposition)
+    admin = admin_handler(readiness.check, metrics.exposition)
     return Frontend(
         authenticator=authenticator,
         remote_keys=remote_keys,

@@ -11,13 +11,13 @@ from jobstatus.app.background import run_once, run_periodically, start_tasks
 from jobstatus.app.clocks import Clocks, keep_time
 from jobstatus.app.frontend import build_frontend
 from jobstatus.app.limits import ServiceLimits
+from jobstatus.core.readiness import Readiness
 from jobstatus.core.rules import Policy
 from jobstatus.core.store import Store
 from jobstatus.core.sweeper import Sweeper
 from jobstatus.core.timekeeper import Timekeeper
 from jobstatus.core.tracker import JobTracker, TrackerLimits
 from jobstatus.core.watching.subscriptions import JobSubscriptions
-from jobstatus.rest.admin import Readiness
 from jobstatus.rpc.job_status import JobStatusServicer
 from jobstatus.rpc.options import RpcLimits
 from jobstatus.rpc.server import RpcServer, Tls
@@ -36,14 +36,14 @@ CHANGE_CHECK_SECONDS: Final = 0.1
 class Listening:
     """The addresses in use (the settings may ask for any free port), and what the admin port serves.
 
-    `problem` returns why the service is not ready, or an empty string; `exposition` returns the metrics in Prometheus'
-    text format. `restart_leases` lets every lease run once more in full, and returns an empty string.
+    `health` returns a Health as text, and `exposition` the metrics in Prometheus' text format. `restart_leases` lets
+    every lease run once more in full, and returns an empty string.
     """
 
     http: Address
     grpc: Address
     admin: Address
-    problem: Callable[[], Awaitable[str]]
+    health: Callable[[], Awaitable[str]]
     exposition: Callable[[], Awaitable[str]]
     restart_leases: Callable[[], Awaitable[str]]
 
@@ -82,7 +82,7 @@ async def serving(
             issuers,
             polls=tracker,
             virtual_keys=opened,
-            probe=opened.probe,
+            readiness=Readiness(opened.probe, opened.virtual_keys_version),
             subscriptions=subscriptions,
             metrics=metrics,
             grace_seconds=GRACE_SECONDS,
@@ -117,7 +117,7 @@ async def serving(
             admin=settings.admin
             if is_child
             else settings.admin._replace(port=await frontend.admin.start(*settings.admin)),
-            problem=frontend.readiness.problem,
+            health=partial(_health, frontend.readiness),
             exposition=partial(_exposition, metrics),
             restart_leases=partial(_restart_leases, clock),
         )
@@ -144,6 +144,10 @@ async def serving(
 async def _restart_leases(clock: Timekeeper) -> str:
     clock.restart_leases(clock.ms())
     return ""
+
+
+async def _health(readiness: Readiness) -> str:
+    return (await readiness.check()).to_text()
 
 
 async def _exposition(metrics: Metrics) -> str:
@@ -211,7 +215,7 @@ def _tls(settings: Settings) -> Tls | None:
 
 
 async def _report_health(readiness: Readiness, rpc: RpcServer) -> None:
-    await rpc.set_serving(serving=not await readiness.problem())
+    await rpc.set_health(await readiness.check())
 
 
 async def _sweep(sweeper: Sweeper, recount: Callable[[], Awaitable[object]]) -> None:

@@ -49,7 +49,7 @@ async def _serve_until_signal(launch: Launch) -> None:
     async with AsyncExitStack() as outlasting, service as listening:
         if is_child:
             answers = {
-                "problem": listening.problem,
+                "health": listening.health,
                 "metrics": listening.exposition,
                 "alive": _alive,
                 "restart_leases": listening.restart_leases,

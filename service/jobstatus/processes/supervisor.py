@@ -15,6 +15,7 @@ from typing import Any
 
 import uvloop
 
+from jobstatus.core.readiness import READY, Health, Status, worst
 from jobstatus.processes.child import ChildProcess, ending
 from jobstatus.processes.child_channel import ChildChannel
 from jobstatus.processes.child_metrics import ChildMetrics
@@ -70,6 +71,7 @@ class _Supervisor:
         self._http, self._grpc = http, grpc
         self._children: dict[int, ChildProcess] = {}
         self._stopping = asyncio.Event()
+        self._has_started = False
         self._has_failed = False
         self._figures = ChildMetrics(ask_seconds=limits.ask_seconds)
 
@@ -79,7 +81,7 @@ class _Supervisor:
             asyncio.get_running_loop().add_signal_handler(number, self._on_signal, number)
         async with AsyncExitStack() as stack:
             admin = HttpServer(
-                admin_handler(self._problem, self._exposition),
+                admin_handler(self._health, self._exposition, lambda: self._has_started),
                 max_connections=100,
                 grace_seconds=self._limits.grace_seconds,
             )
@@ -126,6 +128,7 @@ class _Supervisor:
         if self._stopping.is_set():
             child.send(signal.SIGTERM)
         child.is_up = await child.channel.wait_until_up()
+        self._has_started |= child.is_up
         self._count()
         return child
 
@@ -214,19 +217,20 @@ class _Supervisor:
 
     # --- the admin port ---
 
-    async def _problem(self) -> str:
-        """Return why the service is not ready: no child is up, or one that is up has a problem."""
+    async def _health(self) -> Health:
+        """Return the worst health of the children that are up."""
         if self._stopping.is_set():
-            return "stopping"
+            return Health(Status.NOT_READY, "stopping")
         asked = self._those_up()
-        problems = await asyncio.gather(*map(self._problem_of, asked))
-        return next(filter(None, problems), "" if asked else "no_worker")
+        if not asked:
+            return Health(Status.NOT_READY, "no_worker")
+        return worst(await asyncio.gather(*map(self._health_of, asked)))
 
-    async def _problem_of(self, child: ChildProcess) -> str:
-        problem = await child.ask("problem", seconds=self._limits.ask_seconds)
-        if problem is None:
-            return "worker_silent" if child.is_up else ""
-        return problem
+    async def _health_of(self, child: ChildProcess) -> Health:
+        told = await child.ask("health", seconds=self._limits.ask_seconds)
+        if told is None:
+            return Health(Status.NOT_READY, "worker_silent") if child.is_up else READY
+        return Health.from_text(told)
 
     async def _exposition(self) -> bytes:
         return await self._figures.exposition(self._those_up())

@@ -16,14 +16,19 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_health.v1.health import aio as health_aio
 
 from jobstatus.core.errors import ClientNotAllowed, ClientNotIdentified
+from jobstatus.core.readiness import Health, Status
 from jobstatus.rpc.handlers import Context, RpcAdapter, service_names
 from jobstatus.rpc.job_status import JobStatusServicer
 from jobstatus.rpc.options import DESCRIPTORS, RpcLimits, server_options
 from jobstatus.rpc.virtual_keys import VirtualKeysServicer
 from jobstatus.telemetry.metrics import Metrics
+from jobstatus.v1 import job_status_pb2
 
 EDGE_METHODS: Final = frozenset({"GetJob", "BatchGetJobs", "FollowJobs", "BatchGetVirtualKeys"})
 """The calls of an edge: enough to answer polls, and none that changes or lists anything."""
+_WRITES: Final = job_status_pb2.DESCRIPTOR.services_by_name["JobStatus"].full_name
+_SERVING: Final = health_pb2.HealthCheckResponse.SERVING
+_NOT_SERVING: Final = health_pb2.HealthCheckResponse.NOT_SERVING
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,11 +123,11 @@ class RpcServer:
         await self._server.start()
         return port
 
-    async def set_serving(self, *, serving: bool) -> None:
-        """Set the status that health reports."""
-        status = health_pb2.HealthCheckResponse.SERVING if serving else health_pb2.HealthCheckResponse.NOT_SERVING
+    async def set_health(self, health: Health) -> None:
+        """Have health report what works: JobStatus needs a store that takes writes, all else one that is read."""
         for name in ("", *service_names(DESCRIPTORS)):
-            await self._health.set(name, status)
+            works = health.status is Status.READY if name == _WRITES else health.serves_polls
+            await self._health.set(name, _SERVING if works else _NOT_SERVING)
 
     async def say_stopping(self) -> None:
         """Have health report NOT_SERVING for good."""
