@@ -145,14 +145,19 @@ async def test_whatever_is_asked_of_a_frozen_server_ends_in_time(fragile: Server
     assert await asyncio.gather(*(failure_of(ask(opened)) for ask in OPERATIONS.values())) == [None] * len(OPERATIONS)
 
 
+async def is_silent(store: PostgreSQLJobStore) -> bool:
+    """Whether its server counts as silent after one more read, which must fail."""
+    assert await failure_of(store.read_answers(["job-1"])) is StoreUnavailable
+    return store._breaker.is_down
+
+
 async def test_a_silent_server_is_waited_for_once(fragile: Server, database: str) -> None:
     """From then on reads and writes are refused at once, and one attempt at a time finds out when it is back."""
     async with PostgreSQLJobStore(fragile.url(database), IMPATIENT) as one:
         assert await one.commit([change(job())]) == {}
         fragile.freeze()
         try:
-            assert await failure_of(one.read_answers(["job-1"])) is StoreUnavailable
-            assert one._breaker.is_down
+            await until(lambda: is_silent(one))
             before = psutil.Process().num_fds()
             for _ in range(100):
                 refused_at_once = [asyncio.ensure_future(failure_of(ask(one))) for ask in OPERATIONS.values()]
@@ -173,11 +178,10 @@ async def test_a_silent_host_before_the_primary_is_not_taken_for_it(fragile: Ser
         hosts = f"127.0.0.1:{silent.getsockname()[1]},127.0.0.1:{fragile.port}"
         async with PostgreSQLJobStore(f"postgresql://{USER}@{hosts}/{database}", IMPATIENT) as one:
             await healed(one)
-            assert not one._breaker.is_down
+            await until(lambda: not one._breaker.is_down)
             fragile.freeze()
             try:
-                assert await failure_of(one.read_answers(["job-1"])) is StoreUnavailable
-                assert one._breaker.is_down
+                await until(lambda: is_silent(one))
             finally:
                 fragile.thaw()
             await healed(one, "again")
