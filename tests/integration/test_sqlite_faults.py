@@ -16,6 +16,7 @@ import pytest
 from harness.faulty_vfs import Disk, Operation, faulty_disk
 from harness.http import request
 from harness.jobs import complete, create
+from harness.logged import events_logged
 from harness.service import Service, service_here
 from harness.sqlite_files import (
     BATCHES,
@@ -320,6 +321,40 @@ async def test_a_full_disk_refuses_writes_and_serves_reads(tmp_path: Path, disk:
         assert (await service.poll("job-c", admin)).status == 202
         await until(lambda: is_ready(service))
     assert integrity(tmp_path / "jobs.db") == "ok"
+
+
+async def test_a_start_on_a_full_disk_serves_reads(
+    tmp_path: Path, disk: Disk, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The log and its index are left by the last stop, so nothing needs room; writes begin when there is some."""
+    admin, store = bearer(admin_token()), f"sqlite:///{tmp_path / 'jobs.db'}"
+    async with service_here(store) as service:
+        await create(service, "job-a")
+        await complete(service, "job-a")
+    assert size(tmp_path / "jobs.db-wal") == 0, "all is in the file"
+    assert size(tmp_path / "jobs.db-shm") > 0
+    disk.capacity = disk.used()
+    async with service_here(store) as service:
+        assert "started_without_room" in events_logged(caplog)
+        assert (await service.poll("job-a", admin)).status == 200
+        assert await refused(create(service, "job-b")) == Refusal(grpc.StatusCode.RESOURCE_EXHAUSTED, "STORE_FULL")
+        assert await is_degraded(service)
+        disk.heal()
+        await create(service, "job-b")
+        assert (await service.poll("job-b", admin)).status == 202
+        await until(lambda: is_ready(service))
+    assert integrity(tmp_path / "jobs.db") == "ok"
+
+
+def size(path: Path) -> int:
+    return path.stat().st_size
+
+
+def test_a_new_file_needs_room(tmp_path: Path, disk: Disk) -> None:
+    """There is nothing to serve, so the start fails, with a sentence."""
+    disk.capacity = 0
+    with pytest.raises(StoreConfigError, match="the disk is full"):
+        asyncio.run(open_and_close(tmp_path / "jobs.db"))
 
 
 async def until_refused(service: Service) -> Refusal:

@@ -3,6 +3,7 @@
 A file that is not ours, is damaged, or was written by a newer version is never touched.
 """
 
+import ctypes
 import os
 import time
 from contextlib import suppress
@@ -76,15 +77,20 @@ MIGRATIONS: Final = (
 )
 """Migration n takes a file from `user_version` n to n + 1. Never edited once released, only added to."""
 
+
+class DiskFull(StoreConfigError):
+    """There is no room for what a start writes."""
+
+
 _DAMAGED: Final = "damaged or no SQLite file; restore it from a backup or name another"
 
 
 def open_writer(path: Path, busy_timeout_ms: int, *, create: bool) -> apsw.Connection:
     """Open the connection that writes. Create the file (for its owner only) and migrate it where necessary.
 
-    Raises StoreConfigError with one sentence for a file that must not or cannot be used. With `create` False, as after
-    a fault, a missing file is an error too, and the whole file is not checked again. Either way, what the log holds is
-    moved into the file before anything is appended to it.
+    Raises StoreConfigError with one sentence for a file that must not or cannot be used, DiskFull if for want of room.
+    With `create` False, as after a fault, a missing file is an error too, and the whole file is not checked again.
+    Either way, what the log holds is moved into the file before anything is appended to it.
     """
     try:
         return _open_writer(path, busy_timeout_ms, create=create)
@@ -97,17 +103,33 @@ def open_writer(path: Path, busy_timeout_ms: int, *, create: bool) -> apsw.Conne
     except apsw.BusyError as error:
         raise StoreConfigError(f"{path} is locked by another program") from error
     except apsw.FullError as error:
-        raise StoreConfigError(f"cannot write {path}: the disk is full") from error
+        raise DiskFull(f"cannot write {path}: the disk is full") from error
     except apsw.Error as error:
+        if getattr(error, "extendedresult", None) == apsw.SQLITE_IOERR_SHMSIZE:
+            raise DiskFull(f"cannot write {path}: the disk is full") from error
         raise StoreConfigError(f"cannot open {path} ({type(error).__name__})") from error
 
 
 def open_reader(path: Path, cache_kib: int = CACHE_KIB) -> apsw.Connection:
-    """Open a connection that cannot write, to a file that a writer has open."""
+    """Open a connection that cannot write, to a file that a writer has opened before."""
     connection = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READONLY)
     connection.set_busy_timeout(READER_BUSY_TIMEOUT_MS)
     _configure(connection, cache_kib)
     return connection
+
+
+def is_current(connection: apsw.Connection) -> bool:
+    """Return whether the schema is the one that this version reads and writes."""
+    found = _pragma(connection, "application_id"), _pragma(connection, "user_version")
+    return found == (APPLICATION_ID, len(MIGRATIONS))
+
+
+def close_writer(connection: apsw.Connection) -> None:
+    """Close it, with all that the log holds in the file, unless another process uses the log."""
+    with suppress(apsw.Error):  # the log stays as it is then, and nothing in it is lost
+        connection.set_busy_timeout(0)
+        connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
+    connection.close(True)  # force: the operation has reported the error already
 
 
 def identity(path: Path) -> tuple[int, int]:
@@ -164,10 +186,20 @@ def _configure(connection: apsw.Connection, cache_kib: int) -> None:
     if not readonly:
         _pragma(connection, "journal_mode", "WAL")
         _pragma(connection, "synchronous", "FULL")
+    _keep_log(connection)
     _pragma(connection, "cache_size", -cache_kib)
     mode, synchronous = _pragma(connection, "journal_mode"), _pragma(connection, "synchronous")
     if mode != "wal" or synchronous != 2:  # FULL
-        raise StoreConfigError(f"the file system cannot keep a durable write-ahead log (journal_mode {mode})")
+        raise StoreConfigError(f"the disk is full, or cannot keep a durable write-ahead log (journal_mode {mode})")
+
+
+def _keep_log(connection: apsw.Connection) -> None:
+    """Leave the log and its index when the last connection closes, so that a start on a full disk need not make them.
+
+    SQLite cannot read a file without them, and makes them when it opens the file.
+    """
+    flag = ctypes.c_int(1)
+    connection.file_control("main", apsw.SQLITE_FCNTL_PERSIST_WAL, ctypes.addressof(flag))
 
 
 def _move_log(connection: apsw.Connection, *, is_alone: bool) -> None:

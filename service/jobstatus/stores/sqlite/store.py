@@ -10,10 +10,12 @@ write.
 """
 
 import asyncio
+import logging
 import os
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, Self, TypeVar
 
@@ -31,11 +33,14 @@ from jobstatus.stores.sqlite.limits import SQLiteLimits
 from jobstatus.stores.sqlite.reader import PointReader
 from jobstatus.stores.sqlite.sweep_lock import SweepLock
 
+_log = logging.getLogger(__name__)
+
 T = TypeVar("T")
 
 _COMPARED_AT_ONCE: Final = 500
 """Jobs whose versions are read before polls are answered in between."""
 _FAULTS: Final = (apsw.Error, OSError, StoreConfigError)
+_FULL: Final = (apsw.FullError, schema.DiskFull)
 _HARMLESS: Final = (apsw.BusyError, apsw.LockedError, apsw.FullError)
 """Errors after which the connection can be used again."""
 
@@ -65,7 +70,7 @@ class SQLiteJobStore:
 
     async def __aenter__(self) -> Self:
         try:
-            await self._in(self._write_thread, lambda: self._open(create=True))
+            await self._in(self._write_thread, self._open_first)
         except BaseException:
             self._stop_threads()
             raise
@@ -77,7 +82,8 @@ class SQLiteJobStore:
             self._releasing.cancel()
         self._close_reader()
         self._sweep_lock.release()
-        await self._in(self._write_thread, lambda: _close(self._writer))
+        if self._writer is not None:
+            await self._in(self._write_thread, partial(schema.close_writer, self._writer))
         self._stop_threads()
 
     async def read_answers(self, job_ids: Sequence[str]) -> list[Answer | StoreError | None]:
@@ -185,6 +191,25 @@ class SQLiteJobStore:
         self._file = self._file or schema.identity(self._name)
         return self._writer
 
+    def _open_first(self) -> None:
+        """Open the file. Be content with reads where the disk is full and holds a file of this version."""
+        try:
+            self._open(create=True)
+        except schema.DiskFull as full:
+            try:
+                reader = schema.open_reader(self._path)
+                is_current = schema.is_current(reader)
+                reader.close()
+            except apsw.Error:
+                raise full from None
+            if not is_current:
+                raise
+            self._file = schema.identity(self._name)
+            _log.warning(
+                "The disk is full. Polls are answered, and writes are refused until there is room.",
+                extra={"event": "started_without_room"},
+            )
+
     def _read(self, statement: str, values: Sequence[Any]) -> list[Any]:
         """Do a short read on the event loop's thread."""
         try:
@@ -259,7 +284,7 @@ class SQLiteJobStore:
             if not isinstance(error, _HARMLESS):
                 _close(self._writer)
                 self._writer = None
-            raise (StoreFull if isinstance(error, apsw.FullError) else StoreUnavailable) from error
+            raise (StoreFull if isinstance(error, _FULL) else StoreUnavailable) from error
         return outcome
 
     def _writing(self) -> apsw.Connection:
