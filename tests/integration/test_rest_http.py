@@ -11,7 +11,7 @@ from typing import Final
 import pytest
 from harness.http import parse, request
 from harness.jobs import complete, create, job_in
-from harness.logged import everything_logged
+from harness.logged import events_logged, everything_logged
 from harness.raw import answers_in, connection, next_answer, received_until_closed, talk
 from harness.service import Service, service_here
 from harness.tokens import admin_token, bearer
@@ -305,6 +305,15 @@ async def test_noise_is_refused(service: Service, caplog: pytest.LogCaptureFixtu
     assert (await service.poll("done", ADMIN)).status == 200
 
 
+async def test_many_bad_requests_leave_one_line(service: Service, caplog: pytest.LogCaptureFixture) -> None:
+    """A stranger cannot fill the log, on one connection each or on one port by several paths to a refusal."""
+    caplog.set_level(logging.INFO)
+    for _ in range(50):
+        await talk(service.http_port, MALFORMED["S12 TLS"])
+        await talk(service.http_port, MALFORMED["S1 length -1"])
+    assert events_logged(caplog) == ["http_request_refused"]
+
+
 async def test_malformed_request_ends_a_pipeline(service: Service) -> None:
     """What is behind a malformed request is never answered, what is in front of it may be."""
     received = await talk(service.http_port, get(close=False) + marked("Content-Length: x") + SMUGGLED)
@@ -493,6 +502,27 @@ async def test_slow_readers_delay_nobody(service: Service) -> None:
     finally:
         for _, writer in greedy:
             writer.transport.abort()
+
+
+@pytest.mark.parametrize("kind", [FastPathProtocol, RestProtocol])
+async def test_small_answers_that_nobody_reads_are_cut_off(kind: type[RestProtocol]) -> None:
+    """Each fits into the buffers, all together do not; the kernel alone would wait for as long as it is set to."""
+    patient = RestLimits(connection_type=kind, send_seconds=0.1, vanished_seconds=600)
+    async with service_here(rest=patient) as service:
+        await create(service, "small")
+        await complete(service, "small", b'"' + b"x" * 60_000 + b'"')
+        _, writer = await asyncio.open_connection("127.0.0.1", service.http_port, limit=1024)
+        try:
+            writer.write(get(job_id="small", close=False) * 400)
+            await until(lambda: has_connections(service, 1))
+            await until(lambda: has_connections(service, 0))
+        finally:
+            writer.transport.abort()
+
+
+async def has_connections(service: Service, count: int) -> bool:
+    metrics = (await request(service.admin_port, "/metrics")).body
+    return b"\njobstatus_http_connections %d.0\n" % count in metrics
 
 
 @pytest.mark.parametrize("sent", [get(job_id="large", close=False), get()[:40], b"", get("Content-Length: 9") + b"x"])

@@ -103,21 +103,25 @@ def build_frontend(
     try_answer: TryAnswer = handler.try_answer
     if cors.is_on:
         answer, try_answer = cors_handler(answer, cors, metrics), cors_try_answer(try_answer, cors)
+    public = HttpServer(
+        answer,
+        try_answer if polls.polls_at_once else None,
+        max_connections=settings.max_connections,
+        max_connections_each=settings.connections_each,
+        on_refused=metrics.connection_refused,
+        keepalive_seconds=settings.keepalive_seconds,
+        grace_seconds=grace_seconds,
+        limits=limits,
+        large=large,
+    )
+    metrics.count_connections(lambda: public.connection_count)
     readiness = Readiness(probe)
     admin = admin_handler(readiness.problem, metrics.exposition)
     return Frontend(
         authenticator=authenticator,
         remote_keys=remote_keys,
         readiness=readiness,
-        public=HttpServer(
-            answer,
-            try_answer if polls.polls_at_once else None,
-            max_connections=settings.max_connections,
-            keepalive_seconds=settings.keepalive_seconds,
-            grace_seconds=grace_seconds,
-            limits=limits,
-            large=large,
-        ),
+        public=public,
         admin=HttpServer(
             admin, max_connections=_ADMIN_CONNECTIONS, grace_seconds=grace_seconds, limits=limits, large=large
         ),
