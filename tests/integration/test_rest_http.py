@@ -11,7 +11,7 @@ from typing import Final
 import pytest
 from harness.http import parse, request
 from harness.jobs import complete, create, job_in
-from harness.logged import events_logged, everything_logged
+from harness.logged import events_logged, everything_logged, pieces_logged
 from harness.raw import answers_in, connection, next_answer, received_until_closed, talk
 from harness.service import Service, service_here
 from harness.tokens import admin_token, bearer
@@ -26,6 +26,8 @@ PATH: Final = "/v1/async/audio/transcriptions/"
 MARK: Final = "a-mark-that-nobody-may-repeat"
 SMUGGLED: Final = f"GET {PATH}done HTTP/1.1\r\nHost: test\r\n{ADMIN}\r\nConnection: close\r\n\r\n".encode()
 MIB: Final = 1024 * 1024
+SHORT_TOKEN: Final = "eyJhbGciOiJIUzI1NiJ9.eyJyb2xlIjoiYWRtaW4ifQ.lQ-2Zr3ydz1Vw5hKu4Gm7wZbM0Vn3dHkV0n2yO8cJqE"
+"""A token that is short enough for a request id."""
 IMPATIENT: Final = RestLimits(request_seconds=0.3)
 
 
@@ -190,6 +192,21 @@ async def test_paths_are_not_tidied_up(service: Service, path: str) -> None:
     answer = await request(service.http_port, f"/v1/async/audio{path}transcriptions/done", ADMIN)
     assert answer.status == 404
     assert "location" not in answer.headers
+
+
+@pytest.mark.parametrize("secret", ["sk-bf-key-of-vk-1-which-is-long", SHORT_TOKEN])
+async def test_a_credential_sent_as_request_id_is_not_repeated(
+    service: Service, caplog: pytest.LogCaptureFixture, secret: str
+) -> None:
+    """Not in any answer of either port, and not in the log, at whatever level."""
+    caplog.set_level(logging.DEBUG)
+    sent = f"X-Request-Id: {secret}"
+    answers = [await service.poll("done", header, sent) for header in (ADMIN, "Authorization: Bearer bad", "X-None: 1")]
+    answers += [await request(service.http_port, path, sent) for path in ("/", "/openapi.json")]
+    answers.append(await request(service.admin_port, "/", sent))
+    assert [answer.status for answer in answers] == [200, 401, 401, 404, 200, 404]
+    assert secret not in repr(answers)
+    assert pieces_logged(caplog, secret) == []
 
 
 # --- malformed ---
