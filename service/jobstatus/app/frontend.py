@@ -22,6 +22,7 @@ from jobstatus.rest.event_stream import EventSender
 from jobstatus.rest.fast_path import TryAnswer
 from jobstatus.rest.handler import PollHandler, Polls
 from jobstatus.rest.limits import RestLimits
+from jobstatus.rest.openapi import OpenApiDocument
 from jobstatus.rest.protocol import Handler
 from jobstatus.rest.server import HttpServer
 from jobstatus.settings import IssuerSettings, Settings
@@ -98,6 +99,9 @@ def build_frontend(
         max_wait_seconds=settings.max_wait_seconds,
         event_sender=EventSender(large=large, quiet_seconds=limits.quiet_seconds),
         cors=cors,
+        openapi=OpenApiDocument(
+            each_second=limits.documents_each if settings.connections_each else 0, monotonic=clocks.monotonic
+        ),
     )
     answer: Handler = handler.answer
     try_answer: TryAnswer = handler.try_answer
