@@ -12,6 +12,7 @@ from jobstatus.rest.fast_path import FastPathProtocol, WriteBatch
 from jobstatus.rest.limits import RestLimits
 from jobstatus.telemetry.throttle import LogThrottle
 
+OTHER_REQUEST: Final = b"HEAD / HTTP/1.1\r\nHost: test\r\n\r\n"
 LAST_REQUEST: Final = b"GET / HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n"
 
 
@@ -96,6 +97,11 @@ async def test_nothing_is_answered_at_once_while_what_was_written_is_not_read() 
     await server.shutdown(0.1)
 
 
+def begin_to_answer(protocol: FastPathProtocol) -> None:
+    """Do what happens when the handler of a request is called."""
+    protocol.is_answering = True
+
+
 async def unread(*events: Callable[[FastPathProtocol], None]) -> bool:
     """Whether a client that leaves something unread is cut off after these events, when its time is up at once."""
     protocol = connection_of(web.Server(empty_answer), RestLimits(send_seconds=0))
@@ -118,6 +124,7 @@ async def test_a_client_that_does_not_read_is_cut_off() -> None:
     assert await unread(pause)
     assert not await unread(pause, resume)
     assert await unread(FastPathProtocol.force_close)
+    assert await unread(lambda protocol: protocol.data_received(OTHER_REQUEST), begin_to_answer, pause)
     assert await unread(lambda protocol: protocol.data_received(LAST_REQUEST))
     assert await unread(pause, FastPathProtocol.force_close, resume)
     assert not await unread(pause, lambda protocol: protocol.connection_lost(None))

@@ -96,9 +96,13 @@ class RestProtocol(RequestHandler):
         self._on_lost()
 
     def pause_writing(self) -> None:
-        """Note that the transport's buffer is full; the client must read it in time."""
+        """Note that the transport's buffer is full; the client must read it in time.
+
+        Large answers and event streams have time limits of their own.
+        """
         super().pause_writing()
-        self._await_reader(self.transport)
+        if not self.is_answering:
+            self._await_reader(self.transport)
 
     def resume_writing(self) -> None:
         """Note that the client has read what was in the transport's buffer."""
@@ -166,6 +170,8 @@ class RestProtocol(RequestHandler):
         size = resp.content_length or 0
         if size > MAX_BYTES:
             return self._finish_large(request, resp, start_time, size)
+        if self.writing_paused:  # since before this request was answered
+            self._await_reader(self.transport)
         return super().finish_response(request, resp, start_time)
 
     async def _finish_large(
