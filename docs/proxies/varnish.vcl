@@ -3,7 +3,10 @@ vcl 4.1;
 import directors;
 
 probe alive {                                   # asks the port of the backend, so it cannot be /healthz
-    .url = "/openapi.json";
+    .request =
+        "HEAD /openapi.json HTTP/1.1"
+        "Host: jobstatus"
+        "Connection: close";
     .interval = 1s;
     .timeout = 1s;
     .window = 3;

@@ -22,6 +22,8 @@ DEVELOPMENT_ISSUER: Final = "jobstatus-dev"
 _DEVELOPMENT_KEY_FILE: Final = "development-secret"
 _CLIENT_VARIABLES: Final = {"CONFIG", "URL", "TOKEN", "CLIENT_TLS_CA", "CLIENT_TLS_CERT", "CLIENT_TLS_KEY"}
 _DAY: Final = 24 * 60 * 60
+CONNECTIONS_EACH: Final = 1_000
+"""REST connections of one address, unless the settings say otherwise."""
 
 
 class SettingsError(ValueError):
@@ -177,12 +179,23 @@ class Settings(BaseModel):
     keepalive_seconds: float = Field(default=650, ge=0.1, le=_DAY)
     cors_origins: Origins = frozenset()
     max_connections: int = Field(default=10_000, ge=1)
+    max_connections_each: int | None = Field(default=None, ge=0)
     max_watchers: int = Field(default=10_000, ge=1)
     max_waiting_polls: int = Field(default=10_000, ge=0)
     max_waiting_polls_each: int = Field(default=1_000, ge=0)
     stop_delay_seconds: float = Field(default=0, ge=0, le=300)
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_format: Literal["auto", "json", "pretty"] = "auto"
+
+    @property
+    def connections_each(self) -> int:
+        """Return how many REST connections one address may have; 0 if it may have any number.
+
+        Whoever connects to a loopback address is a program of this machine, most often the proxy of all clients.
+        """
+        if self.max_connections_each is not None:
+            return self.max_connections_each
+        return 0 if self.http.is_loopback else CONNECTIONS_EACH
 
     def accepted_issuers(self) -> tuple[IssuerSettings, ...]:
         """Return the issuers of the file and the one of the JOBSTATUS_JWT_* variables. Raises SettingsError."""

@@ -11,7 +11,7 @@ from typing import Final
 import pytest
 from harness.http import parse, request
 from harness.jobs import complete, create, job_in
-from harness.logged import everything_logged
+from harness.logged import events_logged, everything_logged, pieces_logged
 from harness.raw import answers_in, connection, next_answer, received_until_closed, talk
 from harness.service import Service, service_here
 from harness.tokens import admin_token, bearer
@@ -26,6 +26,8 @@ PATH: Final = "/v1/async/audio/transcriptions/"
 MARK: Final = "a-mark-that-nobody-may-repeat"
 SMUGGLED: Final = f"GET {PATH}done HTTP/1.1\r\nHost: test\r\n{ADMIN}\r\nConnection: close\r\n\r\n".encode()
 MIB: Final = 1024 * 1024
+SHORT_TOKEN: Final = "eyJhbGciOiJIUzI1NiJ9.eyJyb2xlIjoiYWRtaW4ifQ.lQ-2Zr3ydz1Vw5hKu4Gm7wZbM0Vn3dHkV0n2yO8cJqE"
+"""A token that is short enough for a request id."""
 IMPATIENT: Final = RestLimits(request_seconds=0.3)
 
 
@@ -192,6 +194,21 @@ async def test_paths_are_not_tidied_up(service: Service, path: str) -> None:
     assert "location" not in answer.headers
 
 
+@pytest.mark.parametrize("secret", ["sk-bf-key-of-vk-1-which-is-long", SHORT_TOKEN])
+async def test_a_credential_sent_as_request_id_is_not_repeated(
+    service: Service, caplog: pytest.LogCaptureFixture, secret: str
+) -> None:
+    """Not in any answer of either port, and not in the log, at whatever level."""
+    caplog.set_level(logging.DEBUG)
+    sent = f"X-Request-Id: {secret}"
+    answers = [await service.poll("done", header, sent) for header in (ADMIN, "Authorization: Bearer bad", "X-None: 1")]
+    answers += [await request(service.http_port, path, sent) for path in ("/", "/openapi.json")]
+    answers.append(await request(service.admin_port, "/", sent))
+    assert [answer.status for answer in answers] == [200, 401, 401, 404, 200, 404]
+    assert secret not in repr(answers)
+    assert pieces_logged(caplog, secret) == []
+
+
 # --- malformed ---
 
 MALFORMED: Final[dict[str, bytes]] = {
@@ -303,6 +320,15 @@ async def test_noise_is_refused(service: Service, caplog: pytest.LogCaptureFixtu
         assert statuses in ([], [400])
     assert "Traceback" not in everything_logged(caplog)
     assert (await service.poll("done", ADMIN)).status == 200
+
+
+async def test_many_bad_requests_leave_one_line(service: Service, caplog: pytest.LogCaptureFixture) -> None:
+    """A stranger cannot fill the log, on one connection each or on one port by several paths to a refusal."""
+    caplog.set_level(logging.INFO)
+    for _ in range(50):
+        await talk(service.http_port, MALFORMED["S12 TLS"])
+        await talk(service.http_port, MALFORMED["S1 length -1"])
+    assert events_logged(caplog) == ["http_request_refused"]
 
 
 async def test_malformed_request_ends_a_pipeline(service: Service) -> None:
@@ -493,6 +519,27 @@ async def test_slow_readers_delay_nobody(service: Service) -> None:
     finally:
         for _, writer in greedy:
             writer.transport.abort()
+
+
+@pytest.mark.parametrize("kind", [FastPathProtocol, RestProtocol])
+async def test_small_answers_that_nobody_reads_are_cut_off(kind: type[RestProtocol]) -> None:
+    """Each fits into the buffers, all together do not; the kernel alone would wait for as long as it is set to."""
+    patient = RestLimits(connection_type=kind, send_seconds=0.1, vanished_seconds=600)
+    async with service_here(rest=patient) as service:
+        await create(service, "small")
+        await complete(service, "small", b'"' + b"x" * 60_000 + b'"')
+        _, writer = await asyncio.open_connection("127.0.0.1", service.http_port, limit=1024)
+        try:
+            writer.write(get(job_id="small", close=False) * 400)
+            await until(lambda: has_connections(service, 1))
+            await until(lambda: has_connections(service, 0))
+        finally:
+            writer.transport.abort()
+
+
+async def has_connections(service: Service, count: int) -> bool:
+    metrics = (await request(service.admin_port, "/metrics")).body
+    return b"\njobstatus_http_connections %d.0\n" % count in metrics
 
 
 @pytest.mark.parametrize("sent", [get(job_id="large", close=False), get()[:40], b"", get("Content-Length: 9") + b"x"])

@@ -1,12 +1,19 @@
 """Answers that need no handler, below HTTP: when they are written, and when there are none."""
 
 import asyncio
-from typing import Any
+from collections import defaultdict
+from collections.abc import Callable
+from typing import Any, Final
 
+import pytest
 from aiohttp import web
 from harness.waiting import until
 from jobstatus.rest.fast_path import FastPathProtocol, WriteBatch
 from jobstatus.rest.limits import RestLimits
+from jobstatus.telemetry.throttle import LogThrottle
+
+OTHER_REQUEST: Final = b"HEAD / HTTP/1.1\r\nHost: test\r\n\r\n"
+LAST_REQUEST: Final = b"GET / HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n"
 
 
 class Transport(asyncio.Transport):
@@ -16,6 +23,14 @@ class Transport(asyncio.Transport):
         super().__init__()
         self._written = written
         self._name = name
+        self.unread_bytes = 0
+        self.is_aborted = False
+
+    def get_write_buffer_size(self) -> int:
+        return self.unread_bytes
+
+    def abort(self) -> None:
+        self.is_aborted = True
 
     def is_closing(self) -> bool:
         return self._name == "gone"
@@ -40,6 +55,24 @@ async def test_answers_of_one_turn_are_written_together_and_to_nobody_who_has_go
         written.clear()
 
 
+def connection_of(server: web.Server, limits: RestLimits) -> FastPathProtocol:
+    """A connection that is still to be made, on which each plain request is answered at once."""
+    return FastPathProtocol(
+        server,
+        large=limits.large_responses(),
+        request_seconds=limits.request_seconds,
+        send_seconds=limits.send_seconds,
+        throttles=defaultdict(LogThrottle),
+        try_answer=lambda _: b"at once",
+        write_batch=WriteBatch(),
+        loop=asyncio.get_running_loop(),
+    )
+
+
+async def empty_answer(_: web.BaseRequest) -> web.StreamResponse:
+    return web.Response()
+
+
 async def test_nothing_is_answered_at_once_while_what_was_written_is_not_read() -> None:
     """The handler's answers wait for that; these would only be heaped up."""
     paths: list[str] = []
@@ -51,14 +84,7 @@ async def test_nothing_is_answered_at_once_while_what_was_written_is_not_read() 
         raise AssertionError
 
     server = web.Server(handle)
-    protocol = FastPathProtocol(
-        server,
-        large=RestLimits().large_responses(),
-        request_seconds=RestLimits().request_seconds,
-        try_answer=lambda _: b"at once",
-        write_batch=WriteBatch(),
-        loop=asyncio.get_running_loop(),
-    )
+    protocol = connection_of(server, RestLimits())
     transport = Transport(written, "client")
     protocol.connection_made(transport)
     protocol.data_received(b"GET /1 HTTP/1.1\r\nHost: test\r\n\r\n")
@@ -69,3 +95,44 @@ async def test_nothing_is_answered_at_once_while_what_was_written_is_not_read() 
     await until(lambda: paths == ["/2"])
     assert len(written) == 1
     await server.shutdown(0.1)
+
+
+def begin_to_answer(protocol: FastPathProtocol) -> None:
+    """Do what happens when the handler of a request is called."""
+    protocol.is_answering = True
+
+
+async def unread(*events: Callable[[FastPathProtocol], None]) -> bool:
+    """Whether a client that leaves something unread is cut off after these events, when its time is up at once."""
+    protocol = connection_of(web.Server(empty_answer), RestLimits(send_seconds=0))
+    transport = Transport([], "client")
+    transport.unread_bytes = 1
+    protocol.connection_made(transport)
+    for event in events:
+        event(protocol)
+    for _ in range(20):
+        await asyncio.sleep(0)
+    was_aborted = transport.is_aborted
+    protocol.connection_lost(None)
+    return was_aborted
+
+
+async def test_a_client_that_does_not_read_is_cut_off() -> None:
+    """Whatever it does not read, once the buffer is full or the connection is to be closed; not before."""
+    pause, resume = FastPathProtocol.pause_writing, FastPathProtocol.resume_writing
+    assert not await unread()
+    assert await unread(pause)
+    assert not await unread(pause, resume)
+    assert await unread(FastPathProtocol.force_close)
+    assert await unread(lambda protocol: protocol.data_received(OTHER_REQUEST), begin_to_answer, pause)
+    assert await unread(lambda protocol: protocol.data_received(LAST_REQUEST))
+    assert await unread(pause, FastPathProtocol.force_close, resume)
+    assert not await unread(pause, lambda protocol: protocol.connection_lost(None))
+
+
+async def test_what_aiohttp_did_not_expect_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
+    """A client that has found a way to cause it cannot fill the log."""
+    protocol = connection_of(web.Server(empty_answer), RestLimits())
+    for _ in range(100):
+        protocol.log_exception("unexpected", exc_info=ValueError())
+    assert [record.getMessage() for record in caplog.records] == ["unexpected"]

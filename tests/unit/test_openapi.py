@@ -221,6 +221,7 @@ def test_declared_headers_are_those_sent() -> None:
         ),
         "Unauthorized": responses.problem_answer(responses.INVALID_CREDENTIALS, "r-1"),
         "NotFound": responses.problem_answer(responses.JOB_NOT_FOUND, "r-1"),
+        "TooOften": responses.problem_answer(responses.TOO_OFTEN, "r-1"),
         "Unavailable": responses.problem_answer(responses.STORE_UNAVAILABLE, "r-1"),
     }.items():
         whole = response.to_response() if isinstance(response, responses.PrebuiltResponse) else response

@@ -62,3 +62,21 @@ def test_an_identity_provider_is_set_by_variables_alone(monkeypatch: pytest.Monk
     monkeypatch.setenv("JOBSTATUS_JWT_TOKEN_TYPES", "dpop+jwt")
     with pytest.raises(SettingsError, match=r"^JOBSTATUS_JWT_TOKEN_TYPES"):
         load_settings().accepted_issuers()
+
+
+@pytest.mark.parametrize(
+    ("http", "given", "each"),
+    [
+        ("127.0.0.1:8080", None, 0),
+        ("[::1]:8080", None, 0),
+        ("0.0.0.0:8080", None, 1000),
+        ("[::]:8080", None, 1000),
+        ("0.0.0.0:8080", 0, 0),
+        ("127.0.0.1:8080", 5, 5),
+    ],
+)
+def test_connections_of_one_address_are_limited_where_strangers_connect(
+    http: str, given: int | None, each: int
+) -> None:
+    """On a loopback address the one who connects is a proxy of this machine; a setting counts everywhere."""
+    assert Settings(http=http, max_connections_each=given).connections_each == each  # type: ignore[arg-type]

@@ -23,6 +23,7 @@ from jobstatus.rest.event_stream import EventSender
 from jobstatus.rest.fast_path import TryAnswer
 from jobstatus.rest.handler import PollHandler, Polls
 from jobstatus.rest.limits import RestLimits
+from jobstatus.rest.openapi import OpenApiDocument
 from jobstatus.rest.protocol import Handler
 from jobstatus.rest.server import HttpServer
 from jobstatus.settings import IssuerSettings, Settings
@@ -99,25 +100,32 @@ def build_frontend(
         max_wait_seconds=settings.max_wait_seconds,
         event_sender=EventSender(large=large, quiet_seconds=limits.quiet_seconds),
         cors=cors,
+        openapi=OpenApiDocument(
+            each_second=limits.documents_each if settings.connections_each else 0, monotonic=clocks.monotonic
+        ),
     )
     answer: Handler = handler.answer
     try_answer: TryAnswer = handler.try_answer
     if cors.is_on:
         answer, try_answer = cors_handler(answer, cors, metrics), cors_try_answer(try_answer, cors)
+    public = HttpServer(
+        answer,
+        try_answer if polls.polls_at_once else None,
+        max_connections=settings.max_connections,
+        max_connections_each=settings.connections_each,
+        on_refused=metrics.connection_refused,
+        keepalive_seconds=settings.keepalive_seconds,
+        grace_seconds=grace_seconds,
+        limits=limits,
+        large=large,
+    )
+    metrics.count_connections(lambda: public.connection_count)
     admin = admin_handler(readiness.check, metrics.exposition)
     return Frontend(
         authenticator=authenticator,
         remote_keys=remote_keys,
         readiness=readiness,
-        public=HttpServer(
-            answer,
-            try_answer if polls.polls_at_once else None,
-            max_connections=settings.max_connections,
-            keepalive_seconds=settings.keepalive_seconds,
-            grace_seconds=grace_seconds,
-            limits=limits,
-            large=large,
-        ),
+        public=public,
         admin=HttpServer(
             admin, max_connections=_ADMIN_CONNECTIONS, grace_seconds=grace_seconds, limits=limits, large=large
         ),

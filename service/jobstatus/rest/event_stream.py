@@ -20,6 +20,7 @@ from jobstatus.core.poll import Poll
 from jobstatus.rest.headers import document_id
 from jobstatus.rest.responses import MAX_BYTES
 from jobstatus.rest.send_limits import LargeResponses, NoRoomForLarge
+from jobstatus.telemetry.throttle import LogThrottle
 
 _RETRY: Final = b"retry: 2000\n"
 """Part of the first event: after how many ms a browser reconnects."""
@@ -59,23 +60,32 @@ class EventSender:
         """After `quiet_seconds` without an event a comment is sent, so that proxies keep the connection open."""
         self._large = large
         self._quiet_seconds = quiet_seconds
+        self._failed = LogThrottle()
 
     def stream(self, request: web.BaseRequest, known_id: str | None) -> "EventStream":
         """Return a stream that is still to be sent; the client already has the document of `known_id`."""
-        return EventStream(request, known_id, large=self._large, quiet_seconds=self._quiet_seconds)
+        return EventStream(request, known_id, large=self._large, quiet_seconds=self._quiet_seconds, failed=self._failed)
 
 
 class EventStream:
     """The stream of one request, still to be sent."""
 
     def __init__(
-        self, request: web.BaseRequest, known_id: str | None, *, large: LargeResponses, quiet_seconds: float
+        self,
+        request: web.BaseRequest,
+        known_id: str | None,
+        *,
+        large: LargeResponses,
+        quiet_seconds: float,
+        failed: LogThrottle,
     ) -> None:
+        """`failed` is that of all streams' log line."""
         self._request = request
         self._known_id = known_id
         self._known_body = b""
         self._large = large
         self._quiet_seconds = quiet_seconds
+        self._failed = failed
         self._now = asyncio.get_running_loop().time
         self._written_at = self._now()
         self._retry = _RETRY
@@ -101,7 +111,11 @@ class EventStream:
         except (ConnectionError, TimeoutError, NoRoomForLarge):
             self._cut_off()
         except Exception:  # noqa: BLE001  # the response has begun, so there can be no other
-            _log.exception("An event stream failed.", extra={"event": "event_stream_failed"})
+            if streams := self._failed.should_log():
+                _log.exception(
+                    "An event stream failed because of a bug of this program.",
+                    extra={"event": "event_stream_failed", "streams": streams},
+                )
             self._cut_off()
 
     async def _send(self, response: web.StreamResponse, poll: Poll) -> None:

@@ -8,7 +8,6 @@ import time
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from functools import partial
-from pathlib import Path
 from typing import Final, Protocol, cast
 
 from aiohttp import HttpVersion11, web
@@ -35,6 +34,7 @@ from jobstatus.rest.headers import (
     request_id_of,
     wait_seconds,
 )
+from jobstatus.rest.openapi import OPENAPI_PATH, OpenApiDocument
 from jobstatus.rest.outcomes import Outcomes, Response
 from jobstatus.rest.responses import PrebuiltResponse
 from jobstatus.rest.routes import target
@@ -43,8 +43,6 @@ from jobstatus.telemetry.metrics import Metrics
 WAITING: Final = "waiting"
 STREAMING: Final = "streaming"
 """Routes under which long polls and event streams are counted, so that they do not distort the times of plain polls."""
-
-OPENAPI_PATH: Final = "/openapi.json"
 
 
 class Authenticates(Protocol):
@@ -99,6 +97,7 @@ class PollHandler:
         max_wait_seconds: int,
         event_sender: EventSender,
         cors: Cors,
+        openapi: OpenApiDocument,
     ) -> None:
         """`retry_after_seconds` is the least Retry-After, `max_wait_seconds` the longest wait that is granted.
 
@@ -114,7 +113,7 @@ class PollHandler:
         self._cors = cors
         self._metrics = metrics
         self._outcomes = Outcomes(metrics=metrics, retry_after_seconds=retry_after_seconds)
-        self._openapi = Path(__file__).with_name("openapi.json").read_bytes()
+        self._openapi = openapi
 
     def try_answer(self, message: RawRequestMessage) -> bytes | None:
         """Return the whole answer to a plain poll, whatever its outcome; None for all that only `answer` can answer.
@@ -215,7 +214,7 @@ class PollHandler:
             return responses.problem_answer(responses.PATH_NOT_FOUND, request_id), "other"
         if request.method not in responses.ALLOWED_METHODS:
             return responses.problem_answer(responses.METHOD_NOT_ALLOWED, request_id), "openapi"
-        return responses.answer(200, self._openapi, request_id), "openapi"
+        return self._openapi.answer(request, request_id), "openapi"
 
 
 def _credentials(headers: MultiMapping[str]) -> tuple[Sequence[str], Sequence[str]]:

@@ -22,6 +22,8 @@ class RestLimits:
     next comment of an event stream it is less than a minute."""
     max_large_bytes: int = 256 * 1024 * 1024
     """How much memory the large answers being sent may use together, on all connections of this process."""
+    documents_each: int = 10
+    """How often one address gets the OpenAPI document in a second, where connections are limited for each address."""
     connection_type: type[RestProtocol] = FastPathProtocol
     """The class of connections. RestProtocol has no fast path."""
 

@@ -1,7 +1,8 @@
 """Turn what a poll found or raised into a response, and report refusals to the metrics and the log."""
 
 import logging
-from typing import TypeAlias
+from collections import defaultdict
+from typing import Final, TypeAlias
 
 from aiohttp import web
 from multidict import MultiMapping
@@ -35,6 +36,8 @@ class Outcomes:
         self._metrics = metrics
         self._retry_after_seconds = retry_after_seconds
         self._unanswered = LogThrottle()
+        self._failed: Final[defaultdict[type[Exception], LogThrottle]] = defaultdict(LogThrottle)
+        """By the error's class, so that a bug that clients can cause at will hides no other."""
 
     def found(self, poll: Poll, headers: MultiMapping[str], request_id: str, lines: str = "") -> Response:
         """Return the response with a job: 200, 202, 304 or 412.
@@ -76,7 +79,7 @@ class Outcomes:
         if problem is responses.STORE_UNAVAILABLE:
             self._log_unanswered(error, request_id)
         elif problem is responses.INTERNAL:
-            _log.error("A poll failed.", extra={"event": "poll_failed", "request_id": request_id}, exc_info=error)
+            self._log_failed(error, request_id)
         return responses.problem_answer(problem, request_id)
 
     def _log_unanswered(self, error: Exception, request_id: str) -> None:
@@ -85,6 +88,14 @@ class Outcomes:
             _log.warning(
                 "Polls could not be answered.",
                 extra={"event": "polls_unanswered", "request_id": request_id, "cause": cause, "polls": polls},
+            )
+
+    def _log_failed(self, error: Exception, request_id: str) -> None:
+        if polls := self._failed[type(error)].should_log():
+            _log.error(
+                "A poll failed because of a bug of this program.",
+                extra={"event": "poll_failed", "request_id": request_id, "polls": polls},
+                exc_info=error,
             )
 
 

@@ -3,11 +3,13 @@
 aiohttp answers a request that its parser refuses without the handler. That answer must have the contract's shape too,
 and neither it nor the log may repeat what was sent, which may be a credential.
 
-An idle connection is kept for long, so that a proxy can use it again, but a request that has begun must arrive in time.
+An idle connection is kept for long, so that a proxy can use it again, but a request that has begun must arrive in time,
+and a client must read its answers in time, however small each of them is.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine
+import logging
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from dataclasses import replace
 from http import HTTPStatus
 from typing import Any, Final, cast
@@ -19,9 +21,11 @@ from jobstatus.rest import responses
 from jobstatus.rest.headers import HOST, X_REQUEST_ID, ends_connection, is_host, request_id_of
 from jobstatus.rest.responses import INTERNAL, MALFORMED, MAX_BYTES, STORE_UNAVAILABLE, problem_answer, refusal
 from jobstatus.rest.send_limits import LargeResponses, NoRoomForLarge
+from jobstatus.telemetry.throttle import LogThrottle
 
 Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 HEAD_END: Final = b"\r\n\r\n"
+_log = logging.getLogger(__name__)
 
 
 def only_valid(handler: Handler) -> Handler:
@@ -50,15 +54,31 @@ class RestProtocol(RequestHandler):
     """aiohttp's connection, with limits on requests and large answers, and the contract's answers to refused requests.
 
     aiohttp closes it when no request has come for `keepalive_timeout` seconds. Here it is also closed when a request,
-    or the first one of all, is not complete in `request_seconds`, and after the answer to a request with a body.
+    or the first one of all, is not complete in `request_seconds`, and after the answer to a request with a body. It is
+    cut off when the client has not read what was written in `send_seconds`: once the transport's buffer is full, or
+    once the connection is to be closed.
     """
 
-    def __init__(self, server: web.Server, *, large: LargeResponses, request_seconds: float, **options: Any) -> None:
-        """`options` are aiohttp's for a connection."""
+    def __init__(
+        self,
+        server: web.Server,
+        *,
+        large: LargeResponses,
+        request_seconds: float,
+        send_seconds: float,
+        throttles: Mapping[str, LogThrottle],
+        on_lost: Callable[[], None] = lambda: None,
+        **options: Any,
+    ) -> None:
+        """`throttles` are those of the port's log lines, by event. `options` are aiohttp's for a connection."""
         super().__init__(server, **options)
         self._large = large
         self._request_seconds = request_seconds
+        self._send_seconds = send_seconds
+        self._throttles = throttles
+        self._on_lost = on_lost
         self.request_timer: asyncio.TimerHandle | None = None
+        self._unread_timer: asyncio.TimerHandle | None = None
         self._last_bytes = b""
         self.is_answering = False
         """Whether a request is being answered; `only_valid` says when that begins."""
@@ -72,6 +92,34 @@ class RestProtocol(RequestHandler):
         """End."""
         self._await_no_request()
         super().connection_lost(exc)
+        self._await_no_reader()
+        self._on_lost()
+
+    def pause_writing(self) -> None:
+        """Note that the transport's buffer is full; the client must read it in time.
+
+        Large answers and event streams have time limits of their own.
+        """
+        super().pause_writing()
+        if not self.is_answering:
+            self._await_reader(self.transport)
+
+    def resume_writing(self) -> None:
+        """Note that the client has read what was in the transport's buffer."""
+        super().resume_writing()
+        if self.transport is not None:  # None once the connection is to be closed: then all must be read
+            self._await_no_reader()
+
+    def force_close(self) -> None:
+        """Close the connection; the client must read in time what is left to be sent."""
+        transport = self.transport
+        super().force_close()
+        self._await_reader(transport)
+
+    async def start(self) -> None:
+        """Serve requests until the last one; the client must read the answers in time."""
+        await super().start()
+        self._await_reader(self.transport)
 
     def data_received(self, data: bytes) -> None:
         """Take bytes."""
@@ -96,6 +144,15 @@ class RestProtocol(RequestHandler):
             self.request_timer.cancel()
             self.request_timer = None
 
+    def _await_reader(self, transport: asyncio.Transport | None) -> None:
+        if self._unread_timer is None and transport is not None and transport.get_write_buffer_size():
+            self._unread_timer = self._loop.call_later(self._send_seconds, transport.abort)
+
+    def _await_no_reader(self) -> None:
+        if self._unread_timer is not None:
+            self._unread_timer.cancel()
+            self._unread_timer = None
+
     def _request_is_overdue(self) -> None:
         self.request_timer = None
         if self.is_answering:
@@ -113,6 +170,8 @@ class RestProtocol(RequestHandler):
         size = resp.content_length or 0
         if size > MAX_BYTES:
             return self._finish_large(request, resp, start_time, size)
+        if self.writing_paused:  # since before this request was answered
+            self._await_reader(self.transport)
         return super().finish_response(request, resp, start_time)
 
     async def _finish_large(
@@ -136,6 +195,11 @@ class RestProtocol(RequestHandler):
         finally:
             self.is_answering = False
 
+    def log_exception(self, *args: Any, **kw: Any) -> None:
+        """Log what aiohttp did not expect, and of many only the first: a client may have found a way to cause it."""
+        if self._throttles["library_log"].should_log():
+            super().log_exception(*args, **kw)
+
     def handle_error(
         self,
         request: web.BaseRequest,
@@ -145,17 +209,16 @@ class RestProtocol(RequestHandler):
     ) -> web.StreamResponse:
         """Return the answer to what the parser refused; the connection is closed after it."""
         problem = INTERNAL if status == HTTPStatus.INTERNAL_SERVER_ERROR else replace(MALFORMED, status=status)
-        self.logger.info(
-            "A request was refused.",
-            extra={"event": "http_request_refused", "status": status, "cause": type(exc).__name__},
-        )
+        if requests := self._throttles["http_request_refused"].should_log():
+            _log.info(
+                "Not valid HTTP, so a request was refused.",
+                extra={
+                    "event": "http_request_refused",
+                    "status": status,
+                    "cause": type(exc).__name__,
+                    "requests": requests,
+                },
+            )
         if request.writer.output_size > 0:
             raise ConnectionError("the answer has been sent in part already")
         return cast("web.StreamResponse", refusal(problem, request_id_of(None)))
-
-
-class RefusedConnection(asyncio.Protocol):
-    """A connection over the limit, closed at once."""
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        transport.close()

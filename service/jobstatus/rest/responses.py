@@ -68,6 +68,9 @@ METHOD_NOT_ALLOWED: Final = Problem(
 STORE_UNAVAILABLE: Final = Problem(
     503, "unavailable", "store_unavailable", "Temporarily unavailable, try again later", "Retry-After: 2\r\n"
 )
+TOO_OFTEN: Final = replace(
+    STORE_UNAVAILABLE, code="requested_too_often", message="This was requested too often, try again later"
+)
 PRECONDITION_FAILED: Final = Problem(
     412, "precondition_failed", "precondition_failed", "The job is not what If-Match names", VARY
 )
@@ -135,6 +138,13 @@ def answer(
 def not_modified(request_id: str, tag: str) -> "PrebuiltResponse":
     """Return a 304: the client has the document already."""
     return PrebuiltResponse(304, b"", f"{_KEPT}X-Request-Id: {request_id}\r\n{VARY}ETag: {tag}\r\n")
+
+
+def public(status: int, body: bytes, request_id: str, tag: str) -> "PrebuiltResponse":
+    """Return a 200 or 304 about JSON that is the same for everybody, and that anybody may keep for an hour."""
+    kind = _JSON if body else ""
+    lines = f"{kind}Cache-Control: public, max-age=3600\r\n{_COMMON}X-Request-Id: {request_id}\r\nETag: {tag}\r\n"
+    return PrebuiltResponse(status, body, lines)
 
 
 def problem_answer(problem: Problem, request_id: str) -> "PrebuiltResponse":

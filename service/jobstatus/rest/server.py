@@ -5,6 +5,7 @@ import ipaddress
 import logging
 import os
 import socket
+from collections import defaultdict
 from collections.abc import Callable
 from functools import partial
 from typing import Any, Final
@@ -12,12 +13,14 @@ from typing import Any, Final
 import aiohttp
 from aiohttp import web
 
+from jobstatus.rest.connection_table import ConnectionTable, Door, Limit
 from jobstatus.rest.fast_path import FastPathProtocol, TryAnswer, WriteBatch
 from jobstatus.rest.fast_path_check import find_problem
 from jobstatus.rest.limits import RestLimits
-from jobstatus.rest.protocol import Handler, RefusedConnection, RestProtocol, only_valid
+from jobstatus.rest.protocol import Handler, RestProtocol, only_valid
 from jobstatus.rest.send_limits import LargeResponses
 from jobstatus.rest.vanished_clients import close_vanished
+from jobstatus.telemetry.throttle import LogThrottle
 
 KEEPALIVE_SECONDS: Final = 650.0
 """Longer than proxies keep an idle connection (Google's balancers 600 s), so that none uses one that we close."""
@@ -34,13 +37,16 @@ class HttpServer:
         try_answer: TryAnswer | None = None,
         *,
         max_connections: int,
+        max_connections_each: int = 0,
+        on_refused: Callable[[Limit], None] = lambda limit: None,  # noqa: ARG005
         keepalive_seconds: float = KEEPALIVE_SECONDS,
         grace_seconds: float,
         limits: RestLimits = RestLimits(),  # noqa: B008  # frozen
         large: LargeResponses | None = None,
     ) -> None:
-        """Requests under way have `grace_seconds` to be answered at a stop; idle connections live `keepalive_seconds`.
+        """`max_connections`, `max_connections_each` and `on_refused` are those of ConnectionTable.
 
+        Requests under way have `grace_seconds` to be answered at a stop; idle connections live `keepalive_seconds`.
         The handler is not called for what `try_answer` answers. `large` is shared with the process' other senders of
         large answers.
         """
@@ -48,11 +54,16 @@ class HttpServer:
         # aiohttp waits this long for handlers, then cancels them and waits as long again.
         self._runner = web.ServerRunner(server, shutdown_timeout=grace_seconds / 2)
         self._try_answer = try_answer
-        self._max_connections = max_connections
+        self._table = ConnectionTable(limit=max_connections, limit_each=max_connections_each, on_refused=on_refused)
         self._keepalive_seconds = keepalive_seconds
         self._limits = limits
         self._large = limits.large_responses() if large is None else large
         self._server: asyncio.Server | None = None
+
+    @property
+    def connection_count(self) -> int:
+        """How many connections are open."""
+        return self._table.count
 
     async def start(self, host: str, port: int, *, shared: bool = False) -> int:
         """Listen and return the port. Raise OSError when the address is not available.
@@ -80,6 +91,8 @@ class HttpServer:
             "loop": asyncio.get_running_loop(),
             "keepalive_timeout": self._keepalive_seconds,
             "request_seconds": self._limits.request_seconds,
+            "send_seconds": self._limits.send_seconds,
+            "throttles": defaultdict(LogThrottle),
             "auto_decompress": False,
             "access_log": None,
         }
@@ -88,12 +101,11 @@ class HttpServer:
         if issubclass(connection_type, FastPathProtocol):
             options |= {"try_answer": self._try_answer, "write_batch": WriteBatch()}
 
-        def connection() -> asyncio.Protocol:
-            if len(server.connections) >= self._max_connections:
-                return RefusedConnection()
-            return connection_type(server, **options)
+        def connect(release: Callable[[], None]) -> asyncio.Protocol:
+            return connection_type(server, on_lost=release, **options)
 
-        return connection
+        door = Door(self._table, connect)
+        return lambda: door
 
     async def _connection_type(self, options: dict[str, Any]) -> type[RestProtocol]:
         """Return the class of connections: without the fast path where it is not wanted or does not work."""

@@ -46,7 +46,7 @@ class RpcAdapter:
         self._metrics = metrics
         self._identify = identify
         self._throttles: Final[defaultdict[tuple[str, str], LogThrottle]] = defaultdict(LogThrottle)
-        """By RPC and reason. Both come from closed lists, so their number is bounded."""
+        """By RPC, and reason or class of an error without one. These are closed lists, so their number is bounded."""
         self._held: asyncio.Event | None = None
         """Set by `release`; answers wait for it."""
         self._has_come = asyncio.Event()
@@ -144,11 +144,12 @@ class RpcAdapter:
 
     def _status(self, name: str, error: Exception) -> Status:
         if not isinstance(error, JobStatusError):
-            _log.error(
-                "An RPC failed because of a bug of this program.",
-                extra={"event": "rpc_failed", "method": name},
-                exc_info=error,
-            )
+            if calls := self._throttles[name, type(error).__name__].should_log():
+                _log.error(
+                    "An RPC failed because of a bug of this program.",
+                    extra={"event": "rpc_failed", "method": name, "calls": calls},
+                    exc_info=error,
+                )
             return internal_status()
         has_cause = error.__cause__ is not None and not isinstance(error, InvalidField)
         if has_cause and (calls := self._throttles[name, error.reason].should_log()):

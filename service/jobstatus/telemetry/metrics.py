@@ -68,6 +68,12 @@ class Metrics:
         self._requests = Timings(
             "jobstatus_http_request_seconds", "REST requests, and the time to answer them.", ("route", "code"), registry
         )
+        self._connections_refused = Counter(
+            "jobstatus_http_connections_refused",
+            "REST connections closed at once, by the limit that they were over.",
+            ("limit",),
+            registry=registry,
+        )
         self._refusals = Counter(
             "jobstatus_credentials_refused", "Credentials refused, by reason.", ("reason",), registry=registry
         )
@@ -97,6 +103,15 @@ class Metrics:
         """Tell as a metric how many polls wait, whenever that is asked."""
         waiting = Gauge("jobstatus_waiting_polls", "Polls that wait for a job's end.", registry=self._registry)
         waiting.set_function(count)
+
+    def count_connections(self, count: Callable[[], int]) -> None:
+        """Tell as a metric how many REST connections are open, whenever that is asked."""
+        connections = Gauge("jobstatus_http_connections", "REST connections that are open.", registry=self._registry)
+        connections.set_function(count)
+
+    def connection_refused(self, limit: str) -> None:
+        """A REST connection was closed at once because of this limit, which has the name of its setting."""
+        self._connections_refused.labels(limit).inc()
 
     def request_answered(self, route: str, code: int, seconds: float) -> None:
         """A REST request was answered. Both labels come from closed lists."""
