@@ -14,8 +14,8 @@ from typing import Final, TypeAlias
 
 from jobstatus.auth.credential import read_credential
 from jobstatus.auth.errors import InvalidCredential, KeysUnavailable, Reason
-from jobstatus.auth.fifo_cache import FifoCache
 from jobstatus.auth.issuers import TokenVerifier
+from jobstatus.auth.lru_cache import LruCache
 from jobstatus.auth.remote_keys import KeyNotFetched
 from jobstatus.auth.virtual_key_cache import VirtualKeyCache
 from jobstatus.core.access import Principal
@@ -63,8 +63,8 @@ class Authenticator:
         self._clock = clock
         self._monotonic = monotonic
         self._virtual_keys = VirtualKeyCache(store, monotonic, max_cached)
-        self._tokens: FifoCache[bytes, CachedToken] = FifoCache(max_cached)
-        self._refused: FifoCache[bytes, Reason] = FifoCache(MAX_REFUSED)
+        self._tokens: LruCache[bytes, CachedToken] = LruCache(max_cached)
+        self._refused: LruCache[bytes, Reason] = LruCache(MAX_REFUSED)
 
     async def authenticate(self, authorization: Sequence[str], keys: Sequence[str]) -> Principal:
         """Return the principal of a request; takes the values of all Authorization headers and all KEY_HEADERS.
@@ -148,7 +148,12 @@ class Authenticator:
 
     def _cached_token(self, digest: bytes, now: float) -> Principal | None:
         token = self._tokens.get(digest)
-        return token.principal if token is not None and token.since <= now < token.until else None
+        if token is None:
+            return None
+        if token.since <= now < token.until:
+            return token.principal
+        del self._tokens[digest]  # so that no token that is over takes the place of one in use
+        return None
 
     def _verify(self, credential: str, digest: bytes, now: float) -> Principal:
         """Verify a token and cache it. A clock that steps back behind `since` makes it be verified again."""

@@ -9,7 +9,7 @@ cache does not check whether a virtual key may be used; its callers do.
 from collections.abc import Callable
 from typing import Final
 
-from jobstatus.auth.fifo_cache import FifoCache
+from jobstatus.auth.lru_cache import LruCache
 from jobstatus.core.store import VirtualKeyReader
 from jobstatus.core.virtual_keys import VirtualKey
 
@@ -23,8 +23,8 @@ class VirtualKeyCache:
     def __init__(self, store: VirtualKeyReader, monotonic: Callable[[], float], limit: int) -> None:
         self._store = store
         self._monotonic = monotonic
-        self._by_digest: FifoCache[bytes, VirtualKey] = FifoCache(limit)
-        self._by_id: FifoCache[str, _Answer] = FifoCache(limit)
+        self._by_digest: LruCache[bytes, VirtualKey] = LruCache(limit)
+        self._by_id: LruCache[str, _Answer] = LruCache(limit)
         self._version: int | None = None
         self._fresh_until = float("-inf")
         self._epoch = 0
