@@ -17,8 +17,9 @@ from jobstatus.auth.errors import InvalidCredential, KeysUnavailable, Reason
 from jobstatus.auth.issuers import TokenVerifier
 from jobstatus.auth.lru_cache import LruCache
 from jobstatus.auth.remote_keys import KeyNotFetched
-from jobstatus.auth.virtual_key_cache import VirtualKeyCache
+from jobstatus.auth.virtual_key_cache import LOOKUPS, VirtualKeyCache
 from jobstatus.core.access import Principal
+from jobstatus.core.batch_reader import BatchReaderLimits
 from jobstatus.core.store import VirtualKeyReader
 from jobstatus.core.virtual_keys import KEY_PREFIX, VirtualKey, hash_key
 
@@ -54,15 +55,19 @@ class Authenticator:
         clock: Callable[[], float],
         monotonic: Callable[[], float],
         max_cached: int = 20_000,
+        lookups: BatchReaderLimits = LOOKUPS,
         on_change: Callable[[], None] = lambda: None,
     ) -> None:
-        """`on_change` is called when a credential that was accepted may no longer be."""
+        """`on_change` is called when a credential that was accepted may no longer be.
+
+        `lookups` bounds the reads of virtual keys; see VirtualKeyCache.
+        """
         self._on_change = on_change
         self._verifier = verifier
         self._generation = 0 if verifier is None else verifier.generation
         self._clock = clock
         self._monotonic = monotonic
-        self._virtual_keys = VirtualKeyCache(store, monotonic, max_cached)
+        self._virtual_keys = VirtualKeyCache(store, monotonic, max_cached, lookups)
         self._tokens: LruCache[bytes, CachedToken] = LruCache(max_cached)
         self._refused: LruCache[bytes, Reason] = LruCache(MAX_REFUSED)
 
