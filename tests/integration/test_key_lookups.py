@@ -13,7 +13,7 @@ import pytest
 from harness.faults import MeddledStore
 from harness.jobs import create, put_virtual_key
 from harness.postgresql import url_for
-from harness.service import AT_ONCE, service_here
+from harness.service import AT_ONCE, edge_here, service_here
 from harness.stores import PATIENT_POSTGRESQL, STORES, DelegatingStore, store_in
 from harness.tokens import bearer, virtual_key_token
 from harness.waiting import LIMIT_SECONDS, until
@@ -111,6 +111,23 @@ async def test_tokens_do_not_wait_behind_made_up_keys() -> None:
         assert store.reads == [1]
         store.gate.set()
         assert (await stranger).status == 401
+
+
+async def test_without_virtual_keys_a_service_and_an_edge_ask_for_none() -> None:
+    """A key is a 401 like any other bad credential, though it is registered; tokens work."""
+    store = CountedStore(store_in("memory", Path()))
+    async with (
+        service_here(store, virtual_keys="off") as service,
+        edge_here(service, virtual_keys="off") as edge,
+    ):
+        await put_virtual_key(service, "vk-1", key_sha256=STORED.key_sha256)
+        await create(service, "job-1")
+        for front in service, edge:
+            for header in f"x-bf-vk: {KEY}", f"Authorization: Bearer {KEY}":
+                refused = await front.poll("job-1", header)
+                assert (refused.status, refused.json["error"]["code"]) == (401, "invalid_credentials")
+            assert (await front.poll("job-1", OWNER)).status == 202
+        assert store.finds == []
 
 
 async def test_polls_do_not_wait_behind_lookups_that_hang(tmp_path: Path) -> None:

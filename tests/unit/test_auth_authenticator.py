@@ -118,11 +118,17 @@ def authenticator(clock: Clock, store: WatchedStore) -> Authenticator:
 
 
 def make_authenticator(
-    clock: Clock, store: WatchedStore, verifier: TokenVerifier | None, max_cached: int = 100
+    clock: Clock,
+    store: WatchedStore,
+    verifier: TokenVerifier | None,
+    *,
+    max_cached: int = 100,
+    accepts_keys: bool = True,
 ) -> Authenticator:
     """An authenticator that lives by the clock of the tests."""
     return Authenticator(
         verifier=verifier,
+        accepts_keys=accepts_keys,
         store=store,
         clock=clock.wall,
         monotonic=clock.monotonic,
@@ -234,6 +240,23 @@ async def test_without_an_issuer_only_virtual_keys_count(clock: Clock, store: Wa
     await authenticator.refresh()
     await assert_refused(authenticator, mint(), Reason.NO_ISSUER)
     assert await ask(authenticator, KEY) == VK
+
+
+async def test_without_virtual_keys_only_tokens_count(clock: Clock, store: WatchedStore) -> None:
+    """Keys are refused without a read, good ones as well; a virtual key that is disabled still stops its tokens."""
+    config = IssuerConfig(issuer="tests", audience="jobstatus", algorithm="HS256", secret=SECRET)
+    authenticator = make_authenticator(clock, store, TokenVerifier([config]), accepts_keys=False)
+    await store.put()
+    await authenticator.refresh()
+    for key in (KEY, "sk-bf-unknown", "sk-bf-"):
+        await assert_refused(authenticator, key, Reason.VIRTUAL_KEYS_OFF)
+        with pytest.raises(InvalidCredential):
+            authenticator.try_authenticate([], [key])
+    assert store.reads == 0
+    assert await ask(authenticator, mint()) == VK
+    await store.put(disabled=True)
+    await authenticator.refresh()
+    await assert_refused(authenticator, mint(), Reason.UNUSABLE_VIRTUAL_KEY)
 
 
 async def test_remembered_tokens_are_not_verified_again(

@@ -1,9 +1,19 @@
 """Settings come from a TOML file and from variables, which win."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from jobstatus.settings import Address, Settings, SettingsError, load_settings
+from jobstatus.settings import (
+    Address,
+    IssuerSettings,
+    Settings,
+    SettingsError,
+    check_edge,
+    check_servable,
+    load_settings,
+)
+from pydantic import SecretStr
 
 
 def test_a_variable_wins_over_the_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -62,3 +72,13 @@ def test_an_identity_provider_is_set_by_variables_alone(monkeypatch: pytest.Monk
     monkeypatch.setenv("JOBSTATUS_JWT_TOKEN_TYPES", "dpop+jwt")
     with pytest.raises(SettingsError, match=r"^JOBSTATUS_JWT_TOKEN_TYPES"):
         load_settings().accepted_issuers()
+
+
+@pytest.mark.parametrize("check", [check_servable, check_edge])
+def test_one_kind_of_credential_must_be_accepted(check: Callable[..., None]) -> None:
+    """With neither tokens nor keys nobody could poll; each alone is enough."""
+    issuer = IssuerSettings(issuer="i", audience="a", algorithm="HS256", secret=SecretStr("0" * 32))
+    check(Settings(upstream="127.0.0.1:1", jwt="off"), ())
+    check(Settings(upstream="127.0.0.1:1", virtual_keys="off"), (issuer,))
+    with pytest.raises(SettingsError, match=r"^JOBSTATUS_JWT and JOBSTATUS_VIRTUAL_KEYS are both off"):
+        check(Settings(upstream="127.0.0.1:1", jwt="off", virtual_keys="off"), ())

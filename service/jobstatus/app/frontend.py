@@ -75,6 +75,7 @@ def build_frontend(
     local = [config for config in configs if not config.is_remote]
     authenticator = Authenticator(
         verifier=TokenVerifier(local, remote_keys) if configs else None,
+        accepts_keys=settings.virtual_keys == "on",
         store=virtual_keys,
         clock=clocks.seconds,
         monotonic=clocks.monotonic,

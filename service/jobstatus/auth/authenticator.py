@@ -44,13 +44,15 @@ class Authenticator:
     """Authenticates credentials. Call `refresh` about once a second.
 
     `clock` returns seconds since the epoch, `monotonic` seconds that never step; `max_cached` bounds each cache.
-    Without a verifier only virtual keys are accepted.
+    Without a verifier only virtual keys are accepted, and without `accepts_keys` only tokens. A virtual key that is
+    disabled has its tokens refused either way.
     """
 
     def __init__(
         self,
         *,
         verifier: TokenVerifier | None,
+        accepts_keys: bool = True,
         store: VirtualKeyReader,
         clock: Callable[[], float],
         monotonic: Callable[[], float],
@@ -64,6 +66,7 @@ class Authenticator:
         """
         self._on_change = on_change
         self._verifier = verifier
+        self._accepts_keys = accepts_keys
         self._generation = 0 if verifier is None else verifier.generation
         self._clock = clock
         self._monotonic = monotonic
@@ -113,12 +116,15 @@ class Authenticator:
         """Return the principal, or the call that asks the store or an issuer for what is missing."""
         credential = read_credential(authorization, keys)
         now = self._clock()
-        digest = hash_key(credential)
         if credential.startswith(KEY_PREFIX):
+            if not self._accepts_keys:
+                raise InvalidCredential(Reason.VIRTUAL_KEYS_OFF)
             if credential == KEY_PREFIX:
                 raise InvalidCredential(Reason.NOT_A_VIRTUAL_KEY)
+            digest = hash_key(credential)
             found = self._virtual_keys.find_cached(digest)
             return partial(self._find_holder, digest, now) if found is None else _holder(found, now)
+        digest = hash_key(credential)
         try:
             principal = self._cached_token(digest, now) or self._verify(credential, digest, now)
         except KeyNotFetched as missing:
