@@ -215,6 +215,15 @@ async def test_only_the_whole_key_is_known(
     assert await ask(authenticator, KEY) == VK
 
 
+async def test_a_long_token_is_refused_before_it_is_decoded(authenticator: Authenticator) -> None:
+    """One of exactly 4,096 characters is verified; one of a character more is not, although it is good."""
+    tokens = [mint(virtual_key_id="vk-1", padding="x" * length) for length in range(2_900, 2_910)]
+    longest, too_long = (next(token for token in tokens if len(token) == length) for length in (4096, 4097))
+    assert await ask(authenticator, longest) == VK
+    authenticator._verifier = None  # which refuses each token that it gets
+    await assert_refused(authenticator, too_long, Reason.TOO_LONG)
+
+
 @pytest.mark.parametrize("change", [{"disabled": True}, {"expires_at_ms": int(START * 1000)}, {"key_sha256": ()}])
 async def test_unusable_keys_are_refused(
     authenticator: Authenticator, store: WatchedStore, change: dict[str, Any]
