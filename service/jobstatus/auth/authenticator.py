@@ -125,10 +125,14 @@ class Authenticator:
             found = self._virtual_keys.find_cached(digest)
             return partial(self._find_holder, digest, now) if found is None else _holder(found, now)
         digest = hash_key(credential)
-        try:
-            principal = self._cached_token(digest, now) or self._verify(credential, digest, now)
-        except KeyNotFetched as missing:
-            return partial(self._verify_later, credential, digest, missing)
+        token = self._tokens.get(digest)
+        if token is not None and token.since <= now < token.until:
+            principal = token.principal
+        else:
+            try:
+                principal = self._verify(credential, digest, now)
+            except KeyNotFetched as missing:
+                return partial(self._verify_later, credential, digest, missing)
         if principal.virtual_key_id is None:
             return principal
         known = self._virtual_keys.read_cached(principal.virtual_key_id)
@@ -157,17 +161,9 @@ class Authenticator:
         owner = None if principal.virtual_key_id is None else await self._virtual_keys.read(principal.virtual_key_id)
         return _bearer(principal, owner, now)
 
-    def _cached_token(self, digest: bytes, now: float) -> Principal | None:
-        token = self._tokens.get(digest)
-        if token is None:
-            return None
-        if token.since <= now < token.until:
-            return token.principal
-        del self._tokens[digest]  # so that no token that is over takes the place of one in use
-        return None
-
     def _verify(self, credential: str, digest: bytes, now: float) -> Principal:
         """Verify a token and cache it. A clock that steps back behind `since` makes it be verified again."""
+        self._tokens.pop(digest, None)  # so that no token that is over takes the place of one in use
         if self._verifier is None:
             raise InvalidCredential(Reason.NO_ISSUER)
         reason = self._refused.get(digest)

@@ -67,11 +67,11 @@ class VirtualKeyCache:
 
     def read_cached(self, virtual_key_id: str) -> tuple[VirtualKey | None] | None:
         """Return what `read` returns without asking the store; None when it would ask."""
-        return self._by_id.get(virtual_key_id) if self._is_fresh() else None
+        return self._by_id.get(virtual_key_id) if self._monotonic() <= self._fresh_until else None
 
     def find_cached(self, digest: bytes) -> VirtualKey | None:
         """Return what `find` returns without asking the store; None when it would ask."""
-        return self._by_digest.get(digest) if self._is_fresh() else None
+        return self._by_digest.get(digest) if self._monotonic() <= self._fresh_until else None
 
     async def refresh(self) -> bool:
         """Empty the cache if any virtual key changed, and return whether one did; either way it is fresh again.
@@ -102,6 +102,3 @@ class VirtualKeyCache:
         wanted = list(dict.fromkeys(virtual_key_ids))
         found = dict(zip(wanted, await self._store.read_virtual_keys(wanted), strict=True))
         return [found[virtual_key_id] for virtual_key_id in virtual_key_ids]
-
-    def _is_fresh(self) -> bool:
-        return self._monotonic() <= self._fresh_until
