@@ -138,6 +138,7 @@ class Settings(BaseModel):
     redis_replicas: int | None = Field(default=None, ge=0, le=5)
     state_dir: Path = Path("var")
 
+    virtual_keys: Literal["on", "off"] = "on"
     jwt: Literal["on", "off"] = "on"
     jwt_issuer: str | None = None
     jwt_audience: str | None = None
@@ -301,6 +302,11 @@ def _check_issuers(settings: Settings, issuers: tuple[IssuerSettings, ...], deve
         raise SettingsError(
             f"no issuer of tokens is set: set {PREFIX}JWT_ISSUER and its companions, or {PREFIX}JWT=off if virtual keys"
             f" are enough, or try `jobstatus {development}`"
+        )
+    if not issuers and settings.virtual_keys == "off":
+        raise SettingsError(
+            f"{PREFIX}JWT and {PREFIX}VIRTUAL_KEYS are both off, so that nobody could poll: switch on the one or the"
+            " other"
         )
     if issuers and settings.jwt == "off":
         raise SettingsError(f"{PREFIX}JWT is off, but issuers are set: remove the one or the other")

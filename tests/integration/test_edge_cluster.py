@@ -5,6 +5,7 @@ import signal
 import time
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Final
 
 import pytest
@@ -14,6 +15,7 @@ from harness.service import Service, edge_here, service_here
 from harness.tokens import admin_token, bearer
 from harness.waiting import until
 from jobstatus.app.edge import EdgeLimits
+from jobstatus.auth.virtual_key_cache import LOOKUPS
 from jobstatus.core.batch_reader import BatchReaderLimits
 from jobstatus.stores.redis.keys import Keys, bucket_of
 from jobstatus.upstream.reader import UpstreamLimits
@@ -68,12 +70,16 @@ class Polled:
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
 async def test_the_other_parts_go_on(whole: valkey.Cluster, number: signal.Signals) -> None:
     """A primary dies, or stands still: its jobs are a 503, never a 404, until a replica serves them; others never."""
-    patient = UpstreamLimits(call_seconds=LIMIT_SECONDS, batches=BatchReaderLimits(wait_seconds=LIMIT_SECONDS))
+    patient = BatchReaderLimits(wait_seconds=LIMIT_SECONDS)
+    limits = EdgeLimits(
+        upstream=UpstreamLimits(call_seconds=LIMIT_SECONDS, batches=patient),
+        lookups=replace(LOOKUPS, wait_seconds=LIMIT_SECONDS),
+    )
     whole.wait()
     victim = whole.primaries()[0]
     async with (
         service_here(whole.url(f"prefix={number.name}")) as service,
-        edge_here(service, limits=EdgeLimits(upstream=patient)) as edge,
+        edge_here(service, limits=limits) as edge,
     ):
         for name in NAMES:
             await create(service, name)

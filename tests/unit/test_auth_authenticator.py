@@ -12,8 +12,8 @@ from cryptography.hazmat.primitives.asymmetric import ed25519
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from jobstatus.auth.authenticator import MAX_REFUSED, Authenticator
 from jobstatus.auth.errors import CredentialError, InvalidCredential, MissingCredential, Reason
-from jobstatus.auth.fifo_cache import FifoCache
 from jobstatus.auth.issuers import IssuerConfig, TokenVerifier
+from jobstatus.auth.lru_cache import LruCache
 from jobstatus.auth.minting import mint_token
 from jobstatus.core.access import Principal
 from jobstatus.core.errors import StoreUnavailable
@@ -118,11 +118,17 @@ def authenticator(clock: Clock, store: WatchedStore) -> Authenticator:
 
 
 def make_authenticator(
-    clock: Clock, store: WatchedStore, verifier: TokenVerifier | None, max_cached: int = 100
+    clock: Clock,
+    store: WatchedStore,
+    verifier: TokenVerifier | None,
+    *,
+    max_cached: int = 100,
+    accepts_keys: bool = True,
 ) -> Authenticator:
     """An authenticator that lives by the clock of the tests."""
     return Authenticator(
         verifier=verifier,
+        accepts_keys=accepts_keys,
         store=store,
         clock=clock.wall,
         monotonic=clock.monotonic,
@@ -209,6 +215,15 @@ async def test_only_the_whole_key_is_known(
     assert await ask(authenticator, KEY) == VK
 
 
+async def test_a_long_token_is_refused_before_it_is_decoded(authenticator: Authenticator) -> None:
+    """One of exactly 4,096 characters is verified; one of a character more is not, although it is good."""
+    tokens = [mint(virtual_key_id="vk-1", padding="x" * length) for length in range(2_900, 2_910)]
+    longest, too_long = (next(token for token in tokens if len(token) == length) for length in (4096, 4097))
+    assert await ask(authenticator, longest) == VK
+    authenticator._verifier = None  # which refuses each token that it gets
+    await assert_refused(authenticator, too_long, Reason.TOO_LONG)
+
+
 @pytest.mark.parametrize("change", [{"disabled": True}, {"expires_at_ms": int(START * 1000)}, {"key_sha256": ()}])
 async def test_unusable_keys_are_refused(
     authenticator: Authenticator, store: WatchedStore, change: dict[str, Any]
@@ -234,6 +249,23 @@ async def test_without_an_issuer_only_virtual_keys_count(clock: Clock, store: Wa
     await authenticator.refresh()
     await assert_refused(authenticator, mint(), Reason.NO_ISSUER)
     assert await ask(authenticator, KEY) == VK
+
+
+async def test_without_virtual_keys_only_tokens_count(clock: Clock, store: WatchedStore) -> None:
+    """Keys are refused without a read, good ones as well; a virtual key that is disabled still stops its tokens."""
+    config = IssuerConfig(issuer="tests", audience="jobstatus", algorithm="HS256", secret=SECRET)
+    authenticator = make_authenticator(clock, store, TokenVerifier([config]), accepts_keys=False)
+    await store.put()
+    await authenticator.refresh()
+    for key in (KEY, "sk-bf-unknown", "sk-bf-"):
+        await assert_refused(authenticator, key, Reason.VIRTUAL_KEYS_OFF)
+        with pytest.raises(InvalidCredential):
+            authenticator.try_authenticate([], [key])
+    assert store.reads == 0
+    assert await ask(authenticator, mint()) == VK
+    await store.put(disabled=True)
+    await authenticator.refresh()
+    await assert_refused(authenticator, mint(), Reason.UNUSABLE_VIRTUAL_KEY)
 
 
 async def test_remembered_tokens_are_not_verified_again(
@@ -312,15 +344,44 @@ async def test_memory_is_bounded(clock: Clock, store: WatchedStore) -> None:
     assert list(known._by_id) == ["vk-7", "vk-8", "vk-9"]
 
 
-def test_memory_forgets_the_oldest() -> None:
-    """What is remembered again counts as new; a memory without room remembers nothing."""
-    memory: FifoCache[str, int] = FifoCache(2)
+def test_cache_keeps_what_is_in_use() -> None:
+    """What is stored again, and what is read, counts as new; a cache without room keeps nothing."""
+    cache: LruCache[str, int] = LruCache(2)
     for key, value in ("a", 1), ("b", 1), ("a", 2), ("c", 1):
-        memory.put(key, value)
-    assert dict(memory) == {"a": 2, "c": 1}
-    nothing: FifoCache[str, int] = FifoCache(0)
+        cache.put(key, value)
+    assert dict(cache) == {"a": 2, "c": 1}
+    assert (cache.get("a"), cache.get("b")) == (2, None)
+    cache.put("d", 1)
+    assert dict(cache) == {"a": 2, "d": 1}
+    nothing: LruCache[str, int] = LruCache(0)
     nothing.put("a", 1)
     assert not nothing
+
+
+async def test_fresh_tokens_push_out_none_in_use(clock: Clock, store: WatchedStore) -> None:
+    """However many tokens and keys one client shows, those that others use meanwhile are still cached."""
+    config = IssuerConfig(issuer="tests", audience="jobstatus", algorithm="HS256", secret=SECRET)
+    authenticator = make_authenticator(clock, store, TokenVerifier([config]), max_cached=4)
+    await store.put(key_sha256=(hash_key(KEY), *(hash_key(f"sk-bf-{number}") for number in range(4))))
+    await authenticator.refresh()
+    token = mint()
+    for number in range(4):
+        for credential in (token, KEY, mint(virtual_key_id="vk-2", jti=str(number)), f"sk-bf-{number}"):
+            await ask(authenticator, credential)
+    authenticator._verifier = None
+    reads = store.reads
+    for credential in token, KEY:
+        assert await ask(authenticator, credential) == VK
+    assert store.reads == reads
+
+
+async def test_a_token_that_is_over_leaves_the_cache(authenticator: Authenticator, clock: Clock) -> None:
+    """It is not kept by those who still send it."""
+    token = mint(ttl_seconds=5)
+    await ask(authenticator, token)
+    clock.elapsed = 15
+    await assert_refused(authenticator, token, Reason.EXPIRED)
+    assert len(authenticator._tokens) == 0
 
 
 async def test_virtual_keys_are_remembered_while_fresh(

@@ -120,8 +120,8 @@ def test_other_than_ascii_is_invalid(text: str) -> None:
 
 @pytest.mark.parametrize("extra", [1, 1024 * 1024])
 def test_length_is_bounded(extra: int) -> None:
-    """A credential of exactly 8 KiB is read, a longer one is not looked at."""
-    longest = "sk-bf-".ljust(8192, "x")
+    """A credential of exactly 4 KiB is read, a longer one is not looked at."""
+    longest = "sk-bf-".ljust(4096, "x")
     assert read_credential([f"Bearer {longest}"], []) == read_credential([], [longest]) == longest
     longer = longest + "x" * extra
     requests: list[Headers] = [([f"Bearer {longer}"], []), ([], [longer])]
@@ -129,6 +129,16 @@ def test_length_is_bounded(extra: int) -> None:
         with pytest.raises(InvalidCredential) as refused:
             read_credential(*headers)
         assert refused.value.reason == Reason.TOO_LONG
+
+
+def test_what_is_too_long_is_passed_over_beside_a_credential() -> None:
+    """It cannot be ours, so its header is not decoded to find that out; alone it is refused for its length."""
+    longer = f"{TOKEN}{'A' * 4096}"
+    assert read_credential([f"Bearer {longer}"], ["sk-bf-abc"]) == "sk-bf-abc"
+    assert read_credential([f"Bearer {longer}", f"Bearer {TOKEN}"], []) == TOKEN
+    with pytest.raises(InvalidCredential) as refused:
+        read_credential([f"Bearer {longer}"], ["dummy-key"])
+    assert refused.value.reason == Reason.TOO_LONG
 
 
 def test_refusals_hold_no_credential() -> None:

@@ -1,9 +1,19 @@
 """Settings come from a TOML file and from variables, which win."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from jobstatus.settings import Address, Settings, SettingsError, load_settings
+from jobstatus.settings import (
+    Address,
+    IssuerSettings,
+    Settings,
+    SettingsError,
+    check_edge,
+    check_servable,
+    load_settings,
+)
+from pydantic import SecretStr
 
 
 def test_a_variable_wins_over_the_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -80,3 +90,13 @@ def test_connections_of_one_address_are_limited_where_strangers_connect(
 ) -> None:
     """On a loopback address the one who connects is a proxy of this machine; a setting counts everywhere."""
     assert Settings(http=http, max_connections_each=given).connections_each == each  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("check", [check_servable, check_edge])
+def test_one_kind_of_credential_must_be_accepted(check: Callable[..., None]) -> None:
+    """With neither tokens nor keys nobody could poll; each alone is enough."""
+    issuer = IssuerSettings(issuer="i", audience="a", algorithm="HS256", secret=SecretStr("0" * 32))
+    check(Settings(upstream="127.0.0.1:1", jwt="off"), ())
+    check(Settings(upstream="127.0.0.1:1", virtual_keys="off"), (issuer,))
+    with pytest.raises(SettingsError, match=r"^JOBSTATUS_JWT and JOBSTATUS_VIRTUAL_KEYS are both off"):
+        check(Settings(upstream="127.0.0.1:1", jwt="off", virtual_keys="off"), ())

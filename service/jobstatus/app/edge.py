@@ -17,8 +17,10 @@ from jobstatus.app.background import run_once, start_tasks
 from jobstatus.app.clocks import Clocks, keep_time
 from jobstatus.app.frontend import build_frontend
 from jobstatus.auth.remote_keys import JwksLimits
+from jobstatus.auth.virtual_key_cache import LOOKUPS
 from jobstatus.client.channel import ServiceChannel
 from jobstatus.client.errors import ServiceUnreachable
+from jobstatus.core.batch_reader import BatchReaderLimits
 from jobstatus.core.errors import Overloaded, ShuttingDown
 from jobstatus.core.poll import Poller
 from jobstatus.core.readiness import Readiness
@@ -42,6 +44,7 @@ class EdgeLimits:
     follower: FollowerLimits = FollowerLimits()  # noqa: RUF009  # a frozen value
     time: TimeLimits = TimeLimits()  # noqa: RUF009  # a frozen value
     jwks: JwksLimits = JwksLimits()  # noqa: RUF009  # a frozen value
+    lookups: BatchReaderLimits = LOOKUPS
     rest: RestLimits = RestLimits()  # noqa: RUF009  # a frozen value
 
 
@@ -100,6 +103,7 @@ async def serving_edge(
             grace_seconds=GRACE_SECONDS,
             limits=limits.rest,
             jwks=limits.jwks,
+            lookups=limits.lookups,
             clocks=clocks,
             hears_of_changes=lambda: follower.is_connected,
         )

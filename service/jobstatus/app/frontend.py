@@ -12,6 +12,7 @@ from jobstatus.auth.authenticator import Authenticator
 from jobstatus.auth.issuer_config import IssuerConfig
 from jobstatus.auth.issuers import TokenVerifier
 from jobstatus.auth.remote_keys import JwksLimits, RemoteKeys
+from jobstatus.core.batch_reader import BatchReaderLimits
 from jobstatus.core.readiness import Readiness
 from jobstatus.core.store import VirtualKeyReader
 from jobstatus.core.watching.long_poll import LongPoller
@@ -62,6 +63,7 @@ def build_frontend(
     grace_seconds: float,
     limits: RestLimits,
     jwks: JwksLimits,
+    lookups: BatchReaderLimits,
     clocks: Clocks,
     hears_of_changes: Callable[[], bool] = lambda: True,
 ) -> Frontend:
@@ -75,9 +77,11 @@ def build_frontend(
     local = [config for config in configs if not config.is_remote]
     authenticator = Authenticator(
         verifier=TokenVerifier(local, remote_keys) if configs else None,
+        accepts_keys=settings.virtual_keys == "on",
         store=virtual_keys,
         clock=clocks.seconds,
         monotonic=clocks.monotonic,
+        lookups=lookups,
         on_change=subscriptions.wake_all,
     )
     long_poller = LongPoller(

@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 
 from jobstatus.auth.remote_keys import JwksLimits
+from jobstatus.auth.virtual_key_cache import LOOKUPS
+from jobstatus.core.batch_reader import BatchReaderLimits
 from jobstatus.core.timekeeper import TimeLimits
 from jobstatus.core.tracker import TrackerLimits
 from jobstatus.rest.limits import RestLimits
@@ -16,5 +18,6 @@ class ServiceLimits:
     tracker: TrackerLimits = TrackerLimits()  # noqa: RUF009  # a frozen value
     time: TimeLimits = TimeLimits()  # noqa: RUF009  # a frozen value
     jwks: JwksLimits = JwksLimits()  # noqa: RUF009  # a frozen value
+    lookups: BatchReaderLimits = LOOKUPS
     rest: RestLimits = RestLimits()  # noqa: RUF009  # a frozen value
     rpc: RpcLimits = RpcLimits()  # noqa: RUF009  # a frozen value

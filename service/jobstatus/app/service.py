@@ -88,6 +88,7 @@ async def serving(
             grace_seconds=GRACE_SECONDS,
             limits=limits.rest,
             jwks=limits.jwks,
+            lookups=limits.lookups,
             clocks=clocks,
         )
         await frontend.authenticator.refresh()

@@ -14,11 +14,12 @@ from typing import Final, TypeAlias
 
 from jobstatus.auth.credential import read_credential
 from jobstatus.auth.errors import InvalidCredential, KeysUnavailable, Reason
-from jobstatus.auth.fifo_cache import FifoCache
 from jobstatus.auth.issuers import TokenVerifier
+from jobstatus.auth.lru_cache import LruCache
 from jobstatus.auth.remote_keys import KeyNotFetched
-from jobstatus.auth.virtual_key_cache import VirtualKeyCache
+from jobstatus.auth.virtual_key_cache import LOOKUPS, VirtualKeyCache
 from jobstatus.core.access import Principal
+from jobstatus.core.batch_reader import BatchReaderLimits
 from jobstatus.core.store import VirtualKeyReader
 from jobstatus.core.virtual_keys import KEY_PREFIX, VirtualKey, hash_key
 
@@ -43,28 +44,35 @@ class Authenticator:
     """Authenticates credentials. Call `refresh` about once a second.
 
     `clock` returns seconds since the epoch, `monotonic` seconds that never step; `max_cached` bounds each cache.
-    Without a verifier only virtual keys are accepted.
+    Without a verifier only virtual keys are accepted, and without `accepts_keys` only tokens. A virtual key that is
+    disabled has its tokens refused either way.
     """
 
     def __init__(
         self,
         *,
         verifier: TokenVerifier | None,
+        accepts_keys: bool = True,
         store: VirtualKeyReader,
         clock: Callable[[], float],
         monotonic: Callable[[], float],
         max_cached: int = 20_000,
+        lookups: BatchReaderLimits = LOOKUPS,
         on_change: Callable[[], None] = lambda: None,
     ) -> None:
-        """`on_change` is called when a credential that was accepted may no longer be."""
+        """`on_change` is called when a credential that was accepted may no longer be.
+
+        `lookups` bounds the reads of virtual keys; see VirtualKeyCache.
+        """
         self._on_change = on_change
         self._verifier = verifier
+        self._accepts_keys = accepts_keys
         self._generation = 0 if verifier is None else verifier.generation
         self._clock = clock
         self._monotonic = monotonic
-        self._virtual_keys = VirtualKeyCache(store, monotonic, max_cached)
-        self._tokens: FifoCache[bytes, CachedToken] = FifoCache(max_cached)
-        self._refused: FifoCache[bytes, Reason] = FifoCache(MAX_REFUSED)
+        self._virtual_keys = VirtualKeyCache(store, monotonic, max_cached, lookups)
+        self._tokens: LruCache[bytes, CachedToken] = LruCache(max_cached)
+        self._refused: LruCache[bytes, Reason] = LruCache(MAX_REFUSED)
 
     async def authenticate(self, authorization: Sequence[str], keys: Sequence[str]) -> Principal:
         """Return the principal of a request; takes the values of all Authorization headers and all KEY_HEADERS.
@@ -108,16 +116,23 @@ class Authenticator:
         """Return the principal, or the call that asks the store or an issuer for what is missing."""
         credential = read_credential(authorization, keys)
         now = self._clock()
-        digest = hash_key(credential)
         if credential.startswith(KEY_PREFIX):
+            if not self._accepts_keys:
+                raise InvalidCredential(Reason.VIRTUAL_KEYS_OFF)
             if credential == KEY_PREFIX:
                 raise InvalidCredential(Reason.NOT_A_VIRTUAL_KEY)
+            digest = hash_key(credential)
             found = self._virtual_keys.find_cached(digest)
             return partial(self._find_holder, digest, now) if found is None else _holder(found, now)
-        try:
-            principal = self._cached_token(digest, now) or self._verify(credential, digest, now)
-        except KeyNotFetched as missing:
-            return partial(self._verify_later, credential, digest, missing)
+        digest = hash_key(credential)
+        token = self._tokens.get(digest)
+        if token is not None and token.since <= now < token.until:
+            principal = token.principal
+        else:
+            try:
+                principal = self._verify(credential, digest, now)
+            except KeyNotFetched as missing:
+                return partial(self._verify_later, credential, digest, missing)
         if principal.virtual_key_id is None:
             return principal
         known = self._virtual_keys.read_cached(principal.virtual_key_id)
@@ -146,12 +161,9 @@ class Authenticator:
         owner = None if principal.virtual_key_id is None else await self._virtual_keys.read(principal.virtual_key_id)
         return _bearer(principal, owner, now)
 
-    def _cached_token(self, digest: bytes, now: float) -> Principal | None:
-        token = self._tokens.get(digest)
-        return token.principal if token is not None and token.since <= now < token.until else None
-
     def _verify(self, credential: str, digest: bytes, now: float) -> Principal:
         """Verify a token and cache it. A clock that steps back behind `since` makes it be verified again."""
+        self._tokens.pop(digest, None)  # so that no token that is over takes the place of one in use
         if self._verifier is None:
             raise InvalidCredential(Reason.NO_ISSUER)
         reason = self._refused.get(digest)

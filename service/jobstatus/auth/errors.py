@@ -17,6 +17,7 @@ class Reason(StrEnum):
     NOT_ASCII = "not_ascii"
     INNER_SPACE = "inner_space"
     NOT_A_VIRTUAL_KEY = "not_a_virtual_key"
+    VIRTUAL_KEYS_OFF = "virtual_keys_off"
     UNKNOWN_VIRTUAL_KEY = "unknown_virtual_key"
     UNUSABLE_VIRTUAL_KEY = "unusable_virtual_key"
     NO_ISSUER = "no_issuer"

@@ -15,11 +15,11 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Final, TypeAlias
 
-from jobstatus.auth.fifo_cache import FifoCache
 from jobstatus.auth.issuer_config import IssuerConfig
 from jobstatus.auth.jwks import parse_jwks
 from jobstatus.auth.key_urls import discovery_url, is_local_http, is_trustworthy
 from jobstatus.auth.keys import KeyRefused, KeySet
+from jobstatus.auth.lru_cache import LruCache
 from jobstatus.core.json_text import parse_object
 
 _log: Final = logging.getLogger(__name__)
@@ -100,7 +100,7 @@ class RemoteKeys:
         self._begun_at = self._due_at = float("-inf")
         self._fetched_at = self._fetched_at_wall = float("-inf")
         """When the last fetch that succeeded began, by both clocks."""
-        self._absent: FifoCache[str | None, bool] = FifoCache(_MAX_ABSENT)
+        self._absent: LruCache[str | None, bool] = LruCache(_MAX_ABSENT)
         """Ids of keys that the last fetch looked for and did not find."""
         self._has_failed = False
 

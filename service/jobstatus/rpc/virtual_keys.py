@@ -1,7 +1,8 @@
 """`service VirtualKeys`: parse the request, call the store, build the response."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 
 from jobstatus.core.commands import MAX_BATCH, check_id
 from jobstatus.core.errors import InvalidField, VirtualKeyNotFound
@@ -17,13 +18,15 @@ class VirtualKeysServicer:
     """Each RPC as a coroutine of its request.
 
     `clock` returns ms since the epoch. `on_change` is called after each change, so that it takes effect in this process
-    at once.
+    at once. Lookups by key are done one after the other, because edges ask for whatever made-up keys they are sent: so
+    these take one connection to the store, however many edges there are.
     """
 
     store: VirtualKeyStore
     clock: Callable[[], int]
     on_change: Callable[[], None]
     pages: PageLimits = PageLimits()  # noqa: RUF009  # a frozen value
+    _finding: asyncio.Lock = field(init=False, default_factory=asyncio.Lock)
 
     async def PutVirtualKey(self, request: pb.PutVirtualKeyRequest) -> pb.PutVirtualKeyResponse:
         now_ms = self.clock()
@@ -51,21 +54,25 @@ class VirtualKeysServicer:
         return pb.GetVirtualKeyResponse(virtual_key=virtual_key_to_message(virtual_key))
 
     async def BatchGetVirtualKeys(self, request: pb.BatchGetVirtualKeysRequest) -> pb.BatchGetVirtualKeysResponse:
-        for field in ("virtual_key_ids", "key_sha256"):
-            if len(getattr(request, field)) > MAX_BATCH:
-                raise InvalidField.of(field, f"must have at most {MAX_BATCH} items")
+        for name in ("virtual_key_ids", "key_sha256"):
+            if len(getattr(request, name)) > MAX_BATCH:
+                raise InvalidField.of(name, f"must have at most {MAX_BATCH} items")
         for virtual_key_id in request.virtual_key_ids:
             check_id("virtual_key_ids", virtual_key_id)
         version = await self.store.virtual_keys_version()
         found = [
             *(await self.store.read_virtual_keys(request.virtual_key_ids) if request.virtual_key_ids else ()),
-            *(await self.store.find_virtual_keys(request.key_sha256) if request.key_sha256 else ()),
+            *(await self._find(request.key_sha256) if request.key_sha256 else ()),
         ]
         each_once = {virtual_key.virtual_key_id: virtual_key for virtual_key in found if virtual_key is not None}
         messages = map(virtual_key_to_message, each_once.values())
         return pb.BatchGetVirtualKeysResponse(
             virtual_keys=messages, version=version, time=timestamp_from_ms(self.clock())
         )
+
+    async def _find(self, digests: Sequence[bytes]) -> list[VirtualKey | None]:
+        async with self._finding:
+            return await self.store.find_virtual_keys(digests)
 
     async def ListVirtualKeys(self, request: pb.ListVirtualKeysRequest) -> pb.ListVirtualKeysResponse:
         count = page_size(request.page_size)

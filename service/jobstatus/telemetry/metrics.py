@@ -77,6 +77,7 @@ class Metrics:
         self._refusals = Counter(
             "jobstatus_credentials_refused", "Credentials refused, by reason.", ("reason",), registry=registry
         )
+        self._refusals_by_reason: dict[str, Counter] = {}
         self._rpcs = Counter("jobstatus_rpcs", "RPCs answered.", ("method", "code"), registry=registry)
         self._rpc_seconds = Timings("jobstatus_rpc_seconds", "Time to answer an RPC.", ("method",), registry)
         self._jobs = Gauge("jobstatus_jobs", "Jobs in the store, by state.", ("state",), registry=registry)
@@ -119,7 +120,10 @@ class Metrics:
 
     def credential_refused(self, reason: str) -> None:
         """A credential was refused; the reason is one of the words of `auth.errors`."""
-        self._refusals.labels(reason).inc()
+        refusals = self._refusals_by_reason.get(reason)
+        if refusals is None:
+            refusals = self._refusals_by_reason[reason] = self._refusals.labels(reason)
+        refusals.inc()
 
     def rpc_answered(self, method: str, code: str, seconds: float) -> None:
         """An RPC was answered with a gRPC code's name."""

@@ -1,9 +1,9 @@
 """The reads of an edge, which has no store: they become calls to a JobStatus service.
 
-Polls that arrive together become one BatchGetJobs. Lookups of virtual keys are batched as well, because anyone can
-cause them with a made-up key. Answers are the service's bytes, because the same function renders them from the same
-job. A service that does not respond, or fails, is reported as a store that is unavailable; the message says why, for
-the log. One that is silent is waited for once, by a circuit breaker.
+Polls that arrive together become one BatchGetJobs, and lookups of virtual keys one BatchGetVirtualKeys: `Poller` and
+`VirtualKeyCache` join them. Answers are the service's bytes, because the same function renders them from the same job.
+A service that does not respond, or fails, is reported as a store that is unavailable; the message says why, for the
+log. One that is silent is waited for once, by a circuit breaker.
 """
 
 import asyncio
@@ -18,7 +18,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from jobstatus.client.channel import ServiceChannel
 from jobstatus.client.errors import ServiceUnreachable
 from jobstatus.core.answer import render, render_without_result
-from jobstatus.core.batch_reader import BatchReader, BatchReaderLimits
+from jobstatus.core.batch_reader import BatchReaderLimits
 from jobstatus.core.circuit_breaker import BreakerLimits, CircuitBreaker
 from jobstatus.core.errors import InvalidField, JobNotFound, JobStatusError, StoreUnavailable
 from jobstatus.core.job import Job, JobState, is_valid_id
@@ -72,8 +72,6 @@ class UpstreamReader:
         self._channel = channel
         self._limits = limits
         self._clock = clock
-        self._by_id = BatchReader(self._read_virtual_keys, limits.batches)
-        self._by_digest = BatchReader(self._find_virtual_keys, limits.batches)
         self._room_for_large = asyncio.Semaphore(limits.large_at_a_time)
         self._breaker = CircuitBreaker(self._check_health, limits.breaker)
 
@@ -101,10 +99,14 @@ class UpstreamReader:
         return [await self._read_job(job_id, with_result=with_results) for job_id in job_ids]
 
     async def read_virtual_keys(self, virtual_key_ids: Sequence[str]) -> list[VirtualKey | None]:
-        return list(await asyncio.gather(*map(self._by_id.read, virtual_key_ids)))
+        found = await self._get_virtual_keys(keys_v1.BatchGetVirtualKeysRequest(virtual_key_ids=virtual_key_ids))
+        by_id = {virtual_key.virtual_key_id: virtual_key for virtual_key in found}
+        return [by_id.get(virtual_key_id) for virtual_key_id in virtual_key_ids]
 
     async def find_virtual_keys(self, digests: Sequence[bytes]) -> list[VirtualKey | None]:
-        return list(await asyncio.gather(*map(self._by_digest.read, digests)))
+        found = await self._get_virtual_keys(keys_v1.BatchGetVirtualKeysRequest(key_sha256=digests))
+        by_digest = {digest: virtual_key for virtual_key in found for digest in virtual_key.key_sha256}
+        return [by_digest.get(digest) for digest in digests]
 
     async def virtual_keys_version(self) -> int:
         request, asked_at_ns = keys_v1.BatchGetVirtualKeysRequest(), self._clock.monotonic_ns()
@@ -116,18 +118,6 @@ class UpstreamReader:
     async def probe(self) -> None:
         """Raise StoreUnavailable unless the service responds and can read its store."""
         await self.virtual_keys_version()
-
-    async def _read_virtual_keys(self, virtual_key_ids: Sequence[str]) -> list[VirtualKey | None]:
-        wanted = list(dict.fromkeys(virtual_key_ids))
-        found = await self._get_virtual_keys(keys_v1.BatchGetVirtualKeysRequest(virtual_key_ids=wanted))
-        by_id = {virtual_key.virtual_key_id: virtual_key for virtual_key in found}
-        return [by_id.get(virtual_key_id) for virtual_key_id in virtual_key_ids]
-
-    async def _find_virtual_keys(self, digests: Sequence[bytes]) -> list[VirtualKey | None]:
-        wanted = list(dict.fromkeys(digests))
-        found = await self._get_virtual_keys(keys_v1.BatchGetVirtualKeysRequest(key_sha256=wanted))
-        by_digest = {digest: virtual_key for virtual_key in found for digest in virtual_key.key_sha256}
-        return [by_digest.get(digest) for digest in digests]
 
     async def _get_virtual_keys(self, request: keys_v1.BatchGetVirtualKeysRequest) -> list[VirtualKey]:
         response = await self._call(self._channel.virtual_keys.BatchGetVirtualKeys, request)
