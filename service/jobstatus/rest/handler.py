@@ -37,7 +37,7 @@ from jobstatus.rest.headers import (
     wait_seconds,
 )
 from jobstatus.rest.outcomes import Outcomes, Response
-from jobstatus.rest.responses import MAX_BYTES, LargeResponse, PrebuiltResponse, document_bytes
+from jobstatus.rest.responses import MAX_BYTES, LargeResponse, document_bytes
 from jobstatus.rest.routes import target
 from jobstatus.rest.send_limits import LargeResponses, slices
 from jobstatus.telemetry.metrics import Metrics
@@ -128,7 +128,7 @@ class PollHandler:
     def try_answer(self, message: RawRequestMessage) -> bytes | None:
         """Return the whole answer to a plain poll, whatever its outcome; None for all that only `answer` can answer.
 
-        `message` is a GET over HTTP/1.1 without a body, on a connection that stays open.
+        `message` is a GET or HEAD over HTTP/1.1 without a body, on a connection that stays open.
         """
         started = time.perf_counter()
         headers = message.headers
@@ -144,10 +144,13 @@ class PollHandler:
             response = self._outcomes.found(poll, headers, request_id_of(headers.get(X_REQUEST_ID)))
         except Exception as error:  # noqa: BLE001  # the last line of defence, as in `answer`
             response = self._outcomes.refused(error, request_id_of(headers.get(X_REQUEST_ID)))
-        if not isinstance(response, PrebuiltResponse):
-            return None
+        is_head = message.method == "HEAD"
+        if isinstance(response, LargeResponse):
+            if not is_head:
+                return None
+            response = response.without_body()
         self._metrics.request_answered(request_type.value, response.status, time.perf_counter() - started)
-        return response.whole()
+        return response.head() if is_head else response.whole()
 
     async def answer(self, request: web.BaseRequest) -> web.StreamResponse:
         """Return the response to any request. Plain polls are inlined: each further coroutine costs a microsecond."""
@@ -176,7 +179,7 @@ class PollHandler:
                     response = self._outcomes.found(poll, headers, request_id)
                 if isinstance(response, LargeResponse):
                     if request.method == "HEAD":
-                        response = response.head()
+                        response = response.without_body()
                     else:
                         response, sending_seconds = await self._send_large(request, response)
                         started += sending_seconds

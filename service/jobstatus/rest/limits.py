@@ -26,7 +26,7 @@ class RestLimits:
     max_large_bytes: int = 256 * 1024 * 1024
     """How much memory the large answers being sent may use together, on all connections of this process."""
     large_shares: int = 4
-    """The large answers of one virtual key, or of all admins together, may use one of so many parts of that."""
+    """A virtual key, or all admins together, get no further large answer while they hold one of so many parts of it."""
     connection_type: type[RestProtocol] = FastPathProtocol
     """The class of connections. RestProtocol has no fast path."""
 

@@ -37,7 +37,9 @@ class Outcomes:
         self._retry_after_seconds = retry_after_seconds
         self._unanswered = LogThrottle()
 
-    def found(self, poll: Poll, headers: MultiMapping[str], request_id: str, lines: str = "") -> Response:
+    def found(
+        self, poll: Poll, headers: MultiMapping[str], request_id: str, lines: str = ""
+    ) -> PrebuiltResponse | LargeResponse:
         """Return the response with a job: 200, 202, 304 or 412. Only a 200 ever needs a large result.
 
         `headers` are the request's, `lines` more header lines.

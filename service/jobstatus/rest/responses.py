@@ -165,7 +165,7 @@ class LargeResponse:
     lines: str
     poll: Poll
 
-    def head(self) -> "BodilessResponse":
+    def without_body(self) -> "BodilessResponse":
         """Return the response to a HEAD, which needs no result. It says no length that is not known for certain."""
         large = self.poll.large_result
         is_known = large is None or large.size is not None
@@ -236,13 +236,13 @@ class PrebuiltResponse:
         transport = request.transport
         if transport is None:
             raise ConnectionResetError("the client has gone")
-        transport.write(self._head() if request.method == "HEAD" else self.whole())
+        transport.write(self.head() if request.method == "HEAD" else self.whole())
         if transport.get_write_buffer_size() > _MAX_UNREAD_BYTES:
             await request.writer.drain()
 
     def whole(self) -> bytes:
         """Return the response to a GET over HTTP/1.1 on a connection that stays open."""
-        return self._head() + self._body
+        return self.head() + self._body
 
     def to_response(self) -> web.Response:
         """Return the same as aiohttp's, for any request."""
@@ -253,7 +253,8 @@ class PrebuiltResponse:
         if self._response is not None:
             await self._response.write_eof()
 
-    def _head(self) -> bytes:
+    def head(self) -> bytes:
+        """Return the response to a HEAD over HTTP/1.1 on a connection that stays open."""
         status_line, date = _STATUS_LINES[self.status], _date(int(time.time()))
         length = len(self._body)
         return f"{status_line}{self._lines}Content-Length: {length}\r\nDate: {date}\r\n\r\n".encode("ascii")
@@ -272,7 +273,8 @@ class BodilessResponse(PrebuiltResponse):
         """Return the same as aiohttp's, for any request."""
         return web.Response(status=self.status, headers=headers_of(self._lines))
 
-    def _head(self) -> bytes:
+    def head(self) -> bytes:
+        """Return the response to a HEAD over HTTP/1.1 on a connection that stays open."""
         return f"{_STATUS_LINES[self.status]}{self._lines}Date: {_date(int(time.time()))}\r\n\r\n".encode("ascii")
 
 
@@ -288,7 +290,7 @@ class _LastResponse(PrebuiltResponse):
     async def prepare(self, request: web.BaseRequest) -> None:
         """Send the whole response."""
         if request.transport is not None:
-            request.transport.write(self._head() if request.method == "HEAD" else self.whole())
+            request.transport.write(self.head() if request.method == "HEAD" else self.whole())
 
 
 def _is_plain(request: web.BaseRequest) -> bool:

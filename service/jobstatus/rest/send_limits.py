@@ -48,7 +48,7 @@ class LargeResponses:
     def __init__(
         self, *, max_bytes: int, max_bytes_each: int, pace: ReadingPace, on_refused: Callable[[], None] = lambda: None
     ) -> None:
-        """`max_bytes` bounds what all hold together, `max_bytes_each` what those of one reader hold.
+        """`max_bytes` bounds what all hold together. A reader gets more while it holds less than `max_bytes_each`.
 
         Where nothing is held an answer of any size has room, so that no result is too large for ever. `on_refused` is
         called for each answer that is refused.
@@ -80,8 +80,7 @@ class LargeResponses:
                 del self._of_each[reader]
 
     def _has_room(self, reader: str | None, size: int) -> bool:
-        own = self._of_each.get(reader, 0)
-        if own and own + size > self._max_bytes_each:
+        if self._of_each.get(reader, 0) >= self._max_bytes_each:
             return False
         return not self.held_bytes or self.held_bytes + size <= self._max_bytes
 
