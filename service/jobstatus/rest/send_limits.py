@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Final, NoReturn
+from typing import Final, NoReturn, Protocol
 
 from aiohttp import web
 
@@ -40,6 +40,12 @@ class ReadingPace:
         """Return when the client must have read more."""
         pace_at = started_at + sent_bytes / self.least_bytes_per_second
         return min(progressed_at, pace_at) + self.stall_seconds
+
+
+class Writable(Protocol):
+    """A response that has begun. `write` returns when the client has made room for more."""
+
+    async def write(self, data: bytes, /) -> None: ...
 
 
 class LargeResponses:
@@ -111,7 +117,7 @@ class LargeResponses:
             _log.exception("A large answer failed.", extra={"event": "large_answer_failed"})
             cut_off(request)
 
-    async def write(self, response: web.StreamResponse, pieces: Iterable[bytes]) -> None:
+    async def write(self, response: Writable, pieces: Iterable[bytes]) -> None:
         """Write the pieces as fast as the client reads. Raise TimeoutError when it reads too slowly."""
         now = asyncio.get_running_loop().time
         started_at = progressed_at = now()
