@@ -57,6 +57,13 @@ async def poll_patiently(front: Service, job_id: str, *headers: str) -> Answer:
     return parse(await talk(front.http_port, "\r\n".join([*lines, "", ""]).encode(), seconds=90))
 
 
+async def held_bytes(front: Service) -> int:
+    """How much memory the large answers that are being sent hold there."""
+    metrics = (await request(front.admin_port, "/metrics")).body.decode()
+    (line,) = [line for line in metrics.splitlines() if line.startswith("jobstatus_large_answer_bytes ")]
+    return int(float(line.split(" ")[1]))
+
+
 async def waiting(front: Service, count: int) -> None:
     """Return when so many polls and event streams wait."""
 

@@ -6,12 +6,13 @@ from typing import Final
 import pytest
 from harness.events import events
 from harness.faults import MeddledStore
-from harness.fronts import FRONTS, front_here
+from harness.fronts import FRONTS, front_here, held_bytes
 from harness.http import exchange, request
 from harness.jobs import complete, create, put_virtual_key
 from harness.raw import connection
 from harness.service import Service, service_here
 from harness.tokens import bearer, virtual_key_token
+from harness.waiting import until
 from jobstatus.core.errors import StoreUnavailable
 from jobstatus.rest.fast_path import FastPathProtocol, Requests
 from jobstatus.rest.limits import RestLimits
@@ -149,9 +150,18 @@ async def test_by_default_no_page_is_named(kind: str) -> None:
 async def test_a_page_can_read_that_the_store_is_away() -> None:
     """Also where the store takes part and the answers of large results do not fit."""
     store = MeddledStore()
-    async with service_here(store, cors_origins=ORIGINS, rest=RestLimits(max_large_bytes=100_000)) as service:
+    async with (
+        service_here(store, cors_origins=ORIGINS, rest=RestLimits(max_large_bytes=2**20)) as service,
+        connection(service.http_port) as (_, writer),
+    ):
         await create(service, "large")
-        await complete(service, "large", b'"' + b"x" * 100_000 + b'"')
+        await complete(service, "large", b'"' + b"x" * 8 * 2**20 + b'"')
+        writer.write(f"GET /v1/async/audio/transcriptions/large HTTP/1.1\r\nHost: test\r\n{OWNER}\r\n\r\n".encode())
+
+        async def is_held() -> bool:
+            return await held_bytes(service) > 0
+
+        await until(is_held)
         too_large = await head_of(service, "large", OWNER, FROM_PAGE)
         store.fail_all(StoreUnavailable())
         away = await head_of(service, "large", OWNER, FROM_PAGE)

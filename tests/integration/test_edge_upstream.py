@@ -281,6 +281,8 @@ async def test_a_large_result_that_has_become_another_job_is_a_404(service: Serv
         edge_here(service, upstream=address) as edge,
     ):
         assert (await edge.poll("own", OWNER)).body.endswith(b'"result":"secret"}')
+        head = await edge.poll("own", OWNER, method="HEAD")
+        assert (head.status, "content-length" in head.headers) == (200, False)  # this service does not tell the size
         answer = await edge.poll("passed-on", OWNER)
         assert answer.status == 404
         assert b"secret" not in answer.body

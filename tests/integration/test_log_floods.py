@@ -10,7 +10,7 @@ from harness.logged import events_logged
 from harness.raw import talk
 from harness.service import service_here
 from harness.tokens import admin_token, bearer
-from jobstatus.core.poll import Poll
+from jobstatus.core.poll import LargeResult, Poll
 from jobstatus.rest import responses
 from jobstatus.rest.event_stream import EventSender
 from jobstatus.rest.limits import RestLimits
@@ -43,8 +43,12 @@ def test_one_bug_hides_no_other(caplog: pytest.LogCaptureFixture) -> None:
     assert [record.exc_info[0] for record in caplog.records if record.exc_info] == [ZeroDivisionError, KeyError]
 
 
+async def no_result(_: LargeResult) -> bytes:
+    raise AssertionError("no event has a large result")
+
+
 async def test_streams_that_fail_have_one_line(caplog: pytest.LogCaptureFixture) -> None:
-    sender = EventSender(large=RestLimits().large_responses(), quiet_seconds=15)
+    sender = EventSender(read_result=no_result, large=RestLimits().large_responses(), quiet_seconds=15)
 
     async def updates() -> AsyncIterator[Poll]:
         yield Poll(False, 0, 2, None, b"2")

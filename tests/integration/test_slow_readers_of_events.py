@@ -14,7 +14,7 @@ from typing import Final
 from aiohttp import web
 from harness.waiting import until
 from jobstatus.core.errors import JobNotFound
-from jobstatus.core.poll import Poll
+from jobstatus.core.poll import LargeResult, Poll
 from jobstatus.rest import responses
 from jobstatus.rest.event_stream import EventSender
 from jobstatus.rest.limits import RestLimits
@@ -36,6 +36,11 @@ def look(version: int, size: int) -> Poll:
     return Poll(False, 0, version, None, b"%d " % version + b"x" * size)
 
 
+async def no_result(_: LargeResult) -> bytes:
+    """The documents of these tests are whole."""
+    raise JobNotFound
+
+
 @asynccontextmanager
 async def unread(
     looks: Looks, unread_bytes: int = MAX_BYTES, limits: RestLimits = DEFAULT_LIMITS
@@ -46,7 +51,7 @@ async def unread(
     """
     handled: list[asyncio.Task[None]] = []
     large = limits.large_responses()
-    sender = EventSender(large=large, quiet_seconds=limits.quiet_seconds)
+    sender = EventSender(read_result=no_result, large=large, quiet_seconds=limits.quiet_seconds)
 
     async def handle(request: web.BaseRequest) -> web.StreamResponse:
         assert request.transport is not None

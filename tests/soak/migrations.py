@@ -27,7 +27,7 @@ import uvloop
 from harness.service import COMMAND
 from harness.stores import STORES, IgnoringObserver
 from jobstatus.core.access import Principal
-from jobstatus.core.answer import render
+from jobstatus.core.answer import RESULT_TAIL, render
 from jobstatus.core.commands import Command, CompleteJob, CreateJob, FailJob, StartJob
 from jobstatus.core.job import ErrorField, Job, JobError, RequestType
 from jobstatus.core.poll import Poller
@@ -103,7 +103,10 @@ async def poll_all(url: str, stored: dict[str, RequestType]) -> str:
         for first in range(0, len(names), BATCH):
             part = names[first : first + BATCH]
             for poll in await asyncio.gather(*(poller.poll(name, stored[name], ADMIN) for name in part)):
-                digest.update(b"%d %d " % (poll.is_terminal, len(poll.body)) + poll.body)
+                body = poll.body
+                if poll.large_result is not None:
+                    body += await poller.read_result(poll.large_result) + RESULT_TAIL
+                digest.update(b"%d %d " % (poll.is_terminal, len(body)) + body)
     return digest.hexdigest()[:16]
 
 

@@ -41,6 +41,8 @@ class Transport(asyncio.Transport):
     def close(self) -> None:
         self._name = "gone"
 
+    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None: ...
+
 
 async def test_answers_of_one_turn_are_written_together_and_to_nobody_who_has_gone() -> None:
     """In the order in which they were put, once the turn is over; each only once."""

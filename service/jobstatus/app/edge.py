@@ -95,6 +95,7 @@ async def serving_edge(
                 observer=metrics,
                 unscoped_for_all=settings.unscoped_jobs == "any_credential",
                 limits=limits.upstream.batches,
+                max_result_reads=limits.upstream.large_at_a_time,
             ),
             virtual_keys=upstream,
             readiness=Readiness(upstream.probe),

@@ -93,7 +93,8 @@ def build_frontend(
         hears_of_changes=hears_of_changes,
     )
     metrics.count_waiting(lambda: long_poller.count)
-    large = limits.large_responses()
+    large = limits.large_responses(metrics.large_answer_refused)
+    metrics.count_large_answers(lambda: large.held_bytes)
     cors = Cors(settings.cors_origins)
     handler = PollHandler(
         authenticator=authenticator,
@@ -102,7 +103,8 @@ def build_frontend(
         metrics=metrics,
         retry_after_seconds=settings.retry_after_seconds,
         max_wait_seconds=settings.max_wait_seconds,
-        event_sender=EventSender(large=large, quiet_seconds=limits.quiet_seconds),
+        event_sender=EventSender(read_result=polls.read_result, large=large, quiet_seconds=limits.quiet_seconds),
+        large=large,
         cors=cors,
         openapi=OpenApiDocument(
             each_second=limits.documents_each if settings.connections_each else 0, monotonic=clocks.monotonic

@@ -61,6 +61,7 @@ class JobTracker:
         )
         self.poll: Final = poller.poll
         self.try_poll: Final = poller.try_poll
+        self.read_result: Final = poller.read_result
         self.polls_at_once: Final = poller.polls_at_once
         self._subscriptions = JobSubscriptions() if subscriptions is None else subscriptions
         self._watchers = ConcurrencyLimit(max_watchers)
@@ -105,10 +106,11 @@ class JobTracker:
         now_ms = self._expiry_ms()
         return [None if isinstance(job, Job) and job.is_expired(now_ms) else job for job in jobs]
 
-    async def get_many_small(self, job_ids: Sequence[str]) -> list[Job | StoreError | None]:
+    async def get_many_small(self, job_ids: Sequence[str]) -> list[tuple[Job | StoreError | None, int | None]]:
         """As `get_many`, with the results that come along with an answer (see Answer), without larger ones.
 
-        Both reads run at the same time, because the caller is an edge, whose time limit allows for one.
+        With each job comes the size of the result that was left out; None where none was. Both reads run at the same
+        time, because the caller is an edge, whose time limit allows for one.
         """
         answers, jobs = await asyncio.gather(
             self._store.read_answers(job_ids), self.get_many(job_ids, with_results=False)
@@ -170,9 +172,12 @@ class JobTracker:
         await self._writer.close()
 
 
-def _with_small_result(job: Job | StoreError | None, answer: Answer | StoreError | None) -> Job | StoreError | None:
-    """Return the job with the answer's result, if it is of the same job: the two were read apart."""
+def _with_small_result(
+    job: Job | StoreError | None, answer: Answer | StoreError | None
+) -> tuple[Job | StoreError | None, int | None]:
+    """Return the job with the answer's result or its size, if they are of the same job: the two were read apart."""
     if not isinstance(job, Job) or not isinstance(answer, Answer) or job.state is not JobState.COMPLETED:
-        return job
-    is_same = (job.virtual_key_id, job.created_at_ms, job.expires_at_ms) == answer[1:4]
-    return job._replace(result=answer.result) if is_same else job
+        return job, None
+    if (job.virtual_key_id, job.created_at_ms, job.expires_at_ms) != answer[1:4]:
+        return job, None
+    return (job, answer.result_size) if answer.result is None else (job._replace(result=answer.result), None)

@@ -9,17 +9,18 @@ not read for it either, and after a while it is disconnected.
 import asyncio
 import logging
 import re
-from collections.abc import AsyncIterator, Iterable, Iterator
-from typing import Final
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
+from typing import Final, TypeAlias
 
 from aiohttp import web
 
 from jobstatus.auth.errors import CredentialError, KeysUnavailable
+from jobstatus.core.answer import RESULT_TAIL
 from jobstatus.core.errors import JobStatusError
-from jobstatus.core.poll import Poll
+from jobstatus.core.poll import LargeResult, Poll
 from jobstatus.rest.headers import document_id
-from jobstatus.rest.responses import MAX_BYTES
-from jobstatus.rest.send_limits import LargeResponses, NoRoomForLarge
+from jobstatus.rest.responses import MAX_BYTES, document_bytes
+from jobstatus.rest.send_limits import LargeResponses, NoRoomForLarge, cut_off
 from jobstatus.telemetry.throttle import LogThrottle
 
 _RETRY: Final = b"retry: 2000\n"
@@ -31,20 +32,25 @@ _line_end: Final = re.compile(rb"\r\n?|\n")
 
 _log = logging.getLogger(__name__)
 
+ReadResult: TypeAlias = Callable[[LargeResult], Awaitable[bytes]]
+"""Returns a result that a poll has found and not read; raises JobNotFound or StoreUnavailable."""
 
-def event(poll: Poll, head: bytes = b"") -> Iterator[bytes]:
+
+def event(poll: Poll, head: bytes = b"", rest: Iterable[bytes] = ()) -> Iterator[bytes]:
     """Yield the event of a job's document; each line of it, whatever its ending, becomes a line of `data`.
 
     In pieces, so that a large document is in memory only once. `head` are lines that precede the event in its block.
+    `rest` is the rest of the document, where the poll has only the beginning.
     """
     yield b"%bevent: status\nid: %b\ndata: " % (head, event_id(poll).encode())
-    body, start = poll.body, 0
-    while start < len(body):
-        end = start + MAX_BYTES
-        if body[end - 1 : end + 1] == b"\r\n":  # one line ending, not two
-            end += 1
-        yield _line_end.sub(b"\ndata: ", body[start:end])
-        start = end
+    for part in (poll.body, *rest):
+        start = 0
+        while start < len(part):
+            end = start + MAX_BYTES
+            if part[end - 1 : end + 1] == b"\r\n":  # one line ending, not two
+                end += 1
+            yield _line_end.sub(b"\ndata: ", part[start:end])
+            start = end
     yield b"\n\n"
 
 
@@ -56,15 +62,23 @@ def event_id(poll: Poll) -> str:
 class EventSender:
     """Sends event streams."""
 
-    def __init__(self, *, large: LargeResponses, quiet_seconds: float) -> None:
+    def __init__(self, *, read_result: ReadResult, large: LargeResponses, quiet_seconds: float) -> None:
         """After `quiet_seconds` without an event a comment is sent, so that proxies keep the connection open."""
+        self._read_result = read_result
         self._large = large
         self._quiet_seconds = quiet_seconds
         self._failed = LogThrottle()
 
     def stream(self, request: web.BaseRequest, known_id: str | None) -> "EventStream":
         """Return a stream that is still to be sent; the client already has the document of `known_id`."""
-        return EventStream(request, known_id, large=self._large, quiet_seconds=self._quiet_seconds, failed=self._failed)
+        return EventStream(
+            request,
+            known_id,
+            read_result=self._read_result,
+            large=self._large,
+            quiet_seconds=self._quiet_seconds,
+            failed=self._failed,
+        )
 
 
 class EventStream:
@@ -75,12 +89,14 @@ class EventStream:
         request: web.BaseRequest,
         known_id: str | None,
         *,
+        read_result: ReadResult,
         large: LargeResponses,
         quiet_seconds: float,
         failed: LogThrottle,
     ) -> None:
         """`failed` is that of all streams' log line."""
         self._request = request
+        self._read_result = read_result
         self._known_id = known_id
         self._known_body = b""
         self._large = large
@@ -104,25 +120,34 @@ class EventStream:
             await response.prepare(self._request)
             if event_id(first) == self._known_id:
                 await self._write(response, (_COMMENT,))  # so that the client receives the response's headers
-            async for poll in _all(first, later):
-                await self._send(response, poll)
-            async with self._large.sending(0):
-                await response.write_eof()
+            await self._send_all(response, first, later)
+            await self._large.end(response)
         except (ConnectionError, TimeoutError, NoRoomForLarge):
-            self._cut_off()
+            cut_off(self._request)
         except Exception:  # noqa: BLE001  # the response has begun, so there can be no other
             if streams := self._failed.should_log():
                 _log.exception(
                     "An event stream failed because of a bug of this program.",
                     extra={"event": "event_stream_failed", "streams": streams},
                 )
-            self._cut_off()
+            cut_off(self._request)
+
+    async def _send_all(self, response: web.StreamResponse, first: Poll, later: AsyncIterator[Poll]) -> None:
+        """Send all updates; end early when the credential is no longer accepted or the store fails."""
+        try:
+            await self._send(response, first)
+            async for poll in later:
+                await self._send(response, poll)
+        except (CredentialError, KeysUnavailable, JobStatusError) as error:
+            _log.debug(
+                "An event stream ended early.", extra={"event": "event_stream_ended", "cause": type(error).__name__}
+            )
 
     async def _send(self, response: web.StreamResponse, poll: Poll) -> None:
         """Send the event if the client does not have this document, or a comment if one is due."""
         known_id = event_id(poll)
         if known_id != self._known_id and poll.body != self._known_body:
-            await self._write(response, event(poll, self._retry), size=len(poll.body))
+            await self._send_event(response, poll)
             self._retry = b""
         elif self._now() + _TIMER_SECONDS >= self.next_at():
             if self._request.transport is not None and self._request.transport.get_write_buffer_size() > 0:
@@ -130,24 +155,16 @@ class EventStream:
             await self._write(response, (_COMMENT,))
         self._known_id, self._known_body = known_id, poll.body
 
-    async def _write(self, response: web.StreamResponse, pieces: Iterable[bytes], *, size: int = 0) -> None:
-        """Write the pieces of a document of `size` bytes; a small one at once."""
-        is_large = size > MAX_BYTES
-        async with self._large.sending(size if is_large else 0):
-            for piece in pieces if is_large else (b"".join(pieces),):
-                await response.write(piece)
+    async def _send_event(self, response: web.StreamResponse, poll: Poll) -> None:
+        """Send the event of a document; a small one at once, a large one once there is room for it."""
+        large = poll.large_result
+        if large is None and len(poll.body) <= MAX_BYTES:
+            await self._write(response, (b"".join(event(poll, self._retry)),))
+            return
+        with self._large.hold(poll.reader, document_bytes(poll)):
+            rest = () if large is None else (await self._read_result(large), RESULT_TAIL)
+            await self._write(response, event(poll, self._retry, rest))
+
+    async def _write(self, response: web.StreamResponse, pieces: Iterable[bytes]) -> None:
+        await self._large.write(response, pieces)
         self._written_at = self._now()
-
-    def _cut_off(self) -> None:
-        if self._request.transport is not None:
-            self._request.transport.abort()
-
-
-async def _all(first: Poll, later: AsyncIterator[Poll]) -> AsyncIterator[Poll]:
-    """Yield all updates; end early when the credential is no longer accepted or the store fails."""
-    yield first
-    try:
-        async for poll in later:
-            yield poll
-    except (CredentialError, KeysUnavailable, JobStatusError) as error:
-        _log.debug("An event stream ended early.", extra={"event": "event_stream_ended", "cause": type(error).__name__})

@@ -17,10 +17,12 @@ from aiohttp.web_protocol import RequestHandler
 
 from jobstatus.rest.headers import HOST, TRANSFER_ENCODING, is_host
 from jobstatus.rest.protocol import HEAD_END, RestProtocol
+from jobstatus.rest.responses import ALLOWED_METHODS
 from jobstatus.rest.send_limits import LargeResponses
 
 TryAnswer: TypeAlias = Callable[[RawRequestMessage], bytes | None]
-"""Return the whole answer to a GET over HTTP/1.1 on a connection that stays open; None to leave it to the handler."""
+"""Return the whole answer to a GET or HEAD over HTTP/1.1 on a connection that stays open; None to leave it to the
+handler."""
 Requests: TypeAlias = Sequence[tuple[RawRequestMessage, StreamReader]]
 
 
@@ -116,7 +118,7 @@ class InterceptingParser:
             self._connection.note(data)
         if len(requests) == 1 and not is_upgrade:
             [(request, body)] = requests
-            is_plain = request.method == "GET" and request.version == HttpVersion11 and body is EMPTY_PAYLOAD
+            is_plain = request.method in ALLOWED_METHODS and request.version == HttpVersion11 and body is EMPTY_PAYLOAD
             if is_plain and self._connection.is_answered(request):
                 self.message_consumed()
                 return (), False, rest

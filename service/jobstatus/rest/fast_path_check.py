@@ -51,6 +51,8 @@ class _Transport(asyncio.Transport):
         self.written += bytes(data)
         self._has_written.set()
 
+    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None: ...
+
     def get_write_buffer_size(self) -> int:
         return 0
 

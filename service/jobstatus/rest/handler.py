@@ -15,8 +15,9 @@ from aiohttp.http import RawRequestMessage
 from multidict import MultiMapping
 
 from jobstatus.core.access import Principal
+from jobstatus.core.answer import RESULT_TAIL
 from jobstatus.core.job import RequestType
-from jobstatus.core.poll import Poll
+from jobstatus.core.poll import LargeResult, Poll
 from jobstatus.core.watching.long_poll import CannotWait, Reauthenticate
 from jobstatus.rest import responses
 from jobstatus.rest.cors import Cors
@@ -36,8 +37,9 @@ from jobstatus.rest.headers import (
 )
 from jobstatus.rest.openapi import OPENAPI_PATH, OpenApiDocument
 from jobstatus.rest.outcomes import Outcomes, Response
-from jobstatus.rest.responses import PrebuiltResponse
+from jobstatus.rest.responses import MAX_BYTES, LargeResponse, document_bytes
 from jobstatus.rest.routes import target
+from jobstatus.rest.send_limits import LargeResponses, slices
 from jobstatus.telemetry.metrics import Metrics
 
 WAITING: Final = "waiting"
@@ -70,6 +72,10 @@ class Polls(Protocol):
 
     async def poll(self, job_id: str, request_type: RequestType, principal: Principal) -> Poll: ...
 
+    async def read_result(self, large: LargeResult) -> bytes:
+        """Return the result that a poll has found and not read."""
+        ...
+
 
 class LongPolls(Protocol):
     """What the handler needs of the core for long polls: raises CannotWait, and what the other two raise."""
@@ -96,20 +102,23 @@ class PollHandler:
         retry_after_seconds: int,
         max_wait_seconds: int,
         event_sender: EventSender,
+        large: LargeResponses,
         cors: Cors,
         openapi: OpenApiDocument,
     ) -> None:
         """`retry_after_seconds` is the least Retry-After, `max_wait_seconds` the longest wait that is granted.
 
-        Of `cors` only event streams need to know.
+        Of `cors` only what is sent in parts needs to know: event streams and large answers.
         """
         self._try_authenticate = authenticator.try_authenticate
         self._authenticate = authenticator.authenticate
         self._try_poll = tracker.try_poll
         self._poll = tracker.poll
+        self._read_result = tracker.read_result
         self._long_poller = long_poller
         self._max_wait_seconds = max_wait_seconds
         self._events = event_sender
+        self._large = large
         self._cors = cors
         self._metrics = metrics
         self._outcomes = Outcomes(metrics=metrics, retry_after_seconds=retry_after_seconds)
@@ -118,7 +127,7 @@ class PollHandler:
     def try_answer(self, message: RawRequestMessage) -> bytes | None:
         """Return the whole answer to a plain poll, whatever its outcome; None for all that only `answer` can answer.
 
-        `message` is a GET over HTTP/1.1 without a body, on a connection that stays open.
+        `message` is a GET or HEAD over HTTP/1.1 without a body, on a connection that stays open.
         """
         started = time.perf_counter()
         headers = message.headers
@@ -134,10 +143,13 @@ class PollHandler:
             response = self._outcomes.found(poll, headers, request_id_of(headers.get(X_REQUEST_ID)))
         except Exception as error:  # noqa: BLE001  # the last line of defence, as in `answer`
             response = self._outcomes.refused(error, request_id_of(headers.get(X_REQUEST_ID)))
-        if not isinstance(response, PrebuiltResponse):
-            return None
+        is_head = message.method == "HEAD"
+        if isinstance(response, LargeResponse):
+            if not is_head:
+                return None
+            response = response.without_body()
         self._metrics.request_answered(request_type.value, response.status, time.perf_counter() - started)
-        return response.whole()
+        return response.head() if is_head else response.whole()
 
     async def answer(self, request: web.BaseRequest) -> web.StreamResponse:
         """Return the response to any request. Plain polls are inlined: each further coroutine costs a microsecond."""
@@ -164,10 +176,36 @@ class PollHandler:
                     principal = await self._authenticate(*_credentials(headers))
                     poll = await self._poll(job_id, request_type, principal)
                     response = self._outcomes.found(poll, headers, request_id)
+                if isinstance(response, LargeResponse):
+                    if request.method == "HEAD":
+                        response = response.without_body()
+                    else:
+                        response, sending_seconds = await self._send_large(request, response)
+                        started += sending_seconds
             except Exception as error:  # noqa: BLE001  # the last line of defence: no error reaches aiohttp
                 response = self._outcomes.refused(error, request_id)
         self._metrics.request_answered(counted_as, response.status, time.perf_counter() - started)
         return cast("web.StreamResponse", response)  # which PrebuiltResponse is to aiohttp
+
+    async def _send_large(
+        self, request: web.BaseRequest, large: LargeResponse
+    ) -> tuple[Response | web.StreamResponse, float]:
+        """Return the response, sent unless it is small, and the seconds for which the client has read it.
+
+        Raise NoRoomForLarge before the result is read, and what reading it raises before anything is sent.
+        """
+        poll, parts = large.poll, [large.poll.body]
+        with self._large.hold(poll.reader, document_bytes(poll)):
+            if poll.large_result is not None:
+                parts += [await self._read_result(poll.large_result), RESULT_TAIL]
+            if (length := sum(map(len, parts))) <= MAX_BYTES:
+                return large.small(b"".join(parts)), 0.0
+            response = large.begun(length, self._cors.lines(request.headers.get("Origin")))
+            if ends_connection(request.headers):
+                response.force_close()
+            began = time.perf_counter()
+            await self._large.send(request, response, slices(*parts))
+            return response, time.perf_counter() - began
 
     def _wait_seconds(self, headers: MultiMapping[str]) -> int:
         return wait_seconds(headers.getall(PREFER), self._max_wait_seconds)

@@ -19,13 +19,14 @@ from jobstatus.rest.headers import (
     progress,
     retry_after_seconds,
 )
-from jobstatus.rest.responses import VARY, PrebuiltResponse, Problem
+from jobstatus.rest.responses import MAX_BYTES, VARY, LargeResponse, PrebuiltResponse, Problem
+from jobstatus.rest.send_limits import NoRoomForLarge
 from jobstatus.telemetry.metrics import Metrics
 from jobstatus.telemetry.throttle import LogThrottle
 
 _log = logging.getLogger(__name__)
 
-Response: TypeAlias = PrebuiltResponse | web.Response
+Response: TypeAlias = PrebuiltResponse | LargeResponse | web.Response
 
 
 class Outcomes:
@@ -39,8 +40,10 @@ class Outcomes:
         self._failed: Final[defaultdict[type[Exception], LogThrottle]] = defaultdict(LogThrottle)
         """By the error's class, so that a bug that clients can cause at will hides no other."""
 
-    def found(self, poll: Poll, headers: MultiMapping[str], request_id: str, lines: str = "") -> Response:
-        """Return the response with a job: 200, 202, 304 or 412.
+    def found(
+        self, poll: Poll, headers: MultiMapping[str], request_id: str, lines: str = ""
+    ) -> PrebuiltResponse | LargeResponse:
+        """Return the response with a job: 200, 202, 304 or 412. Only a 200 ever needs a large result.
 
         `headers` are the request's, `lines` more header lines.
         """
@@ -50,7 +53,10 @@ class Outcomes:
             tag = entity_tag(poll.version, poll.created_at_ms)
             if IF_NONE_MATCH in headers and is_known(headers.getall(IF_NONE_MATCH), tag):
                 return responses.not_modified(request_id, tag)
-            return responses.answer(200, poll.body, request_id, f"{VARY}{lines}ETag: {tag}\r\n", is_kept=True)
+            lines = f"{VARY}{lines}ETag: {tag}\r\n"
+            if poll.large_result is not None or len(poll.body) > MAX_BYTES:
+                return responses.large_answer(poll, request_id, lines)
+            return responses.answer(200, poll.body, request_id, lines, is_kept=True)
         if poll.progress is not None:
             lines = f"{lines}Job-Progress: {progress(poll.progress)}\r\n"
         retry_after = retry_after_seconds(poll.retry_after_ms, self._retry_after_seconds)
@@ -75,6 +81,8 @@ class Outcomes:
             return responses.problem_answer(_problem_of(error), request_id)
         if isinstance(error, KeysUnavailable):
             return responses.problem_answer(responses.KEYS_UNAVAILABLE, request_id)
+        if isinstance(error, NoRoomForLarge):
+            return responses.problem_answer(responses.STORE_UNAVAILABLE, request_id)
         problem = responses.PROBLEMS.get(type(error), responses.INTERNAL)
         if problem is responses.STORE_UNAVAILABLE:
             self._log_unanswered(error, request_id)

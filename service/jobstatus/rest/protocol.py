@@ -19,8 +19,8 @@ from aiohttp.web_protocol import RequestHandler
 
 from jobstatus.rest import responses
 from jobstatus.rest.headers import HOST, X_REQUEST_ID, ends_connection, is_host, request_id_of
-from jobstatus.rest.responses import INTERNAL, MALFORMED, MAX_BYTES, STORE_UNAVAILABLE, problem_answer, refusal
-from jobstatus.rest.send_limits import LargeResponses, NoRoomForLarge
+from jobstatus.rest.responses import INTERNAL, MALFORMED, refusal
+from jobstatus.rest.send_limits import SLICE_BYTES, LargeResponses
 from jobstatus.telemetry.throttle import LogThrottle
 
 Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
@@ -86,6 +86,7 @@ class RestProtocol(RequestHandler):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Begin; the first request is due."""
         super().connection_made(transport)
+        cast("asyncio.Transport", transport).set_write_buffer_limits(SLICE_BYTES)
         self._await_request()
 
     def connection_lost(self, exc: BaseException | None) -> None:
@@ -163,37 +164,13 @@ class RestProtocol(RequestHandler):
     def finish_response(
         self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
     ) -> Coroutine[Any, Any, tuple[web.StreamResponse, bool]]:
-        """Send the answer. A small one fits the socket's buffers; the client must read a large one in time."""
+        """Send the answer, which fits the socket's buffers, or has been sent by the handler."""
         self.is_answering = False
         if ends_connection(request.headers):
             resp.force_close()
-        size = resp.content_length or 0
-        if size > MAX_BYTES:
-            return self._finish_large(request, resp, start_time, size)
         if self.writing_paused:  # since before this request was answered
             self._await_reader(self.transport)
         return super().finish_response(request, resp, start_time)
-
-    async def _finish_large(
-        self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None, size: int
-    ) -> tuple[web.StreamResponse, bool]:
-        self.is_answering = True
-        try:
-            async with self._large.sending(size):
-                return await super().finish_response(request, resp, start_time)
-        except NoRoomForLarge:
-            no_room = problem_answer(STORE_UNAVAILABLE, resp.headers["X-Request-Id"])
-            no_room.add(responses.cors_lines(resp.headers))
-            resp = no_room.to_response()
-            if ends_connection(request.headers):
-                resp.force_close()
-            return await super().finish_response(request, resp, start_time)
-        except TimeoutError:
-            if self.transport is not None:
-                self.transport.abort()
-            return resp, True
-        finally:
-            self.is_answering = False
 
     def log_exception(self, *args: Any, **kw: Any) -> None:
         """Log what aiohttp did not expect, and of many only the first: a client may have found a way to cause it."""

@@ -8,17 +8,19 @@ from http import HTTPStatus
 from typing import Final
 
 from aiohttp import HttpVersion11, web
-from multidict import CIMultiDict, MultiMapping
+from multidict import CIMultiDict
 
 from jobstatus.core import errors
-from jobstatus.rest import cors
+from jobstatus.core.answer import RESULT_TAIL
+from jobstatus.core.poll import Poll
 from jobstatus.rest.headers import EVENT_STREAM
 
 ALLOWED_METHODS: Final = ("GET", "HEAD")
 MAX_BYTES: Final = 64 * 1024
-"""aiohttp sends larger responses, in parts, as fast as the client reads."""
+"""Larger responses are sent in slices, as fast as the client reads."""
 _MAX_UNREAD_BYTES: Final = 64 * 1024
-
+ASSUMED_BYTES: Final = 1024 * 1024
+"""The room that is asked for a result of unknown size: an edge knows none from a service of an earlier version."""
 
 VARY: Final = "Vary: Accept, Prefer\r\n"
 """Of answers about a job: the request headers that choose between a poll, a wait and an event stream."""
@@ -122,22 +124,65 @@ def preflight(request_id: str, lines: str) -> web.Response:
     return web.Response(status=204, headers=headers_of(f"{_NOT_STORED}X-Request-Id: {request_id}\r\n{lines}"))
 
 
-def answer(
-    status: int, body: bytes, request_id: str, lines: str = "", *, is_kept: bool = False
-) -> "PrebuiltResponse | web.Response":
+def answer(status: int, body: bytes, request_id: str, lines: str = "", *, is_kept: bool = False) -> "PrebuiltResponse":
     """Return a 200 or 202 with a job's document or another JSON body.
 
     `lines` are further header lines, each with its CRLF; `is_kept`: the client may keep the answer and revalidate it.
     """
-    whole = f"{_JSON}{_KEPT if is_kept else _NOT_STORED}X-Request-Id: {request_id}\r\n{lines}"
-    if len(body) <= MAX_BYTES:
-        return PrebuiltResponse(status, body, whole)
-    return web.Response(status=status, body=body, headers=headers_of(whole))
+    return PrebuiltResponse(status, body, _json_lines(request_id, lines, is_kept=is_kept))
+
+
+def large_answer(poll: Poll, request_id: str, lines: str) -> "LargeResponse":
+    """Return the 200 with a job's document that is large, or whose result has still to be read; otherwise as `answer`.
+
+    The client may keep the answer and revalidate it.
+    """
+    return LargeResponse(200, _json_lines(request_id, lines, is_kept=True), poll)
+
+
+def document_bytes(poll: Poll) -> int:
+    """Return the size of the whole document, for which a result of unknown size is assumed to be ASSUMED_BYTES."""
+    large = poll.large_result
+    if large is None:
+        return len(poll.body)
+    return len(poll.body) + (ASSUMED_BYTES if large.size is None else large.size) + len(RESULT_TAIL)
+
+
+def _json_lines(request_id: str, lines: str, *, is_kept: bool) -> str:
+    return f"{_JSON}{_KEPT if is_kept else _NOT_STORED}X-Request-Id: {request_id}\r\n{lines}"
 
 
 def not_modified(request_id: str, tag: str) -> "PrebuiltResponse":
     """Return a 304: the client has the document already."""
-    return PrebuiltResponse(304, b"", f"{_KEPT}X-Request-Id: {request_id}\r\n{VARY}ETag: {tag}\r\n")
+    return BodilessResponse(304, f"{_KEPT}X-Request-Id: {request_id}\r\n{VARY}ETag: {tag}\r\n")
+
+
+@dataclass(frozen=True, slots=True)
+class LargeResponse:
+    """A response that is sent in slices, or whose result has still to be read.
+
+    `lines` are its header lines, each with its CRLF.
+    """
+
+    status: int
+    lines: str
+    poll: Poll
+
+    def without_body(self) -> "BodilessResponse":
+        """Return the response to a HEAD, which needs no result. It says no length that is not known for certain."""
+        large = self.poll.large_result
+        is_known = large is None or large.size is not None
+        return BodilessResponse(self.status, self.lines, document_bytes(self.poll) if is_known else None)
+
+    def small(self, document: bytes) -> "PrebuiltResponse":
+        """Return the whole response, once the document has been read and is small."""
+        return PrebuiltResponse(self.status, document, self.lines)
+
+    def begun(self, length: int, lines: str) -> web.StreamResponse:
+        """Return the response with a body of so many bytes, which is still to be written; `lines` are added."""
+        response = web.StreamResponse(status=self.status, headers=headers_of(self.lines + lines))
+        response.content_length = length
+        return response
 
 
 def public(status: int, body: bytes, request_id: str, tag: str) -> "PrebuiltResponse":
@@ -201,36 +246,46 @@ class PrebuiltResponse:
         transport = request.transport
         if transport is None:
             raise ConnectionResetError("the client has gone")
-        transport.write(self.whole())
+        transport.write(self.head() if request.method == "HEAD" else self.whole())
         if transport.get_write_buffer_size() > _MAX_UNREAD_BYTES:
             await request.writer.drain()
 
     def whole(self) -> bytes:
         """Return the response to a GET over HTTP/1.1 on a connection that stays open."""
-        return self._head() + self._body
+        return self.head() + self._body
 
     def to_response(self) -> web.Response:
         """Return the same as aiohttp's, for any request."""
-        body = None if self.status == HTTPStatus.NOT_MODIFIED else self._body
-        return web.Response(status=self.status, body=body, headers=headers_of(self._lines))
+        return web.Response(status=self.status, body=self._body, headers=headers_of(self._lines))
 
     async def write_eof(self) -> None:
         """End the response."""
         if self._response is not None:
             await self._response.write_eof()
 
-    def _head(self) -> bytes:
+    def head(self) -> bytes:
+        """Return the response to a HEAD over HTTP/1.1 on a connection that stays open."""
         status_line, date = _STATUS_LINES[self.status], _date(int(time.time()))
-        if self.status == HTTPStatus.NOT_MODIFIED:  # which has no Content-Length
-            return f"{status_line}{self._lines}Date: {date}\r\n\r\n".encode("ascii")
         length = len(self._body)
         return f"{status_line}{self._lines}Content-Length: {length}\r\nDate: {date}\r\n\r\n".encode("ascii")
 
 
-def cors_lines(headers: MultiMapping[str]) -> str:
-    """Return the header lines for pages of other origins that an answer has, for another one that takes its place."""
-    allowing = "".join(f"{name}: {text}\r\n" for name, text in headers.items() if name.startswith("Access-Control-"))
-    return allowing + (cors.VARY if "Origin" in headers.getall("Vary", ()) else "")
+class BodilessResponse(PrebuiltResponse):
+    """A response that consists of its head: a 304, or the one to the HEAD of a large document."""
+
+    __slots__ = ()
+
+    def __init__(self, status: int, lines: str, length: int | None = None) -> None:
+        """`length` is that of the document; None: it is not said."""
+        super().__init__(status, b"", lines if length is None else f"{lines}Content-Length: {length}\r\n")
+
+    def to_response(self) -> web.Response:
+        """Return the same as aiohttp's, for any request."""
+        return web.Response(status=self.status, headers=headers_of(self._lines))
+
+    def head(self) -> bytes:
+        """Return the response to a HEAD over HTTP/1.1 on a connection that stays open."""
+        return f"{_STATUS_LINES[self.status]}{self._lines}Date: {_date(int(time.time()))}\r\n\r\n".encode("ascii")
 
 
 class _LastResponse(PrebuiltResponse):
@@ -245,11 +300,11 @@ class _LastResponse(PrebuiltResponse):
     async def prepare(self, request: web.BaseRequest) -> None:
         """Send the whole response."""
         if request.transport is not None:
-            request.transport.write(self._head() if request.method == "HEAD" else self.whole())
+            request.transport.write(self.head() if request.method == "HEAD" else self.whole())
 
 
 def _is_plain(request: web.BaseRequest) -> bool:
-    return request.version == HttpVersion11 and request.method == "GET" and bool(request.keep_alive)
+    return request.version == HttpVersion11 and request.method in ALLOWED_METHODS and bool(request.keep_alive)
 
 
 def headers_of(lines: str) -> CIMultiDict[str]:

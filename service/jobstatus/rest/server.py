@@ -18,7 +18,7 @@ from jobstatus.rest.fast_path import FastPathProtocol, TryAnswer, WriteBatch
 from jobstatus.rest.fast_path_check import find_problem
 from jobstatus.rest.limits import RestLimits
 from jobstatus.rest.protocol import Handler, RestProtocol, only_valid
-from jobstatus.rest.send_limits import LargeResponses
+from jobstatus.rest.send_limits import LargeResponses, limit_unsent
 from jobstatus.rest.vanished_clients import close_vanished
 from jobstatus.telemetry.throttle import LogThrottle
 
@@ -75,6 +75,7 @@ class HttpServer:
             self._server = await _bound(factory, host, port, shared=shared)
             for part in self._server.sockets:
                 close_vanished(part, self._limits.vanished_seconds)
+                limit_unsent(part)
             await self._server.start_serving()
         except OSError as error:
             why = os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror

@@ -95,17 +95,19 @@ class JobStatusServicer:
         check_count("job_ids", len(request.job_ids))
         for job_id in request.job_ids:
             check_id("job_ids", job_id)
+        sizes: dict[str, int | None] = {}
         if request.omit_result:
             jobs = await self._tracker.get_many(request.job_ids, with_results=False)
         elif request.omit_large_results:
-            jobs = await self._tracker.get_many_small(request.job_ids)
+            read = await self._tracker.get_many_small(request.job_ids)
+            jobs, sizes = [job for job, _ in read], {job.job_id: size for job, size in read if isinstance(job, Job)}
         else:
             _check_size(await self._tracker.result_bytes(request.job_ids))
             jobs = await self._tracker.get_many(request.job_ids, with_results=True)
         failed = {job_id: job for job_id, job in zip(request.job_ids, jobs, strict=True) if isinstance(job, StoreError)}
         if failed and not request.allow_partial_success:
             raise next(iter(failed.values()))
-        found = [job_fields(job) for job in jobs if isinstance(job, Job)]
+        found = [job_fields(job, left_out_bytes=sizes.get(job.job_id)) for job in jobs if isinstance(job, Job)]
         response = pb.BatchGetJobsResponse(jobs=found, unavailable_job_ids=failed)
         if request.omit_result:
             shorten(response, response.jobs, self._limits.pages.max_bytes)

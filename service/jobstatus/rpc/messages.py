@@ -99,8 +99,8 @@ def _time(at_ms: int | None) -> Timestamp | None:
     return None if at_ms is None else timestamp_from_ms(at_ms)
 
 
-def job_fields(job: Job, *, omit_result: bool = False) -> Any:
-    """Return the fields of the job's message by name.
+def job_fields(job: Job, *, omit_result: bool = False, left_out_bytes: int | None = None) -> Any:
+    """Return the fields of the job's message by name. `left_out_bytes` is the size of a result that was not read.
 
     Passed to the message that contains the job, they become part of it at once. A message would be copied into it,
     which costs more than making it.
@@ -127,6 +127,7 @@ def job_fields(job: Job, *, omit_result: bool = False) -> Any:
         "lease_expires_at": _time_fields(job.lease_expires_at_ms),
         "progress": job.progress,
         "message": job.message,
+        "result_size": left_out_bytes,
     }
 
 

@@ -98,6 +98,9 @@ class Metrics:
             registry=registry,
         )
         registry.register(_DroppedLines())
+        self._large_refused = Counter(
+            "jobstatus_large_answers_refused", "Large answers refused for lack of room.", registry=registry
+        )
         self._store_seconds = Timings("jobstatus_store_seconds", "Time the store took.", ("operation",), registry)
 
     def count_waiting(self, count: Callable[[], int]) -> None:
@@ -113,6 +116,17 @@ class Metrics:
     def connection_refused(self, limit: str) -> None:
         """A REST connection was closed at once because of this limit, which has the name of its setting."""
         self._connections_refused.labels(limit).inc()
+
+    def count_large_answers(self, held_bytes: Callable[[], int]) -> None:
+        """Tell as a metric how much memory large answers hold, whenever that is asked."""
+        held = Gauge(
+            "jobstatus_large_answer_bytes", "Memory held by large answers being sent.", registry=self._registry
+        )
+        held.set_function(held_bytes)
+
+    def large_answer_refused(self) -> None:
+        """A large answer was refused for lack of room."""
+        self._large_refused.inc()
 
     def request_answered(self, route: str, code: int, seconds: float) -> None:
         """A REST request was answered. Both labels come from closed lists."""

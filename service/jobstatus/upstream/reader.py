@@ -72,7 +72,6 @@ class UpstreamReader:
         self._channel = channel
         self._limits = limits
         self._clock = clock
-        self._room_for_large = asyncio.Semaphore(limits.large_at_a_time)
         self._breaker = CircuitBreaker(self._check_health, limits.breaker)
 
     async def close(self) -> None:
@@ -131,18 +130,15 @@ class UpstreamReader:
         self._breaker.check_up()
         try:
             async with asyncio.timeout(self._limits.large_result_seconds):
-                response = await self._while_it_responds(self._fetch(request))
+                fetching = self._channel.call(
+                    self._channel.jobs.GetJob, request, limit_seconds=self._limits.large_result_seconds
+                )
+                response = await self._while_it_responds(fetching)
             return job_from_message(response.job)
         except JobNotFound:
             return None
         except (JobStatusError, TimeoutError) as error:
             raise _unavailable(error) from error
-
-    async def _fetch(self, request: jobs_v1.GetJobRequest) -> jobs_v1.GetJobResponse:
-        async with self._room_for_large:
-            return await self._channel.call(
-                self._channel.jobs.GetJob, request, limit_seconds=self._limits.large_result_seconds
-            )
 
     async def _while_it_responds(self, fetching: Coroutine[Any, Any, Response]) -> Response:
         """Return the response, which may take long. Raise StoreUnavailable as soon as the service does not respond."""
@@ -182,7 +178,7 @@ def _unavailable(error: JobStatusError | TimeoutError) -> StoreUnavailable:
 def _read_answer(message: jobs_v1.Job) -> Answer | StoreError:
     """Return a poll's answer, or an error for a job with values that only a newer version of the service knows."""
     try:
-        return _answer_of(job_from_message(message))
+        return _answer_of(job_from_message(message), message.result_size or UNKNOWN_SIZE)
     except InvalidField as error:
         unavailable = _unavailable(error)
         unavailable.__cause__ = error
@@ -197,8 +193,8 @@ def _answer_in(found: Mapping[str, Answer | StoreError], job_id: str) -> Answer 
     return None
 
 
-def _answer_of(job: Job) -> Answer:
-    """Return a poll's answer. A completed job without its result has a large one, whose size is unknown."""
+def _answer_of(job: Job, result_size: int) -> Answer:
+    """Return a poll's answer. A completed job without its result has a large one; an older service tells no size."""
     if job.state is not JobState.COMPLETED or job.result is not None:
         return answer_of(job, render(job))
-    return answer_of(job, render_without_result(job))._replace(result_size=UNKNOWN_SIZE)
+    return answer_of(job, render_without_result(job))._replace(result_size=result_size)

@@ -162,6 +162,7 @@ class Job(_message.Message):
     LEASE_EXPIRES_AT_FIELD_NUMBER: _builtins.int
     PROGRESS_FIELD_NUMBER: _builtins.int
     MESSAGE_FIELD_NUMBER: _builtins.int
+    RESULT_SIZE_FIELD_NUMBER: _builtins.int
     job_id: _builtins.str
     """Identifies the job, here and in the REST path."""
     request_type: Global___RequestType.ValueType
@@ -190,6 +191,8 @@ class Job(_message.Message):
     """0 to 1, as the worker last reported it."""
     message: _builtins.str
     """A note of the worker's on what it is doing."""
+    result_size: _builtins.int
+    """The size in bytes of a result that was left out because of omit_large_results; absent otherwise."""
     @_builtins.property
     def created_at(self) -> _timestamp_pb2.Timestamp:
         """When it was recorded."""
@@ -242,10 +245,11 @@ class Job(_message.Message):
         lease_expires_at: _timestamp_pb2.Timestamp | None = ...,
         progress: _builtins.float | None = ...,
         message: _builtins.str | None = ...,
+        result_size: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_completed_at", b"_completed_at", "_error", b"_error", "_expires_at", b"_expires_at", "_lease_expires_at", b"_lease_expires_at", "_message", b"_message", "_model_requested", b"_model_requested", "_progress", b"_progress", "_provider", b"_provider", "_result", b"_result", "_started_at", b"_started_at", "_status_code", b"_status_code", "_virtual_key_id", b"_virtual_key_id", "_worker_id", b"_worker_id", "completed_at", b"completed_at", "created_at", b"created_at", "error", b"error", "expires_at", b"expires_at", "lease_expires_at", b"lease_expires_at", "message", b"message", "model_requested", b"model_requested", "progress", b"progress", "provider", b"provider", "result", b"result", "result_ttl", b"result_ttl", "started_at", b"started_at", "status_code", b"status_code", "virtual_key_id", b"virtual_key_id", "worker_id", b"worker_id"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_completed_at", b"_completed_at", "_error", b"_error", "_expires_at", b"_expires_at", "_lease_expires_at", b"_lease_expires_at", "_message", b"_message", "_model_requested", b"_model_requested", "_progress", b"_progress", "_provider", b"_provider", "_result", b"_result", "_result_size", b"_result_size", "_started_at", b"_started_at", "_status_code", b"_status_code", "_virtual_key_id", b"_virtual_key_id", "_worker_id", b"_worker_id", "completed_at", b"completed_at", "created_at", b"created_at", "error", b"error", "expires_at", b"expires_at", "lease_expires_at", b"lease_expires_at", "message", b"message", "model_requested", b"model_requested", "progress", b"progress", "provider", b"provider", "result", b"result", "result_size", b"result_size", "result_ttl", b"result_ttl", "started_at", b"started_at", "status_code", b"status_code", "virtual_key_id", b"virtual_key_id", "worker_id", b"worker_id"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_completed_at", b"_completed_at", "_error", b"_error", "_expires_at", b"_expires_at", "_lease_expires_at", b"_lease_expires_at", "_message", b"_message", "_model_requested", b"_model_requested", "_progress", b"_progress", "_provider", b"_provider", "_result", b"_result", "_started_at", b"_started_at", "_status_code", b"_status_code", "_virtual_key_id", b"_virtual_key_id", "_worker_id", b"_worker_id", "attempt", b"attempt", "completed_at", b"completed_at", "created_at", b"created_at", "error", b"error", "expires_at", b"expires_at", "job_id", b"job_id", "lease_expires_at", b"lease_expires_at", "max_attempts", b"max_attempts", "message", b"message", "model_requested", b"model_requested", "progress", b"progress", "provider", b"provider", "request_type", b"request_type", "result", b"result", "result_ttl", b"result_ttl", "started_at", b"started_at", "state", b"state", "status_code", b"status_code", "version", b"version", "virtual_key_id", b"virtual_key_id", "worker_id", b"worker_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_completed_at", b"_completed_at", "_error", b"_error", "_expires_at", b"_expires_at", "_lease_expires_at", b"_lease_expires_at", "_message", b"_message", "_model_requested", b"_model_requested", "_progress", b"_progress", "_provider", b"_provider", "_result", b"_result", "_result_size", b"_result_size", "_started_at", b"_started_at", "_status_code", b"_status_code", "_virtual_key_id", b"_virtual_key_id", "_worker_id", b"_worker_id", "attempt", b"attempt", "completed_at", b"completed_at", "created_at", b"created_at", "error", b"error", "expires_at", b"expires_at", "job_id", b"job_id", "lease_expires_at", b"lease_expires_at", "max_attempts", b"max_attempts", "message", b"message", "model_requested", b"model_requested", "progress", b"progress", "provider", b"provider", "request_type", b"request_type", "result", b"result", "result_size", b"result_size", "result_ttl", b"result_ttl", "started_at", b"started_at", "state", b"state", "status_code", b"status_code", "version", b"version", "virtual_key_id", b"virtual_key_id", "worker_id", b"worker_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__completed_at: _TypeAlias = _typing.Literal["completed_at"]  # noqa: Y015
     _WhichOneofArgType__completed_at: _TypeAlias = _typing.Literal["_completed_at", b"_completed_at"]  # noqa: Y015
@@ -265,6 +269,8 @@ class Job(_message.Message):
     _WhichOneofArgType__provider: _TypeAlias = _typing.Literal["_provider", b"_provider"]  # noqa: Y015
     _WhichOneofReturnType__result: _TypeAlias = _typing.Literal["result"]  # noqa: Y015
     _WhichOneofArgType__result: _TypeAlias = _typing.Literal["_result", b"_result"]  # noqa: Y015
+    _WhichOneofReturnType__result_size: _TypeAlias = _typing.Literal["result_size"]  # noqa: Y015
+    _WhichOneofArgType__result_size: _TypeAlias = _typing.Literal["_result_size", b"_result_size"]  # noqa: Y015
     _WhichOneofReturnType__started_at: _TypeAlias = _typing.Literal["started_at"]  # noqa: Y015
     _WhichOneofArgType__started_at: _TypeAlias = _typing.Literal["_started_at", b"_started_at"]  # noqa: Y015
     _WhichOneofReturnType__status_code: _TypeAlias = _typing.Literal["status_code"]  # noqa: Y015
@@ -291,6 +297,8 @@ class Job(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__provider) -> _WhichOneofReturnType__provider | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__result) -> _WhichOneofReturnType__result | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__result_size) -> _WhichOneofReturnType__result_size | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__started_at) -> _WhichOneofReturnType__started_at | None: ...
     @_typing.overload
