@@ -312,7 +312,7 @@ def judge_cost(found: Found, row: Row, measured: Measured, base: Base | None, sc
     """Note what one abuse costs, and what that is in plain polls."""
     if row.unit == "-":
         return
-    found.note("a second", f"{measured.count / scale.seconds:,.0f}")
+    found.note("a second", f"{measured.count / measured.seconds:,.1f}")
     if base is None:
         return
     each = base.seconds_each(measured)

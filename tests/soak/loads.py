@@ -182,7 +182,13 @@ ROWS: Final[dict[str, Row]] = {
         answers=frozenset({"400"}),
     ),
     "connections": Row(
-        title="10,500 silent connections", kind="connects", prepare=nothing, connections=10_500, answers=ANY, unit="-"
+        title="10,500 silent connections",
+        kind="connects",
+        prepare=nothing,
+        connections=10_500,
+        answers=ANY,
+        unit="-",
+        settings={"MAX_CONNECTIONS_EACH": "1000"},
     ),
     "unread": Row(
         title="pipelined, never read",

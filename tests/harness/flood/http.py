@@ -17,6 +17,7 @@ SPARE_FILES: Final = 200
 SLOW_BYTES: Final = 16 * 1024
 """What a slow reader takes each time, and has room for."""
 SLOW_SECONDS: Final = 0.25
+_GOOD: Final = b"HTTP/1.1 200"
 PIPELINED: Final = 200
 """Requests in one write of those who never read; they write as long as they may."""
 
@@ -120,23 +121,24 @@ async def slow(plan: Plan) -> AsyncIterator[Run]:
     """Ask for something large, read it slowly, and ask again whenever that has ended."""
     outcome, make = Outcome(), request_maker(plan.requests[0])
 
-    async def read_slowly() -> None:
+    async def read_one(made: socket.socket) -> None:
         loop = asyncio.get_running_loop()
+        await loop.sock_sendall(made, make())
+        data = await loop.sock_recv(made, SLOW_BYTES)
+        outcome.count += 1
+        outcome.answers[data[9:12].decode("latin-1") or "closed"] += 1
+        is_good = data.startswith(_GOOD)
+        while data and is_good:
+            await asyncio.sleep(SLOW_SECONDS)
+            data = await loop.sock_recv(made, SLOW_BYTES)
+
+    async def read_slowly() -> None:
         while True:
-            with await _socket(plan, room=SLOW_BYTES) as made:
-                await loop.sock_sendall(made, make())
-                head = b""
-                try:
-                    while data := await loop.sock_recv(made, SLOW_BYTES):
-                        if not head:
-                            head = data
-                            outcome.count += 1
-                            outcome.answers[data[9:12].decode()] += 1
-                        if not head.startswith(b"HTTP/1.1 200"):
-                            break
-                        await asyncio.sleep(SLOW_SECONDS)
-                except OSError as error:
-                    outcome.answers[type(error).__name__] += 1
+            try:
+                with await _socket(plan, room=SLOW_BYTES) as made:
+                    await read_one(made)
+            except OSError as error:
+                outcome.answers[type(error).__name__] += 1
             await asyncio.sleep(RETRY_SECONDS)
 
     async def run() -> Outcome:

@@ -28,7 +28,7 @@ _EVENT: Final = b"event: status"
 
 
 class Waiting(asyncio.Protocol):
-    """A wait, or an event stream: sends its request, and counts events and answers."""
+    """A wait, or an event stream: sends its request, and counts answers, events and the end of its connection."""
 
     def __init__(self, request: bytes, outcome: Outcome) -> None:
         self._request = request
@@ -43,6 +43,9 @@ class Waiting(asyncio.Protocol):
             self._is_first = False
             self._outcome.answers[data[9:12].decode("latin-1")] += 1
         self._outcome.answers["events"] += data.count(_EVENT)
+
+    def connection_lost(self, _: Exception | None) -> None:
+        self._outcome.answers["closed"] += 1
 
 
 @asynccontextmanager
