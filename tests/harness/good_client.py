@@ -190,16 +190,19 @@ class GoodClient:
 
     async def _probe(self, seconds: float) -> None:
         ends_at = time.monotonic() + seconds
-        async with asyncio.timeout(seconds + PATIENCE_SECONDS):
-            line = await connect(self._plan.http_port)
-            while (asked_at := time.monotonic()) < ends_at:
-                if line.is_lost:
-                    line = await connect(self._plan.http_port)
-                with suppress(ConnectionResetError):
-                    await line.ask(PROBE)
-                self._note_probe(asked_at, time.monotonic() - asked_at)
-                await asyncio.sleep(max(0.0, asked_at + PROBE_SECONDS - time.monotonic()))
-        line.close()
+        try:
+            async with asyncio.timeout(seconds + PATIENCE_SECONDS):
+                line = await connect(self._plan.http_port)
+                while (asked_at := time.monotonic()) < ends_at:
+                    if line.is_lost:
+                        line = await connect(self._plan.http_port)
+                    with suppress(ConnectionResetError):
+                        await line.ask(PROBE)
+                    self._note_probe(asked_at, time.monotonic() - asked_at)
+                    await asyncio.sleep(max(0.0, asked_at + PROBE_SECONDS - time.monotonic()))
+                line.close()
+        except (OSError, TimeoutError) as error:
+            self.report.answers[f"probe {type(error).__name__}"] += 1
 
     def _note_probe(self, asked_at: float, taken: float) -> None:
         self.report.longest_probe = max(self.report.longest_probe, 1000 * taken)

@@ -3,9 +3,9 @@
 import asyncio
 import resource
 import socket
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
-from itertools import cycle
+from itertools import count, cycle
 from typing import Final, cast
 
 from harness.answer_reader import AnswerReader
@@ -19,7 +19,9 @@ SLOW_BYTES: Final = 16 * 1024
 SLOW_SECONDS: Final = 0.25
 _GOOD: Final = b"HTTP/1.1 200"
 PIPELINED: Final = 200
-"""Requests in one write of those who never read; they write as long as they may."""
+"""Requests in one write of those who never read."""
+WHOLE: Final = 100
+"""Writes of those of them who stop with a whole request."""
 
 
 class Asker(asyncio.Protocol):
@@ -154,28 +156,26 @@ async def slow(plan: Plan) -> AsyncIterator[Run]:
 
 @asynccontextmanager
 async def unread(plan: Plan) -> AsyncIterator[Run]:
-    """Send requests one behind the other as long as they are taken, and never read an answer.
+    """Send requests one behind the other, and never read an answer.
 
-    The connections stay when that has ended.
+    Every other connection sends as long as it may, so that it ends within a request; the rest send whole requests whose
+    answers no buffer holds. The connections stay when the load has ended.
     """
     outcome, make = Outcome(), request_maker(plan.requests[0])
     data = b"".join(make() for _ in range(PIPELINED))
-    size = len(data) // PIPELINED
     sockets = await connected(plan.connections, lambda: _socket(plan, room=SLOW_BYTES))
 
-    async def write(made: socket.socket) -> None:
-        sent = 0
+    async def write(made: socket.socket, writes: Iterable[int]) -> None:
         try:
-            while True:
+            for _ in writes:
                 await asyncio.get_running_loop().sock_sendall(made, data)
-                sent += len(data)
+                outcome.count += PIPELINED
         except OSError as error:
             outcome.answers[type(error).__name__] += 1
-        finally:
-            outcome.count += sent // size
 
     async def run() -> Outcome:
-        tasks = [asyncio.create_task(write(made)) for made in sockets]
+        rounds = cycle((range(WHOLE), count()))
+        tasks = [asyncio.create_task(write(made, next(rounds))) for made in sockets]
         await asyncio.sleep(plan.seconds)
         for task in tasks:
             task.cancel()

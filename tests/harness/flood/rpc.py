@@ -21,6 +21,7 @@ STREAMS_EACH: Final = 100
 PAUSE_SECONDS: Final = 0.05
 """After a result that was refused."""
 _OWN_CONNECTION: Final = (("grpc.use_local_subchannel_pool", 1), ("grpc.max_send_message_length", -1))
+EVENTS: Final = "text/event-stream"
 _EVENT: Final = b"event: status"
 
 
@@ -58,6 +59,8 @@ async def held(plan: Plan) -> AsyncIterator[Run]:
         return loop.create_connection(lambda: Waiting(make(), outcome), "127.0.0.1", plan.http_port)
 
     made = await connected(plan.connections, connect)
+    if EVENTS in plan.requests[0]:  # polls that wait have no answer yet
+        await until(lambda: outcome.answers["events"] + outcome.answers["closed"] >= plan.connections)
     yield _beating(plan, outcome)
     _close(made)
 
