@@ -9,7 +9,7 @@ unexport PYTHONDONTWRITEBYTECODE
 SOURCES := service tests benchmarks examples protos docs
 
 .DEFAULT_GOAL := help
-.PHONY: help install run demo test soak check lint types imports generated generate format lock torture postgresql-torture cluster-torture replicas clocks partitions migrations bench polling-day browser clients proxies stops interop clean
+.PHONY: help install run demo test soak check lint types imports generated generate format lock torture postgresql-torture cluster-torture replicas clocks partitions abuse migrations bench polling-day browser clients proxies stops interop clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F '\t' '{printf "  make %-19s %s\n", $$1, $$2}'
@@ -91,6 +91,9 @@ clocks: install ## clocks that differ, a clock that steps, processes that stand 
 
 partitions: install ## networks that fall silent under load: who waits how long, is anything lost, does it heal? (minutes)
 	$(BIN)/python tests/soak/partitions.py
+
+abuse: install ## floods, slow readers, crowds of waiters, costly results: what do they cost the others? (half an hour; ABUSE=--help tells more)
+	$(BIN)/python tests/soak/abuse.py $(ABUSE)
 
 migrations: install ## 200,000 jobs through all stores and back: does any poll notice?
 	$(BIN)/python tests/soak/migrations.py
