@@ -35,18 +35,18 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "dev"))
 SERVERS: Final = {"postgresql", "valkey", "cluster"}
 """The stores that need a server; their tests have the store's name among their parameters."""
 GROUPS: Final = {
-    "test_cli": "cli",
-    "test_contract": "contract",
-    "test_edge_cluster": "edge_cluster",
-    "test_postgresql_faults": "postgresql_faults",
     "test_postgresql_start": "postgresql",
     "test_postgresql_statements": "postgresql",
-    "test_recognise": "recognise",
-    "test_redis_cluster": "redis_cluster",
     "test_redis_connection": "valkey",
     "test_redis_indexes": "cluster",
 }
-"""Modules whose tests share a server or a service, without a parameter that says so."""
+"""Modules whose tests need a server, without a parameter that says so."""
+LONGEST: Final = (
+    *("postgresql", "test_workers_start_and_stop", "test_postgresql_faults", "test_workers", "cluster"),
+    *("test_redis_cluster", "test_fast_path", "test_stop", "valkey", "test_edge_upstream", "test_contract", "test_cli"),
+    *("test_sqlite_faults", "test_event_stream", "test_edge_command", "test_rest_waiting", "test_rpc_contract"),
+)
+"""The groups that take longest, which begin first: a process that began one of them late would be the last to end."""
 
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:  # noqa: ARG001  # the hook's signature
@@ -62,12 +62,19 @@ def pytest_collection_finish() -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Run the tests that share a server in one process, so that each server starts once."""
-    for item in items:
-        kinds = SERVERS.intersection(re.split(r"[\[\]-]", item.name)[1:])
-        group = next(iter(kinds), None) or GROUPS.get(item.path.stem)
-        if group is not None:
-            item.add_marker(pytest.mark.xdist_group(group))
+    """Run each module in one process, and all tests that share a server, so that each server starts once."""
+    groups = {item: group_of(item) for item in items}
+    for item, group in groups.items():
+        item.add_marker(pytest.mark.xdist_group(group))
+    ranks = {group: rank for rank, group in enumerate(LONGEST)}
+    items.sort(key=lambda item: ranks.get(groups[item], len(ranks)))
+
+
+def group_of(item: pytest.Item) -> str:
+    """Return the server that the test needs, or else its module."""
+    kinds = SERVERS.intersection(re.split(r"[\[\]-]", item.name)[1:])
+    module = item.path.stem
+    return next(iter(kinds), None) or GROUPS.get(module, module)
 
 
 def pytest_asyncio_loop_factories(config: pytest.Config, item: pytest.Item) -> Mapping[str, Callable[[], Any]]:  # noqa: ARG001  # the hook's signature

@@ -43,10 +43,22 @@ def forge(claims: Any, header: Any = None, sign: Sign = hs256()) -> str:  # noqa
     return f"{signed}.{segment(sign(signed.encode()))}"
 
 
+_EXPONENT: Final = 65_537
+_PRIMES: Final = iter(Path(__file__).with_name("rsa_primes.txt").read_text().splitlines())
+"""The primes of some keys of 2048 bits: every process of the tests needs keys, and 0.1 s to find the primes of one."""
+
+
 @cache
 def rsa_key(name: str = "first", bits: int = 2048) -> rsa.RSAPrivateKey:  # noqa: ARG001  # the name tells keys apart
-    """An RSA key; the same one for the same name, since making one takes long."""
-    return rsa.generate_private_key(public_exponent=65537, key_size=bits)
+    """An RSA key; the same one for the same name."""
+    primes = next(_PRIMES, None) if bits == 2048 else None
+    if primes is None:
+        return rsa.generate_private_key(public_exponent=_EXPONENT, key_size=bits)
+    p, q = (int(prime, 16) for prime in primes.split())
+    d = pow(_EXPONENT, -1, (p - 1) * (q - 1))
+    public = rsa.RSAPublicNumbers(_EXPONENT, p * q)
+    numbers = rsa.RSAPrivateNumbers(p, q, d, d % (p - 1), d % (q - 1), rsa.rsa_crt_iqmp(p, q), public)
+    return numbers.private_key(unsafe_skip_rsa_key_validation=True)
 
 
 EC_KEY: Final = ec.generate_private_key(ec.SECP256R1())

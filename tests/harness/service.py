@@ -76,12 +76,13 @@ async def service_here(
     limits: ServiceLimits = AT_ONCE,
     rest: RestLimits | None = None,
     clock: Clock | None = None,
+    with_reflection: bool = False,
     **settings: Any,
 ) -> AsyncIterator[Service]:
     """The service inside this process and loop, on free ports, with the tests' issuer unless others are given.
 
     `store` is a URL, or a store to be used in place of the settings' one; `rest` replaces a part of the limits.
-    The clocks are those of the system unless `clock` is given.
+    The clocks are those of the system unless `clock` is given. Reflection is off because a third of a start is its.
     """
     issuer = IssuerSettings(issuer=ISSUER, audience=AUDIENCE, algorithm="HS256", secret=SecretStr(SECRET))
     values = {
@@ -95,7 +96,7 @@ async def service_here(
     service = serving(
         chosen,
         chosen.accepted_issuers(),
-        with_reflection=True,
+        with_reflection=with_reflection,
         limits=limits if rest is None else replace(limits, rest=rest),
         clocks=REAL_TIME if clock is None else clock.clocks,
         store=None if isinstance(store, str) else store,

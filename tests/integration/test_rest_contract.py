@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import pytest_asyncio
 from harness.faults import Clock, MeddledStore
 from harness.http import Answer, request
 from harness.jobs import ENDED, KINDS, complete, create, fail, job_error, job_in, number_of, put_virtual_key, start
@@ -41,6 +42,20 @@ async def either(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterato
     url = f"sqlite:///{tmp_path / 'jobs.db'}" if request.param == "sqlite" else "memory://"
     connection_type = RestProtocol if request.param == "no fast path" else FastPathProtocol
     async with service_here(url, rest=RestLimits(connection_type=connection_type)) as running:
+        yield running
+
+
+ON_SHARED = pytest.mark.asyncio(loop_scope="module")
+"""Of the tests that only ask the service for what `shared` has."""
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def shared() -> AsyncIterator[Service]:
+    """The whole service on the memory store with `j1` and a job in each state, of its name; nobody changes them."""
+    async with service_here() as running:
+        await create(running, "j1")
+        for state in JobState:
+            await job_in(running, state, state.value)
         yield running
 
 
@@ -162,30 +177,32 @@ async def test_escaped_id_is_the_same_id(service: Service) -> None:
     assert (await service.poll("%6A%31", OWNER)).json["id"] == "j1"
 
 
+@ON_SHARED
 @pytest.mark.parametrize(
     "path", ["/", "/v1", "/v1/async/audio/transcriptions", "/V1/async/audio/transcriptions/j1", "//"]
 )
-async def test_unknown_path_is_404_of_the_same_shape(service: Service, path: str) -> None:
+async def test_unknown_path_is_404_of_the_same_shape(shared: Service, path: str) -> None:
     """A path that is none of ours is a BifrostError with 404, whoever asks."""
-    await create(service, "j1")
     for headers in ((), (OWNER,)):
-        answer = await request(service.http_port, path, *headers)
+        answer = await request(shared.http_port, path, *headers)
         event_id = answer.headers["x-request-id"]
         expected = problem(404, "not_found", "path_not_found", "There is nothing at this path", event_id)
         assert (answer.status, answer.json) == (404, expected)
 
 
+@ON_SHARED
 @pytest.mark.parametrize("method", ["POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "PROPFIND"])
 @pytest.mark.parametrize("path", [*(f"/v1/async/{kind}/j1" for kind in KINDS.values()), "/openapi.json"])
-async def test_other_methods_are_405(service: Service, path: str, method: str) -> None:
+async def test_other_methods_are_405(shared: Service, path: str, method: str) -> None:
     """Every method but GET and HEAD is a 405 with Allow on every path, before any credential is looked at."""
     for headers in ((), (OWNER,), (bearer("bad"),)):
-        answer = await request(service.http_port, path, *headers, method=method)
+        answer = await request(shared.http_port, path, *headers, method=method)
         assert (answer.status, answer.headers["allow"]) == (405, "GET, HEAD")
         assert answer.json["error"]["code"] == answer.json["error"]["type"] == "method_not_allowed"
         assert not {name for name in answer.headers if name.startswith("access-control")}
 
 
+@ON_SHARED
 @pytest.mark.parametrize(
     ("job_id", "header", "status"),
     [
@@ -199,11 +216,9 @@ async def test_other_methods_are_405(service: Service, path: str, method: str) -
         ("completed", "Accept: */*", 401),
     ],
 )
-async def test_head_is_get_without_the_body(service: Service, job_id: str, header: str, status: int) -> None:
+async def test_head_is_get_without_the_body(shared: Service, job_id: str, header: str, status: int) -> None:
     """HEAD has the status and every header that GET has, Content-Length included, and no body."""
-    for state in JobState:
-        await job_in(service, state, state.value)
-    both = [await service.poll(job_id, header, "X-Request-Id: r-1", method=method) for method in ("GET", "HEAD")]
+    both = [await shared.poll(job_id, header, "X-Request-Id: r-1", method=method) for method in ("GET", "HEAD")]
     get, head = ({**answer.headers, "date": ""} for answer in both)
     assert [answer.status for answer in both] == [status, status]
     assert head == get
@@ -347,19 +362,21 @@ async def test_every_answer_has_the_same_headers() -> None:
         assert set(answer.headers) == varying | set(fixed)
 
 
+@ON_SHARED
 @pytest.mark.parametrize(
     "given", ["r-1", "A.b_c-9", "x" * 128, "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"]
 )
-async def test_sane_request_id_is_echoed(service: Service, given: str) -> None:
+async def test_sane_request_id_is_echoed(shared: Service, given: str) -> None:
     """A sane X-Request-Id comes back, and is the event_id of an error."""
-    answer = await service.poll("unknown", OWNER, f"X-Request-Id: {given}")
+    answer = await shared.poll("unknown", OWNER, f"X-Request-Id: {given}")
     assert answer.headers["x-request-id"] == answer.json["event_id"] == given
 
 
+@ON_SHARED
 @pytest.mark.parametrize("given", ["", "x" * 129, "a b", 'a"b', "a/b", "<a>", "a;b", "a\xff", "ä"])
-async def test_insane_request_id_is_replaced(service: Service, given: str) -> None:
+async def test_insane_request_id_is_replaced(shared: Service, given: str) -> None:
     """Any other X-Request-Id is replaced by one of ours, which no two answers share, and is nowhere repeated."""
-    answers = [await service.poll("unknown", OWNER, f"X-Request-Id: {given}") for _ in range(2)]
+    answers = [await shared.poll("unknown", OWNER, f"X-Request-Id: {given}") for _ in range(2)]
     ours = {answer.headers["x-request-id"] for answer in answers}
     assert len(ours) == 2
     assert all(re.fullmatch("[0-9a-f]{32}", request_id) for request_id in ours)

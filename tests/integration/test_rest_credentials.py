@@ -11,6 +11,7 @@ from typing import Any, Final, TypeVar
 
 import jwt
 import pytest
+import pytest_asyncio
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.hashes import SHA256
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -47,6 +48,7 @@ from pydantic import SecretStr
 KEY: Final = "sk-bf-0123456789abcdef0123456789abcdef"
 PATH: Final = "/v1/async/audio/transcriptions/"
 CHALLENGE: Final = 'Bearer realm="jobstatus"'
+pytestmark = pytest.mark.asyncio(loop_scope="module")
 Header = str | bytes
 T = TypeVar("T")
 
@@ -67,9 +69,9 @@ async def furnished(*issuers: IssuerSettings, store: str = "memory://", **settin
         yield running
 
 
-@pytest.fixture
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def service() -> AsyncIterator[Service]:
-    """The same with the tests' issuer."""
+    """The same with the tests' issuer, one for all tests that only present credentials."""
     async with furnished() as running:
         yield running
 

@@ -42,7 +42,7 @@ class Asking:
 @pytest.fixture(params=SERVICE_NAMES)
 async def reflection(request: pytest.FixtureRequest) -> AsyncIterator[Asking]:
     """A stream of each version."""
-    async with service_here() as service, channel_to(service.grpc_port) as channel:
+    async with service_here(with_reflection=True) as service, channel_to(service.grpc_port) as channel:
         yield Asking(channel, request.param)
 
 

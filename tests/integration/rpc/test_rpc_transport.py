@@ -133,7 +133,7 @@ async def test_only_allowed_names_may_call(authorities: Authorities, tmp_path: P
 async def test_only_allowed_names_may_ask_for_reflection(authorities: Authorities, tmp_path: Path, name: str) -> None:
     """It describes calls that an edge, or a client without an allowed name, may not make."""
     names: dict[str, Any] = {"grpc_allowed_clients": "worker.test", "grpc_edge_clients": "edge.test"}
-    async with service_here(**authorities.settings(tmp_path), **names) as service:
+    async with service_here(**authorities.settings(tmp_path), **names, with_reflection=True) as service:
 
         async def ask(client: str) -> Any:
             credentials = authorities.client(client)
