@@ -19,8 +19,11 @@ from jobstatus.core.store import VirtualKeyReader
 from jobstatus.core.virtual_keys import VirtualKey
 
 STALE_AFTER_SECONDS: Final = 4.0
-LOOKUPS: Final = BatchReaderLimits(max_under_way=1)
-"""The bounds of the lookups by key, and of those by id."""
+LOOKUPS: Final = BatchReaderLimits(max_batch=50, max_under_way=1)
+"""The bounds of the lookups by key, and of those by id.
+
+A read has few of them, because all are answered in one turn of the event loop, and polls wait for the end of that.
+"""
 _Answer = tuple[VirtualKey | None]
 
 
