@@ -18,6 +18,7 @@ MIB: Final = 1024 * 1024
 GOOD: Final = "good"
 BAD: Final = "bad"
 """The virtual keys of the good client and of whoever is a tenant of the service and abuses it."""
+OPENAPI: Final = "/openapi.json"
 PATH: Final = "/v1/async/audio/transcriptions/"
 CROWD: Final = 1000
 FEW: Final = 16
@@ -98,6 +99,11 @@ def asking(*lines: str, path: str = f"{PATH}some-job") -> Prepare:
     return prepare
 
 
+async def asking_twice(_: Ground) -> Mapping[str, Any]:
+    """What has small answers, and what has larger ones."""
+    return {"requests": [get(f"{PATH}some-job"), get(OPENAPI)]}
+
+
 def signed_by(algorithm: str, signature_bytes: int, *, padding: int = 0) -> Prepare:
     """Tokens with everything right but the signature, which is another one each time."""
     issuer = ISSUER if algorithm == "HS256" else f"{ISSUER}/{algorithm}"
@@ -171,7 +177,7 @@ ROWS: Final[dict[str, Row]] = {
     ),
     "openapi": Row(
         title="/openapi.json",
-        prepare=asking(path="/openapi.json"),
+        prepare=asking(path=OPENAPI),
         connections=FEW,
         answers=frozenset({"200"}),
     ),
@@ -193,7 +199,7 @@ ROWS: Final[dict[str, Row]] = {
     "unread": Row(
         title="pipelined, never read",
         kind="unread",
-        prepare=asking(),
+        prepare=asking_twice,
         connections=100,
         answers=ANY,
         unit="-",

@@ -3,7 +3,7 @@
 import asyncio
 import resource
 import socket
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from itertools import count, cycle
 from typing import Final, cast
@@ -13,6 +13,8 @@ from harness.flood.plan import Outcome, Plan, Run, connected, request_maker
 
 RETRY_SECONDS: Final = 0.1
 """A connection that was closed without an answer is made again after so long."""
+REFUSED_SECONDS: Final = 10.0
+"""A connection that says nothing is made again after so long, so that ten thousand refused ones are 1,000 a second."""
 SPARE_FILES: Final = 200
 SLOW_BYTES: Final = 16 * 1024
 """What a slow reader takes each time, and has room for."""
@@ -20,8 +22,6 @@ SLOW_SECONDS: Final = 0.25
 _GOOD: Final = b"HTTP/1.1 200"
 PIPELINED: Final = 200
 """Requests in one write of those who never read."""
-WHOLE: Final = 100
-"""Writes of those of them who stop with a whole request."""
 
 
 class Asker(asyncio.Protocol):
@@ -158,24 +158,25 @@ async def slow(plan: Plan) -> AsyncIterator[Run]:
 async def unread(plan: Plan) -> AsyncIterator[Run]:
     """Send requests one behind the other, and never read an answer.
 
-    Every other connection sends as long as it may, so that it ends within a request; the rest send whole requests whose
-    answers no buffer holds. The connections stay when the load has ended.
+    Every other connection sends the first request as long as it may, so that it ends within one. The rest send the
+    second one for a while, and end with a whole one. The connections stay when the load has ended.
     """
-    outcome, make = Outcome(), request_maker(plan.requests[0])
-    data = b"".join(make() for _ in range(PIPELINED))
+    outcome = Outcome()
+    endless, whole = ([request_maker(request)() for _ in range(PIPELINED)] for request in plan.requests)
     sockets = await connected(plan.connections, lambda: _socket(plan, room=SLOW_BYTES))
 
-    async def write(made: socket.socket, writes: Iterable[int]) -> None:
+    async def write(made: socket.socket, pipelined: Sequence[bytes], writes: Iterable[int]) -> None:
+        data = b"".join(pipelined)
         try:
             for _ in writes:
                 await asyncio.get_running_loop().sock_sendall(made, data)
-                outcome.count += PIPELINED
+                outcome.count += len(pipelined)
         except OSError as error:
             outcome.answers[type(error).__name__] += 1
 
     async def run() -> Outcome:
-        rounds = cycle((range(WHOLE), count()))
-        tasks = [asyncio.create_task(write(made, next(rounds))) for made in sockets]
+        tasks = [asyncio.create_task(write(made, endless, count())) for made in sockets[::2]]
+        tasks += [asyncio.create_task(write(made, whole, (1,))) for made in sockets[1::2]]
         await asyncio.sleep(plan.seconds)
         for task in tasks:
             task.cancel()
@@ -227,7 +228,7 @@ class Holder(asyncio.Protocol):
 
     def _later(self) -> None:
         if not self._is_over.is_set():
-            asyncio.get_running_loop().call_later(10 * RETRY_SECONDS, self._again)
+            asyncio.get_running_loop().call_later(REFUSED_SECONDS, self._again)
 
     def _again(self) -> None:
         if not self._is_over.is_set():
