@@ -12,6 +12,7 @@ from jobstatus.auth.authenticator import Authenticator
 from jobstatus.auth.issuer_config import IssuerConfig
 from jobstatus.auth.issuers import TokenVerifier
 from jobstatus.auth.remote_keys import JwksLimits, RemoteKeys
+from jobstatus.core.poll import Poller
 from jobstatus.core.store import VirtualKeyReader
 from jobstatus.core.watching.long_poll import LongPoller
 from jobstatus.core.watching.subscriptions import JobSubscriptions
@@ -20,7 +21,7 @@ from jobstatus.rest.cors import Cors
 from jobstatus.rest.cors_handler import cors_handler, cors_try_answer
 from jobstatus.rest.event_stream import EventSender
 from jobstatus.rest.fast_path import TryAnswer
-from jobstatus.rest.handler import PollHandler, Polls
+from jobstatus.rest.handler import PollHandler
 from jobstatus.rest.limits import RestLimits
 from jobstatus.rest.protocol import Handler
 from jobstatus.rest.server import HttpServer
@@ -52,7 +53,7 @@ def build_frontend(
     settings: Settings,
     issuers: tuple[IssuerSettings, ...],
     *,
-    polls: Polls,
+    polls: Poller,
     virtual_keys: VirtualKeyReader,
     probe: Callable[[], Awaitable[None]],
     subscriptions: JobSubscriptions,
@@ -71,20 +72,20 @@ def build_frontend(
     configs = [issuer.config() for issuer in issuers]
     remote_keys = _remote_keys(configs, replace(jwks, keep_seconds=settings.jwks_keep_seconds), clocks)
     local = [config for config in configs if not config.is_remote]
-    authenticator = Authenticator(
-        verifier=TokenVerifier(local, remote_keys) if configs else None,
-        store=virtual_keys,
-        clock=clocks.seconds,
-        monotonic=clocks.monotonic,
-        on_change=subscriptions.wake_all,
-    )
     long_poller = LongPoller(
-        polls.poll,
+        polls,
         subscriptions,
         clock=clocks.ms,
         limit=settings.max_waiting_polls,
         limit_each=settings.max_waiting_polls_each,
         hears_of_changes=hears_of_changes,
+    )
+    authenticator = Authenticator(
+        verifier=TokenVerifier(local, remote_keys) if configs else None,
+        store=virtual_keys,
+        clock=clocks.seconds,
+        monotonic=clocks.monotonic,
+        on_change=long_poller.check_credentials,
     )
     metrics.count_waiting(lambda: long_poller.count)
     large = limits.large_responses()

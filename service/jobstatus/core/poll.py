@@ -4,6 +4,7 @@ Each read checks the job's expiry, whether or not the sweeper has run. A poll ne
 edge without a store of its own uses the same code.
 """
 
+import asyncio
 import time
 from collections.abc import Callable, Sequence
 from typing import Final, NamedTuple
@@ -63,10 +64,10 @@ class Poller:
         Raise JobNotFound for a job that is unknown, expired, of another owner or of another request type, and for a
         malformed id, all after the same work; StoreUnavailable when the store does not answer.
         """
-        found = self._try_read(job_id)
+        found = self.try_read(job_id)
         if found is NOT_NOW:
             found = await self._batch.read(_lookup_id(job_id))
-        answer = self._checked(found, request_type, principal)
+        answer = self.check(found, request_type, principal)
         result = answer.result
         if result is None and answer.result_size is not None:
             result = await self._large_result(job_id, answer)
@@ -75,15 +76,21 @@ class Poller:
     def try_poll(self, job_id: str, request_type: RequestType, principal: Principal) -> Poll | None:
         """Return what `poll` returns, or None where that takes waiting: for the store, or for a large result (see
         Answer). Raises as `poll`."""
-        found = self._try_read(job_id)
+        found = self.try_read(job_id)
         if found is NOT_NOW:
             return None
-        answer = self._checked(found, request_type, principal)
+        answer = self.check(found, request_type, principal)
         if answer.result is None and answer.result_size is not None:
             return None
         return self._poll(job_id, request_type, answer, answer.result)
 
-    def _try_read(self, job_id: str) -> Answer | StoreError | NotNow | None:
+    async def read(self, job_id: str) -> Answer | StoreError | None:
+        """Return what `check` and `make_poll` make a poll of. For those who share one read; `poll` does it all."""
+        found = self.try_read(job_id)
+        return await self._batch.read(_lookup_id(job_id)) if found is NOT_NOW else found
+
+    def try_read(self, job_id: str) -> Answer | StoreError | NotNow | None:
+        """Return what `read` returns, or NOT_NOW where that takes waiting."""
         if not self.polls_at_once:
             return NOT_NOW
         started = time.perf_counter()
@@ -92,7 +99,7 @@ class Poller:
         finally:
             self._observer.store_answered("read_answers", time.perf_counter() - started)
 
-    def _checked(self, answer: Answer | StoreError | None, request_type: RequestType, principal: Principal) -> Answer:
+    def check(self, answer: Answer | StoreError | None, request_type: RequestType, principal: Principal) -> Answer:
         """Return the answer if this principal may read the job; raise as `poll`."""
         if isinstance(answer, JobStatusError):
             raise answer.with_traceback(None)
@@ -104,6 +111,17 @@ class Poller:
         ):
             raise JobNotFound
         return answer
+
+    def make_poll(self, job_id: str, request_type: RequestType, answer: Answer) -> "Poll | asyncio.Task[Poll]":
+        """Return the poll of a checked answer, at once or as a task where a large result has to be read."""
+        if answer.result is not None or answer.result_size is None:
+            return self._poll(job_id, request_type, answer, answer.result)
+        task = asyncio.create_task(self._large_poll(job_id, request_type, answer), name="jobstatus-large-poll")
+        task.add_done_callback(lambda task: task.cancelled() or task.exception())  # its callers may have gone
+        return task
+
+    async def _large_poll(self, job_id: str, request_type: RequestType, answer: Answer) -> Poll:
+        return self._poll(job_id, request_type, answer, await self._large_result(job_id, answer))
 
     def _poll(self, job_id: str, request_type: RequestType, answer: Answer, result: bytes | None) -> Poll:
         body = answer.body if result is None else b"".join((answer.body, result, RESULT_TAIL))

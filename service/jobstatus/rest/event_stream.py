@@ -9,7 +9,8 @@ not read for it either, and after a while it is disconnected.
 import asyncio
 import logging
 import re
-from collections.abc import AsyncIterator, Iterable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from functools import lru_cache
 from typing import Final
 
 from aiohttp import web
@@ -26,6 +27,8 @@ _RETRY: Final = b"retry: 2000\n"
 _COMMENT: Final = b": nothing new\n"
 _TIMER_SECONDS: Final = 0.01
 """A timer may end this much early."""
+_KEPT_EVENTS: Final = 16
+"""Small events that are kept for other streams of the same job, in case their client reads more slowly."""
 _line_end: Final = re.compile(rb"\r\n?|\n")
 
 _log = logging.getLogger(__name__)
@@ -47,6 +50,10 @@ def event(poll: Poll, head: bytes = b"") -> Iterator[bytes]:
     yield b"\n\n"
 
 
+def _small_event(poll: Poll) -> bytes:
+    return b"".join(event(poll))
+
+
 def event_id(poll: Poll) -> str:
     """Return the `id` of a document's event, which a client sends as Last-Event-ID to resume the stream."""
     return document_id(poll.version, poll.created_at_ms)
@@ -59,21 +66,30 @@ class EventSender:
         """After `quiet_seconds` without an event a comment is sent, so that proxies keep the connection open."""
         self._large = large
         self._quiet_seconds = quiet_seconds
+        self._render_small = lru_cache(_KEPT_EVENTS)(_small_event)
 
     def stream(self, request: web.BaseRequest, known_id: str | None) -> "EventStream":
         """Return a stream that is still to be sent; the client already has the document of `known_id`."""
-        return EventStream(request, known_id, large=self._large, quiet_seconds=self._quiet_seconds)
+        return EventStream(request, known_id, self._render_small, large=self._large, quiet_seconds=self._quiet_seconds)
 
 
 class EventStream:
     """The stream of one request, still to be sent."""
 
     def __init__(
-        self, request: web.BaseRequest, known_id: str | None, *, large: LargeResponses, quiet_seconds: float
+        self,
+        request: web.BaseRequest,
+        known_id: str | None,
+        render_small: Callable[[Poll], bytes],
+        *,
+        large: LargeResponses,
+        quiet_seconds: float,
     ) -> None:
+        """`render_small` returns the whole event of a document of at most MAX_BYTES, rendered once for all streams."""
         self._request = request
         self._known_id = known_id
         self._known_body = b""
+        self._render_small = render_small
         self._large = large
         self._quiet_seconds = quiet_seconds
         self._now = asyncio.get_running_loop().time
@@ -108,7 +124,9 @@ class EventStream:
         """Send the event if the client does not have this document, or a comment if one is due."""
         known_id = event_id(poll)
         if known_id != self._known_id and poll.body != self._known_body:
-            await self._write(response, event(poll, self._retry), size=len(poll.body))
+            size = len(poll.body)
+            pieces = event(poll, self._retry) if size > MAX_BYTES else (self._retry, self._render_small(poll))
+            await self._write(response, pieces, size=size)
             self._retry = b""
         elif self._now() + _TIMER_SECONDS >= self.next_at():
             if self._request.transport is not None and self._request.transport.get_write_buffer_size() > 0:
