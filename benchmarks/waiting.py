@@ -56,6 +56,7 @@ async def measure(options: Options) -> list[Series]:
 @asynccontextmanager
 async def _subject(kind: str, folder: Path) -> AsyncIterator[Subject]:
     room = {"MAX_CONNECTIONS": "20000", "MAX_WAITING_POLLS": "20000", "MAX_WAIT_SECONDS": "60"}
+    room["MAX_WAITING_POLLS_EACH"] = room["MAX_WAITING_POLLS"]
     if kind == "bare":
         async with python_server("bare_waiting", name=BARE, folder=folder) as target:
             yield Subject(target, None, None)

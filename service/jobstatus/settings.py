@@ -183,7 +183,7 @@ class Settings(BaseModel):
     max_connections_each: int | None = Field(default=None, ge=0)
     max_watchers: int = Field(default=10_000, ge=1)
     max_waiting_polls: int = Field(default=10_000, ge=0)
-    max_waiting_polls_each: int = Field(default=1_000, ge=0)
+    max_waiting_polls_each: int = Field(default=100, ge=0)
     stop_delay_seconds: float = Field(default=0, ge=0, le=300)
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_format: Literal["auto", "json", "pretty"] = "auto"

@@ -300,7 +300,7 @@ class LifeOfAJob(RuleBasedStateMachine):
     def polled(self, job_id: str, reader: str | None) -> bool | None:
         """Whether the poll is answered 200; None for not found."""
         try:
-            return self.run(self.tracker.poll(job_id, RequestType.OCR, Principal(reader))).is_terminal
+            return self.run(self.tracker.poller.poll(job_id, RequestType.OCR, Principal(reader))).is_terminal
         except JobNotFound:
             return None
 

@@ -166,7 +166,7 @@ async def test_many_wait_on_every_store_and_each_gets_its_own(store: str, kind: 
 
     A poll is sent again after a 503, which a busy machine may cause.
     """
-    async with front_here(kind, STORES[store](tmp_path)) as service:
+    async with front_here(kind, STORES[store](tmp_path), max_waiting_polls_each=200) as service:
 
         async def until_answered(name: str) -> Answer:
             while (answer := await service.poll(name, OWNER, "Prefer: wait=30")).status == 503:

@@ -13,6 +13,7 @@ from jobstatus.auth.issuer_config import IssuerConfig
 from jobstatus.auth.issuers import TokenVerifier
 from jobstatus.auth.remote_keys import JwksLimits, RemoteKeys
 from jobstatus.core.batch_reader import BatchReaderLimits
+from jobstatus.core.poll import Poller
 from jobstatus.core.readiness import Readiness
 from jobstatus.core.store import VirtualKeyReader
 from jobstatus.core.watching.long_poll import LongPoller
@@ -22,7 +23,7 @@ from jobstatus.rest.cors import Cors
 from jobstatus.rest.cors_handler import cors_handler, cors_try_answer
 from jobstatus.rest.event_stream import EventSender
 from jobstatus.rest.fast_path import TryAnswer
-from jobstatus.rest.handler import PollHandler, Polls
+from jobstatus.rest.handler import PollHandler
 from jobstatus.rest.limits import RestLimits
 from jobstatus.rest.openapi import OpenApiDocument
 from jobstatus.rest.protocol import Handler
@@ -55,7 +56,7 @@ def build_frontend(
     settings: Settings,
     issuers: tuple[IssuerSettings, ...],
     *,
-    polls: Polls,
+    polls: Poller,
     virtual_keys: VirtualKeyReader,
     readiness: Readiness,
     subscriptions: JobSubscriptions,
@@ -75,6 +76,14 @@ def build_frontend(
     configs = [issuer.config() for issuer in issuers]
     remote_keys = _remote_keys(configs, replace(jwks, keep_seconds=settings.jwks_keep_seconds), clocks)
     local = [config for config in configs if not config.is_remote]
+    long_poller = LongPoller(
+        polls,
+        subscriptions,
+        clock=clocks.ms,
+        limit=settings.max_waiting_polls,
+        limit_each=settings.max_waiting_polls_each,
+        hears_of_changes=hears_of_changes,
+    )
     authenticator = Authenticator(
         verifier=TokenVerifier(local, remote_keys) if configs else None,
         accepts_keys=settings.virtual_keys == "on",
@@ -82,15 +91,7 @@ def build_frontend(
         clock=clocks.seconds,
         monotonic=clocks.monotonic,
         lookups=lookups,
-        on_change=subscriptions.wake_all,
-    )
-    long_poller = LongPoller(
-        polls.poll,
-        subscriptions,
-        clock=clocks.ms,
-        limit=settings.max_waiting_polls,
-        limit_each=settings.max_waiting_polls_each,
-        hears_of_changes=hears_of_changes,
+        on_change=long_poller.check_credentials,
     )
     metrics.count_waiting(lambda: long_poller.count)
     large = limits.large_responses(metrics.large_answer_refused)

@@ -80,7 +80,7 @@ async def serving(
         frontend = build_frontend(
             settings,
             issuers,
-            polls=tracker,
+            polls=tracker.poller,
             virtual_keys=opened,
             readiness=Readiness(opened.probe, opened.virtual_keys_version),
             subscriptions=subscriptions,

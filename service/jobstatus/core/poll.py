@@ -87,17 +87,17 @@ class Poller:
         Raise JobNotFound for a job that is unknown, expired, of another owner or of another request type, and for a
         malformed id, all after the same work; StoreUnavailable when the store does not answer.
         """
-        found = self._try_read(job_id)
+        found = self.try_read(job_id)
         if found is NOT_NOW:
             found = await self._batch.read(_lookup_id(job_id))
-        return self._poll(job_id, request_type, self._checked(found, request_type, principal), principal)
+        return self.make_poll(job_id, request_type, self.check(found, request_type, principal), principal)
 
     def try_poll(self, job_id: str, request_type: RequestType, principal: Principal) -> Poll | None:
         """Return what `poll` returns, or None where the store has to be waited for. Raises as `poll`."""
-        found = self._try_read(job_id)
+        found = self.try_read(job_id)
         if found is NOT_NOW:
             return None
-        return self._poll(job_id, request_type, self._checked(found, request_type, principal), principal)
+        return self.make_poll(job_id, request_type, self.check(found, request_type, principal), principal)
 
     async def read_result(self, large: LargeResult) -> bytes:
         """Return the result that a poll has found.
@@ -119,7 +119,13 @@ class Poller:
             raise JobNotFound
         return job.result
 
-    def _try_read(self, job_id: str) -> Answer | StoreError | NotNow | None:
+    async def read(self, job_id: str) -> Answer | StoreError | None:
+        """Return what `check` and `make_poll` make a poll of. For those who share one read; `poll` does it all."""
+        found = self.try_read(job_id)
+        return await self._batch.read(_lookup_id(job_id)) if found is NOT_NOW else found
+
+    def try_read(self, job_id: str) -> Answer | StoreError | NotNow | None:
+        """Return what `read` returns, or NOT_NOW where that takes waiting."""
         if not self.polls_at_once:
             return NOT_NOW
         started = time.perf_counter()
@@ -128,7 +134,7 @@ class Poller:
         finally:
             self._observer.store_answered("read_answers", time.perf_counter() - started)
 
-    def _checked(self, answer: Answer | StoreError | None, request_type: RequestType, principal: Principal) -> Answer:
+    def check(self, answer: Answer | StoreError | None, request_type: RequestType, principal: Principal) -> Answer:
         """Return the answer if this principal may read the job; raise as `poll`."""
         if isinstance(answer, JobStatusError):
             raise answer.with_traceback(None)
@@ -141,7 +147,8 @@ class Poller:
             raise JobNotFound
         return answer
 
-    def _poll(self, job_id: str, request_type: RequestType, answer: Answer, principal: Principal) -> Poll:
+    def make_poll(self, job_id: str, request_type: RequestType, answer: Answer, principal: Principal) -> Poll:
+        """Return the poll of a checked answer. It is the same for all who may read the job, except for its reader."""
         result = answer.result
         body = answer.body if result is None else b"".join((answer.body, result, RESULT_TAIL))
         if answer.expires_at_ms is not None:

@@ -4,11 +4,10 @@ Each read compares expiry with the clock, here and in `poll`, whether or not the
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, Sequence
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Final
+from typing import Final, TypeVar
 
 from jobstatus.core.batch_reader import BatchReaderLimits
 from jobstatus.core.commands import Command
@@ -20,10 +19,12 @@ from jobstatus.core.rules import Policy
 from jobstatus.core.store import Answer, JobStore, Listing, StoreError
 from jobstatus.core.timekeeper import Timekeeper
 from jobstatus.core.watching.change_feed import ChangeFeed
-from jobstatus.core.watching.each_version import Waited, each_version, set_or_at
+from jobstatus.core.watching.shared_reads import Reading, SharedReads
 from jobstatus.core.watching.subscriptions import ConcurrencyLimit, JobSubscriptions
 from jobstatus.core.write_queue import Outcome, WriterLimits
 from jobstatus.core.writer import Writer
+
+Rendered = TypeVar("Rendered")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,14 +57,14 @@ class JobTracker:
         self._store = store
         self._expiry_ms = clock.expiry_ms
         self._observer = observer
-        poller = Poller(
+        self.poller: Final = Poller(
             store, clock=clock.expiry_ms, observer=observer, unscoped_for_all=unscoped_for_all, limits=limits.reads
         )
-        self.poll: Final = poller.poll
-        self.try_poll: Final = poller.try_poll
-        self.read_result: Final = poller.read_result
-        self.polls_at_once: Final = poller.polls_at_once
         self._subscriptions = JobSubscriptions() if subscriptions is None else subscriptions
+        self._reads = {
+            with_result: SharedReads(self._subscriptions, partial(self._read, with_result=with_result))
+            for with_result in (False, True)
+        }
         self._watchers = ConcurrencyLimit(max_watchers)
         self._writer = Writer(
             store,
@@ -92,12 +93,7 @@ class JobTracker:
 
     async def get(self, job_id: str, *, with_result: bool = True) -> Job:
         """Return one job. Raises JobNotFound when it is unknown or expired, or the store's error."""
-        (job,) = await self.get_many((job_id,), with_results=with_result)
-        if job is None:
-            raise JobNotFound
-        if isinstance(job, JobStatusError):
-            raise job
-        return job
+        return _present(await self._read(job_id, with_result=with_result))
 
     async def get_many(self, job_ids: Sequence[str], *, with_results: bool) -> list[Job | StoreError | None]:
         """Return jobs in the order asked for; None where unknown or expired, the error where a job cannot be read."""
@@ -123,33 +119,46 @@ class JobTracker:
             return await self._store.list_jobs(listing, self._expiry_ms())
 
     async def watch(
-        self, job_id: str, *, after_version: int, with_result: bool, idle_seconds: float | None = None
-    ) -> AsyncGenerator[Job | None]:
+        self,
+        job_id: str,
+        render: Callable[[Job], Rendered],
+        *,
+        after_version: int,
+        with_result: bool,
+        idle_seconds: float | None = None,
+    ) -> AsyncGenerator[Rendered | None]:
         """Yield the job now if it is above `after_version` or terminal, then its newer versions up to the terminal one.
 
-        With `idle_seconds` yield None whenever nothing was yielded for so long; the job is not read for that. Raises
-        JobNotFound when the job is unknown or goes away, ShuttingDown when the service stops, and Overloaded when
-        `max_watchers` watch already.
+        The job is yielded as `render` returns it. A version that several watch is read and rendered once for all, so
+        all must render alike. With `idle_seconds` yield None whenever nothing was yielded for so long; the job is not
+        read for that. Raises JobNotFound when the job is unknown or goes away, ShuttingDown when the service stops, and
+        Overloaded when `max_watchers` watch already.
         """
-        read = partial(self.get, job_id, with_result=with_result)
         now = asyncio.get_running_loop().time
         yielded_at = now()
-
-        async def wait(changed: asyncio.Event) -> Waited:
-            if not await set_or_at(changed, None if idle_seconds is None else yielded_at + idle_seconds):
-                return Waited.QUIET
-            self._subscriptions.check_open()
-            return Waited.CHANGED
-
-        with self._watchers.acquire(), self._subscriptions.waiting_for(job_id) as changed:
-            async with aclosing(each_version(self._subscriptions, job_id, changed, read, wait)) as jobs:
-                async for job in jobs:
-                    if job is not None:
-                        if job.version <= after_version and not job.is_terminal:
-                            continue
-                        after_version = job.version
-                    yield job
+        with self._watchers.acquire(), self._reads[with_result].waiting_for(job_id) as waiter:
+            reading: Reading[Job] | None = None
+            while True:
+                if reading is None:
+                    waiter.begin_own_read()
+                    reading = Reading(await self._read(job_id, with_result=with_result))
+                job = _present(reading.found)
+                self._subscriptions.seen(job_id, job.version)
+                if job.version > after_version or job.is_terminal:
+                    after_version = job.version
+                    yield reading.make(partial(render, job))
                     yielded_at = now()
+                if job.is_terminal:
+                    return
+                while not await waiter.wait(None if idle_seconds is None else yielded_at + idle_seconds):
+                    yield None
+                    yielded_at = now()
+                self._subscriptions.check_open()
+                reading = waiter.take()
+
+    async def _read(self, job_id: str, *, with_result: bool) -> Job | StoreError | None:
+        (job,) = await self.get_many((job_id,), with_results=with_result)
+        return job
 
     def change_feed(self) -> ChangeFeed:
         """Return a listener for the changes of many jobs, to be entered."""
@@ -170,6 +179,15 @@ class JobTracker:
         """End every watch, refuse new writes, and return when those under way are answered."""
         self.end_watches()
         await self._writer.close()
+
+
+def _present(job: Job | StoreError | None) -> Job:
+    """Return the job that was read. Raises JobNotFound where there is none, or the store's error."""
+    if job is None:
+        raise JobNotFound
+    if isinstance(job, JobStatusError):
+        raise job.with_traceback(None)
+    return job
 
 
 def _with_small_result(

@@ -10,6 +10,7 @@ import asyncio
 import logging
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
+from functools import lru_cache
 from typing import Final, TypeAlias
 
 from aiohttp import web
@@ -28,6 +29,8 @@ _RETRY: Final = b"retry: 2000\n"
 _COMMENT: Final = b": nothing new\n"
 _TIMER_SECONDS: Final = 0.01
 """A timer may end this much early."""
+_KEPT_EVENTS: Final = 16
+"""Small events that are kept for other streams of the same job, in case their client reads more slowly."""
 _line_end: Final = re.compile(rb"\r\n?|\n")
 
 _log = logging.getLogger(__name__)
@@ -54,6 +57,10 @@ def event(poll: Poll, head: bytes = b"", rest: Iterable[bytes] = ()) -> Iterator
     yield b"\n\n"
 
 
+def _small_event(poll: Poll) -> bytes:
+    return b"".join(event(poll))
+
+
 def event_id(poll: Poll) -> str:
     """Return the `id` of a document's event, which a client sends as Last-Event-ID to resume the stream."""
     return document_id(poll.version, poll.created_at_ms)
@@ -68,12 +75,14 @@ class EventSender:
         self._large = large
         self._quiet_seconds = quiet_seconds
         self._failed = LogThrottle()
+        self._render_small = lru_cache(_KEPT_EVENTS)(_small_event)
 
     def stream(self, request: web.BaseRequest, known_id: str | None) -> "EventStream":
         """Return a stream that is still to be sent; the client already has the document of `known_id`."""
         return EventStream(
             request,
             known_id,
+            self._render_small,
             read_result=self._read_result,
             large=self._large,
             quiet_seconds=self._quiet_seconds,
@@ -88,17 +97,22 @@ class EventStream:
         self,
         request: web.BaseRequest,
         known_id: str | None,
+        render_small: Callable[[Poll], bytes],
         *,
         read_result: ReadResult,
         large: LargeResponses,
         quiet_seconds: float,
         failed: LogThrottle,
     ) -> None:
-        """`failed` is that of all streams' log line."""
+        """`render_small` returns the whole event of a document of at most MAX_BYTES, rendered once for all streams.
+
+        `failed` is that of all streams' log line.
+        """
         self._request = request
         self._read_result = read_result
         self._known_id = known_id
         self._known_body = b""
+        self._render_small = render_small
         self._large = large
         self._quiet_seconds = quiet_seconds
         self._failed = failed
@@ -159,7 +173,7 @@ class EventStream:
         """Send the event of a document; a small one at once, a large one once there is room for it."""
         large = poll.large_result
         if large is None and len(poll.body) <= MAX_BYTES:
-            await self._write(response, (b"".join(event(poll, self._retry)),))
+            await self._write(response, (self._retry + self._render_small(poll),))
             return
         with self._large.hold(poll.reader, document_bytes(poll)):
             rest = () if large is None else (await self._read_result(large), RESULT_TAIL)

@@ -109,9 +109,12 @@ class RpcAdapter:
         return handle
 
     def _streaming(
-        self, name: str, serve: Callable[[Any], AsyncGenerator[Message]]
+        self, name: str, serve: Callable[[Any], AsyncGenerator[Message | bytes]]
     ) -> Callable[[Any, Context], AsyncGenerator[bytes]]:
-        """`serve` is called with what gRPC passes: the bytes of a request, or an iterator of those of all requests."""
+        """`serve` is called with what gRPC passes: the bytes of a request, or an iterator of those of all requests.
+
+        It yields messages, or bytes where many calls send the same message.
+        """
 
         async def handle(received: Any, context: Context) -> AsyncGenerator[bytes]:
             started = time.perf_counter()
@@ -119,7 +122,7 @@ class RpcAdapter:
                 self._identify(context, name)
                 async with aclosing(serve(received)) as responses:
                     async for response in responses:
-                        yield response.SerializeToString()
+                        yield response if isinstance(response, bytes) else response.SerializeToString()
             except GeneratorExit:
                 raise
             except BaseException as error:  # noqa: BLE001

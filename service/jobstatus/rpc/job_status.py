@@ -144,17 +144,18 @@ class JobStatusServicer:
         page.next_page_token = "" if last is None else _make_token(last, digest)
         return page
 
-    async def WatchJob(self, request: pb.WatchJobRequest) -> AsyncGenerator[pb.WatchJobResponse]:
+    async def WatchJob(self, request: pb.WatchJobRequest) -> AsyncGenerator[pb.WatchJobResponse | bytes]:
         check_id("job_id", request.job_id)
         watch = self._tracker.watch(
             request.job_id,
+            _watch_response,
             after_version=request.after_version,
             with_result=not request.omit_result,
             idle_seconds=self._idle_seconds(request),
         )
-        async with aclosing(watch) as versions:
-            async for job in versions:
-                yield pb.WatchJobResponse(job=None if job is None else job_fields(job))
+        async with aclosing(watch) as responses:
+            async for response in responses:
+                yield pb.WatchJobResponse() if response is None else response
 
     async def FollowJobs(self, requests: AsyncIterator[pb.FollowJobsRequest]) -> AsyncGenerator[pb.FollowJobsResponse]:
         with self._tracker.change_feed() as feed:
@@ -191,6 +192,11 @@ async def _read_followed(requests: AsyncIterator[pb.FollowJobsRequest], feed: Ch
             check_id("versions", job_id)
         feed.forget(request.forgotten_job_ids)
         await feed.follow(dict(request.versions))
+
+
+def _watch_response(job: Job) -> bytes:
+    """Return the bytes of the response with this job, which all its watchers are sent."""
+    return pb.WatchJobResponse(job=job_fields(job)).SerializeToString()
 
 
 def _check_size(outcome_bytes: int) -> None:

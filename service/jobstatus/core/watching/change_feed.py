@@ -12,7 +12,8 @@ from typing import Self
 from jobstatus.core.errors import Overloaded
 from jobstatus.core.job import Job
 from jobstatus.core.store import StoreError
-from jobstatus.core.watching.subscriptions import UNSEEN, JobSubscriptions, Wake
+from jobstatus.core.watching.fan_out import Wake
+from jobstatus.core.watching.subscriptions import UNSEEN, JobSubscriptions
 
 
 class ChangeFeed:

@@ -1,10 +1,11 @@
-"""Subscriptions to jobs: one callback for each waiter, called when the job changes. A waiter needs no task of its own.
+"""Subscriptions to jobs: a few callbacks for each job, called when the job changes.
 
-Changes made by this process wake the waiters at once. For changes made elsewhere the store is asked, several times a
-second and about all jobs at a time, which of them are no longer at the version last seen.
+The subscribers are those that act for others: the reads that all waiters of a job share, and the feeds of edges.
+
+Changes made by this process wake the subscribers at once. For changes made elsewhere the store is asked, several times
+a second and about all jobs at a time, which of them are no longer at the version last seen.
 """
 
-import asyncio
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -12,22 +13,23 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from jobstatus.core.errors import Overloaded, ShuttingDown
+from jobstatus.core.watching.fan_out import FanOut, Wake
 
-Wake = Callable[[], None]
 UNSEEN: Final = -1
-"""The version of a job that was not read since its waiters were last woken: any version in the store is a change."""
+"""The version of a job not read since its subscribers were last woken: any version in the store is a change."""
 
 
 @dataclass(slots=True)
 class _Watched:
-    """The waiters of one job, and the version for which all of them were woken."""
+    """The subscribers of one job, and the version for which all of them were woken."""
 
     wakes: set[Wake] = field(default_factory=set)
     version: int = UNSEEN
 
-    def wake(self) -> None:
-        for wake in self.wakes:
-            wake()
+    def wake(self, but: Wake | None = None) -> None:
+        for wake in tuple(self.wakes):
+            if wake != but:
+                wake()
 
 
 class ConcurrencyLimit:
@@ -56,38 +58,29 @@ class ConcurrencyLimit:
 
 
 class JobSubscriptions:
-    """The waiters of one process."""
+    """The subscriptions of one process."""
 
     def __init__(
         self,
         on_seen: Callable[[str, int], None] = lambda job_id, version: None,  # noqa: ARG005
         on_left: Callable[[str], None] = lambda job_id: None,  # noqa: ARG005
+        fan_out: FanOut | None = None,
     ) -> None:
-        """`on_seen` is called with each new version that is read, `on_left` with each job whose last waiter left."""
+        """`on_seen` is called with each new version that is read, `on_left` with each job whose last subscriber left.
+
+        `fan_out` is how subscribers wake those for whom they act.
+        """
         self._watched: dict[str, _Watched] = {}
         self._on_seen = on_seen
         self._on_left = on_left
+        self.fan_out: Final = fan_out or FanOut()
         self.is_closed = False
         """Whether the service stops."""
         self.on_close: set[Wake] = set()
-        """Called when the service stops, besides the waiters."""
-
-    @contextmanager
-    def waiting_for(self, job_id: str) -> Iterator[asyncio.Event]:
-        """Yield an event that is set whenever the job has changed, and when the service stops. Clear it before a read.
-
-        Raises ShuttingDown when the service is stopping already.
-        """
-        self.check_open()
-        event = asyncio.Event()
-        self.add(job_id, event.set)
-        try:
-            yield event
-        finally:
-            self.remove(job_id, event.set)
+        """Called when the service stops."""
 
     def add(self, job_id: str, wake: Wake) -> None:
-        """Call `wake` whenever the job has changed, and when the service stops."""
+        """Call `wake` whenever the job has changed."""
         self._watched.setdefault(job_id, _Watched()).wakes.add(wake)
 
     def remove(self, job_id: str, wake: Wake) -> None:
@@ -98,42 +91,39 @@ class JobSubscriptions:
             del self._watched[job_id]
             self._on_left(job_id)
 
-    def wake_all(self) -> None:
-        """Wake all waiters, because what they may read has changed."""
-        for watched in self._watched.values():
-            watched.wake()
-
     def wake(self, job_ids: Iterable[str]) -> None:
-        """Wake the waiters of these jobs, which this process has just changed."""
+        """Wake the subscribers of these jobs, which this process has just changed."""
         for job_id in job_ids:
             if watched := self._watched.get(job_id):
                 watched.version = UNSEEN
                 watched.wake()
 
-    def seen(self, job_id: str, version: int) -> None:
-        """Record that a waiter has read this version. Wake all waiters of the job if another one was last seen."""
+    def seen(self, job_id: str, version: int, by: Wake | None = None) -> None:
+        """Record that this version was read. Wake all subscribers of the job if another one was last seen.
+
+        `by` is the subscriber that has read it: it is not woken.
+        """
         if (watched := self._watched.get(job_id)) and watched.version != version:
             if watched.version != UNSEEN:
-                watched.wake()
+                watched.wake(by)
             watched.version = version
             self._on_seen(job_id, version)
 
     def versions(self) -> dict[str, int]:
-        """The version last seen of each job that has waiters."""
+        """The version last seen of each job that has subscribers."""
         return {job_id: watched.version for job_id, watched in self._watched.items()}
 
     def found(self, versions: Mapping[str, int]) -> None:
-        """Wake the waiters of these jobs, which the store has at these versions, other than those last seen."""
+        """Wake the subscribers of these jobs, which the store has at these versions, other than those last seen."""
         for job_id, version in versions.items():
             if (watched := self._watched.get(job_id)) and watched.version != version:
                 watched.version = version
                 watched.wake()
 
     def close(self) -> None:
-        """Wake all waiters for the last time; `check_open` raises from now on."""
+        """Report the stop to `on_close`; `check_open` raises from now on."""
         self.is_closed = True
-        self.wake_all()
-        for wake in self.on_close:
+        for wake in tuple(self.on_close):
             wake()
 
     def check_open(self) -> None:

@@ -1,0 +1,264 @@
+"""One read of a job for all that wait for it, however many they are.
+
+A change of a job leads to one read. Only the waiters that it concerns are woken, and all of them get the same reading,
+so that what is made of it is made once too. A waiter does no read for a change; it reads by itself when it begins, and
+whenever it wants to without a change.
+
+A waiter never goes back in time: a reading that began before the waiter's own last read is not for it.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Any, Generic, Protocol, TypeVar
+
+from jobstatus.core.store import NOT_NOW, NotNow, StoreError
+from jobstatus.core.watching.subscriptions import JobSubscriptions
+
+
+class Versioned(Protocol):
+    """What is read of a job: an Answer or a Job."""
+
+    @property
+    def version(self) -> int: ...
+
+
+Found = TypeVar("Found", bound=Versioned)
+Made = TypeVar("Made")
+
+
+class Reading(Generic[Found]):
+    """What one read found, and what has been made of it."""
+
+    __slots__ = ("_error", "_found", "_made")
+
+    def __init__(self, found: Found | StoreError | None = None, *, error: Exception | None = None) -> None:
+        """`error` is what the read raised."""
+        self._found = found
+        self._error = error
+        self._made: Any = None
+
+    @property
+    def found(self) -> Found | StoreError | None:
+        """What the read returned; raises what it raised."""
+        if self._error is not None:
+            raise self._error.with_traceback(None)
+        return self._found
+
+    @property
+    def job(self) -> Found | None:
+        """The job that was found; None where there is none, or the read failed."""
+        return None if self._error is not None or isinstance(self._found, Exception) else self._found
+
+    def make(self, make: Callable[[], Made]) -> Made:
+        """Return what the first call of this method made. All callers must want the same."""
+        if self._made is None:
+            self._made = make()
+        made: Made = self._made
+        return made
+
+
+class Waiter(Generic[Found]):
+    """One that waits for news of a job. `concerns` says of a job whether it is news; what is no job always is."""
+
+    __slots__ = ("_future", "_is_queued", "_is_woken", "_reading", "_reads", "_since", "concerns")
+
+    def __init__(self, reads: "_JobReads[Found]", concerns: Callable[[Found], bool]) -> None:
+        self.concerns = concerns
+        self._reads = reads
+        self._reading: Reading[Found] | None = None
+        self._since = 0
+        self._is_queued = False
+        self._is_woken = False
+        self._future: asyncio.Future[None] | None = None
+
+    def begin_own_read(self) -> None:
+        """Drop the news so far: a read that begins now finds them, or newer ones."""
+        self._since = self._reads.begun
+        self._reading = None
+
+    async def wait(self, until: float | None) -> bool:
+        """Return whether the waiter was woken: when it is, or at that time of the loop; None: at no time."""
+        if not self._is_woken:
+            loop = asyncio.get_running_loop()
+            self._future = loop.create_future()
+            timer = None if until is None else loop.call_at(until, self._end_wait)
+            try:
+                await self._future
+            finally:
+                self._future = None
+                if timer is not None:
+                    timer.cancel()
+        is_woken, self._is_woken = self._is_woken, False
+        return is_woken
+
+    def take(self) -> Reading[Found] | None:
+        """Return the last news, once; None where there are none, so that the waiter has to read by itself."""
+        reading, self._reading = self._reading, None
+        return reading
+
+    def wake(self) -> None:
+        """End the wait, or the next one."""
+        self._is_queued = False
+        self._is_woken = True
+        self._end_wait()
+
+    def must_be_woken(self) -> bool:
+        """Return whether the caller is to have `wake` called, because nobody else is going to."""
+        is_queued, self._is_queued = self._is_queued, True
+        return not is_queued
+
+    def offer(self, reading: Reading[Found], number: int) -> bool:
+        """Keep the reading if it is news. Return whether the caller is to have `wake` called for it."""
+        if number <= self._since:
+            return False
+        job = reading.job
+        if job is not None and not self.concerns(job):
+            self._reading = None  # an earlier one is no news any more
+            return False
+        self._reading = reading
+        return self.must_be_woken()
+
+    def _end_wait(self) -> None:
+        if self._future is not None and not self._future.done():
+            self._future.set_result(None)
+
+
+class SharedReads(Generic[Found]):
+    """The waiters of all jobs that want the same of a job."""
+
+    def __init__(
+        self,
+        subscriptions: JobSubscriptions,
+        read: Callable[[str], Awaitable[Found | StoreError | None]],
+        try_read: Callable[[str], Found | StoreError | NotNow | None] = lambda _: NOT_NOW,
+        is_same: Callable[[Found, Found], bool] = lambda before, now: False,  # noqa: ARG005
+    ) -> None:
+        """`read` finds a job; `try_read` does so without waiting, or returns NOT_NOW.
+
+        `is_same` says of what two reads found, one after the other, that the second is no news for any waiter.
+        """
+        self._subscriptions = subscriptions
+        self._open = partial(_JobReads, subscriptions, read, try_read, is_same)
+        self._jobs: dict[str, _JobReads[Found]] = {}
+        subscriptions.on_close.add(self.wake_all)
+
+    @contextmanager
+    def waiting_for(self, job_id: str, concerns: Callable[[Found], bool] = lambda _: True) -> Iterator[Waiter[Found]]:
+        """Yield a waiter that is woken by what concerns it, and when the service stops.
+
+        Raises ShuttingDown when the service is stopping already.
+        """
+        self._subscriptions.check_open()
+        reads = self._jobs.get(job_id)
+        if reads is None:
+            reads = self._jobs[job_id] = self._open(job_id)
+        waiter = Waiter(reads, concerns)
+        reads.waiters[waiter] = None
+        try:
+            yield waiter
+        finally:
+            del reads.waiters[waiter]
+            if not reads.waiters:
+                del self._jobs[job_id]
+                reads.close()
+
+    def wake_all(self) -> None:
+        """Wake all waiters without news, because what they may read has changed."""
+        waiters = [waiter for reads in self._jobs.values() for waiter in reads.waiters]
+        self._subscriptions.fan_out.wake([waiter.wake for waiter in waiters if waiter.must_be_woken()])
+
+
+class _JobReads(Generic[Found]):
+    """The waiters of one job, and the reads for them: one at a time, and one more for all changes meanwhile."""
+
+    __slots__ = (
+        "_is_same",
+        "_is_stale",
+        "_job_id",
+        "_last",
+        "_read",
+        "_subscriptions",
+        "_task",
+        "_try_read",
+        "begun",
+        "waiters",
+    )
+
+    def __init__(
+        self,
+        subscriptions: JobSubscriptions,
+        read: Callable[[str], Awaitable[Found | StoreError | None]],
+        try_read: Callable[[str], Found | StoreError | NotNow | None],
+        is_same: Callable[[Found, Found], bool],
+        job_id: str,
+    ) -> None:
+        self._subscriptions = subscriptions
+        self._read = read
+        self._try_read = try_read
+        self._is_same = is_same
+        self._last: Found | None = None
+        """The job as the last read found it. Each waiter was offered it, or has read by itself since."""
+        self._job_id = job_id
+        self._is_stale = False
+        self._task: asyncio.Task[None] | None = None
+        self.waiters: dict[Waiter[Found], None] = {}
+        self.begun = 0
+        """The number of reads that have begun."""
+        subscriptions.add(job_id, self._changed)
+
+    def close(self) -> None:
+        self._subscriptions.remove(self._job_id, self._changed)
+        if self._task is not None:
+            self._task.cancel()
+
+    def _changed(self) -> None:
+        if self._is_stale:
+            return  # a read is to begin anyhow
+        self._is_stale = True
+        if self._task is None:
+            self._subscriptions.fan_out.wake([self._begin])
+
+    def _begin(self) -> None:
+        """Read at once if that is possible; else begin a task that reads."""
+        if not self.waiters:
+            return
+        number = self._next_number()
+        try:
+            found = self._try_read(self._job_id)
+        except Exception as error:  # noqa: BLE001  # raised to each waiter
+            self._publish(Reading(error=error), number)
+            return
+        if found is NOT_NOW:
+            self._task = asyncio.create_task(self._read_until_fresh(number), name="jobstatus-shared-read")
+        else:
+            self._publish(Reading(found), number)
+
+    def _next_number(self) -> int:
+        self._is_stale = False
+        self.begun += 1
+        return self.begun
+
+    async def _read_until_fresh(self, number: int) -> None:
+        while True:
+            try:
+                reading = Reading(await self._read(self._job_id))
+            except Exception as error:  # noqa: BLE001  # raised to each waiter
+                reading = Reading(error=error)
+            self._publish(reading, number)
+            if not self._is_stale:
+                break
+            number = self._next_number()
+        self._task = None
+
+    def _publish(self, reading: Reading[Found], number: int) -> None:
+        job, last = reading.job, self._last
+        self._last = job
+        if job is not None:
+            self._subscriptions.seen(self._job_id, job.version, self._changed)
+            if last is not None and self._is_same(last, job):
+                return
+        due = [waiter.wake for waiter in self.waiters if waiter.offer(reading, number)]
+        if due:
+            self._subscriptions.fan_out.wake(due)
