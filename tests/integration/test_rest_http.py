@@ -22,7 +22,7 @@ from harness.waiting import until
 from jobstatus.core.job import JobState
 from jobstatus.rest.fast_path import FastPathProtocol
 from jobstatus.rest.limits import RestLimits
-from jobstatus.rest.protocol import RestProtocol
+from jobstatus.rest.protocol import MAX_HEAD_BYTES, RestProtocol
 
 ADMIN: Final = bearer(admin_token())
 PATH: Final = "/v1/async/audio/transcriptions/"
@@ -541,6 +541,39 @@ async def test_slow_readers_delay_nobody(own: Service) -> None:
     finally:
         for _, writer in greedy:
             writer.transport.abort()
+
+
+LONG_HEAD: Final = get(*(f"X-{number}: {'x' * 8000}" for number in range(20)), close=False)
+
+
+@pytest.mark.parametrize("before", [b"", get(close=False)], ids=["first request", "second request"])
+async def test_a_head_that_does_not_end_is_refused(
+    service: Service, caplog: pytest.LogCaptureFixture, before: bytes
+) -> None:
+    """Each line and their number are within their limits, but all of them would be kept for as long as it takes."""
+    caplog.set_level(logging.INFO)
+    async with connection(service.http_port) as (reader, writer):
+        writer.write(before)
+        if before:
+            assert (await next_answer(reader)).status == 200
+        writer.write(LONG_HEAD[: MAX_HEAD_BYTES + 1])
+        (answer,) = answers_in(await received_until_closed(reader, seconds=5))
+    assert (answer.status, answer.json["error"]["code"]) == (400, "malformed_request")
+    assert events_logged(caplog) == ["http_request_refused"]
+
+
+async def test_heads_behind_a_wait_are_not_kept(service: Service) -> None:
+    """What a client sends while its poll waits is bounded: it gets no answer but the end of the connection."""
+    async with connection(service.http_port) as (reader, writer):
+        writer.write(get("Prefer: wait=45", job_id="pending", close=False))
+        await until(lambda: is_waiting(service))
+        writer.write(LONG_HEAD[:-1])
+        assert await received_until_closed(reader, seconds=5) == b""
+
+
+async def is_waiting(service: Service) -> bool:
+    metrics = (await request(service.admin_port, "/metrics")).body
+    return b"\njobstatus_waiting_polls 1.0\n" in metrics
 
 
 @pytest.mark.parametrize("kind", [FastPathProtocol, RestProtocol])

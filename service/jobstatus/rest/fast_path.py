@@ -115,7 +115,7 @@ class InterceptingParser:
         """Return the requests for the handler, whether the last one is an upgrade, and the bytes that follow it."""
         requests, is_upgrade, rest = self._parser.feed_data(data)
         if self._connection.request_timer is not None or not data.endswith(HEAD_END):
-            self._connection.note(data)
+            self._connection.note(data, requests[-1][1] if requests else None)
         if len(requests) == 1 and not is_upgrade:
             [(request, body)] = requests
             is_plain = request.method in ALLOWED_METHODS and request.version == HttpVersion11 and body is EMPTY_PAYLOAD

@@ -14,7 +14,8 @@ from dataclasses import replace
 from http import HTTPStatus
 from typing import Any, Final, cast
 
-from aiohttp import web
+from aiohttp import StreamReader, web
+from aiohttp.streams import EMPTY_PAYLOAD
 from aiohttp.web_protocol import RequestHandler
 
 from jobstatus.rest import responses
@@ -25,6 +26,10 @@ from jobstatus.telemetry.throttle import LogThrottle
 
 Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 HEAD_END: Final = b"\r\n\r\n"
+MAX_HEAD_BYTES: Final = 64 * 1024
+"""aiohttp limits each line and their number, which together would be a megabyte."""
+_QUEUED: Final = 4
+"""Requests that a connection keeps while another one is answered; then no more are read. aiohttp keeps 32."""
 _log = logging.getLogger(__name__)
 
 
@@ -79,6 +84,11 @@ class RestProtocol(RequestHandler):
         self._on_lost = on_lost
         self.request_timer: asyncio.TimerHandle | None = None
         self._unread_timer: asyncio.TimerHandle | None = None
+        self._head_bytes = 0
+        """Received of a request whose head is not complete."""
+        self._has_body = False
+        """Whether the last request has a body; then no other one follows."""
+        self._max_msg_queue_size, self._msg_queue_resume_size = _QUEUED, _QUEUED // 2
         self._last_bytes = b""
         self.is_answering = False
         """Whether a request is being answered; `only_valid` says when that begins."""
@@ -124,11 +134,15 @@ class RestProtocol(RequestHandler):
 
     def data_received(self, data: bytes) -> None:
         """Take bytes."""
+        count = self._request_count
         super().data_received(data)
-        self.note(data)
+        self.note(data, None if self._request_count == count else self._messages[-1][1])
 
-    def note(self, data: bytes) -> None:
-        """Note the end of what was received: a request without a body ends with an empty line, else more is due."""
+    def note(self, data: bytes, body: StreamReader | None) -> None:
+        """Note what was received: a request without a body ends with an empty line, else more is due.
+
+        `body` is that of the last request whose head is complete with these bytes; None if none is.
+        """
         if len(data) < len(HEAD_END):
             data = self._last_bytes + data
         self._last_bytes = data[-len(HEAD_END) :]
@@ -136,6 +150,19 @@ class RestProtocol(RequestHandler):
             self._await_no_request()
         elif self.request_timer is None:
             self._await_request()
+        if body is not None:
+            self._head_bytes, self._has_body = 0, body is not EMPTY_PAYLOAD
+        elif not self._has_body:
+            self._head_bytes += len(data)
+            if self._head_bytes > MAX_HEAD_BYTES:
+                self._refuse_head()
+
+    def _refuse_head(self) -> None:
+        """End the connection; answer that the request is not valid unless others are still to be answered."""
+        if self.transport is not None and not self.is_answering and not self._messages:
+            self._log_refused(HTTPStatus.BAD_REQUEST, "HeadTooLong")
+            self.transport.write(refusal(MALFORMED, request_id_of(None)).whole())
+        self.force_close()
 
     def _await_request(self) -> None:
         self.request_timer = self._loop.call_later(self._request_seconds, self._request_is_overdue)
@@ -177,6 +204,13 @@ class RestProtocol(RequestHandler):
         if self._throttles["library_log"].should_log():
             super().log_exception(*args, **kw)
 
+    def _log_refused(self, status: int, cause: str) -> None:
+        if requests := self._throttles["http_request_refused"].should_log():
+            _log.info(
+                "Not valid HTTP, so a request was refused.",
+                extra={"event": "http_request_refused", "status": status, "cause": cause, "requests": requests},
+            )
+
     def handle_error(
         self,
         request: web.BaseRequest,
@@ -186,16 +220,7 @@ class RestProtocol(RequestHandler):
     ) -> web.StreamResponse:
         """Return the answer to what the parser refused; the connection is closed after it."""
         problem = INTERNAL if status == HTTPStatus.INTERNAL_SERVER_ERROR else replace(MALFORMED, status=status)
-        if requests := self._throttles["http_request_refused"].should_log():
-            _log.info(
-                "Not valid HTTP, so a request was refused.",
-                extra={
-                    "event": "http_request_refused",
-                    "status": status,
-                    "cause": type(exc).__name__,
-                    "requests": requests,
-                },
-            )
+        self._log_refused(status, type(exc).__name__)
         if request.writer.output_size > 0:
             raise ConnectionError("the answer has been sent in part already")
         return cast("web.StreamResponse", refusal(problem, request_id_of(None)))
