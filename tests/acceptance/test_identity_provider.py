@@ -6,7 +6,7 @@ from pathlib import Path
 from harness.certificates import Authorities
 from harness.identity_provider import provider
 from harness.jobs import create
-from harness.service import EdgeProcess, Process
+from harness.service import INSTALLED, EdgeProcess, Process
 from harness.tokens import bearer
 from harness.waiting import until
 from harness.workers import WORKERS
@@ -29,7 +29,7 @@ async def test_children_and_edges_fetch_for_themselves(tmp_path: Path) -> None:
             refused = await service.poll("job-1", bearer(running.unknown("first")))
             assert refused.status == 401
             edge = EdgeProcess(tmp_path, service, **issuer)
-            edge.is_forked = False  # aiohttp reads SSL_CERT_FILE at its import
+            edge.start_command = INSTALLED  # aiohttp reads SSL_CERT_FILE at its import
             edge.environment["SSL_CERT_FILE"] = str(authority)
             async with edge:
                 front = service.behind(edge.port("HTTP"), edge.port("ADMIN"))

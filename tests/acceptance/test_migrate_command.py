@@ -29,8 +29,8 @@ async def migrate(*arguments: str) -> tuple[int, str, str]:
 
 
 async def start_migrating(source: str, target: str, output: "UnreadPipe") -> forking.Forked:
-    streams = {"stdout": output.writing, "stderr": output.writing}
-    return await forking.start("migrate", source, target, env=BARE, cwd=Path.cwd(), **streams)
+    pipe = output.writing
+    return await forking.start("migrate", source, target, env=BARE, cwd=Path.cwd(), stdout=pipe, stderr=pipe)
 
 
 async def test_a_person_is_told_what_was_copied(tmp_path: Path) -> None:

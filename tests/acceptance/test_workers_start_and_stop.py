@@ -15,7 +15,7 @@ import psutil
 import pytest
 from harness.http import request
 from harness.jobs import create
-from harness.service import COMMAND, Process, Service
+from harness.service import COMMAND, INSTALLED, Process, Service
 from harness.tokens import bearer
 from harness.waiting import until
 from harness.workers import HANGING_SECONDS, WORKERS, children_of, log_of, suspended
@@ -128,31 +128,21 @@ async def test_a_start_needs_no_temporary_folder(tmp_path: Path, name: str) -> N
 
 
 @asynccontextmanager
-async def refused(folder: Path, **settings: str) -> AsyncIterator[asyncio.subprocess.Process]:
-    """The command that is not going to serve; what it prints is to be read."""
+async def refused(folder: Path, **settings: str) -> AsyncIterator[Process]:
+    """The command that is not going to serve."""
     process = Process(folder, **({"WORKERS": str(WORKERS)} | settings))
-    child = await asyncio.create_subprocess_exec(
-        *(COMMAND, "serve"),
-        env=process.environment,
-        cwd=folder,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.STDOUT,
-    )
     try:
-        async with asyncio.timeout(60):
-            yield child
+        await process.spawn()
+        yield process
     finally:
-        if child.returncode is None:
-            child.kill()
-            await child.wait()
+        await process.__aexit__()
 
 
 async def refusal_of(folder: Path, **settings: str) -> tuple[int, str]:
     """How the command ends that cannot serve: its code, and all that it printed."""
-    async with refused(folder, **settings) as child:
-        output, _ = await child.communicate()
-    assert child.returncode is not None
-    return child.returncode, output.decode()
+    async with refused(folder, **settings) as process:
+        code = await process.ended()
+    return code, process.log_path.read_text()
 
 
 async def test_what_cannot_start_says_so_once(tmp_path: Path) -> None:
@@ -168,13 +158,13 @@ async def test_a_child_that_is_killed_before_it_is_up_ends_the_start(tmp_path: P
     """The supervisor reports it, because the child cannot."""
     with closing(sqlite3.connect(tmp_path / "jobs.db")) as holder:
         holder.execute("BEGIN EXCLUSIVE")  # keeps it from getting up
-        async with refused(tmp_path) as child:
-            supervisor = psutil.Process(child.pid)
+        async with refused(tmp_path) as process:
+            assert process.child is not None
+            supervisor = psutil.Process(process.child.pid)
             await until(lambda: bool(supervisor.children()))
             supervisor.children()[0].kill()
-            output, _ = await child.communicate()
-    assert child.returncode == 2
-    assert output.decode() == "jobstatus: a serving process ended with SIGKILL before it was up\n"
+            assert await process.ended() == 2
+    assert process.log_path.read_text() == "jobstatus: a serving process ended with SIGKILL before it was up\n"
 
 
 async def test_memory_is_not_shared(tmp_path: Path) -> None:
@@ -214,11 +204,14 @@ async def test_several_can_follow_one(tmp_path: Path) -> None:
         assert len(children_of(process)) == WORKERS
 
 
-async def test_a_supervisor_does_not_load_grpc(process: Process) -> None:
+async def test_a_supervisor_does_not_load_grpc(tmp_path: Path) -> None:
     """So it stays small, and gRPC cannot break when the supervisor starts a process."""
-    assert process.child is not None
-    supervisor, *children = (psutil.Process(process.child.pid), *children_of(process))
-    assert [has_loaded("cygrpc", each) for each in (supervisor, *children)] == [False, *[True] * WORKERS]
+    process = Process(tmp_path, WORKERS=str(WORKERS))
+    process.start_command = INSTALLED
+    async with process:
+        assert process.child is not None
+        supervisor, *children = (psutil.Process(process.child.pid), *children_of(process))
+        assert [has_loaded("cygrpc", each) for each in (supervisor, *children)] == [False, *[True] * WORKERS]
 
 
 def has_loaded(library: str, process: psutil.Process) -> bool:
@@ -228,7 +221,9 @@ def has_loaded(library: str, process: psutil.Process) -> bool:
 async def test_what_lies_where_the_service_is_started_is_not_loaded(tmp_path: Path) -> None:
     """A file that is called like a module of the service's is none."""
     (tmp_path / "uvloop.py").write_text("raise SystemExit('loaded')")
-    async with Process(tmp_path, WORKERS=str(WORKERS)) as process:
+    process = Process(tmp_path, WORKERS=str(WORKERS))
+    process.start_command = INSTALLED
+    async with process:
         assert len(children_of(process)) == WORKERS
 
 

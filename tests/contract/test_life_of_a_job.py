@@ -115,7 +115,8 @@ class LifeOfAJob(RuleBasedStateMachine):
             self.folder.cleanup()
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
-        return self.runner.run(work)
+        """Run it without the runner's handler of Ctrl-C, which takes longer to install than most work takes."""
+        return self.runner.get_loop().run_until_complete(work)
 
     def open(self) -> None:
         self.store: Store = self.run(self.enter())

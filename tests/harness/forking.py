@@ -1,8 +1,8 @@
 """Starts the command by a fork of a process that has imported it, which takes a tenth of the time of an import.
 
 What is started has an environment, a folder and standard streams of its own, runs `jobstatus.cli.main` as the console
-script does, and ends as that ends. A supervisor cannot be started so, because it must not have loaded gRPC; nor can a
-library be given what it reads from the environment while it is imported. Such tests use the installed command.
+script does, and ends as that ends. A supervisor is forked of another process, because it must not have loaded gRPC.
+What a library reads from the environment while it is imported cannot be set so: such tests use the installed command.
 """
 
 import asyncio
@@ -18,7 +18,7 @@ import sys
 import tempfile
 from collections.abc import Mapping
 from contextlib import suppress
-from functools import cache
+from functools import cache, partial
 from importlib import import_module
 from pathlib import Path
 from typing import IO, Any, Final
@@ -29,6 +29,8 @@ _MODULES: Final = (
     *("jobstatus.cli.serve", "jobstatus.cli.edge", "jobstatus.cli.migrate", "jobstatus.cli.jobs"),
     *("jobstatus.processes.start", "jobstatus.app.service", "jobstatus.app.edge"),
 )
+_SUPERVISOR: Final = ("jobstatus.cli.serve", "jobstatus.processes.start", "jobstatus.processes.supervisor")
+"""What a supervisor needs, none of which loads gRPC."""
 _END: Final = b"\n"
 _MANY_BYTES: Final = 65_536
 
@@ -57,10 +59,17 @@ class Forked:
         self.send_signal(signal.SIGKILL)
 
 
-async def start(*arguments: str, env: Mapping[str, str], cwd: Path, stdout: IO[bytes], stderr: IO[bytes]) -> Forked:
-    """Start `jobstatus` with these arguments."""
+async def start(
+    *arguments: str,
+    env: Mapping[str, str],
+    cwd: Path,
+    stdout: IO[bytes],
+    stderr: IO[bytes],
+    modules: tuple[str, ...] = _MODULES,
+) -> Forked:
+    """Start `jobstatus` with these arguments, in a process that has imported these modules."""
     with socket.socket(socket.AF_UNIX) as connection:
-        connection.connect(_forking())
+        connection.connect(_forking(modules))
         request = json.dumps({"arguments": arguments, "env": dict(env), "cwd": str(cwd)}).encode()
         socket.send_fds(connection, [request], [stdout.fileno(), stderr.fileno()])
         connection.sendall(_END)
@@ -82,16 +91,19 @@ async def run(*arguments: str, env: Mapping[str, str], cwd: Path) -> Ended:
         return Ended(code, out.read().decode(), err.read().decode())
 
 
+start_supervisor: Final = partial(start, modules=_SUPERVISOR)
+
+
 @cache
-def _forking() -> str:
-    """Return the address of the process that forks; it lives as long as this one."""
+def _forking(modules: tuple[str, ...]) -> str:
+    """Return the address of the process that forks, with these modules; it lives as long as this one."""
     folder = tempfile.TemporaryDirectory(prefix="forking-")
     address = f"{folder.name}/socket"
     listener = socket.socket(socket.AF_UNIX)
     listener.bind(address)
     listener.listen()
     process = subprocess.Popen(
-        [sys.executable, "-P", "-c", f"from harness.forking import serve; serve({listener.fileno()})"],
+        [sys.executable, "-P", "-c", f"from harness.forking import serve; serve({listener.fileno()}, {modules})"],
         # The command sets GRPC_VERBOSITY before it imports gRPC, which reads it then.
         env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1]), "GRPC_VERBOSITY": "NONE"},
         pass_fds=[listener.fileno()],
@@ -110,9 +122,9 @@ def _forking() -> str:
 # --- in the process that forks ---
 
 
-def serve(listening: int) -> None:
+def serve(listening: int, modules: tuple[str, ...]) -> None:
     """Start what is asked for on the socket, and tell how it ended, until standard input ends."""
-    for name in _MODULES:
+    for name in modules:
         import_module(name)
     gc.freeze()
     signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -5,7 +5,7 @@ import json
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -31,6 +31,9 @@ from harness.tokens import AUDIENCE, ISSUER, SECRET
 
 COMMAND = str(Path(sys.executable).with_name("jobstatus"))
 START_SECONDS = 60.0
+Starting = Callable[..., Awaitable[asyncio.subprocess.Process | forking.Forked]]
+INSTALLED: Starting = partial(asyncio.create_subprocess_exec, COMMAND)
+"""Starts the installed command, which imports all that it needs anew."""
 AT_ONCE = ServiceLimits(rpc=RpcLimits(hold_seconds=0))
 """The limits of a service in this process, which stops without a pause for callers to come."""
 EDGE = EdgeLimits()
@@ -155,8 +158,8 @@ class Process:
         inherited = {name: value for name, value in os.environ.items() if not name.startswith(("JOBSTATUS_", "GRPC_"))}
         self.environment = inherited | {f"JOBSTATUS_{name}": value for name, value in given.items()}
         self.folder = folder
-        self.is_forked = given.get("WORKERS", "1") == "1"
-        """Whether it is started by a fork of a process that has imported the command, or as installed."""
+        self.start_command: Starting = forking.start if given.get("WORKERS", "1") == "1" else forking.start_supervisor
+        """How it is started: by a fork of a process that has imported the command, unless a test sets INSTALLED."""
         self.log_path = folder / f"{self.command[0]}.log"
         self.child: asyncio.subprocess.Process | forking.Forked | None = None
         self._logged_before = 0
@@ -170,8 +173,9 @@ class Process:
         """Return when there is a process, which has yet to start serving."""
         with self.log_path.open("ab") as log:
             self._logged_before = log.tell()
-            start = forking.start if self.is_forked else partial(asyncio.create_subprocess_exec, COMMAND)
-            self.child = await start(*self.command, env=self.environment, cwd=self.folder, stdout=log, stderr=log)
+            self.child = await self.start_command(
+                *self.command, env=self.environment, cwd=self.folder, stdout=log, stderr=log
+            )
 
     async def serves(self) -> Self:
         """The second half of `start`, for a process that was spawned."""

@@ -16,6 +16,7 @@ from typing import Any, Final, cast
 
 import aiohttp
 import pytest
+import pytest_asyncio
 from aiohttp.streams import EmptyStreamReader
 from google.protobuf.duration_pb2 import Duration
 from harness.hostile_tokens import LEEWAY
@@ -79,8 +80,7 @@ async def store_with_key(url: str) -> AsyncIterator[Store]:
 
 @pytest.fixture(params=["memory", "sqlite"])
 async def service(request: pytest.FixtureRequest, tmp_path: Path, asked: list[str]) -> AsyncIterator[Service]:
-    url = "memory://" if request.param == "memory" else STORES["sqlite"](tmp_path)
-    async with service_here(store_with_key(url), rest=limits()) as running:
+    async with service_here(store_with_key(STORES[request.param](tmp_path)), rest=limits()) as running:
         asked.clear()
         yield running
 
@@ -207,15 +207,17 @@ LEFT: Final = {
 }
 
 
-@pytest.fixture
-async def furnished(service: Service) -> Service:
-    """The service with a job that ended, one under way, and two with large results."""
-    await job_in(service, JobState.COMPLETED, "done")
-    await create(service, "going")
-    for name, size in (("large", SMALL_RESULT_BYTES + 1), ("huge", 2**20)):
-        await create(service, name)
-        await complete(service, name, b'"' + b"x" * (size - 2) + b'"')
-    return service
+@pytest_asyncio.fixture(scope="module", loop_scope="module", params=["memory", "sqlite"])
+async def furnished(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Service]:
+    """The service with a job that ended, one under way, and two with large results, one for all tests that only ask."""
+    store = store_with_key(STORES[request.param](tmp_path_factory.mktemp("furnished")))
+    async with service_here(store, rest=limits()) as service:
+        await job_in(service, JobState.COMPLETED, "done")
+        await create(service, "going")
+        for name, size in (("large", SMALL_RESULT_BYTES + 1), ("huge", 2**20)):
+            await create(service, name)
+            await complete(service, name, b'"' + b"x" * (size - 2) + b'"')
+        yield service
 
 
 async def raw(client: Client, data: bytes) -> bytes:
@@ -228,6 +230,7 @@ async def raw(client: Client, data: bytes) -> bytes:
     return re.sub(rb"\r\nDate: [^\r]+", b"", head) + body
 
 
+@pytest.mark.asyncio(loop_scope="module")
 @pytest.mark.parametrize(("status", "data"), ANSWERED.values(), ids=ANSWERED.keys())
 async def test_each_outcome_has_the_bytes_of_the_handlers(
     furnished: Service, asked: list[str], status: int, data: bytes
@@ -244,6 +247,7 @@ async def test_each_outcome_has_the_bytes_of_the_handlers(
         assert (await client.ask(get("done", OWNER))).status == 200
 
 
+@pytest.mark.asyncio(loop_scope="module")
 @pytest.mark.parametrize(("status", "data"), LEFT.values(), ids=LEFT.keys())
 async def test_all_else_is_the_handlers(furnished: Service, asked: list[str], status: int, data: bytes) -> None:
     """A request for which something has to be awaited, or that is no plain GET on a connection that stays open."""
@@ -253,6 +257,7 @@ async def test_all_else_is_the_handlers(furnished: Service, asked: list[str], st
         assert len(asked) == 1
 
 
+@pytest.mark.asyncio(loop_scope="module")
 @pytest.mark.parametrize("through_handler", [False, True])
 @pytest.mark.parametrize(("status", "data"), ANSWERED.values(), ids=ANSWERED.keys())
 async def test_each_outcome_is_counted_once(

@@ -352,11 +352,12 @@ async def test_every_refusal_has_its_code_and_reason(service: Service) -> None:
     assert await service.jobs.ListJobs(pb.ListJobsRequest()) == before
 
 
+@pytest.mark.asyncio(loop_scope="module")
 @pytest.mark.parametrize("rpc", sorted({name.split(" ")[1] for name in INVALID}))
-async def test_fields_out_of_bounds_are_named(service: Service, rpc: str) -> None:
+async def test_fields_out_of_bounds_are_named(furnished: Service, rpc: str) -> None:
     """A field outside its bounds is INVALID_FIELD, which names the field (G4, G5, G15)."""
     rows = {name: row for name, row in INVALID.items() if name.split(" ")[1] == rpc}
-    outcomes = {name: await refused(call(service, request)) for name, (_, request) in rows.items()}
+    outcomes = {name: await refused(call(furnished, request)) for name, (_, request) in rows.items()}
     assert outcomes == {name: invalid(field) for name, (field, _) in rows.items()}
 
 
