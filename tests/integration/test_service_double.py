@@ -253,9 +253,10 @@ async def test_a_restart_keeps_jobs_and_address(double: ServiceDouble, client: J
         await double.start()
     assert (await anext(watch)).state is JobState.PROCESSING
     assert (await client.complete_job(job_id, {}, attempt=1)).state is JobState.COMPLETED
+    assert (await anext(watch)).state is JobState.COMPLETED
     await double.advance(2 * HOUR)
     with pytest.raises(JobNotFound):
-        await anext(watch)
+        await client.get_job(job_id)
 
 
 async def test_a_stop_refuses_no_write(double: ServiceDouble) -> None:

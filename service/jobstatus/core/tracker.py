@@ -150,11 +150,13 @@ class JobTracker:
                     yielded_at = now()
                 if job.is_terminal:
                     return
+                self._subscriptions.check_open()
                 while not await waiter.wait(None if idle_seconds is None else yielded_at + idle_seconds):
                     yield None
                     yielded_at = now()
-                self._subscriptions.check_open()
                 reading = waiter.take()
+                if reading is None:
+                    self._subscriptions.check_open()
 
     async def _read(self, job_id: str, *, with_result: bool) -> Job | StoreError | None:
         (job,) = await self.get_many((job_id,), with_results=with_result)
