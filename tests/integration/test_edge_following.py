@@ -398,7 +398,7 @@ async def test_a_job_is_followed_no_longer_than_somebody_waits() -> None:
 
 async def test_many_wait_for_one_job_and_the_service_is_asked_once_or_little_more(service: Service) -> None:
     """Two hundred clients, one end: each gets it, for a few calls inside."""
-    async with listening_edge(service) as edge:
+    async with listening_edge(service, max_waiting_polls_each=200) as edge:
         await create(edge, "j1")
         polls = [asyncio.create_task(poll_patiently(edge, "j1", OWNER, LONG)) for _ in range(200)]
         await waiting(edge, 200)

@@ -34,7 +34,7 @@ from harness import good_client
 from harness.flood.plan import Plan
 from harness.forging import EC_KEY, public_file, rsa_key
 from harness.jobs import complete, put_virtual_key
-from harness.service import EdgeProcess, Process, Service
+from harness.service import INSTALLED, EdgeProcess, Process, Service
 from harness.stores import STORES
 from harness.tokens import AUDIENCE, ISSUER
 from harness.told import Maker, percentile
@@ -376,7 +376,8 @@ async def serving(kind: str, folder: Path, scale: Scale, **settings: str) -> Asy
 
 
 def _started(process: Process, scale: Scale) -> Process:
-    process.is_forked = process.is_forked and not scale.installed
+    if scale.installed:
+        process.start_command = INSTALLED
     return process
 
 

@@ -12,7 +12,7 @@ from jobstatus.rest.fast_path import FastPathProtocol, WriteBatch
 from jobstatus.rest.limits import RestLimits
 from jobstatus.telemetry.throttle import LogThrottle
 
-OTHER_REQUEST: Final = b"HEAD / HTTP/1.1\r\nHost: test\r\n\r\n"
+OTHER_REQUEST: Final = b"PUT / HTTP/1.1\r\nHost: test\r\n\r\n"
 LAST_REQUEST: Final = b"GET / HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n"
 
 

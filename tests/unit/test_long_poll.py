@@ -152,28 +152,18 @@ async def test_a_start_is_shown_to_streams_and_wakes_no_wait(waiting: Waiting) -
     assert (await poll).is_terminal
 
 
-async def test_a_large_result_is_read_once_for_all(waiting: Waiting) -> None:
-    """Also for those that come while it is being read, and though the first of them leaves meanwhile."""
+async def test_nobody_who_waits_reads_a_large_result(waiting: Waiting) -> None:
+    """All learn of the end by one read, and that there is a result; each reads it once there is room for it."""
     tasks = [asyncio.create_task(waiting.wait()) for _ in range(MANY)]
     await waiting.settle()
     result = b'"%b"' % (b"x" * SMALL_RESULT_BYTES)
-    read_jobs, may_read, results_read = waiting.store.real.read_jobs, asyncio.Event(), []
-
-    async def read(job_ids: list[str], *, with_results: bool) -> object:
-        if with_results:
-            results_read.append(job_ids)
-            await may_read.wait()
-        return await read_jobs(job_ids, with_results=with_results)
-
-    waiting.store.replace("read_jobs", read)
-    await waiting.apply(STARTED, CompleteJob(job_id=JOB, attempt=1, result=result))
-    tasks[0].cancel()
-    await waiting.settle()
-    may_read.set()
-    first, *others = await asyncio.gather(*tasks, return_exceptions=True)
-    assert isinstance(first, asyncio.CancelledError)
-    assert all(isinstance(poll, Poll) and poll.body.endswith(result + b"}") for poll in others)
-    assert len(results_read) == 1
+    await waiting.apply(STARTED)
+    waiting.answers_read()
+    waiting.store.calls.clear()
+    await waiting.apply(CompleteJob(job_id=JOB, attempt=1, result=result))
+    polls = await asyncio.gather(*tasks)
+    assert {poll.large_result and poll.large_result.size for poll in polls} == {len(result)}
+    assert waiting.answers_read() == 1
 
 
 async def test_a_failure_of_the_read_is_told_to_all(waiting: Waiting) -> None:

@@ -150,7 +150,9 @@ class LongPoller:
         """Return what `Poller.poll` would return or raise, made of this reading once for all."""
         answer = self._poller.check(reading.found, request_type, principal)
         poll = reading.make(partial(self._poller.make_poll, job_id, request_type, answer, principal))
-        return poll._replace(reader=principal.virtual_key_id) if poll.is_terminal else poll
+        if poll.is_terminal and poll.reader != principal.virtual_key_id:
+            return poll._replace(reader=principal.virtual_key_id)
+        return poll
 
     def _take_place(
         self, stack: ExitStack, principal: Principal, job_id: str, concerns: Callable[[Answer], bool]
