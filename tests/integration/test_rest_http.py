@@ -343,12 +343,12 @@ async def test_noise_is_refused(own: Service, caplog: pytest.LogCaptureFixture) 
     assert (await own.poll("done", ADMIN)).status == 200
 
 
-async def test_many_bad_requests_leave_one_line(service: Service, caplog: pytest.LogCaptureFixture) -> None:
+async def test_many_bad_requests_leave_one_line(own: Service, caplog: pytest.LogCaptureFixture) -> None:
     """A stranger cannot fill the log, on one connection each or on one port by several paths to a refusal."""
     caplog.set_level(logging.INFO)
     for _ in range(50):
-        await talk(service.http_port, MALFORMED["S12 TLS"])
-        await talk(service.http_port, MALFORMED["S1 length -1"])
+        await talk(own.http_port, MALFORMED["S12 TLS"])
+        await talk(own.http_port, MALFORMED["S1 length -1"])
     assert events_logged(caplog) == ["http_request_refused"]
 
 
@@ -548,11 +548,11 @@ LONG_HEAD: Final = get(*(f"X-{number}: {'x' * 8000}" for number in range(20)), c
 
 @pytest.mark.parametrize("before", [b"", get(close=False)], ids=["first request", "second request"])
 async def test_a_head_that_does_not_end_is_refused(
-    service: Service, caplog: pytest.LogCaptureFixture, before: bytes
+    own: Service, caplog: pytest.LogCaptureFixture, before: bytes
 ) -> None:
     """Each line and their number are within their limits, but all of them would be kept for as long as it takes."""
     caplog.set_level(logging.INFO)
-    async with connection(service.http_port) as (reader, writer):
+    async with connection(own.http_port) as (reader, writer):
         writer.write(before)
         if before:
             assert (await next_answer(reader)).status == 200

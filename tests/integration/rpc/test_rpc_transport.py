@@ -32,7 +32,7 @@ SERVICES: Final = ("jobstatus.v1.JobStatus", "jobstatus.v1.VirtualKeys")
 
 
 async def test_health_follows_the_store() -> None:
-    """Health is SERVING for the server and both services, NOT_SERVING while the store cannot write."""
+    """Health is SERVING for the server and both services, NOT_SERVING while the store does not answer."""
     store = MeddledStore()
     async with service_here(store) as service, channel_to(service.grpc_port) as channel:
         health: Any = health_pb2_grpc.HealthStub(channel)
@@ -45,9 +45,9 @@ async def test_health_follows_the_store() -> None:
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await health.Check(health_pb2.HealthCheckRequest(service="unknown"))
         assert caught.value.code() is Code.NOT_FOUND
-        store.failures["probe"] = StoreUnavailable()
+        store.fail_all(StoreUnavailable())
         await until(lambda: are_all(health_pb2.HealthCheckResponse.NOT_SERVING))
-        del store.failures["probe"]
+        store.fail_all(None)
         await until(lambda: are_all(health_pb2.HealthCheckResponse.SERVING))
 
 
