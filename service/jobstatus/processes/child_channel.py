@@ -16,7 +16,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import Final, Literal, Self
 
-Question = Literal["problem", "metrics", "alive", "restart_leases"]
+Question = Literal["problem", "metrics", "alive", "restart_leases", "reload"]
 Answers = Mapping[str, Callable[[], Awaitable[str]]]
 """How a child answers each question."""
 

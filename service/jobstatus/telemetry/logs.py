@@ -29,6 +29,11 @@ def configure(*, level: str, log_format: str, child: int | None = None) -> None:
     logging.getLogger("asyncio").setLevel(logging.WARNING)
 
 
+def set_level(level: str) -> None:
+    """Log from this level on, as `configure` has set up."""
+    logging.getLogger().setLevel(level.upper())
+
+
 class _JsonFormatter(logging.Formatter):
     """Formats a record as a JSON object with the record's `extra`."""
 
