@@ -93,7 +93,8 @@ class Reloader:
     async def reload(self) -> str:
         """Reload now and return what is wrong, an empty string if nothing is.
 
-        Log one line, unless this is a child: then the supervisor does.
+        Log one line, unless this is a child: then the supervisor does. A new level of the log applies from the line on
+        or after it, whichever lets the line be seen.
         """
         try:
             read, issuers = await asyncio.to_thread(self._source.read)
@@ -106,8 +107,9 @@ class Reloader:
             if not self._is_child:
                 log_refusal(problem)
             return problem
+        levels = (self._in_use.log_level, chosen.log_level)
         self._in_use = chosen
-        logs.set_level(chosen.log_level)
+        logs.set_level(min(levels, key=lambda level: logging.getLevelNamesMapping()[level.upper()]))
         if not self._is_child:
             _log.info(
                 "The settings were read again.",
@@ -117,6 +119,7 @@ class Reloader:
                     "needs_restart": list(changes.needs_restart),
                 },
             )
+        logs.set_level(chosen.log_level)
         return ""
 
 

@@ -18,13 +18,12 @@ def describe(path: Path) -> str:
             _check_folder(path)
             return f"the SQLite file {path}, which would be created"
         version = _read_version(path)
-        size = f"{path.stat().st_size / 1e6:.1f} MB"
     if not (os.access(path, os.W_OK) and os.access(path.parent, os.W_OK | os.X_OK)):
         raise StoreConfigError(f"cannot write {path}: check the rights of the file and its folder")
     if version < len(schema.MIGRATIONS):
         change = f"migrated from schema {version} to {len(schema.MIGRATIONS)}" if version else "given its tables"
-        return f"the SQLite file {path} ({size}), which would be {change}"
-    return f"the SQLite file {path} ({size}, schema {version})"
+        return f"the SQLite file {path}, which would be {change}"
+    return f"the SQLite file {path} (schema {version})"
 
 
 def _check_folder(path: Path) -> None:
