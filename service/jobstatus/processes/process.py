@@ -4,13 +4,14 @@ import asyncio
 import logging
 import os
 import signal
-from collections.abc import Callable, Coroutine
+from collections.abc import Coroutine
 from contextlib import AsyncExitStack
 from typing import Any, Final
 
 import uvloop
 
 from jobstatus.processes.child_channel import answering
+from jobstatus.processes.hangup import HangUps
 from jobstatus.processes.launch import Launch, end_start
 from jobstatus.processes.reload import Reloader
 
@@ -41,7 +42,7 @@ async def _serve_until_signal(launch: Launch) -> None:
     stop = asyncio.Event()
     is_child = launch.child is not None
     catch_signals(stop, is_child=is_child)
-    hangups = HangUps(is_child=is_child)
+    hangups = HangUps(stop.set, is_child=is_child)
     service = serving(
         launch.settings,
         launch.issuers,
@@ -71,7 +72,7 @@ async def _serve_edge_until_signal(launch: Launch) -> None:
 
     stop = asyncio.Event()
     catch_signals(stop)
-    hangups = HangUps()
+    hangups = HangUps(stop.set)
     async with serving_edge(launch.settings, launch.issuers) as listening:
         launch.announce({"http": listening.http, "admin": listening.admin})
         await _stopped(stop, hangups, Reloader(launch, listening.reload))
@@ -82,7 +83,7 @@ async def _alive() -> str:
     return ""
 
 
-async def _stopped(stop: asyncio.Event, hangups: "HangUps", reloader: Reloader) -> None:
+async def _stopped(stop: asyncio.Event, hangups: HangUps, reloader: Reloader) -> None:
     """Serve until the event; reload meanwhile when that is requested."""
     end_start()
     reloading = asyncio.create_task(reloader.run(), name="jobstatus-reload")
@@ -98,32 +99,6 @@ def _end() -> None:
     for number in (*STOPPING, signal.SIGHUP):
         asyncio.get_running_loop().remove_signal_handler(number)
         signal.signal(number, signal.SIG_IGN)
-
-
-class HangUps:
-    """Catches SIGHUP, which would end the process. One that comes before `call` is not lost.
-
-    A child ignores it, because its supervisor asks it to reload.
-    """
-
-    def __init__(self, *, is_child: bool = False) -> None:
-        self._have_come = False
-        self._request: Callable[[], None] | None = None
-        if is_child:
-            signal.signal(signal.SIGHUP, signal.SIG_IGN)
-        else:
-            asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._on_signal)
-
-    def call(self, request: Callable[[], None]) -> None:
-        """Call this at each SIGHUP from now on, and now if one has come."""
-        self._request = request
-        if self._have_come:
-            request()
-
-    def _on_signal(self) -> None:
-        self._have_come = True
-        if self._request is not None:
-            self._request()
 
 
 def catch_signals(stop: asyncio.Event, *, is_child: bool = False) -> None:

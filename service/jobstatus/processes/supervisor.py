@@ -11,6 +11,7 @@ import signal
 from collections.abc import Collection
 from contextlib import AsyncExitStack, ExitStack
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import uvloop
@@ -18,8 +19,8 @@ import uvloop
 from jobstatus.processes.child import ChildProcess, ending
 from jobstatus.processes.child_channel import ChildChannel
 from jobstatus.processes.child_metrics import ChildMetrics
+from jobstatus.processes.hangup import HangUps
 from jobstatus.processes.launch import Launch, end_start
-from jobstatus.processes.process import HangUps
 from jobstatus.processes.reload import Reloader, check_files
 from jobstatus.processes.shared_ports import reserved
 from jobstatus.processes.silence import SilenceLimits, extend_leases_in_silence
@@ -85,7 +86,7 @@ class _Supervisor:
         """Start, keep and stop the children. Return the exit code, which is the first child's if that cannot start."""
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, self._on_signal, number)
-        hangups = HangUps()
+        hangups = HangUps(partial(self._on_signal, signal.SIGTERM))
         async with AsyncExitStack() as stack:
             admin = HttpServer(
                 admin_handler(self._problem, self._exposition),
