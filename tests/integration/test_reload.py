@@ -21,6 +21,7 @@ from harness.waiting import until
 from jobstatus.app.edge import EdgeLimits, serving_edge
 from jobstatus.app.service import serving
 from jobstatus.auth.errors import KeyConfigError
+from jobstatus.client.channel import ServiceChannel
 from jobstatus.settings import IssuerSettings, Settings
 from jobstatus.v1 import job_status_pb2 as pb
 from jobstatus.v1.job_status_pb2_grpc import JobStatusStub
@@ -278,6 +279,30 @@ async def test_an_edge_keeps_a_certificate_that_works(tmp_path: Path) -> None:
         with pytest.raises(OSError, match=r"^the TLS files for JOBSTATUS_UPSTREAM cannot be used \("):
             await reload(edge_settings(service, **upstream), (issuer_with(OTHER_SECRET),))
         assert await status_with(edge, virtual_key_token("vk-1")) == 202
+
+
+async def test_a_channel_that_was_replaced_is_closed_in_the_end(tmp_path: Path) -> None:
+    """What is under way goes on until then; what begins is on the new one."""
+    authorities, is_over = Authorities(), asyncio.Event()
+    tls = authorities.settings(tmp_path)
+    async with reloadable(**tls) as (service, _):
+        await create_with(service, authorities)
+        channel = ServiceChannel(
+            f"127.0.0.1:{service.grpc_port}",
+            credentials=authorities.client("a"),
+            timeout_seconds=LIMIT_SECONDS,
+            retry=False,
+            sleep=lambda _: is_over.wait(),
+        )
+        async with channel:
+            watching = channel.jobs.WatchJob(pb.WatchJobRequest(job_id="job-1"))
+            await watching.read()
+            await channel.replace_credentials(authorities.client("b"), within_seconds=LIMIT_SECONDS)
+            assert (await channel.call(channel.jobs.GetJob, pb.GetJobRequest(job_id="job-1"))).job.job_id == "job-1"
+            assert not watching.done()
+            is_over.set()
+            assert await watching.code() is Code.CANCELLED
+            assert (await channel.call(channel.jobs.GetJob, pb.GetJobRequest(job_id="job-1"))).job.job_id == "job-1"
 
 
 def edge_settings(service: Service, **settings: Any) -> Settings:
