@@ -149,7 +149,10 @@ async def test_new_files_are_used_under_load(tmp_path: Path) -> None:
 
 
 async def test_serving_processes_reload_together(tmp_path: Path) -> None:
-    """The supervisor says so in one line; one that is signalled itself goes on as before."""
+    """The supervisor says so in one line; one that is signalled itself goes on as before.
+
+    So does one that replaces another after a file was refused.
+    """
     async with Process(tmp_path, **settings_in(tmp_path, WORKERS=str(WORKERS))) as process:
         async with process.connected() as service:
             await create(service, "job-1")
@@ -174,6 +177,9 @@ async def test_serving_processes_reload_together(tmp_path: Path) -> None:
         assert (await statuses(NEW), await statuses(OLD)) == ({202}, {401})
         assert len(log_of(process, "reload_refused")) == 1
         assert children_of(process) == children
+        children[0].kill()
+        await until(lambda: log_of(process, "child_replaced") != [])
+        assert (await statuses(NEW), await statuses(OLD)) == ({202}, {401})
 
 
 async def test_an_edge_reloads(tmp_path: Path) -> None:

@@ -27,9 +27,13 @@ class ChildProcess:
     misses: int = 0
 
     @classmethod
-    async def started(cls, number: int, *, environment: Mapping[str, str], dev: bool) -> Self:
-        """Return a process that is starting. Raise OSError when the system has no memory, process or file for it."""
+    async def started(cls, number: int, *, environment: Mapping[str, str], dev: bool, first: bytes) -> Self:
+        """Return a process that is starting. Raise OSError when the system has no memory, process or file for it.
+
+        `first` is what it is to serve, as `launch.packed` has it.
+        """
         channel, childs_end = await ChildChannel.opened()
+        channel.send_first(first)
         with childs_end:
             try:
                 process = await asyncio.create_subprocess_exec(

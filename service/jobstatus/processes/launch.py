@@ -6,6 +6,7 @@ This module never loads gRPC, because a supervisor must not.
 import gc
 import logging
 import os
+import pickle
 import resource
 import shutil
 import sys
@@ -97,15 +98,11 @@ class Launch:
             print(_DEVELOPMENT.format(jobstatus=command, **where), file=sys.stderr)  # noqa: T201  # to paste
 
 
-def prepare(source: Source, *, child: int | None = None) -> Launch:
-    """Read and check the settings, and set up the log. Raise SettingsError or OSError.
-
-    `child` is the number of this process when it has a supervisor.
-    """
+def prepare(source: Source) -> Launch:
+    """Read and check the settings, and set up the log. Raise SettingsError or OSError."""
     settings, issuers = source.read()
-    logs.configure(level=settings.log_level, log_format=settings.log_format, child=child)
-    if child is None:
-        warn_of_unknown_variables()
+    logs.configure(level=settings.log_level, log_format=settings.log_format)
+    warn_of_unknown_variables()
     fitting = fit_to_file_limit(settings)
     if fitting != settings:
         _log.warning(
@@ -116,7 +113,22 @@ def prepare(source: Source, *, child: int | None = None) -> Launch:
                 "open_files": resource.getrlimit(resource.RLIMIT_NOFILE)[1],
             },
         )
-    return Launch(source=source, settings=fitting, issuers=issuers, child=child)
+    return Launch(source=source, settings=fitting, issuers=issuers)
+
+
+def prepare_child(source: Source, child: int, first: bytes) -> Launch:
+    """Set up the log of a child, which serves what its supervisor has sent, and reads the source at a reload only.
+
+    So a child that replaces another one serves the same, whatever has become of the files meanwhile.
+    """
+    settings, issuers = pickle.loads(first)  # noqa: S301  # from the supervisor, over a socket that nobody else has
+    logs.configure(level=settings.log_level, log_format=settings.log_format, child=child)
+    return Launch(source=source, settings=fit_to_file_limit(settings), issuers=issuers, child=child)
+
+
+def packed(settings: Settings, issuers: tuple[IssuerSettings, ...]) -> bytes:
+    """Return what `prepare_child` takes. It holds secrets, which no variable and no file must."""
+    return pickle.dumps((settings, issuers))
 
 
 def warn_of_unknown_variables() -> None:

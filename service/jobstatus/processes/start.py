@@ -6,7 +6,8 @@ from typing import Final
 
 from jobstatus.auth.errors import KeyConfigError
 from jobstatus.processes import process
-from jobstatus.processes.launch import Source, prepare
+from jobstatus.processes.child_channel import read_first
+from jobstatus.processes.launch import Source, prepare, prepare_child
 from jobstatus.settings import SettingsError, check_edge, check_servable
 from jobstatus.stores import StoreConfigError
 
@@ -20,8 +21,11 @@ def run(*, dev: bool, options: Mapping[str, str], child: int | None = None) -> i
     """
 
     def serve() -> int:
-        launch = prepare(Source(check=check_servable, dev=dev, options=options), child=child)
-        if child is None and launch.settings.workers > 1:
+        source = Source(check=check_servable, dev=dev, options=options)
+        if child is not None:
+            return process.serve(prepare_child(source, child, read_first()))
+        launch = prepare(source)
+        if launch.settings.workers > 1:
             from jobstatus.processes.supervisor import supervise  # noqa: PLC0415  # most have one process
 
             return supervise(launch)

@@ -20,7 +20,7 @@ from jobstatus.processes.child import ChildProcess, ending
 from jobstatus.processes.child_channel import ChildChannel
 from jobstatus.processes.child_metrics import ChildMetrics
 from jobstatus.processes.hangup import HangUps
-from jobstatus.processes.launch import Launch, end_start
+from jobstatus.processes.launch import Launch, end_start, packed
 from jobstatus.processes.reload import Reloader, check_files
 from jobstatus.processes.shared_ports import reserved
 from jobstatus.processes.silence import SilenceLimits, extend_leases_in_silence
@@ -76,6 +76,7 @@ class _Supervisor:
         self._http, self._grpc = http, grpc
         options = {**launch.source.options, "http": str(http), "grpc": str(grpc)}
         self._environment = overridden(os.environ, options)
+        self._in_use = self._for_child(launch.settings), launch.issuers
         self._children: dict[int, ChildProcess] = {}
         self._stopping = asyncio.Event()
         self._reloads = 0
@@ -134,13 +135,13 @@ class _Supervisor:
     async def _start(self, number: int) -> ChildProcess:
         """Return a new child when it is up or has ended. Raise OSError when the system cannot start a process."""
         child = self._children[number] = await ChildProcess.started(
-            number, environment=self._environment, dev=self._launch.dev
+            number, environment=self._environment, dev=self._launch.dev, first=packed(*self._in_use)
         )
         if self._stopping.is_set():
             child.send(signal.SIGTERM)
         reloads = self._reloads
         child.is_up = await child.channel.wait_until_up()
-        if reloads != self._reloads:  # it may have read the files before they changed
+        if reloads != self._reloads:  # it serves what was in use before
             await child.ask("reload", seconds=self._limits.reload_seconds)
         self._count()
         return child
@@ -202,6 +203,7 @@ class _Supervisor:
     async def _reload(self, settings: Settings, issuers: tuple[IssuerSettings, ...]) -> list[str]:
         """Check the files here, so that either all children take them into use or none; raise what is wrong."""
         await asyncio.to_thread(check_files, settings, issuers)
+        self._in_use = self._for_child(settings), issuers
         self._reloads += 1
         asked = self._those_up()
         seconds = self._limits.reload_seconds
@@ -210,6 +212,9 @@ class _Supervisor:
             if problem or (problem is None and child.is_up):
                 raise OSError(f"serving process {child.number}: {problem or 'it does not answer'}")
         return []
+
+    def _for_child(self, settings: Settings) -> Settings:
+        return settings.model_copy(update={"http": self._http, "grpc": self._grpc})
 
     # --- the end ---
 
