@@ -7,12 +7,12 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import grpc
 from harness.certificates import Authorities
 from harness.http import request
-from harness.jobs import create
+from harness.jobs import create, creation
 from harness.service import EdgeProcess, Process, service_here
 from harness.tokens import bearer, virtual_key_token
 from harness.waiting import until
@@ -89,6 +89,13 @@ async def under_load(http_port: int, channel: grpc.aio.Channel, header: str) -> 
         going_on = False
 
 
+@asynccontextmanager
+async def secure_to(process: Process, authorities: Authorities) -> AsyncIterator[grpc.aio.Channel]:
+    """A channel of a worker with a certificate."""
+    async with grpc.aio.secure_channel(f"127.0.0.1:{process.port('GRPC')}", authorities.client("worker")) as channel:
+        yield channel
+
+
 async def certificate_of(port: int, authorities: Authorities) -> bytes:
     """The certificate that a new connection is shown."""
     context = ssl.create_default_context(cadata=authorities.ours.cert_pem.bytes().decode())
@@ -110,14 +117,8 @@ async def test_new_files_are_used_under_load(tmp_path: Path) -> None:
     entry = f'[[issuers]]\nissuer = "steady"\naudience = "jobstatus"\nalgorithm = "HS256"\nsecret_file = "{steady}"\n'
     write(settings["CONFIG"], entry)
     header = bearer(virtual_key_token("vk-1", iss="steady", secret=STEADY))
-    async with (
-        Process(tmp_path, **settings) as process,
-        grpc.aio.secure_channel(f"127.0.0.1:{process.port('GRPC')}", authorities.client("worker")) as channel,
-    ):
-        jobs: Any = JobStatusStub(channel)
-        await jobs.CreateJob(
-            pb.CreateJobRequest(job_id="job-1", request_type=pb.REQUEST_TYPE_TRANSCRIPTION, virtual_key_id="vk-1")
-        )
+    async with Process(tmp_path, **settings) as process, secure_to(process, authorities) as channel:
+        await JobStatusStub(channel).CreateJob(creation("job-1"))
         before = await certificate_of(process.port("GRPC"), authorities)
         async with under_load(process.port("HTTP"), channel, header) as load:
             authorities.settings(tmp_path)
@@ -153,9 +154,11 @@ async def test_serving_processes_reload_together(tmp_path: Path) -> None:
 
     So does one that replaces another after a file was refused.
     """
-    async with Process(tmp_path, **settings_in(tmp_path, WORKERS=str(WORKERS))) as process:
-        async with process.connected() as service:
-            await create(service, "job-1")
+    authorities = Authorities()
+    tls = {name.upper(): str(path) for name, path in authorities.settings(tmp_path).items()}
+    async with Process(tmp_path, **settings_in(tmp_path, WORKERS=str(WORKERS), **tls)) as process:
+        async with secure_to(process, authorities) as channel:
+            await JobStatusStub(channel).CreateJob(creation("job-1"))
         port = process.port("HTTP")
 
         async def statuses(secret: str) -> set[int]:
@@ -166,10 +169,11 @@ async def test_serving_processes_reload_together(tmp_path: Path) -> None:
             child.send_signal(signal.SIGHUP)
         assert await statuses(OLD) == {202}
         write_secret(tmp_path, NEW)
+        authorities.settings(tmp_path)
         process.send(signal.SIGHUP)
         await until(lambda: log_of(process, "reloaded") != [])
         assert (await statuses(NEW), await statuses(OLD)) == ({202}, {401})
-        assert [line["changed"] for line in log_of(process, "reloaded")] == [["jwt_secret"]]
+        assert [line["changed"] for line in log_of(process, "reloaded")] == [["grpc_tls_cert", "jwt_secret"]]
 
         write_secret(tmp_path, "too short")
         process.send(signal.SIGHUP)

@@ -220,7 +220,10 @@ def test_a_supervisor_checks_the_files(tmp_path: Path) -> None:
     """Keys and certificates alike, without gRPC."""
     tls = Authorities().settings(tmp_path)
     issuer = IssuerSettings.model_validate({"issuer": "i", "audience": "a", "algorithm": "HS256", "secret": SECRET})
-    check_files(Settings(**tls), (issuer,))
+    found = check_files(Settings(**tls), (issuer,))
+    assert found is not None
+    assert found.certificate == tls["grpc_tls_cert"].read_bytes()
+    assert check_files(Settings(), (issuer,)) is None
     with pytest.raises(KeyConfigError):
         check_files(Settings(**tls), (issuer, issuer))
     tls["grpc_tls_key"].write_text("")

@@ -14,6 +14,7 @@ from jobstatus.app.clocks import Clocks
 from jobstatus.app.issuers import AcceptedIssuers
 from jobstatus.auth.errors import KeyConfigError
 from jobstatus.auth.remote_keys import JwksLimits
+from jobstatus.auth.tls_files import Pem
 from jobstatus.processes.launch import Launch, Source, fit_to_file_limit
 from jobstatus.settings import IssuerSettings, Settings, SettingsError
 from jobstatus.telemetry import logs
@@ -56,11 +57,13 @@ def changes_between(old: Settings, new: Settings) -> Changes:
     )
 
 
-def check_files(settings: Settings, issuers: tuple[IssuerSettings, ...]) -> None:
-    """Raise KeyConfigError or OSError if a service could not use the files of these settings. Blocks."""
+def check_files(settings: Settings, issuers: tuple[IssuerSettings, ...]) -> Pem | None:
+    """Return the certificates of a service with these settings, None without TLS. Blocks.
+
+    Raise KeyConfigError or OSError if it could not use the files that they name.
+    """
     AcceptedIssuers(JwksLimits(), Clocks(), Metrics()).prepare(issuers)
-    if settings.grpc_tls is not None:
-        settings.grpc_tls.read("gRPC")
+    return None if settings.grpc_tls is None else settings.grpc_tls.read("gRPC")
 
 
 class Reloader:

@@ -80,6 +80,7 @@ class _Supervisor:
         self._children: dict[int, ChildProcess] = {}
         self._stopping = asyncio.Event()
         self._reloads = 0
+        self._pem = None if launch.settings.grpc_tls is None else launch.settings.grpc_tls.read("gRPC")
         self._has_failed = False
         self._figures = ChildMetrics(ask_seconds=limits.ask_seconds)
 
@@ -202,7 +203,9 @@ class _Supervisor:
 
     async def _reload(self, settings: Settings, issuers: tuple[IssuerSettings, ...]) -> list[str]:
         """Check the files here, so that either all children take them into use or none; raise what is wrong."""
-        await asyncio.to_thread(check_files, settings, issuers)
+        pem = await asyncio.to_thread(check_files, settings, issuers)
+        changed = [] if pem == self._pem else ["grpc_tls_cert"]
+        self._pem = pem
         self._in_use = self._for_child(settings), issuers
         self._reloads += 1
         asked = self._those_up()
@@ -211,7 +214,7 @@ class _Supervisor:
         for child, problem in zip(asked, problems, strict=True):
             if problem or (problem is None and child.is_up):
                 raise OSError(f"serving process {child.number}: {problem or 'it does not answer'}")
-        return []
+        return changed
 
     def _for_child(self, settings: Settings) -> Settings:
         return settings.model_copy(update={"http": self._http, "grpc": self._grpc})
