@@ -1,33 +1,41 @@
-"""The settings of an operator, from JOBSTATUS_* variables and a TOML file, checked before anything starts.
+"""The settings of an operator, checked before anything starts; `setting_sources` says where they come from.
 
-A variable wins over the file. A wrong setting raises SettingsError with one sentence that names it and never repeats
-a secret. The two sources are read here, because pydantic-settings takes longer to import than pydantic.
+A wrong setting raises SettingsError with one sentence that names it and never repeats a secret.
 """
 
 import ipaddress
-import json
 import os
 import secrets
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, NamedTuple
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+    model_validator,
+)
 
 from jobstatus.auth.issuer_config import IssuerConfig, Kind
+from jobstatus.auth.tls_files import TlsFiles
 from jobstatus.rest.cors import checked_origin
+from jobstatus.setting_errors import SettingsError, settings_error
+from jobstatus.setting_sources import CONFIG, PREFIX, SECRETS, read_secret, read_values, variable
 
-PREFIX: Final = "JOBSTATUS_"
+__all__ = ["Address", "IssuerSettings", "Settings", "SettingsError", "load_settings"]
+
 DEVELOPMENT_ISSUER: Final = "jobstatus-dev"
 _DEVELOPMENT_KEY_FILE: Final = "development-secret"
-_CLIENT_VARIABLES: Final = {"CONFIG", "URL", "TOKEN", "CLIENT_TLS_CA", "CLIENT_TLS_CERT", "CLIENT_TLS_KEY"}
+_CLIENT_VARIABLES: Final = {"TARGET", "URL", "TOKEN", "CLIENT_TLS_CA", "CLIENT_TLS_CERT", "CLIENT_TLS_KEY"}
 _DAY: Final = 24 * 60 * 60
 CONNECTIONS_EACH: Final = 1_000
 """REST connections of one address, unless the settings say otherwise."""
-
-
-class SettingsError(ValueError):
-    """A setting is wrong; the message is one sentence that names it."""
 
 
 class Address(NamedTuple):
@@ -50,7 +58,10 @@ class Address(NamedTuple):
             return False
 
 
-def _address(value: Any) -> Address:
+def parse_address(value: Any) -> Address:
+    """Return the address that a text means. Raises ValueError."""
+    if isinstance(value, Address):
+        return value
     host, colon, port = str(value).rpartition(":")
     host = host.removeprefix("[").removesuffix("]")
     if not (host and colon and port.isascii() and port.isdecimal() and int(port) < 1 << 16):
@@ -72,7 +83,7 @@ def _origins(names: frozenset[str]) -> frozenset[str]:
     return frozenset(map(checked_origin, names))
 
 
-ListenAddress = Annotated[Address, BeforeValidator(_address)]
+ListenAddress = Annotated[Address, BeforeValidator(parse_address)]
 Names = Annotated[frozenset[str], BeforeValidator(_names)]
 Origins = Annotated[frozenset[str], BeforeValidator(_names), AfterValidator(_origins)]
 ExistingFile = Annotated[Path, AfterValidator(_existing_file)]
@@ -106,6 +117,7 @@ class IssuerSettings(BaseModel):
     audience: str = Field(min_length=1)
     algorithm: Algorithm
     secret: SecretStr | None = None
+    secret_file: Path | None = None
     public_key_file: ExistingFile | None = None
     jwks_file: ExistingFile | None = None
     jwks_url: str | None = None
@@ -120,9 +132,14 @@ class IssuerSettings(BaseModel):
     max_lifetime_seconds: int = Field(default=30 * _DAY, gt=0)
     leeway_seconds: int = Field(default=10, ge=0, le=300)
 
+    @model_validator(mode="before")
+    @classmethod
+    def _read_secret_file(cls, values: Any) -> Any:
+        return _with_secret(values, "secret", "secret_file", str)
+
     def config(self) -> IssuerConfig:
         """Return what `auth` needs. Only `jobstatus token` uses the private key."""
-        values = self.model_dump(exclude={"private_key_file", "secret"})
+        values = self.model_dump(exclude={"private_key_file", "secret", "secret_file"})
         return IssuerConfig(**values, secret=self.secret.get_secret_value() if self.secret else None)
 
 
@@ -134,7 +151,8 @@ class Settings(BaseModel):
     http: ListenAddress = Address("127.0.0.1", 8080)
     grpc: ListenAddress = Address("127.0.0.1", 50051)
     admin: ListenAddress = Address("127.0.0.1", 9090)
-    store: str = "sqlite:///var/jobstatus.db"
+    store: str = Field(default="sqlite:///var/jobstatus.db", repr=False)
+    store_file: Path | None = None
     redis_replicas: int | None = Field(default=None, ge=0, le=5)
     state_dir: Path = Path("var")
 
@@ -144,6 +162,7 @@ class Settings(BaseModel):
     jwt_audience: str | None = None
     jwt_algorithm: str | None = None
     jwt_secret: SecretStr | None = None
+    jwt_secret_file: Path | None = None
     jwt_public_key_file: Path | None = None
     jwt_jwks_file: Path | None = None
     jwt_jwks_url: str | None = None
@@ -188,6 +207,23 @@ class Settings(BaseModel):
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_format: Literal["auto", "json", "pretty"] = "auto"
 
+    @model_validator(mode="before")
+    @classmethod
+    def _read_secret_files(cls, values: Any) -> Any:
+        for secret, file in SECRETS.items():
+            values = _with_secret(values, secret, file, variable)
+        return values
+
+    @property
+    def grpc_tls(self) -> TlsFiles | None:
+        """The files for TLS of the gRPC port, None without TLS."""
+        return _tls_files(self.grpc_tls_client_ca, self.grpc_tls_cert, self.grpc_tls_key)
+
+    @property
+    def upstream_tls(self) -> TlsFiles | None:
+        """The files for TLS to the service behind an edge, None without TLS."""
+        return _tls_files(self.upstream_tls_ca, self.upstream_tls_cert, self.upstream_tls_key)
+
     @property
     def connections_each(self) -> int:
         """Return how many REST connections one address may have; 0 if it may have any number.
@@ -219,42 +255,36 @@ class Settings(BaseModel):
         try:
             return (*self.issuers, IssuerSettings(**given))
         except ValidationError as error:
-            raise SettingsError(_sentence(error, f"{PREFIX}JWT_")) from None
+            raise settings_error(error, lambda name: variable(f"jwt_{name}")) from None
 
 
-def load_settings() -> Settings:
-    """Return the settings of this process's environment. Raises SettingsError."""
+def load_settings(environment: Mapping[str, str] | None = None, options: Mapping[str, str] | None = None) -> Settings:
+    """Return the settings of this environment (None: the process's) and these options. Raises SettingsError."""
+    options = options or {}
+    values = read_values(os.environ if environment is None else environment, options, Settings.model_fields)
     try:
-        return Settings.model_validate(_from_file(os.environ.get(f"{PREFIX}CONFIG")) | _from_variables(os.environ))
+        return Settings.model_validate(values)
     except ValidationError as error:
-        raise SettingsError(_sentence(error, PREFIX)) from None
+        raise settings_error(error, partial(_name, options)) from None
 
 
-def _from_file(path: str | None) -> dict[str, Any]:
-    if not path:
-        return {}
-    if not Path(path).is_file():
-        raise SettingsError(f"{PREFIX}CONFIG names no file ({path})")
-    import tomllib  # noqa: PLC0415  # most settings come from variables
-
-    try:
-        return tomllib.loads(Path(path).read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise SettingsError(f"{PREFIX}CONFIG={path} is not valid TOML: {error}") from None
+def _tls_files(ca: Path | None, certificate: Path | None, key: Path | None) -> TlsFiles | None:
+    return TlsFiles(ca=ca, certificate=certificate, key=key) if ca and certificate and key else None
 
 
-def _from_variables(environment: Mapping[str, str]) -> dict[str, Any]:
-    """Return the values of the variables that are set. An empty one counts as not set; case does not matter."""
-    variables = {name.upper(): value for name, value in environment.items() if value}
-    given: dict[str, Any] = {
-        name: variables[variable] for name in Settings.model_fields if (variable := PREFIX + name.upper()) in variables
-    }
-    if "issuers" in given:
-        try:
-            given["issuers"] = json.loads(given["issuers"])
-        except ValueError as error:
-            raise SettingsError(f"{PREFIX}ISSUERS is not valid JSON: {error}") from None
-    return given
+def _name(options: Mapping[str, str], name: str) -> str:
+    """Return what the operator calls a setting: the option if it was given, else the variable."""
+    return f"--{name}" if name in options else variable(name)
+
+
+def _with_secret(values: Any, secret: str, file: str, name_of: Callable[[str], str]) -> Any:
+    """Return the values with the secret of the file that they name, if they name one. Raises SettingsError."""
+    path = values.get(file) if isinstance(values, dict) else None
+    if not path or not isinstance(path, str | Path):  # what is no path is refused like any wrong value
+        return values
+    if values.get(secret):
+        raise SettingsError(f"{name_of(secret)} and {name_of(file)} are both set: set one of them")
+    return values | {secret: read_secret(Path(path), name_of(file))}
 
 
 def check_servable(settings: Settings, issuers: tuple[IssuerSettings, ...]) -> None:
@@ -287,7 +317,7 @@ def check_edge(settings: Settings, issuers: tuple[IssuerSettings, ...]) -> None:
     if any(tls) and not all(tls):
         raise SettingsError(f"{PREFIX}UPSTREAM_TLS_CA, _TLS_CERT and _TLS_KEY belong together: set all three")
     try:
-        is_here = _address(settings.upstream).is_loopback
+        is_here = parse_address(settings.upstream).is_loopback
     except ValueError as error:
         raise SettingsError(f"{PREFIX}UPSTREAM {error}") from None
     if not is_here and not all(tls) and not settings.upstream_insecure:
@@ -318,7 +348,7 @@ def unknown_variables(environment: Mapping[str, str]) -> dict[str, str]:
     They are worth a warning, not an error, because Kubernetes sets JOBSTATUS_SERVICE_HOST and the like for a service of
     that name.
     """
-    known = {*(name.upper() for name in Settings.model_fields), *_CLIENT_VARIABLES}
+    known = {*(name.upper() for name in (CONFIG, *Settings.model_fields)), *_CLIENT_VARIABLES}
     given = {name.removeprefix(PREFIX) for name in environment if name.startswith(PREFIX)}
     if given <= known:
         return {}
@@ -330,27 +360,23 @@ def unknown_variables(environment: Mapping[str, str]) -> dict[str, str]:
     }
 
 
-def development_issuer(settings: Settings) -> IssuerSettings:
-    """Return the issuer of `--dev`. Its random secret is in the state directory (mode 0600), and made if missing."""
+def development_issuer(settings: Settings, *, may_write: bool = True) -> IssuerSettings:
+    """Return the issuer of `--dev`. Its random secret is in the state directory (mode 0600), and made if missing.
+
+    Without `may_write` a secret that is missing is made, but not kept.
+    """
     path = settings.state_dir / _DEVELOPMENT_KEY_FILE
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if not has_development_issuer(settings):
-        with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-            file.write(secrets.token_urlsafe(48))
-    secret = SecretStr(path.read_text())
-    return IssuerSettings(issuer=DEVELOPMENT_ISSUER, audience="jobstatus", algorithm="HS256", secret=secret)
+    if has_development_issuer(settings):
+        secret = path.read_text()
+    else:
+        secret = secrets.token_urlsafe(48)
+        if may_write:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+                file.write(secret)
+    return IssuerSettings(issuer=DEVELOPMENT_ISSUER, audience="jobstatus", algorithm="HS256", secret=SecretStr(secret))
 
 
 def has_development_issuer(settings: Settings) -> bool:
     """Return whether `--dev` has been used with this state directory."""
     return (settings.state_dir / _DEVELOPMENT_KEY_FILE).is_file()
-
-
-def _sentence(error: ValidationError, prefix: str) -> str:
-    first = error.errors(include_input=False, include_url=False)[0]
-    name, *inner = (str(part) for part in first["loc"]) if first["loc"] else ("settings",)
-    if first["type"] == "extra_forbidden":
-        return f"the settings have no {'.'.join((name, *inner))}: is it misspelt?"
-    where = ".".join((prefix + name.upper(), *inner))
-    problem = first["msg"].removeprefix("Value error, ")
-    return f"{where} {problem[:1].lower()}{problem[1:]}"

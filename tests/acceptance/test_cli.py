@@ -160,6 +160,16 @@ def test_wrong_usage_is_2_and_names_what_is_wrong(arguments: Sequence[str], word
     assert_sentence(run(*arguments, env={"JOBSTATUS_GRPC": NOWHERE}), 2, word)
 
 
+def test_where_the_service_is_has_a_variable_of_its_own() -> None:
+    """It wins over that of the service's own address, which is read without it; an address needs a port."""
+    for environment in (
+        {"JOBSTATUS_TARGET": NOWHERE, "JOBSTATUS_GRPC": "0.0.0.0"},
+        {"JOBSTATUS_GRPC": NOWHERE},
+    ):
+        assert_sentence(run("jobs", "list", env=environment), 3, NOWHERE)
+    assert_sentence(run("jobs", "list", "--grpc", "localhost", env={}), 2, "must be HOST:PORT")
+
+
 def test_no_arguments_is_help_and_2() -> None:
     """`jobstatus` alone shows what there is."""
     for arguments in ((), ("jobs",)):

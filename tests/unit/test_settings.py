@@ -1,9 +1,13 @@
 """Settings come from a TOML file and from variables, which win."""
 
+import json
+import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Final
 
 import pytest
+from jobstatus.setting_sources import overridden
 from jobstatus.settings import (
     Address,
     IssuerSettings,
@@ -100,3 +104,178 @@ def test_one_kind_of_credential_must_be_accepted(check: Callable[..., None]) -> 
     check(Settings(upstream="127.0.0.1:1", virtual_keys="off"), (issuer,))
     with pytest.raises(SettingsError, match=r"^JOBSTATUS_JWT and JOBSTATUS_VIRTUAL_KEYS are both off"):
         check(Settings(upstream="127.0.0.1:1", jwt="off", virtual_keys="off"), ())
+
+
+# --- words ---
+
+LITERALS: Final = (
+    *('"?"', '""', "-1", "3.5", "1e99", "nan", "true", "[]", "[1]", '["?"]', "[[]]", "{}", "{a = 1}", "1979-05-27"),
+    *("07:32:00", "99999999999999999999999", '"1e99"', '"-1"', '"0"'),
+)
+"""Values in TOML that some setting or other cannot have."""
+NOT_OURS: Final = re.compile(
+    r"[Ii]nput should|[Vv]alue error|Field required|valid (?!JSON|TOML)|unable|instance|should (be|have|match)"
+    r"|pydantic|<|None|int\b|str\b|bool\b|dict|tuple|frozenset|cannot be used"
+)
+ISSUER: Final = {"issuer": '"i"', "audience": '"a"', "algorithm": '"HS256"', "secret": f'"{"s" * 32}"'}
+
+
+def sentence_for(config: Path, text: str) -> str:
+    """What is said about this file; empty when nothing is wrong with it."""
+    config.write_text(text)
+    try:
+        load_settings({}, {"config": str(config)}).accepted_issuers()
+    except SettingsError as error:
+        return str(error)
+    return ""
+
+
+@pytest.mark.parametrize("name", Settings.model_fields)
+def test_a_wrong_value_is_told_in_our_words(name: str, tmp_path: Path) -> None:
+    """The sentence begins with the variable, whatever the value is."""
+    sentences = {literal: sentence_for(tmp_path / "c", f"{name} = {literal}\n") for literal in LITERALS}
+    told = {literal: sentence for literal, sentence in sentences.items() if sentence}
+    assert told
+    assert {literal: sentence for literal, sentence in told.items() if NOT_OURS.search(sentence)} == {}
+    variables = f"JOBSTATUS_{name.upper()}", "JOBSTATUS_JWT_"  # one variable of an issuer needs the others
+    assert all(sentence.startswith(variables) for sentence in told.values())
+
+
+@pytest.mark.parametrize("name", IssuerSettings.model_fields)
+def test_a_wrong_value_of_an_issuer_is_told_in_our_words(name: str, tmp_path: Path) -> None:
+    for literal in LITERALS:
+        entry = "\n".join(f"{key} = {value}" for key, value in (ISSUER | {name: literal}).items())
+        sentence = sentence_for(tmp_path / "c", f"[[issuers]]\n{entry}\n")
+        assert not NOT_OURS.search(sentence), (literal, sentence)
+        assert not sentence or sentence.startswith(("JOBSTATUS_ISSUERS.0", "the settings have no issuers.0.")), sentence
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "sentence"),
+    [
+        ("workers", "many", "JOBSTATUS_WORKERS must be a whole number"),
+        ("workers", "0", "JOBSTATUS_WORKERS must be at least 1"),
+        ("workers", "65", "JOBSTATUS_WORKERS must be at most 64"),
+        ("keepalive_seconds", "long", "JOBSTATUS_KEEPALIVE_SECONDS must be a number"),
+        ("pending_timeout_seconds", "0", "JOBSTATUS_PENDING_TIMEOUT_SECONDS must be above 0"),
+        ("grpc_insecure", "perhaps", "JOBSTATUS_GRPC_INSECURE must be true or false"),
+        ("jwt", "maybe", "JOBSTATUS_JWT must be 'on' or 'off'"),
+        ("http", "8080", "JOBSTATUS_HTTP must be HOST:PORT, such as 127.0.0.1:8080"),
+        ("grpc_tls_cert", "/nowhere", "JOBSTATUS_GRPC_TLS_CERT names no file (/nowhere)"),
+        ("issuers", "{}", "JOBSTATUS_ISSUERS must be a list"),
+        ("issuers", "[{}]", "JOBSTATUS_ISSUERS.0.issuer is missing"),
+        ("issuers", "[1]", "JOBSTATUS_ISSUERS.0 must be a table of keys and values"),
+        ("issuers", '[{"isuer": 1}]', "JOBSTATUS_ISSUERS.0.issuer is missing"),
+        ("jwt_issuer", "i", "JOBSTATUS_JWT_AUDIENCE is missing"),
+    ],
+)
+def test_a_sentence_says_what_a_value_must_be(name: str, value: str, sentence: str) -> None:
+    with pytest.raises(SettingsError) as caught:
+        load_settings({f"JOBSTATUS_{name.upper()}": value}).accepted_issuers()
+    assert str(caught.value) == sentence
+
+
+# --- options ---
+
+
+def test_an_option_wins_over_a_variable() -> None:
+    """Its sentence names the option, not a variable that nobody has set."""
+    environment = {"JOBSTATUS_HTTP": "127.0.0.1:1", "JOBSTATUS_GRPC": "127.0.0.1:2"}
+    settings = load_settings(environment, {"http": "[::1]:3"})
+    assert (settings.http, settings.grpc) == (Address("::1", 3), Address("127.0.0.1", 2))
+    with pytest.raises(SettingsError, match=r"^--http must be HOST:PORT"):
+        load_settings(environment, {"http": "3"})
+
+
+def test_the_option_of_the_file_wins_over_its_variable(tmp_path: Path) -> None:
+    file = tmp_path / "jobstatus.toml"
+    file.write_text("workers = 3\n")
+    assert load_settings({"JOBSTATUS_CONFIG": "/nowhere"}, {"config": str(file)}).workers == 3
+    with pytest.raises(SettingsError, match=r"^--config names no file \(/nowhere\)"):
+        load_settings({"JOBSTATUS_CONFIG": str(file)}, {"config": "/nowhere"})
+
+
+def test_a_child_is_given_options_as_variables(tmp_path: Path) -> None:
+    """What an option replaces is not among them, in any case of letters."""
+    secret = tmp_path / "store"
+    secret.write_text("memory://")
+    environment = {"jobstatus_store_file": str(secret), "JOBSTATUS_http": "127.0.0.1:1", "PATH": "/bin"}
+    options = {"store": "sqlite:///a.db", "http": "127.0.0.1:2", "workers": "2"}
+    childs = overridden(environment, options)
+    assert childs == {
+        "PATH": "/bin",
+        "JOBSTATUS_STORE": "sqlite:///a.db",
+        "JOBSTATUS_HTTP": "127.0.0.1:2",
+        "JOBSTATUS_WORKERS": "2",
+    }
+    assert load_settings(childs) == load_settings(environment, options)
+
+
+# --- secrets in files ---
+
+SECRET: Final = "0123456789abcdef0123456789abcdef"
+URL: Final = "postgresql://jobstatus:pa55word@db/jobstatus"
+
+
+@pytest.mark.parametrize("end", ["", "\n", "\r\n"])
+def test_secrets_come_from_files(end: str, tmp_path: Path) -> None:
+    """A newline at the end is not part of one; other white space is."""
+    (tmp_path / "secret").write_bytes(f"{SECRET} {end}".encode())
+    (tmp_path / "store").write_bytes(f"{URL}{end}".encode())
+    settings = load_settings(
+        {
+            "JOBSTATUS_STORE_FILE": str(tmp_path / "store"),
+            "JOBSTATUS_JWT_SECRET_FILE": str(tmp_path / "secret"),
+            "JOBSTATUS_JWT_ISSUER": "i",
+            "JOBSTATUS_JWT_AUDIENCE": "a",
+            "JOBSTATUS_JWT_ALGORITHM": "HS256",
+        }
+    )
+    (issuer,) = settings.accepted_issuers()
+    assert (settings.store, issuer.config().secret) == (URL, f"{SECRET} ")
+
+
+def test_the_secret_of_an_entry_comes_from_a_file(tmp_path: Path) -> None:
+    (tmp_path / "secret").write_text(f"{SECRET}\n")
+    entry = {"issuer": "i", "audience": "a", "algorithm": "HS256", "secret_file": str(tmp_path / "secret")}
+    (issuer,) = load_settings({"JOBSTATUS_ISSUERS": json.dumps([entry])}).issuers
+    assert issuer.config().secret == SECRET
+    with pytest.raises(SettingsError, match=r"^JOBSTATUS_ISSUERS\.0 secret and secret_file are both set"):
+        load_settings({"JOBSTATUS_ISSUERS": json.dumps([entry | {"secret": SECRET}])})
+
+
+@pytest.mark.parametrize("name", ["STORE", "JWT_SECRET"])
+def test_a_secret_and_its_file_exclude_each_other(name: str, tmp_path: Path) -> None:
+    """Within one source; the variables replace what the file says, be it the secret or where it is."""
+    (tmp_path / "secret").write_text(SECRET)
+    file, variable = {f"JOBSTATUS_{name}_FILE": str(tmp_path / "secret")}, {f"JOBSTATUS_{name}": URL}
+    with pytest.raises(SettingsError, match=rf"^JOBSTATUS_{name} and JOBSTATUS_{name}_FILE are both set") as caught:
+        load_settings(file | variable)
+    assert URL not in str(caught.value)
+    config = tmp_path / "jobstatus.toml"
+    for text, given, expected in (
+        (f'{name.lower()} = "{URL}"', file, SECRET),
+        (f'{name.lower()}_file = "/nowhere"', variable, URL),
+    ):
+        config.write_text(text)
+        found = getattr(load_settings(given, {"config": str(config)}), name.lower())
+        assert (found if name == "STORE" else found.get_secret_value()) == expected
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        (None, r"names no file"),
+        (b"", r"names an empty file"),
+        (b"\n", r"names an empty file"),
+        (b"secret\xff", r"names a file that is not text in UTF-8"),
+        (b"s" * 70_000, r"names a file of more than 65536 bytes"),
+    ],
+)
+def test_a_file_without_a_secret_is_refused(content: bytes | None, sentence: str, tmp_path: Path) -> None:
+    """The sentence names the variable and the file, and quotes nothing of it."""
+    path = tmp_path / "secret"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(SettingsError, match=rf"^JOBSTATUS_JWT_SECRET_FILE {sentence} \({path}\)$"):
+        load_settings({"JOBSTATUS_JWT_SECRET_FILE": str(path)})

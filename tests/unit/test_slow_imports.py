@@ -13,7 +13,7 @@ SLOW = {
     "a start of the service": (
         (
             "import jobstatus.processes.start, jobstatus.app.service as _; "
-            "jobstatus.processes.start.prepare(dev=False, check=lambda *_: None, given={})"
+            "from jobstatus.processes.launch import Source, prepare; prepare(Source(check=lambda *_: None))"
         ),
         (
             *("apsw", "difflib", "grpc_reflection.v1alpha", "hiredis", "psycopg", "structlog", "tomllib"),

@@ -5,18 +5,19 @@ as the REST answers of that service: the same handlers, the same credentials, th
 """
 
 import asyncio
-import ssl
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Final
 
 import grpc
 
 from jobstatus.app.background import run_once, start_tasks
 from jobstatus.app.clocks import Clocks, keep_time
-from jobstatus.app.frontend import build_frontend
+from jobstatus.app.frontend import Frontend, Reload, build_frontend
 from jobstatus.auth.remote_keys import JwksLimits
+from jobstatus.auth.tls_files import Pem
 from jobstatus.auth.virtual_key_cache import LOOKUPS
 from jobstatus.client.channel import ServiceChannel
 from jobstatus.client.errors import ServiceUnreachable
@@ -46,14 +47,20 @@ class EdgeLimits:
     jwks: JwksLimits = JwksLimits()  # noqa: RUF009  # a frozen value
     lookups: BatchReaderLimits = LOOKUPS
     rest: RestLimits = RestLimits()  # noqa: RUF009  # a frozen value
+    connect_seconds: float = 3.0
+    """How long a reload tries to connect to the service with new certificates."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EdgeListening:
-    """The addresses that the edge listens on. The settings may have asked for any free port."""
+    """The addresses that the edge listens on (the settings may have asked for any free port), and `reload`.
+
+    `reload` is as in the service's `Listening`. It raises OSError also for certificates that give no connection.
+    """
 
     http: Address
     admin: Address
+    reload: Reload
 
 
 @asynccontextmanager
@@ -70,15 +77,8 @@ async def serving_edge(
     PEM file or an address is not available.
     """
     metrics = Metrics()
-    channel = ServiceChannel(
-        str(settings.upstream),
-        credentials=_credentials(settings),
-        timeout_seconds=limits.upstream.call_seconds,
-        retry=True,
-        balancing=settings.upstream_balancing,
-        first_try_part=1,
-        transient=(ServiceUnreachable, ShuttingDown, Overloaded),  # its clients come again when its store fails
-    )
+    pem = read_pem(settings)
+    channel = upstream_channel(settings, pem, limits.upstream)
     clock = clocks.timekeeper(limits.time, metrics)
     clocks = replace(clocks, seconds=clock.seconds, ms=clock.ms)
     async with AsyncExitStack() as stack:
@@ -114,10 +114,10 @@ async def serving_edge(
         listening = EdgeListening(
             http=settings.http._replace(port=await frontend.public.start(*settings.http)),
             admin=settings.admin._replace(port=await frontend.admin.start(*settings.admin)),
+            reload=partial(_reload, frontend, _UpstreamTls(channel, pem, limits.connect_seconds)),
         )
-        await start_tasks(
-            stack, keep_time(clock, metrics), follower.run(), *frontend.refresh_credentials(stack, metrics)
-        )
+        await start_tasks(stack, keep_time(clock, metrics), follower.run())
+        await frontend.start_refreshing(stack, metrics)
         try:
             yield listening
         finally:
@@ -127,17 +127,55 @@ async def serving_edge(
             await frontend.public.stop()
 
 
-def _credentials(settings: Settings) -> grpc.ChannelCredentials | None:
-    """Return the channel's credentials, None without TLS. Raises OSError when a PEM file is not valid."""
-    ca, certificate, key = settings.upstream_tls_ca, settings.upstream_tls_cert, settings.upstream_tls_key
-    if ca is None or certificate is None or key is None:
-        return None
-    try:
-        context = ssl.create_default_context(cafile=ca)
-        context.load_cert_chain(certificate, key)
-    except ssl.SSLError as error:
-        names = f"{ca}, {certificate} or {key}"
-        raise OSError(
-            f"the TLS files for JOBSTATUS_UPSTREAM cannot be used ({names}): {error.reason or error}"
-        ) from error
-    return grpc.ssl_channel_credentials(ca.read_bytes(), key.read_bytes(), certificate.read_bytes())
+class _UpstreamTls:
+    """The certificates of the connection to the service, which may be replaced."""
+
+    def __init__(self, channel: ServiceChannel, pem: Pem | None, connect_seconds: float) -> None:
+        """Without TLS `pem` is None."""
+        self._channel = channel
+        self._pem = pem
+        self._connect_seconds = connect_seconds
+
+    async def replace(self, settings: Settings) -> bool:
+        """Read the files, and return whether they are new and in use from now on. Raise OSError if they cannot be."""
+        pem = await asyncio.to_thread(read_pem, settings)
+        if pem is None or pem == self._pem:
+            return False
+        try:
+            await self._channel.replace_credentials(_credentials(pem), within_seconds=self._connect_seconds)
+        except ConnectionError as error:
+            raise OSError(f"the TLS files for JOBSTATUS_UPSTREAM cannot be used: {error}") from error
+        self._pem = pem
+        return True
+
+
+async def _reload(
+    frontend: Frontend, tls: _UpstreamTls, settings: Settings, issuers: tuple[IssuerSettings, ...]
+) -> list[str]:
+    prepared = await asyncio.to_thread(frontend.issuers.prepare, issuers)
+    changed = ["upstream_tls_cert"] if await tls.replace(settings) else []
+    frontend.use_issuers(prepared)
+    return changed
+
+
+def upstream_channel(settings: Settings, pem: Pem | None, limits: UpstreamLimits) -> ServiceChannel:
+    """Return a channel to the service, to be entered."""
+    return ServiceChannel(
+        str(settings.upstream),
+        credentials=None if pem is None else _credentials(pem),
+        timeout_seconds=limits.call_seconds,
+        retry=True,
+        balancing=settings.upstream_balancing,
+        first_try_part=1,
+        transient=(ServiceUnreachable, ShuttingDown, Overloaded),  # its clients come again when its store fails
+    )
+
+
+def read_pem(settings: Settings) -> Pem | None:
+    """Return the certificates for the service, None without TLS. Raises OSError when a PEM file is not valid."""
+    files = settings.upstream_tls
+    return None if files is None else files.read("JOBSTATUS_UPSTREAM")
+
+
+def _credentials(pem: Pem) -> grpc.ChannelCredentials:
+    return grpc.ssl_channel_credentials(pem.ca, pem.key, pem.certificate)

@@ -1,17 +1,15 @@
 """Build the HTTP ports and the parts behind them, for the service and for an edge alike."""
 
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
-from typing import Any, Final, NoReturn
+from typing import Final, TypeAlias
 
-from jobstatus.app.background import run_periodically
+from jobstatus.app.background import run_periodically, start_tasks
 from jobstatus.app.clocks import Clocks
-from jobstatus.app.key_fetching import fetch
+from jobstatus.app.issuers import AcceptedIssuers, PreparedIssuers
 from jobstatus.auth.authenticator import Authenticator
-from jobstatus.auth.issuer_config import IssuerConfig
-from jobstatus.auth.issuers import TokenVerifier
-from jobstatus.auth.remote_keys import JwksLimits, RemoteKeys
+from jobstatus.auth.remote_keys import JwksLimits
 from jobstatus.core.batch_reader import BatchReaderLimits
 from jobstatus.core.poll import Poller
 from jobstatus.core.readiness import Readiness
@@ -31,6 +29,9 @@ from jobstatus.rest.server import HttpServer
 from jobstatus.settings import IssuerSettings, Settings
 from jobstatus.telemetry.metrics import Metrics
 
+Reload: TypeAlias = Callable[[Settings, tuple[IssuerSettings, ...]], Awaitable[list[str]]]
+"""Takes the reloadable part of these settings into use, or raises and changes nothing."""
+
 _ADMIN_CONNECTIONS: Final = 100
 
 
@@ -39,17 +40,19 @@ class Frontend:
     """The HTTP ports and what else must be started, run or stopped; nothing is started yet."""
 
     authenticator: Authenticator
-    remote_keys: tuple[RemoteKeys, ...]
+    issuers: AcceptedIssuers
     readiness: Readiness
     public: HttpServer
     admin: HttpServer
 
-    def refresh_credentials(self, stack: AsyncExitStack, metrics: Metrics) -> list[Coroutine[Any, Any, NoReturn]]:
-        """Return the work that keeps keys up to date, each issuer's by itself; the stack ends what it began."""
-        for keys in self.remote_keys:
-            stack.push_async_callback(keys.close)
-        fetching = [run_periodically(1.0, "fetch_keys", keys.refresh, metrics) for keys in self.remote_keys]
-        return [run_periodically(1.0, "refresh_credentials", self.authenticator.refresh, metrics), *fetching]
+    async def start_refreshing(self, stack: AsyncExitStack, metrics: Metrics) -> None:
+        """Keep virtual keys and issuers' keys up to date until the stack unwinds."""
+        await stack.enter_async_context(self.issuers)
+        await start_tasks(stack, run_periodically(1.0, "refresh_credentials", self.authenticator.refresh, metrics))
+
+    def use_issuers(self, prepared: PreparedIssuers) -> None:
+        """Accept these issuers from now on, and only these."""
+        self.issuers.use(prepared, self.authenticator)
 
 
 def build_frontend(
@@ -73,9 +76,7 @@ def build_frontend(
     `grace_seconds` is how long polls under way may take at a stop;
     `hears_of_changes` as in LongPoller.
     """
-    configs = [issuer.config() for issuer in issuers]
-    remote_keys = _remote_keys(configs, replace(jwks, keep_seconds=settings.jwks_keep_seconds), clocks)
-    local = [config for config in configs if not config.is_remote]
+    accepted = AcceptedIssuers(replace(jwks, keep_seconds=settings.jwks_keep_seconds), clocks, metrics)
     long_poller = LongPoller(
         polls,
         subscriptions,
@@ -85,7 +86,7 @@ def build_frontend(
         hears_of_changes=hears_of_changes,
     )
     authenticator = Authenticator(
-        verifier=TokenVerifier(local, remote_keys) if configs else None,
+        verifier=accepted.begin_with(accepted.prepare(issuers)),
         accepts_keys=settings.virtual_keys == "on",
         store=virtual_keys,
         clock=clocks.seconds,
@@ -130,19 +131,10 @@ def build_frontend(
     admin = admin_handler(readiness.check, metrics.exposition)
     return Frontend(
         authenticator=authenticator,
-        remote_keys=remote_keys,
+        issuers=accepted,
         readiness=readiness,
         public=public,
         admin=HttpServer(
             admin, max_connections=_ADMIN_CONNECTIONS, grace_seconds=grace_seconds, limits=limits, large=large
         ),
-    )
-
-
-def _remote_keys(configs: Iterable[IssuerConfig], limits: JwksLimits, clocks: Clocks) -> tuple[RemoteKeys, ...]:
-    """Return the keys of the issuers whose provider hands them out; nothing is fetched yet."""
-    return tuple(
-        RemoteKeys(config, fetch, clock=clocks.seconds, monotonic=clocks.monotonic, limits=limits)
-        for config in configs
-        if config.is_remote
     )

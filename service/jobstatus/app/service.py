@@ -9,7 +9,7 @@ from typing import Final
 
 from jobstatus.app.background import run_once, run_periodically, start_tasks
 from jobstatus.app.clocks import Clocks, keep_time
-from jobstatus.app.frontend import build_frontend
+from jobstatus.app.frontend import Frontend, Reload, build_frontend
 from jobstatus.app.limits import ServiceLimits
 from jobstatus.core.readiness import Readiness
 from jobstatus.core.rules import Policy
@@ -38,6 +38,8 @@ class Listening:
 
     `health` returns a Health as text, and `exposition` the metrics in Prometheus' text format. `restart_leases` lets
     every lease run once more in full, and returns an empty string.
+    `reload` takes issuers, certificates and allowed clients of other settings into use, or none of them: it raises
+    KeyConfigError or OSError. It returns the names of the settings whose files have other content than before.
     """
 
     http: Address
@@ -46,6 +48,7 @@ class Listening:
     health: Callable[[], Awaitable[str]]
     exposition: Callable[[], Awaitable[str]]
     restart_leases: Callable[[], Awaitable[str]]
+    reload: Reload
 
 
 @asynccontextmanager
@@ -121,16 +124,17 @@ async def serving(
             health=partial(_health, frontend.readiness),
             exposition=partial(_exposition, metrics),
             restart_leases=partial(_restart_leases, clock),
+            reload=partial(_reload, frontend, rpc),
         )
         await start_tasks(
             stack,
             run_periodically(settings.sweep_interval_seconds, "sweep", partial(_sweep, sweeper, recount), metrics),
             keep_time(clock, metrics),
             run_periodically(CHANGE_CHECK_SECONDS, "look_for_changes", tracker.notify_remote_changes, metrics),
-            *frontend.refresh_credentials(stack, metrics),
             run_periodically(2.0, "report_health", partial(_report_health, frontend.readiness, rpc), metrics),
             run_periodically(15.0, "count_jobs", count, metrics),
         )
+        await frontend.start_refreshing(stack, metrics)
         try:
             yield listening
         finally:
@@ -140,6 +144,15 @@ async def serving(
             # Clients are told to connect elsewhere before anything is refused, so the tracker stays open until the end
             # of the grace. Only what would last longer ends once they have been told.
             await asyncio.gather(rpc.stop(GRACE_SECONDS, on_goaway=tracker.end_watches), frontend.public.stop())
+
+
+async def _reload(
+    frontend: Frontend, rpc: RpcServer, settings: Settings, issuers: tuple[IssuerSettings, ...]
+) -> list[str]:
+    prepared = await asyncio.to_thread(frontend.issuers.prepare, issuers)
+    tls = await asyncio.to_thread(read_tls, settings)
+    frontend.use_issuers(prepared)
+    return ["grpc_tls_cert"] if tls is not None and rpc.replace_tls(tls) else []
 
 
 async def _restart_leases(clock: Timekeeper) -> str:
@@ -195,21 +208,20 @@ def _rpc_server(
         virtual_keys=virtual_keys,
         metrics=metrics,
         max_result_bytes=settings.max_result_bytes,
-        tls=_tls(settings),
+        tls=read_tls(settings),
         with_reflection=with_reflection,
         shared=is_child,
         limits=limits,
     )
 
 
-def _tls(settings: Settings) -> Tls | None:
-    certificate, key, client_ca = settings.grpc_tls_cert, settings.grpc_tls_key, settings.grpc_tls_client_ca
-    if not (certificate and key and client_ca):
+def read_tls(settings: Settings) -> Tls | None:
+    """Return the security of the gRPC port, None without TLS. Raises OSError when a file cannot be used."""
+    files = settings.grpc_tls
+    if files is None:
         return None
     return Tls(
-        certificate=certificate,
-        key=key,
-        client_ca=client_ca,
+        pem=files.read("gRPC"),
         allowed_clients=settings.grpc_allowed_clients,
         edge_clients=settings.grpc_edge_clients,
     )

@@ -99,13 +99,18 @@ class Authenticator:
         if verifier is not None:
             if verifier.reads_files:
                 await asyncio.to_thread(verifier.reload)
-            if verifier.generation != self._generation:
-                self._generation = verifier.generation
-                self._tokens.clear()
-                self._refused.clear()
-                self._on_change()
+            if verifier is self._verifier and verifier.generation != self._generation:
+                self.replace_verifier(verifier)
         if await self._virtual_keys.refresh():
             self._on_change()
+
+    def replace_verifier(self, verifier: TokenVerifier | None) -> None:
+        """Verify tokens with this one from now on, and forget what was found out about tokens before."""
+        self._verifier = verifier
+        self._generation = 0 if verifier is None else verifier.generation
+        self._tokens.clear()
+        self._refused.clear()
+        self._on_change()
 
     def forget_virtual_keys(self) -> None:
         """Drop the cached virtual keys. Call it after changing one in this process."""

@@ -109,6 +109,11 @@ class RemoteKeys:
         """Whether keys were fetched that may still be used."""
         return self.keys is not _NO_KEYS
 
+    @property
+    def is_fetching(self) -> bool:
+        """Whether a fetch is under way."""
+        return self._fetching is not None
+
     async def refresh(self) -> None:
         """Fetch the keys if they are due; drop them if they are too old."""
         if self._monotonic() >= self._due_at:

@@ -6,6 +6,7 @@ asyncio and gRPC are imported when a command runs, so that its help is fast.
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Callable, Coroutine
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, BinaryIO, Final
@@ -17,14 +18,30 @@ from jobstatus.cli.params import SPAN
 if TYPE_CHECKING:
     import grpc
 
+_SCHEME: Final = re.compile(r"(?:dns:(?:///?[^/]*/|/{0,3})|ipv4:|ipv6:)?")
+_is_host_port: Final = re.compile(r"(?:\[[^\[\]]+\]|[^\[\]:/]+):\d{1,5}", re.ASCII).fullmatch
+_PATHS: Final = ("unix:", "unix-abstract:")
+
+
+def check_target(_context: click.Context, _parameter: click.Parameter, target: str) -> str:
+    """Return the address if gRPC can mean one place by it. A port that is missing would be gRPC's own, 443."""
+    if target.startswith(_PATHS):
+        return target
+    addresses = _SCHEME.sub("", target, count=1).split(",")
+    if not all(_is_host_port(address) and int(address.rpartition(":")[2]) < 1 << 16 for address in addresses):
+        raise click.BadParameter(f"{target!r} must be HOST:PORT, such as 127.0.0.1:50051")
+    return target
+
+
 _options: Final = (
     click.option(
         "--grpc",
         "target",
         metavar="HOST:PORT",
-        envvar="JOBSTATUS_GRPC",
+        envvar=["JOBSTATUS_TARGET", "JOBSTATUS_GRPC"],
         show_envvar=True,
         default="127.0.0.1:50051",
+        callback=check_target,
         help="The address of the service for gRPC.",
     ),
     click.option(

@@ -1,25 +1,23 @@
 """`jobstatus edge`: REST only, for a zone that must not reach the store."""
 
 import gc
+from collections.abc import Mapping
 
 import click
 
 from jobstatus.cli.errors import EPILOG
+from jobstatus.cli.serving_options import check_option, setting_options
 
 
 @click.command(name="edge", epilog=EPILOG)
-@click.option(
-    "--upstream",
-    metavar="HOST:PORT",
-    show_default="JOBSTATUS_UPSTREAM",
-    help="The address of the service behind the edge, for gRPC.",
-)
+@setting_options("upstream", "http", "admin", "config")
 @click.option("--dev", is_flag=True, help="For development: accept tokens of the issuer that `serve --dev` made.")
-def command(*, upstream: str | None, dev: bool) -> int:
+@check_option
+def command(*, dev: bool, check: bool, options: Mapping[str, str]) -> int:
     """Serve REST only, from a service behind it, until Ctrl-C or SIGTERM.
 
     The edge answers polls with the same bytes as the service. It needs only a gRPC connection to it, no store and no
-    database credentials. Issuers of tokens are configured as for `serve`.
+    database credentials. Settings are read as `serve` reads them, at SIGHUP too.
 
     \b
     If the service is on another machine, the connection needs TLS, with three PEM files:
@@ -29,9 +27,16 @@ def command(*, upstream: str | None, dev: bool) -> int:
 
     \b
     Example, beside a `jobstatus serve --dev`:
-      JOBSTATUS_HTTP=127.0.0.1:8081 JOBSTATUS_ADMIN=127.0.0.1:9091 jobstatus edge --dev --upstream 127.0.0.1:50051
+      jobstatus edge --dev --upstream 127.0.0.1:50051 --http 127.0.0.1:8081 --admin 127.0.0.1:9091
     """
+    if check:
+        from jobstatus.app.check import check_edge_start  # noqa: PLC0415 (the whole edge: not for --help)
+        from jobstatus.cli.check import check as run_check  # noqa: PLC0415 (as above)
+        from jobstatus.processes.launch import Source  # noqa: PLC0415 (as above)
+        from jobstatus.settings import check_edge  # noqa: PLC0415 (as above)
+
+        return run_check(Source(check=check_edge, dev=dev, options=options), check_edge_start)
     gc.disable()  # until the start is over (see launch.end_start): nearly all that it makes is here to stay
     from jobstatus.processes.start import run_edge  # noqa: PLC0415 (the whole edge: not for --help)
 
-    return run_edge(dev=dev, upstream=upstream)
+    return run_edge(dev=dev, options=options)

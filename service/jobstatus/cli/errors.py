@@ -60,7 +60,7 @@ _ADVICE: Final = {
     "VIRTUAL_KEY_NOT_FOUND": "`jobstatus keys list` shows those there are",
     "JOB_NOT_STARTED": "`jobstatus jobs start` does that",
     "LEASE_LOST": "--attempt must name the attempt that `jobstatus jobs get` shows",
-    "SERVICE_UNREACHABLE": "is `jobstatus serve` running there? --grpc or JOBSTATUS_GRPC names another place",
+    "SERVICE_UNREACHABLE": "is `jobstatus serve` running there? --grpc or JOBSTATUS_TARGET names another place",
     "CLIENT_NOT_IDENTIFIED": "--tls-cert and --tls-key name the certificate to show",
     "CLIENT_NOT_ALLOWED": "the service's settings say which clients may call",
 }

@@ -31,6 +31,8 @@ Options = Sequence[tuple[str, Any]]
 
 FIRST_PAUSE_SECONDS: Final = 0.1
 LONGEST_PAUSE_SECONDS: Final = 2.0
+RETIRED_SECONDS: Final = 30.0
+"""How long a channel that was replaced stays open: longer than any call that began on it, streams aside."""
 SHORTEST_TRY_SECONDS: Final = 0.05
 """A shorter try would only hide why the last one failed."""
 FIRST_TRY_PART: Final = 3
@@ -129,25 +131,57 @@ class ServiceChannel:
         self._metadata = metadata if callable(metadata) else checked_metadata(metadata)
         self._sleep = sleep
         self._channel: grpc.aio.Channel | None = None
+        self._retiring: set[asyncio.Task[None]] = set()
         self.timeout_seconds = timeout_seconds
         self.retry = retry
 
     async def __aenter__(self) -> Self:
         check_process()
         # Not in the constructor: a channel belongs to the loop that runs when it is made.
-        self._channel = self._open()
-        self.jobs = JobStatusStub(self._channel)
-        self.virtual_keys = VirtualKeysStub(self._channel)
+        self._use(self._open(self._credentials))
         return self
 
-    def _open(self) -> grpc.aio.Channel:
-        if self._credentials is None:
+    async def replace_credentials(self, credentials: grpc.ChannelCredentials, *, within_seconds: float) -> None:
+        """Use these credentials for calls from now on; calls under way end on the connection that they began on.
+
+        Raises ConnectionError, and changes nothing, when they give no connection in this time although those in use do.
+        """
+        old, new = self._channel, self._open(credentials)
+        assert old is not None, "the context is entered"  # noqa: S101 (for the type checker)
+        try:
+            async with asyncio.timeout(within_seconds):
+                await new.channel_ready()
+        except TimeoutError:
+            if old.get_state() is grpc.ChannelConnectivity.READY:
+                await new.close()
+                raise ConnectionError(f"they give no connection to {self._target}, and those from before do") from None
+        self._use(new)
+        retiring = asyncio.create_task(self._retire(old), name="jobstatus-retire-channel")
+        self._retiring.add(retiring)
+        retiring.add_done_callback(self._retiring.discard)
+
+    def _open(self, credentials: grpc.ChannelCredentials | None) -> grpc.aio.Channel:
+        if credentials is None:
             return grpc.aio.insecure_channel(self._target, self._options, interceptors=self._interceptors)
-        return grpc.aio.secure_channel(self._target, self._credentials, self._options, interceptors=self._interceptors)
+        return grpc.aio.secure_channel(self._target, credentials, self._options, interceptors=self._interceptors)
+
+    def _use(self, channel: grpc.aio.Channel) -> None:
+        self._channel = channel
+        self.jobs = JobStatusStub(channel)
+        self.virtual_keys = VirtualKeysStub(channel)
+
+    async def _retire(self, channel: grpc.aio.Channel) -> None:
+        try:
+            await self._sleep(RETIRED_SECONDS)
+        finally:
+            await channel.close()
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
+        for retiring in self._retiring:
+            retiring.cancel()
+        await asyncio.gather(*self._retiring, return_exceptions=True)
         if self._channel is not None:
             await self._channel.close()
 

@@ -5,15 +5,14 @@ loads gRPC.
 """
 
 import asyncio
-import os
 import signal
 import sys
 from asyncio.subprocess import Process
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Self
 
 from jobstatus.processes.child_channel import ChildChannel, Question
-from jobstatus.settings import Address
 
 
 @dataclass(slots=True, kw_only=True)
@@ -28,16 +27,20 @@ class ChildProcess:
     misses: int = 0
 
     @classmethod
-    async def started(cls, number: int, *, http: Address, grpc: Address, dev: bool) -> Self:
-        """Return a process that is starting. Raise OSError when the system has no memory, process or file for it."""
+    async def started(cls, number: int, *, environment: Mapping[str, str], dev: bool, first: bytes) -> Self:
+        """Return a process that is starting. Raise OSError when the system has no memory, process or file for it.
+
+        `first` is what it is to serve, as `launch.packed` has it.
+        """
         channel, childs_end = await ChildChannel.opened()
+        channel.send_first(first)
         with childs_end:
             try:
                 process = await asyncio.create_subprocess_exec(
                     # -P: no module of the current directory
                     *(sys.executable, "-P", "-m", "jobstatus.processes.child_main", str(number)),
                     *(["--dev"] if dev else []),
-                    env=os.environ | {"JOBSTATUS_HTTP": str(http), "JOBSTATUS_GRPC": str(grpc)},
+                    env=environment,
                     stdin=childs_end.fileno(),
                     start_new_session=True,  # a terminal sends Ctrl-C to the supervisor alone, which forwards it
                 )

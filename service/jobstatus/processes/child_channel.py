@@ -1,7 +1,8 @@
 """The questions that a supervisor asks its children, and their answers, over a pair of connected sockets.
 
 The pair has no name in a file system, so a start needs no writable folder. The child's end is its standard input, which
-ends when the supervisor is gone. The child writes one line when it is up. After that every line is JSON: `[number,
+ends when the supervisor is gone. The supervisor begins with what the child is to serve, after its size in four bytes.
+The child writes one line when it is up. After that every line is JSON: `[number,
 question]` to the child, `[number, answer]` back. Answers may come in any order and late.
 """
 
@@ -9,6 +10,7 @@ import asyncio
 import itertools
 import json
 import logging
+import os
 import socket
 import sys
 from asyncio import StreamReader, StreamWriter
@@ -16,12 +18,14 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import Final, Literal, Self
 
-Question = Literal["health", "metrics", "alive", "restart_leases"]
+Question = Literal["health", "metrics", "alive", "restart_leases", "reload"]
 Answers = Mapping[str, Callable[[], Awaitable[str]]]
 """How a child answers each question."""
 
 _LINE_BYTES: Final = 16 * 1024**2
 """The longest line; the metrics of a process are about a hundredth of it."""
+
+_SIZE_BYTES: Final = 4
 
 _log = logging.getLogger(__name__)
 
@@ -40,6 +44,10 @@ class ChildChannel:
         """Return a new channel and the child's end of it, which the caller must close. Raise OSError without files."""
         ours, theirs = socket.socketpair()
         return cls(*await asyncio.open_unix_connection(sock=ours, limit=_LINE_BYTES)), theirs
+
+    def send_first(self, data: bytes) -> None:
+        """Send what the child reads before anything else."""
+        self._writer.write(len(data).to_bytes(_SIZE_BYTES) + data)
 
     async def wait_until_up(self) -> bool:
         """Return whether the child is up: True when it says so, False when it ended instead."""
@@ -89,6 +97,21 @@ class ChildChannel:
             if not asked.done():
                 asked.set_result(None)
         self.close()
+
+
+def read_first() -> bytes:
+    """Return what the supervisor sends before anything else. Raise EOFError when it is gone."""
+    return _read_exactly(int.from_bytes(_read_exactly(_SIZE_BYTES)))
+
+
+def _read_exactly(size: int) -> bytes:
+    data = b""
+    while len(data) < size:
+        piece = os.read(sys.stdin.fileno(), size - len(data))
+        if not piece:
+            raise EOFError("the supervisor is gone")
+        data += piece
+    return data
 
 
 @asynccontextmanager

@@ -11,4 +11,4 @@ if __name__ == "__main__":
     from jobstatus.processes.start import run
 
     number, *options = sys.argv[1:]
-    sys.exit(run(dev="--dev" in options, child=int(number)))
+    sys.exit(run(dev="--dev" in options, options={}, child=int(number)))

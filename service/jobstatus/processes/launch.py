@@ -6,11 +6,12 @@ This module never loads gRPC, because a supervisor must not.
 import gc
 import logging
 import os
+import pickle
 import resource
 import shutil
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from jobstatus import __version__
@@ -45,13 +46,42 @@ Check = Callable[[Settings, tuple[IssuerSettings, ...]], None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Source:
+    """What the settings of a process are read from, besides its environment: at the start, and again at a reload.
+
+    `options` has the settings of the command line, which win. `check` refuses settings that do not fit together.
+    """
+
+    check: Check
+    dev: bool = False
+    options: Mapping[str, str] = field(default_factory=dict)
+
+    def read(self, *, may_write: bool = True) -> tuple[Settings, tuple[IssuerSettings, ...]]:
+        """Return the settings and the accepted issuers, checked. Raise SettingsError or OSError.
+
+        With `dev` the secret of the development issuer is made if it is missing, unless `may_write` is False.
+        """
+        settings = load_settings(os.environ, self.options)
+        issuers = settings.accepted_issuers()
+        if self.dev:
+            issuers = (*issuers, development_issuer(settings, may_write=may_write))
+        self.check(settings, issuers)
+        return settings, issuers
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Launch:
     """What a process is to serve. `child` is its number when it has a supervisor."""
 
+    source: Source
     settings: Settings
     issuers: tuple[IssuerSettings, ...]
-    dev: bool
     child: int | None = None
+
+    @property
+    def dev(self) -> bool:
+        """Whether the service is for development."""
+        return self.source.dev
 
     def announce(self, addresses: dict[str, Address]) -> None:
         """Log that the service is up, and where. Of the store log only the scheme, as its URL may hold a password."""
@@ -68,26 +98,46 @@ class Launch:
             print(_DEVELOPMENT.format(jobstatus=command, **where), file=sys.stderr)  # noqa: T201  # to paste
 
 
-def prepare(*, dev: bool, check: Check, given: Mapping[str, object], child: int | None = None) -> Launch:
-    """Read and check the settings, and set up the log. Raise SettingsError or OSError.
+def prepare(source: Source) -> Launch:
+    """Read and check the settings, and set up the log. Raise SettingsError or OSError."""
+    settings, issuers = source.read()
+    logs.configure(level=settings.log_level, log_format=settings.log_format)
+    warn_of_unknown_variables()
+    fitting = fit_to_file_limit(settings)
+    if fitting != settings:
+        _log.warning(
+            "REST connections are limited because this user may have few open files.",
+            extra={
+                "event": "connections_limited",
+                "max_connections": fitting.max_connections,
+                "open_files": resource.getrlimit(resource.RLIMIT_NOFILE)[1],
+            },
+        )
+    return Launch(source=source, settings=fitting, issuers=issuers)
 
-    `given` has the settings of the command line, which override the others unless they are None. `child` is the number
-    of this process when it has a supervisor.
+
+def prepare_child(source: Source, child: int, first: bytes) -> Launch:
+    """Set up the log of a child, which serves what its supervisor has sent, and reads the source at a reload only.
+
+    So a child that replaces another one serves the same, whatever has become of the files meanwhile.
     """
-    settings = load_settings()
-    settings = settings.model_copy(update={name: value for name, value in given.items() if value is not None})
-    issuers = settings.accepted_issuers()
-    if dev:
-        issuers = (*issuers, development_issuer(settings))
-    check(settings, issuers)
+    settings, issuers = pickle.loads(first)  # noqa: S301  # from the supervisor, over a socket that nobody else has
     logs.configure(level=settings.log_level, log_format=settings.log_format, child=child)
-    if child is None:
-        for name, meant in unknown_variables(os.environ).items():
-            _log.warning(
-                "An environment variable is not a setting of JobStatus.",
-                extra={"event": "variable_unknown", "variable": name, **({"did_you_mean": meant} if meant else {})},
-            )
-    return Launch(settings=_fit_to_file_limit(settings), issuers=issuers, dev=dev, child=child)
+    return Launch(source=source, settings=fit_to_file_limit(settings), issuers=issuers, child=child)
+
+
+def packed(settings: Settings, issuers: tuple[IssuerSettings, ...]) -> bytes:
+    """Return what `prepare_child` takes. It holds secrets, which no variable and no file must."""
+    return pickle.dumps((settings, issuers))
+
+
+def warn_of_unknown_variables() -> None:
+    """Log the variables of the environment that nothing reads."""
+    for name, meant in unknown_variables(os.environ).items():
+        _log.warning(
+            "An environment variable is not a setting of JobStatus.",
+            extra={"event": "variable_unknown", "variable": name, **({"did_you_mean": meant} if meant else {})},
+        )
 
 
 def end_start() -> None:
@@ -100,15 +150,11 @@ def end_start() -> None:
     gc.enable()
 
 
-def _fit_to_file_limit(settings: Settings) -> Settings:
+def fit_to_file_limit(settings: Settings) -> Settings:
     """Raise the limit of open files, and lower `max_connections` to it, less RESERVED_FILES for gRPC and the store."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     possible = max(1, hard - RESERVED_FILES)
     if settings.max_connections <= possible:
         return settings
-    _log.warning(
-        "REST connections are limited because this user may have few open files.",
-        extra={"event": "connections_limited", "max_connections": possible, "open_files": hard},
-    )
     return settings.model_copy(update={"max_connections": possible})

@@ -11,7 +11,9 @@ from typing import Any, Final
 import uvloop
 
 from jobstatus.processes.child_channel import answering
+from jobstatus.processes.hangup import HangUps
 from jobstatus.processes.launch import Launch, end_start
+from jobstatus.processes.reload import Reloader
 
 STOPPING: Final = (signal.SIGTERM, signal.SIGINT)
 
@@ -40,6 +42,7 @@ async def _serve_until_signal(launch: Launch) -> None:
     stop = asyncio.Event()
     is_child = launch.child is not None
     catch_signals(stop, is_child=is_child)
+    hangups = HangUps(stop.set, is_child=is_child)
     service = serving(
         launch.settings,
         launch.issuers,
@@ -47,8 +50,10 @@ async def _serve_until_signal(launch: Launch) -> None:
         is_child=is_child,
     )
     async with AsyncExitStack() as outlasting, service as listening:
+        reloader = Reloader(launch, listening.reload)
         if is_child:
             answers = {
+                "reload": reloader.reload,
                 "health": listening.health,
                 "metrics": listening.exposition,
                 "alive": _alive,
@@ -58,7 +63,7 @@ async def _serve_until_signal(launch: Launch) -> None:
             await outlasting.enter_async_context(answering(answers, on_end=stop.set))
         else:
             launch.announce({"http": listening.http, "grpc": listening.grpc, "admin": listening.admin})
-        await _stopped(stop)
+        await _stopped(stop, hangups, reloader)
     _end()
 
 
@@ -67,9 +72,10 @@ async def _serve_edge_until_signal(launch: Launch) -> None:
 
     stop = asyncio.Event()
     catch_signals(stop)
+    hangups = HangUps(stop.set)
     async with serving_edge(launch.settings, launch.issuers) as listening:
         launch.announce({"http": listening.http, "admin": listening.admin})
-        await _stopped(stop)
+        await _stopped(stop, hangups, Reloader(launch, listening.reload))
     _end()
 
 
@@ -77,16 +83,20 @@ async def _alive() -> str:
     return ""
 
 
-async def _stopped(stop: asyncio.Event) -> None:
+async def _stopped(stop: asyncio.Event, hangups: HangUps, reloader: Reloader) -> None:
+    """Serve until the event; reload meanwhile when that is requested."""
     end_start()
+    reloading = asyncio.create_task(reloader.run(), name="jobstatus-reload")
+    hangups.call(reloader.request)
     await stop.wait()
+    reloading.cancel()
     _log.info("The process stops gracefully.", extra={"event": "stopping"})
 
 
 def _end() -> None:
     """Ignore signals from now on, because all work is done and a late signal must not change the exit code."""
     _log.info("The process has stopped.", extra={"event": "stopped"})
-    for number in STOPPING:
+    for number in (*STOPPING, signal.SIGHUP):
         asyncio.get_running_loop().remove_signal_handler(number)
         signal.signal(number, signal.SIG_IGN)
 

@@ -11,6 +11,7 @@ import signal
 from collections.abc import Collection
 from contextlib import AsyncExitStack, ExitStack
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import uvloop
@@ -19,12 +20,15 @@ from jobstatus.core.readiness import READY, Health, Status, worst
 from jobstatus.processes.child import ChildProcess, ending
 from jobstatus.processes.child_channel import ChildChannel
 from jobstatus.processes.child_metrics import ChildMetrics
-from jobstatus.processes.launch import Launch, end_start
+from jobstatus.processes.hangup import HangUps
+from jobstatus.processes.launch import Launch, end_start, packed
+from jobstatus.processes.reload import Reloader, check_files
 from jobstatus.processes.shared_ports import reserved
 from jobstatus.processes.silence import SilenceLimits, extend_leases_in_silence
 from jobstatus.rest.admin import admin_handler
 from jobstatus.rest.server import HttpServer
-from jobstatus.settings import Address
+from jobstatus.setting_sources import overridden
+from jobstatus.settings import Address, IssuerSettings, Settings
 
 _log = logging.getLogger(__name__)
 
@@ -41,6 +45,8 @@ class SupervisorLimits:
 
     This is a count because a suspended machine then costs each child one question only."""
     silence: SilenceLimits = SilenceLimits()  # noqa: RUF009  # a frozen value
+    reload_seconds: float = 10.0
+    """The time that a child has to reload."""
     grace_seconds: float = 1.0
     """The time that requests to the admin port have at a stop."""
     stop_seconds: float = 10.0
@@ -69,9 +75,14 @@ class _Supervisor:
         self._launch = launch
         self._limits = limits
         self._http, self._grpc = http, grpc
+        options = {**launch.source.options, "http": str(http), "grpc": str(grpc)}
+        self._environment = overridden(os.environ, options)
+        self._in_use = self._for_child(launch.settings), launch.issuers
         self._children: dict[int, ChildProcess] = {}
         self._stopping = asyncio.Event()
         self._has_started = False
+        self._reloads = 0
+        self._pem = None if launch.settings.grpc_tls is None else launch.settings.grpc_tls.read("gRPC")
         self._has_failed = False
         self._figures = ChildMetrics(ask_seconds=limits.ask_seconds)
 
@@ -79,6 +90,7 @@ class _Supervisor:
         """Start, keep and stop the children. Return the exit code, which is the first child's if that cannot start."""
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, self._on_signal, number)
+        hangups = HangUps(partial(self._on_signal, signal.SIGTERM))
         async with AsyncExitStack() as stack:
             admin = HttpServer(
                 admin_handler(self._health, self._exposition, lambda: self._has_started),
@@ -101,10 +113,13 @@ class _Supervisor:
                     admin_address = self._launch.settings.admin._replace(port=port)
                     self._launch.announce({"http": self._http, "grpc": self._grpc, "admin": admin_address})
                 end_start()
+                reloader = Reloader(self._launch, self._reload)
+                reloading = group.create_task(reloader.run())
+                hangups.call(reloader.request)
                 await self._stopping.wait()
                 _log.info("The serving processes are asked to stop.", extra={"event": "stopping"})
-                asking.cancel()
-                extending.cancel()
+                for task in (asking, extending, reloading):
+                    task.cancel()
                 await self._await_end(keepers)
         _log.info("All serving processes have stopped.", extra={"event": "stopped"})
         return int(self._has_failed)
@@ -123,12 +138,15 @@ class _Supervisor:
     async def _start(self, number: int) -> ChildProcess:
         """Return a new child when it is up or has ended. Raise OSError when the system cannot start a process."""
         child = self._children[number] = await ChildProcess.started(
-            number, http=self._http, grpc=self._grpc, dev=self._launch.dev
+            number, environment=self._environment, dev=self._launch.dev, first=packed(*self._in_use)
         )
         if self._stopping.is_set():
             child.send(signal.SIGTERM)
+        reloads = self._reloads
         child.is_up = await child.channel.wait_until_up()
         self._has_started |= child.is_up
+        if reloads != self._reloads:  # it serves what was in use before
+            await child.ask("reload", seconds=self._limits.reload_seconds)
         self._count()
         return child
 
@@ -185,6 +203,24 @@ class _Supervisor:
 
     def _count(self) -> None:
         self._figures.up.set(len(self._those_up()))
+
+    async def _reload(self, settings: Settings, issuers: tuple[IssuerSettings, ...]) -> list[str]:
+        """Check the files here, so that either all children take them into use or none; raise what is wrong."""
+        pem = await asyncio.to_thread(check_files, settings, issuers)
+        changed = [] if pem == self._pem else ["grpc_tls_cert"]
+        self._pem = pem
+        self._in_use = self._for_child(settings), issuers
+        self._reloads += 1
+        asked = self._those_up()
+        seconds = self._limits.reload_seconds
+        problems = await asyncio.gather(*(child.ask("reload", seconds=seconds) for child in asked))
+        for child, problem in zip(asked, problems, strict=True):
+            if problem or (problem is None and child.is_up):
+                raise OSError(f"serving process {child.number}: {problem or 'it does not answer'}")
+        return changed
+
+    def _for_child(self, settings: Settings) -> Settings:
+        return settings.model_copy(update={"http": self._http, "grpc": self._grpc})
 
     # --- the end ---
 

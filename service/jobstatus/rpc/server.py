@@ -5,16 +5,15 @@ unless they say that the network is trusted.
 """
 
 import asyncio
-import ssl
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Final
 
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_health.v1.health import aio as health_aio
 
+from jobstatus.auth.tls_files import Pem
 from jobstatus.core.errors import ClientNotAllowed, ClientNotIdentified
 from jobstatus.core.readiness import Health, Status
 from jobstatus.rpc.handlers import Context, RpcAdapter, service_names
@@ -33,29 +32,19 @@ _NOT_SERVING: Final = health_pb2.HealthCheckResponse.NOT_SERVING
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tls:
-    """PEM files: the server's chain and key, and the CA that issues client certificates.
+    """The server's certificate and the CA that issues client certificates, and what its clients may do.
 
     A client certificate must have one of the names (SAN or CN) in `allowed_clients`; any name will do when that is
     empty. One with a name in `edge_clients` may make an edge's calls only.
     """
 
-    certificate: Path
-    key: Path
-    client_ca: Path
+    pem: Pem
     allowed_clients: frozenset[str]
     edge_clients: frozenset[str] = frozenset()
 
-    def credentials(self) -> grpc.ServerCredentials:
-        """Return gRPC's credentials. Raises OSError when a file cannot be read or is not valid."""
-        try:
-            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-            context.load_cert_chain(self.certificate, self.key)
-            context.load_verify_locations(self.client_ca)
-        except ssl.SSLError as error:
-            names = f"{self.certificate}, {self.key} or {self.client_ca}"
-            raise OSError(f"the TLS files for gRPC cannot be used ({names}): {error.reason or error}") from error
-        pair = (self.key.read_bytes(), self.certificate.read_bytes())
-        return grpc.ssl_server_credentials([pair], self.client_ca.read_bytes(), require_client_auth=True)
+    def configuration(self) -> grpc.ServerCertificateConfiguration:
+        """Return what gRPC's handshakes need."""
+        return grpc.ssl_server_certificate_configuration([(self.pem.key, self.pem.certificate)], self.pem.ca)
 
     def identify(self, context: Context, method: str) -> None:
         """Raise ClientNotIdentified or ClientNotAllowed unless the certificate has a name that may call the method."""
@@ -69,8 +58,38 @@ class Tls:
             raise ClientNotAllowed
 
 
-def _allow_all(_: Context, _method: str) -> None:
-    return None
+class _Security:
+    """The TLS of a server, which may be replaced while it serves. gRPC asks for a new one before each handshake."""
+
+    def __init__(self, tls: Tls | None) -> None:
+        self.tls = tls
+        self._unfetched: grpc.ServerCertificateConfiguration | None = None
+
+    def credentials(self, tls: Tls) -> grpc.ServerCredentials:
+        """Return gRPC's credentials."""
+        return grpc.dynamic_ssl_server_credentials(
+            tls.configuration(),
+            self._fetch,  # type: ignore[arg-type]  # None is documented, and means no change
+            require_client_authentication=True,
+        )
+
+    def replace(self, tls: Tls) -> bool:
+        """Use these certificates for connections from now on, and these names for calls from now on."""
+        is_new = self.tls is None or tls.pem != self.tls.pem
+        if is_new:
+            self._unfetched = tls.configuration()
+        self.tls = tls
+        return is_new
+
+    def identify(self, context: Context, method: str) -> None:
+        """As `Tls.identify`; without TLS all clients may call."""
+        if self.tls is not None:
+            self.tls.identify(context, method)
+
+    def _fetch(self) -> grpc.ServerCertificateConfiguration | None:
+        """Return the certificates if they are new since the last call, which is from a thread of gRPC."""
+        unfetched, self._unfetched = self._unfetched, None
+        return unfetched
 
 
 class RpcServer:
@@ -89,14 +108,14 @@ class RpcServer:
         limits: RpcLimits = RpcLimits(),  # noqa: B008  # a frozen value
     ) -> None:
         """With `shared` other processes of the same user listen on the same address."""
-        self._tls = tls
+        self._security = _Security(tls)
         self._health = health_aio.HealthServicer()
         self._server = grpc.aio.server(
             options=server_options(max_result_bytes, limits, shared=shared),
             maximum_concurrent_rpcs=limits.max_rpcs,
         )
         self._hold_seconds = limits.hold_seconds
-        self._adapter = RpcAdapter(metrics, tls.identify if tls else _allow_all)
+        self._adapter = RpcAdapter(metrics, self._security.identify)
         servicers: Sequence[object] = (job_status, virtual_keys)
         self._server.add_generic_rpc_handlers(
             [self._adapter.service(*pair) for pair in zip(DESCRIPTORS, servicers, strict=True)]
@@ -110,18 +129,26 @@ class RpcServer:
             self._server.add_generic_rpc_handlers(Reflection(names, files).handlers(self._adapter))
 
     async def start(self, address: str) -> int:
-        """Listen and return the port. Raises OSError when the address is not available or a PEM file not valid."""
+        """Listen and return the port. Raises OSError when the address is not available."""
+        tls = self._security.tls
         try:
-            if self._tls is None:
+            if tls is None:
                 port = self._server.add_insecure_port(address)
             else:
-                port = self._server.add_secure_port(address, self._tls.credentials())
+                port = self._server.add_secure_port(address, self._security.credentials(tls))
         except RuntimeError as error:
             raise OSError(
                 f"cannot listen on {address} for gRPC: is it in use, or not an address of this machine?"
             ) from error
         await self._server.start()
         return port
+
+    def replace_tls(self, tls: Tls) -> bool:
+        """Use this for connections and calls from now on, and return whether the certificates are new.
+
+        Open connections stay. Only for a server that has TLS.
+        """
+        return self._security.replace(tls)
 
     async def set_health(self, health: Health) -> None:
         """Have health report what works: JobStatus needs a store that takes writes, all else one that is read."""

@@ -1,5 +1,6 @@
 """The implementations of the port. `open_store` maps a URL to one, and imports its driver only then."""
 
+import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -52,6 +53,32 @@ def open_store(url: str, *, redis_replicas: int | None = None, must_exist: bool 
             return RedisJobStore(url, replicas=redis_replicas)
         case _:
             raise StoreConfigError(f"the store URL (JOBSTATUS_STORE) must be one of {', '.join(SCHEMES)}")
+
+
+async def describe_store(url: str, *, redis_replicas: int | None = None) -> str:
+    """Return in words what `open_store` would open or create, after the checks of a start. Changes nothing.
+
+    Raises StoreConfigError where a start would.
+    """
+    open_store(url, redis_replicas=redis_replicas)  # refuses what is no URL of a store
+    scheme, _, rest = url.partition("://")
+    match scheme:
+        case "sqlite":
+            from jobstatus.stores.sqlite import check as sqlite  # noqa: PLC0415  # as above
+
+            return await asyncio.to_thread(sqlite.describe, Path(rest[1:]))
+        case "postgresql" | "postgres":
+            from jobstatus.stores.postgresql import check as postgresql  # noqa: PLC0415
+            from jobstatus.stores.postgresql.limits import PostgreSQLLimits  # noqa: PLC0415
+
+            return await postgresql.describe(url, PostgreSQLLimits())
+        case "redis" | "rediss":
+            from jobstatus.stores.redis.url import parse_url  # noqa: PLC0415
+
+            async with open_store(url, redis_replicas=redis_replicas):  # which writes nothing
+                return f"the Redis or Valkey servers at {', '.join(map(str, parse_url(url).cluster.addresses))}"
+        case _:
+            return "the memory of the process: jobs are lost when it ends"
 
 
 @contextmanager

@@ -43,6 +43,11 @@ def configure(*, level: str, log_format: str, child: int | None = None) -> None:
     logging.getLogger("asyncio").setLevel(logging.WARNING)
 
 
+def set_level(level: str) -> None:
+    """Log from this level on, as `configure` has set up."""
+    logging.getLogger().setLevel(level.upper())
+
+
 def dropped_lines() -> int:
     """Return how many lines of this process's log found no room."""
     return sum(handler.dropped for handler in logging.getLogger().handlers if isinstance(handler, LineHandler))

@@ -126,6 +126,11 @@ async def _ask(connection: Connection, statement: str, values: Sequence[Any], se
     asked.result()
 
 
+def first_line(error: Exception) -> str:
+    """Return what the server or the driver says, which holds no password."""
+    return str(error).strip().partition("\n")[0] or type(error).__name__
+
+
 class Connections:
     """At most `limit` connections, opened when they are needed and kept while they are sound."""
 

@@ -106,11 +106,7 @@ async def prepare(connection: Connection) -> None:
 
     Replicas that start at the same time wait for each other.
     """
-    if await _value(connection, "SELECT pg_is_in_recovery()"):
-        raise StoreConfigError("the PostgreSQL server is a standby, which cannot be written to; name the primary")
-    for name, values, problem, remedy in _NEEDED:
-        if (found := await _value(connection, f"SHOW {name}")) not in values:
-            raise StoreConfigError(f"PostgreSQL runs with {name} = {found} and {problem}: {remedy}")
+    await _check_server(connection)
     try:
         await _migrate(connection)
     except psycopg.errors.InsufficientPrivilege as error:
@@ -122,6 +118,46 @@ async def prepare(connection: Connection) -> None:
             "PostgreSQL keeps the sessions of clients that have vanished for long.",
             extra={"event": "store_keeps_sessions", "seconds": seconds},
         )
+
+
+async def inspect(connection: Connection) -> int:
+    """Return the version of the schema, 0 where `prepare` would make it. Change nothing; raise what `prepare` does."""
+    await _check_server(connection)
+    if await _value(connection, "SELECT to_regnamespace('jobstatus') IS NULL"):
+        if not await _value(connection, "SELECT has_database_privilege(current_database(), 'CREATE')"):
+            raise StoreConfigError(_NO_RIGHTS)
+        return 0
+    if not await _value(connection, "SELECT has_schema_privilege('jobstatus', 'USAGE')"):
+        raise StoreConfigError(_NO_RIGHTS)
+    if await _value(connection, "SELECT to_regclass('jobstatus.schema_version') IS NULL"):
+        if not await _value(connection, "SELECT has_schema_privilege('jobstatus', 'CREATE')"):
+            raise StoreConfigError(_NO_RIGHTS)
+        return 0
+    try:
+        version = _checked_version(await _value(connection, _VERSION))
+    except psycopg.errors.InsufficientPrivilege as error:
+        raise StoreConfigError(_NO_RIGHTS) from error
+    if version and not await _value(connection, _MAY_WORK):
+        raise StoreConfigError(_NO_RIGHTS)
+    return version
+
+
+async def _check_server(connection: Connection) -> None:
+    if await _value(connection, "SELECT pg_is_in_recovery()"):
+        raise StoreConfigError("the PostgreSQL server is a standby, which cannot be written to; name the primary")
+    for name, values, problem, remedy in _NEEDED:
+        if (found := await _value(connection, f"SHOW {name}")) not in values:
+            raise StoreConfigError(f"PostgreSQL runs with {name} = {found} and {problem}: {remedy}")
+
+
+def _checked_version(found: object) -> int:
+    version = int(str(found))
+    if version > len(MIGRATIONS):
+        raise StoreConfigError(
+            f"the PostgreSQL database was written by a newer JobStatus (schema {version}, this one knows"
+            f" {len(MIGRATIONS)}); upgrade"
+        )
+    return version
 
 
 async def _value(connection: Connection, statement: str) -> Any:
@@ -137,12 +173,7 @@ async def _migrate(connection: Connection) -> None:
         if await _value(connection, "SELECT to_regclass('jobstatus.schema_version') IS NULL"):
             await connection.execute("CREATE TABLE jobstatus.schema_version (version integer NOT NULL)")
             await connection.execute("INSERT INTO jobstatus.schema_version VALUES (0)")
-        version = int(await _value(connection, _VERSION))
-        if version > len(MIGRATIONS):
-            raise StoreConfigError(
-                f"the PostgreSQL database was written by a newer JobStatus (schema {version}, this one knows"
-                f" {len(MIGRATIONS)}); upgrade"
-            )
+        version = _checked_version(await _value(connection, _VERSION))
         for migration in MIGRATIONS[version:]:
             await connection.execute(migration.encode())
         if version < len(MIGRATIONS):

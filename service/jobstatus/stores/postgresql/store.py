@@ -17,7 +17,14 @@ from jobstatus.stores import StoreConfigError
 from jobstatus.stores.listing import page
 from jobstatus.stores.postgresql import schema, statements, virtual_keys
 from jobstatus.stores.postgresql.address import conninfo_of, conninfo_of_host, host_count
-from jobstatus.stores.postgresql.connections import CONFLICTS, Connection, Connections, check_health, connect
+from jobstatus.stores.postgresql.connections import (
+    CONFLICTS,
+    Connection,
+    Connections,
+    check_health,
+    connect,
+    first_line,
+)
 from jobstatus.stores.postgresql.limits import PostgreSQLLimits
 from jobstatus.stores.postgresql.sweep_position import SweepPosition
 from jobstatus.stores.rows import job_of
@@ -54,12 +61,12 @@ class PostgreSQLJobStore:
         try:
             connection = await self._connect()
         except (psycopg.Error, OSError) as error:
-            raise StoreConfigError(f"cannot connect to PostgreSQL: {_first_line(error)}") from error
+            raise StoreConfigError(f"cannot connect to PostgreSQL: {first_line(error)}") from error
         cutting = asyncio.get_running_loop().call_later(self._limits.start_seconds, connection.cut)
         try:
             await schema.prepare(connection)
         except psycopg.Error as error:
-            raise StoreConfigError(f"cannot use the PostgreSQL database: {_first_line(error)}") from error
+            raise StoreConfigError(f"cannot use the PostgreSQL database: {first_line(error)}") from error
         finally:
             cutting.cancel()
             await connection.close()
@@ -220,8 +227,3 @@ async def _commit(connection: Connection, values: Sequence[list[Any]]) -> list[t
         except CONFLICTS:
             await asyncio.sleep(random.uniform(0.5, 1) * pause_ms / 1000)  # noqa: S311  # no secret
     return await _fetch(connection, statements.COMMIT, values)
-
-
-def _first_line(error: Exception) -> str:
-    """Return what the server or the driver says, which holds no password."""
-    return str(error).strip().partition("\n")[0] or type(error).__name__

@@ -6,7 +6,8 @@ A file that is not ours, is damaged, or was written by a newer version is never 
 import ctypes
 import os
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
 
@@ -92,8 +93,15 @@ def open_writer(path: Path, busy_timeout_ms: int, *, create: bool) -> apsw.Conne
     With `create` False, as after a fault, a missing file is an error too, and the whole file is not checked again.
     Either way, what the log holds is moved into the file before anything is appended to it.
     """
-    try:
+    with refusals(path):
         return _open_writer(path, busy_timeout_ms, create=create)
+
+
+@contextmanager
+def refusals(path: Path) -> Iterator[None]:
+    """Raise StoreConfigError with one sentence for what SQLite and the file system say of this file."""
+    try:
+        yield
     except OSError as error:
         raise StoreConfigError(f"cannot use {path}: {error.strerror or error}") from error
     except (apsw.NotADBError, apsw.CorruptError) as error:
@@ -146,9 +154,9 @@ def _open_writer(path: Path, busy_timeout_ms: int, *, create: bool) -> apsw.Conn
     connection = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READWRITE)
     try:
         connection.set_busy_timeout(busy_timeout_ms)
-        _refuse_strangers(connection, path)
-        if create and path.stat().st_size <= CHECKED_BYTES:
-            _check_whole(connection, path)
+        version_of(connection, path)
+        if create:
+            check_whole(connection, path)
         _configure(connection, CACHE_KIB)
         _migrate(connection)
         _move_log(connection, is_alone=not create)
@@ -164,7 +172,8 @@ def _pragma(connection: apsw.Connection, name: str, value: str | int | None = No
     return connection.execute(f"PRAGMA {name}" if value is None else f"PRAGMA {name}={value}").get
 
 
-def _refuse_strangers(connection: apsw.Connection, path: Path) -> None:
+def version_of(connection: apsw.Connection, path: Path) -> int:
+    """Return the version of the schema, 0 for an empty file. Raise StoreConfigError for a file that is not ours."""
     tables = connection.execute("SELECT count(*) FROM sqlite_schema").get
     application_id, version = _pragma(connection, "application_id"), _pragma(connection, "user_version")
     if application_id != APPLICATION_ID and (tables or application_id):
@@ -173,10 +182,12 @@ def _refuse_strangers(connection: apsw.Connection, path: Path) -> None:
         raise StoreConfigError(
             f"{path} was written by a newer JobStatus (schema {version}, this one knows {len(MIGRATIONS)}); upgrade"
         )
+    return int(version)
 
 
-def _check_whole(connection: apsw.Connection, path: Path) -> None:
-    if (found := _pragma(connection, "quick_check(1)")) != "ok":
+def check_whole(connection: apsw.Connection, path: Path) -> None:
+    """Raise StoreConfigError if the file is damaged. A file that is larger than CHECKED_BYTES is not checked."""
+    if path.stat().st_size <= CHECKED_BYTES and (found := _pragma(connection, "quick_check(1)")) != "ok":
         raise StoreConfigError(f"{path} is {_DAMAGED} ({' '.join(str(found).split())})")
 
 
