@@ -76,6 +76,7 @@ class CommandReader:
     def complete_job(self, message: pb.CompleteJobRequest) -> Steps[core.CompleteJob]:
         """Raises InvalidField, ResultTooLarge or ResultNotJson."""
         command = core.CompleteJob(job_id=message.job_id, result=message.result, **_given(message, _OF_AN_END))
+        del message  # it holds the result a second time
         yield from check_result(command.result, self._max_result_bytes)
         return command
 

@@ -10,7 +10,8 @@ import time
 from collections import defaultdict
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import aclosing, suppress
-from typing import Any, Final, NoReturn, Protocol, TypeAlias
+from functools import partial
+from typing import Any, Final, NoReturn, Protocol
 
 import grpc
 from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
@@ -19,13 +20,17 @@ from google.protobuf.message_factory import GetMessageClass
 from google.rpc.status_pb2 import Status
 from grpc_status import rpc_status
 
-from jobstatus.core.errors import InvalidField, JobStatusError
+from jobstatus.core.errors import InvalidField, JobStatusError, Overloaded
 from jobstatus.rpc.errors import INTERNAL, REASON_KEY, internal_status, status_of
+from jobstatus.rpc.intake import Context, Intake
+from jobstatus.rpc.pacing import Pace
 from jobstatus.telemetry.throttle import LogThrottle
 
-Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 Identify = Callable[[Context, str], None]
 """Given a call's context and the method's name, raises ClientNotIdentified or ClientNotAllowed."""
+
+LARGE_MESSAGE_BYTES: Final = 64 * 1024
+"""A larger message is parsed when no other one has been in this round of the event loop."""
 
 _CODE_NAMES: Final = {code.value[0]: code.name for code in grpc.StatusCode}
 _log = logging.getLogger(__name__)
@@ -42,9 +47,11 @@ class RpcObserver(Protocol):
 class RpcAdapter:
     """Makes gRPC handlers from a servicer's methods."""
 
-    def __init__(self, metrics: RpcObserver, identify: Identify) -> None:
+    def __init__(self, metrics: RpcObserver, identify: Identify, intake: Intake) -> None:
         self._metrics = metrics
         self._identify = identify
+        self._intake = intake
+        self._pace = Pace()
         self._throttles: Final[defaultdict[tuple[str, str], LogThrottle]] = defaultdict(LogThrottle)
         """By RPC and reason. Both come from closed lists, so their number is bounded."""
         self._held: asyncio.Event | None = None
@@ -78,58 +85,95 @@ class RpcAdapter:
         return grpc.method_handlers_generic_handler(name or descriptor.full_name, handlers)
 
     def _handler(self, method: MethodDescriptor, serve: Callable[[Any], Any]) -> "grpc.RpcMethodHandler[Any, Any]":
+        """All are handlers of streams to gRPC, which leaves it to them when a message is read."""
         request_type: type[Message] = GetMessageClass(method.input_type)
         if method.client_streaming:
             return grpc.stream_stream_rpc_method_handler(
-                self._streaming(method.name, lambda messages: serve(_parsed(request_type, messages)))
+                self._streaming(method.name, lambda messages, _: serve(self._parsed(request_type, messages)))
             )
         if method.server_streaming:
-            return grpc.unary_stream_rpc_method_handler(
-                self._streaming(method.name, lambda data: serve(_parse(request_type, data)))
-            )
-        return grpc.unary_unary_rpc_method_handler(self._unary(method.name, request_type, serve))
+
+            async def serve_one(_: Any, receive: Callable[[], Awaitable[bytes]]) -> AsyncGenerator[Message]:
+                async with aclosing(serve(_parse(request_type, await receive()))) as responses:
+                    async for response in responses:
+                        yield response
+
+            return grpc.stream_stream_rpc_method_handler(self._streaming(method.name, serve_one))
+        return grpc.stream_unary_rpc_method_handler(self._unary(method.name, request_type, serve))
 
     def _unary(
         self, name: str, request_type: type[Message], serve: Callable[[Any], Awaitable[Message]]
-    ) -> Callable[[bytes, Context], Awaitable[bytes]]:
-        async def handle(data: bytes, context: Context) -> bytes:
+    ) -> Callable[[Any, Context], Awaitable[bytes]]:
+        async def handle(_: Any, context: Context) -> bytes:
             started = time.perf_counter()
             if self._held is not None:
                 self._has_come.set()
-            try:
-                self._identify(context, name)
-                response = await serve(_parse(request_type, data))
-                if self._held is not None:
-                    await self._held.wait()
-            except BaseException as error:  # noqa: BLE001  # translated, or raised again, by _abort
-                await self._abort(context, name, started, error)
+            with self._intake.place() as place:
+                try:
+                    self._identify(context, name)
+                    data = await self._intake.receive(context, place, self._refuse(context, name, started))
+                    if len(data) > LARGE_MESSAGE_BYTES:
+                        await self._pace.turn()
+                    request = [_parse(request_type, data)]
+                    del data
+                    response = await serve(request.pop())  # which may drop it as soon as it has read it
+                    if self._held is not None:
+                        await self._held.wait()
+                except BaseException as error:  # noqa: BLE001  # translated, or raised again, by _abort
+                    await self._abort(context, name, started, error, is_refused=place.refusal is not None)
             self._metrics.rpc_answered(name, "OK", time.perf_counter() - started)
             return response.SerializeToString()
 
         return handle
 
     def _streaming(
-        self, name: str, serve: Callable[[Any], AsyncGenerator[Message]]
+        self, name: str, serve: Callable[[Any, Callable[[], Awaitable[bytes]]], AsyncGenerator[Message]]
     ) -> Callable[[Any, Context], AsyncGenerator[bytes]]:
-        """`serve` is called with what gRPC passes: the bytes of a request, or an iterator of those of all requests."""
+        """`serve` is called with an iterator of the bytes of all requests, and with what receives those of one."""
 
         async def handle(received: Any, context: Context) -> AsyncGenerator[bytes]:
             started = time.perf_counter()
-            try:
-                self._identify(context, name)
-                async with aclosing(serve(received)) as responses:
-                    async for response in responses:
-                        yield response.SerializeToString()
-            except GeneratorExit:
-                raise
-            except BaseException as error:  # noqa: BLE001
-                await self._abort(context, name, started, error)
+            with self._intake.place() as place:
+                try:
+                    self._identify(context, name)
+                    refuse = self._refuse(context, name, started)
+                    receive = partial(self._intake.receive, context, place, refuse)
+                    async with aclosing(serve(received, receive)) as responses:
+                        async for response in responses:
+                            yield response.SerializeToString()
+                except GeneratorExit:
+                    raise
+                except BaseException as error:  # noqa: BLE001
+                    await self._abort(context, name, started, error, is_refused=place.refusal is not None)
             self._metrics.rpc_answered(name, "OK", time.perf_counter() - started)
 
         return handle
 
-    async def _abort(self, context: Context, name: str, started: float, error: BaseException) -> NoReturn:
-        """Count the call and abort it. Raise a cancellation, and whatever ends the process, again."""
+    async def _parsed(self, request_type: type[Message], messages: AsyncIterator[bytes]) -> AsyncIterator[Message]:
+        async for data in messages:
+            with self._intake.place() as place:
+                self._intake.count(place, len(data))
+                yield _parse(request_type, data)
+
+    def _refuse(self, context: Context, name: str, started: float) -> Callable[[Overloaded], "asyncio.Task[NoReturn]"]:
+        """Return what aborts a call whose handler reads its message."""
+
+        def refuse(error: Overloaded) -> "asyncio.Task[NoReturn]":
+            aborting = asyncio.create_task(self._abort(context, name, started, error), name="jobstatus-refuse")
+            aborting.add_done_callback(lambda ended: ended.cancelled() or ended.exception())  # the reader raises it
+            return aborting
+
+        return refuse
+
+    async def _abort(
+        self, context: Context, name: str, started: float, error: BaseException, *, is_refused: bool = False
+    ) -> NoReturn:
+        """Count the call and abort it. Raise a cancellation, and whatever ends the process, again.
+
+        A call that `is_refused` has been aborted already.
+        """
+        if is_refused:
+            raise error
         seconds = time.perf_counter() - started
         if not isinstance(error, Exception):
             if isinstance(error, asyncio.CancelledError):
@@ -170,11 +214,6 @@ def _parse(request_type: type[Message], data: bytes) -> Message:
         return request_type.FromString(data)
     except DecodeError as error:
         raise InvalidField.of("request", f"is not a {request_type.DESCRIPTOR.name}") from error
-
-
-async def _parsed(request_type: type[Message], messages: AsyncIterator[bytes]) -> AsyncIterator[Message]:
-    async for data in messages:
-        yield _parse(request_type, data)
 
 
 def service_names(descriptors: Iterable[ServiceDescriptor]) -> list[str]:

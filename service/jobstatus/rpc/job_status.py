@@ -65,7 +65,9 @@ class JobStatusServicer:
         return pb.HeartbeatJobResponse(job=await self._apply(commands.heartbeat_job(request)))
 
     async def CompleteJob(self, request: pb.CompleteJobRequest) -> pb.CompleteJobResponse:
-        return pb.CompleteJobResponse(job=await self._apply(await self._pace.run(self._read.complete_job(request))))
+        steps = self._read.complete_job(request)
+        del request  # it holds the result a second time
+        return pb.CompleteJobResponse(job=await self._apply(await self._pace.run(steps)))
 
     async def FailJob(self, request: pb.FailJobRequest) -> pb.FailJobResponse:
         return pb.FailJobResponse(job=await self._apply(commands.fail_job(request)))

@@ -18,11 +18,15 @@ class Pace:
         try:
             next(steps)
             while True:
-                async with self._turn:
-                    await asyncio.sleep(0)
-                    next(steps)
+                await self.turn()
+                next(steps)
         except StopIteration as end:
             result: T = end.value
             return result
         finally:
             steps.close()
+
+    async def turn(self) -> None:
+        """Return in a round of the event loop in which no other call has had a turn."""
+        async with self._turn:
+            await asyncio.sleep(0)

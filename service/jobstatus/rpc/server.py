@@ -16,9 +16,10 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_health.v1.health import aio as health_aio
 
 from jobstatus.core.errors import ClientNotAllowed, ClientNotIdentified
-from jobstatus.rpc.handlers import Context, RpcAdapter, service_names
+from jobstatus.rpc.handlers import RpcAdapter, service_names
+from jobstatus.rpc.intake import Context, Intake
 from jobstatus.rpc.job_status import JobStatusServicer
-from jobstatus.rpc.options import DESCRIPTORS, RpcLimits, server_options
+from jobstatus.rpc.options import DESCRIPTORS, RpcLimits, max_message_length, server_options
 from jobstatus.rpc.virtual_keys import VirtualKeysServicer
 from jobstatus.telemetry.metrics import Metrics
 
@@ -91,7 +92,9 @@ class RpcServer:
             maximum_concurrent_rpcs=limits.max_rpcs,
         )
         self._hold_seconds = limits.hold_seconds
-        self._adapter = RpcAdapter(metrics, tls.identify if tls else _allow_all)
+        intake = Intake(limits.max_message_bytes, max_message_length(max_result_bytes))
+        metrics.measure_messages(intake.held_bytes)
+        self._adapter = RpcAdapter(metrics, tls.identify if tls else _allow_all, intake)
         servicers: Sequence[object] = (job_status, virtual_keys)
         self._server.add_generic_rpc_handlers(
             [self._adapter.service(*pair) for pair in zip(DESCRIPTORS, servicers, strict=True)]
