@@ -21,8 +21,8 @@ Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 Refuse: TypeAlias = "Callable[[Overloaded], Future[NoReturn]]"
 """Aborts a call with an error, and returns what ends with it."""
 
-SLOW_SECONDS: Final = 0.02
-"""What has not arrived after so long is long, or its sender is slow."""
+SLOW_SECONDS: Final = 0.25
+"""What has not arrived after so long is long, or its sender is slow. A busy event loop may delay a small one by less."""
 
 
 class Place:
