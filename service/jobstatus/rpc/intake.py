@@ -22,7 +22,7 @@ Refuse: TypeAlias = "Callable[[Overloaded], Future[NoReturn]]"
 """Aborts a call with an error, and returns what ends with it."""
 
 SLOW_SECONDS: Final = 0.25
-"""What has not arrived after so long is long, or its sender is slow. A busy event loop may delay a small one by less."""
+"""What has not arrived after so long is long, or its sender is slow. A busy event loop delays a small one by less."""
 
 
 class Place:
