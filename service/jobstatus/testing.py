@@ -28,9 +28,10 @@ from jobstatus.core.sweeper import Sweeper
 from jobstatus.core.timekeeper import MS_NS, Timekeeper
 from jobstatus.core.tracker import JobTracker
 from jobstatus.rpc.errors import CODES
-from jobstatus.rpc.handlers import Context, RpcAdapter
+from jobstatus.rpc.handlers import RpcAdapter
+from jobstatus.rpc.intake import Context, Intake
 from jobstatus.rpc.job_status import JobStatusServicer
-from jobstatus.rpc.options import DESCRIPTORS, RpcLimits, server_options
+from jobstatus.rpc.options import DESCRIPTORS, RpcLimits, max_message_length, server_options
 from jobstatus.rpc.virtual_keys import VirtualKeysServicer
 from jobstatus.stores.memory import MemoryJobStore
 
@@ -109,8 +110,9 @@ class ServiceDouble:
         self._sweeper = Sweeper(self._tracker, self._store, clock=time, observer=self._observer, every_seconds=1)
         jobs = JobStatusServicer(self._tracker, max_result_bytes=self._max_result_bytes)
         virtual_keys = VirtualKeysServicer(store=self._store, clock=self._clock, on_change=lambda: None)
-        adapter = RpcAdapter(self._observer, self._fail_if_told)
         limits = RpcLimits()
+        intake = Intake(limits.max_message_bytes, max_message_length(self._max_result_bytes))
+        adapter = RpcAdapter(self._observer, self._fail_if_told, intake)
         server = grpc.aio.server(
             options=server_options(self._max_result_bytes, limits, shared=False),
             maximum_concurrent_rpcs=limits.max_rpcs,

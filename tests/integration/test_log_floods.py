@@ -1,11 +1,13 @@
 """A bug that a client can cause at will fills no log: one line at once, and the number of events in the next one."""
 
+import logging
 from collections.abc import AsyncIterator
 
 import grpc
 import pytest
 from aiohttp import web
 from harness.faults import MeddledStore
+from harness.jobs import complete, create
 from harness.logged import events_logged
 from harness.raw import talk
 from harness.service import service_here
@@ -32,6 +34,16 @@ async def test_polls_and_calls_that_fail_have_one_line(caplog: pytest.LogCapture
         store.fail_all(None)
         events = events_logged(caplog)
         assert (events.count("poll_failed"), events.count("rpc_failed")) == (1, 1)
+
+
+async def test_a_worker_that_sends_nonsense_is_no_failure_of_the_store(caplog: pytest.LogCaptureFixture) -> None:
+    """What is wrong with a result is told to the worker, and the operator hears of nothing."""
+    async with service_here() as service:
+        await create(service, "job")
+        for result in (b"{", b"[" * 1000, b"1e999", b"\xff"):
+            with pytest.raises(grpc.aio.AioRpcError):
+                await complete(service, "job", result)
+    assert events_logged(caplog, level=logging.WARNING) == []
 
 
 def test_one_bug_hides_no_other(caplog: pytest.LogCaptureFixture) -> None:

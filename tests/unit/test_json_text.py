@@ -7,10 +7,21 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from jobstatus.core.errors import ResultNotJson, ResultTooLarge
-from jobstatus.core.json_text import check_result, members
+from jobstatus.core.json_slices import SLICE_BYTES
+from jobstatus.core.json_slices import check_result as check_in_slices
+from jobstatus.core.json_text import members
 
 LARGEST_DOUBLE = str(int(1.7976931348623157e308)).encode()
 PAIR = b"\\ud83c\\uDFA7"
+
+
+SIZES = [SLICE_BYTES, 100, 16]
+"""Of slices. The first one is larger than most of what is checked here."""
+
+
+def check_result(result: bytes, max_bytes: int, slice_bytes: int = SLICE_BYTES) -> int:
+    """Check it to the end, and return the number of pauses."""
+    return sum(1 for _ in check_in_slices(result, max_bytes, slice_bytes))
 
 
 def nested(levels: int, inner: bytes = b"") -> bytes:
@@ -20,6 +31,7 @@ def nested(levels: int, inner: bytes = b"") -> bytes:
     return b"".join(opening) + (inner or b"1") + b"".join(closing)
 
 
+@pytest.mark.parametrize("slice_bytes", SIZES)
 @pytest.mark.parametrize(
     "result",
     [
@@ -42,11 +54,12 @@ def nested(levels: int, inner: bytes = b"") -> bytes:
         '{"text":"Grüße 🎧"}'.encode(),
     ],
 )
-def test_json_is_accepted(result: bytes) -> None:
+def test_json_is_accepted(result: bytes, slice_bytes: int) -> None:
     """Any JSON value in UTF-8 is a result: ids of 64 bits, 100 levels and escaped pairs of surrogates included."""
-    check_result(result, max_bytes=10_000)
+    check_result(result, 10_000, slice_bytes)
 
 
+@pytest.mark.parametrize("slice_bytes", SIZES)
 @pytest.mark.parametrize(
     ("result", "byte", "problem"),
     [
@@ -67,6 +80,7 @@ def test_json_is_accepted(result: bytes) -> None:
         (b'{"a":1e9,"b":[1e999]}', 14, "a number beyond the range of a double"),
         (b"[-1.7976931348623159e308]", 1, "a number beyond the range of a double"),
         (b"[2," + b"1" * 310 + b"]", 3, "a number beyond the range of a double"),
+        (b"[1e999.5]", 1, "a number beyond the range of a double"),
         (b"1" * 1001, 0, "a number of more than 1000 characters"),
         (b"[0." + b"1" * 999 + b"]", 1, "a number of more than 1000 characters"),
         (b'{"a":1,"a":2}', 7, "a name that this object has already"),
@@ -89,10 +103,10 @@ def test_json_is_accepted(result: bytes) -> None:
         (b'{"a":' * 100_000, 500, "nested more than 100 levels deep"),
     ],
 )
-def test_anything_else_is_refused(result: bytes, byte: int, problem: str) -> None:
+def test_anything_else_is_refused(result: bytes, byte: int, problem: str, slice_bytes: int) -> None:
     """What some reader would take otherwise, or not at all, is no result. The error says what it is, and where."""
     with pytest.raises(ResultNotJson) as refused:
-        check_result(result, max_bytes=1_000_000)
+        check_result(result, 1_000_000, slice_bytes)
     assert f" Byte {byte}: {problem}" in refused.value.message
 
 

@@ -4,33 +4,37 @@ Stricter than `json.loads`, which guesses UTF-16 and UTF-32, accepts NaN and kee
 signed must have one meaning (RFC 8725, section 2.4; RFC 7515, section 4), and so must what clients are sent: where one
 value of a result cannot be read, the whole answer cannot (RFC 7493 names the same pitfalls).
 
-The hooks are Python functions even where a built-in would do: the interpreter can switch threads in them, so a thread
-that checks a large result does not hold up the event loop. What the decoder does not check is searched for with
-functions in C, and only where bytes show that it may be there. The exact place of a fault is found afterwards.
+What the decoder does not check is searched for with functions in C, and only where bytes show that it may be there. The
+exact place of a fault is found afterwards.
 """
 
 import json
 import math
 import re
 from array import array
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import accumulate
 from typing import Any, Final, NoReturn
-
-from jobstatus.core.errors import ResultNotJson, ResultTooLarge
 
 MAX_DEPTH: Final = 100
 """Arrays and objects inside each other. Parsers stop at 127 (serde_json, jq) or about 1,000 levels; the answer
 around a result is one more."""
 MAX_NUMBER_LENGTH: Final = 1000
 """Characters of a number. Jackson reads no longer ones."""
+MARK: Final = "\ud800"
+"""Half of a surrogate pair. JSON that is accepted has no name that begins with it, so `json_slices` may use one."""
 
 _SAFE_DIGITS: Final = 308
 """So many digits are less than the largest double, about 1.8e308."""
-_SEARCHED_AT_ONCE: Final = 1 << 20
-"""Bytes that a regular expression searches before threads may switch."""
-_SUMMED_AT_ONCE: Final = 1 << 14
-"""Brackets that are summed up before threads may switch."""
+
+
+class Fault(ValueError):
+    """What is wrong with JSON, and the position of the byte where it is."""
+
+    def __init__(self, at: int, problem: str) -> None:
+        super().__init__(problem)
+        self.at = at
+        self.problem = problem
 
 
 def parse_object(data: bytes) -> dict[str, Any]:
@@ -48,31 +52,70 @@ def parse_object(data: bytes) -> dict[str, Any]:
     return value
 
 
-def check_result(result: bytes, max_bytes: int) -> None:
-    """Raise ResultTooLarge, or ResultNotJson unless the bytes are one JSON value that every client reads the same way.
+def check_json(data: bytes) -> None:
+    """Raise Fault unless the bytes are one JSON value that every client reads the same way.
 
-    The bytes are only checked: they are stored and served as they came. Refused are what RFC 8259 refuses, and what
-    some parsers refuse or read differently: duplicate names, numbers beyond a double or longer than MAX_NUMBER_LENGTH,
-    escapes of lone surrogates, and nesting beyond MAX_DEPTH. Integers beyond 2**53 are valid, because ids of 64 bits
-    are common and no parser refuses them; JavaScript rounds them, as every parser rounds long fractions.
+    Refused are what RFC 8259 refuses, and what some parsers refuse or read differently: duplicate names, numbers beyond
+    a double or longer than MAX_NUMBER_LENGTH, escapes of lone surrogates, and nesting beyond MAX_DEPTH. Integers beyond
+    2**53 are valid, because ids of 64 bits are common and no parser refuses them; JavaScript rounds them, as every
+    parser rounds long fractions.
+
+    The event loop waits meanwhile, so `json_slices` checks large values in slices.
     """
-    if len(result) > max_bytes:
-        raise ResultTooLarge(f"The result has {len(result)} bytes; at most {max_bytes} are accepted.")
+    decode(_CHECKER, data)
+    check_surrogates(data)
+    if data.count(b"[") + data.count(b"{") > MAX_DEPTH and max(levels(brackets(without_escapes(data)))) > MAX_DEPTH:
+        raise fault(data)
+
+
+def checker(check_names: Callable[[list[tuple[str, Any]]], None]) -> json.JSONDecoder:
+    """Return a decoder that checks numbers and keeps no values, so that a large value is not in memory a second time.
+
+    `check_names` is called with the members of each object, and raises ValueError for duplicates.
+    """
+    return json.JSONDecoder(
+        object_pairs_hook=check_names, parse_float=_check_float, parse_int=_check_integer, parse_constant=_refuse
+    )
+
+
+def decode(decoder: json.JSONDecoder, data: bytes) -> Any:
+    """Return what the decoder makes of the bytes. Raise Fault."""
     try:
-        text = result.decode("utf-8", "strict")
+        text = data.decode("utf-8", "strict")
     except UnicodeDecodeError as error:
-        raise ResultNotJson.at(error.start, "not UTF-8") from error
+        raise Fault(error.start, "not UTF-8") from error
     try:
-        _CHECKER.decode(text)
+        return decoder.decode(text)
     except json.JSONDecodeError as error:
         problem = error.msg.removesuffix(" at").removesuffix(" starting").lower()
-        raise ResultNotJson.at(len(text[: error.pos].encode()), problem) from error
+        raise Fault(len(text[: error.pos].encode()), problem) from error
     except (ValueError, RecursionError) as error:
-        raise _fault(result) from error
-    if (at := _lone_surrogate(result)) is not None:
-        raise ResultNotJson.at(at, "half of a surrogate pair, which is no character")
-    if _is_too_deep(result):
-        raise _fault(result)
+        raise fault(data) from error
+
+
+def check_surrogates(data: bytes) -> None:
+    """Raise Fault for an escape that is half of a surrogate pair, without the other half beside it."""
+    if b"\\ud" not in data and b"\\uD" not in data:
+        return
+    escapes = data.replace(b"\\\\", b"__")  # so that each \\u is an escape
+    if found := _lone.search(escapes):
+        raise Fault(found.start(), "half of a surrogate pair, which is no character")
+
+
+def without_escapes(data: bytes) -> bytes:
+    """Return JSON of the same length in which each quote begins or ends a string."""
+    return data.replace(b"\\\\", b"__").replace(b'\\"', b"__") if b"\\" in data else data
+
+
+def brackets(data: bytes) -> bytes:
+    """Return the brackets outside strings of JSON without escapes."""
+    kept = data.translate(None, _NO_BRACKET_OR_QUOTE).replace(b'""', b"")
+    return _in_strings.sub(b"", kept) if b'"' in kept else kept
+
+
+def levels(brackets: bytes) -> list[int]:
+    """Return how many brackets are open before each one, and at the end."""
+    return list(accumulate(array("b", brackets.translate(_STEPS)), initial=0))
 
 
 def members(document: bytes) -> dict[str, bytes]:
@@ -121,57 +164,33 @@ def _after_nested(document: bytes, at: int) -> int:
     raise ValueError("unterminated")
 
 
-def _lone_surrogate(data: bytes) -> int | None:
-    """Return the position of an escape that is half of a surrogate pair, without the other half beside it."""
-    if b"\\ud" not in data and b"\\uD" not in data:
-        return None
-    escapes = data.replace(b"\\\\", b"__")  # so that each \u is an escape
-    for start in range(0, len(escapes), _SEARCHED_AT_ONCE):
-        end = start + _SEARCHED_AT_ONCE
-        for found in _lone.finditer(escapes, start, end + len(rb"\ud83c\udfa7")):
-            if found.start() < end:
-                return found.start()
-    return None
+def fault(data: bytes, known: Iterable[set[str]] = ()) -> Fault:
+    """Return the first fault that the decoder's hooks or the depth have shown to be there.
+
+    The arrays and objects that begin first have the `known` names already.
+    """
+    return next(_faults(data, known), Fault(0, "no JSON"))
 
 
-def _is_too_deep(data: bytes) -> bool:
-    """Whether valid JSON is nested beyond MAX_DEPTH."""
-    if data.count(b"[") + data.count(b"{") <= MAX_DEPTH:
-        return False
-    if b"\\" in data:
-        data = data.replace(b"\\\\", b"").replace(b'\\"', b"")  # so that each quote begins or ends a string
-    kept = data.translate(None, _NO_BRACKET_OR_QUOTE).replace(b'""', b"")
-    steps = array("b", _in_strings.sub(b"", kept).translate(_STEPS))
-    depth = 0
-    for start in range(0, len(steps), _SUMMED_AT_ONCE):
-        depths = list(accumulate(steps[start : start + _SUMMED_AT_ONCE], initial=depth))
-        if max(depths) > MAX_DEPTH:
-            return True
-        depth = depths[-1]
-    return False
-
-
-def _fault(data: bytes) -> ResultNotJson:
-    """Return the first fault that the decoder's hooks or the depth have shown to be there, with its position."""
-    return next(_faults(data), ResultNotJson())
-
-
-def _faults(data: bytes) -> Iterator[ResultNotJson]:
+def _faults(data: bytes, known: Iterable[set[str]]) -> Iterator[Fault]:
+    unused = iter(known)
     names: list[set[str]] = []
     for token in _token.finditer(data):
         text = token[0]
         if text in b"[{":
-            names.append(set())
+            names.append(next(unused, set()))
             if len(names) > MAX_DEPTH:
-                yield ResultNotJson.at(token.start(), f"nested more than {MAX_DEPTH} levels deep")
+                yield Fault(token.start(), f"nested more than {MAX_DEPTH} levels deep")
         elif text in b"]}":
             names.pop()
         elif token[1] is not None:
-            if (name := json.loads(token[1])) in names[-1]:
-                yield ResultNotJson.at(token.start(), "a name that this object has already")
+            if (name := json.loads(token[1])).startswith(MARK):
+                continue
+            if name in names[-1]:
+                yield Fault(token.start(), "a name that this object has already")
             names[-1].add(name)
         elif token[2] is not None and (problem := _number_problem(token[2].decode())):
-            yield ResultNotJson.at(token.start(), problem)
+            yield Fault(token.start(), problem)
 
 
 def _number_problem(text: str) -> str:
@@ -213,13 +232,11 @@ def _refuse(name: str) -> NoReturn:
 
 
 _PARSER: Final = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_refuse)
-_CHECKER: Final = json.JSONDecoder(
-    object_pairs_hook=_check_unique, parse_float=_check_float, parse_int=_check_integer, parse_constant=_refuse
-)
-"""Keeps no values, so that a large result is not in memory a second time."""
+_CHECKER: Final = checker(_check_unique)
 
 _STRING: Final = rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"'
-_token: Final = re.compile(rb"(%b)\s*+:|%b|(-?(?:\d[\d.eE+-]*+|NaN|Infinity))|[\[\]{}]" % (_STRING, _STRING))
+_NUMBER: Final = rb"-?(?:(?:0|[1-9]\d*+)(?:\.\d++)?(?:[eE][+-]?\d++)?|NaN|Infinity)"
+_token: Final = re.compile(rb"(%b)\s*+:|%b|(%b)|[\[\]{}]" % (_STRING, _STRING, _NUMBER))
 _string_or_bracket: Final = re.compile(rb"%b|[\[\]{}]" % _STRING)
 _empty: Final = re.compile(rb"\s*+\{\s*+\}\s*+")
 _opening: Final = re.compile(rb"\s*+\{")
@@ -228,5 +245,5 @@ _scalar: Final = re.compile(rb'%b|[^\s"\[\]{},:]++' % _STRING)
 _separator: Final = re.compile(rb"\s*+([,}])")
 _lone: Final = re.compile(rb"\\u[dD](?:[89abAB]..(?!\\u[dD][c-fC-F])|(?<!\\u[dD][89abAB]..\\u[dD])[c-fC-F])")
 _in_strings: Final = re.compile(rb'"[^"]*+"')
-_STEPS: Final = bytes.maketrans(b"[{]}", b"\x01\x01\xff\xff")  # 1 and -1 of an array("b")
+_STEPS: Final = bytes.maketrans(b'[{]}"', b"\x01\x01\xff\xff\x00")  # 1, -1 and 0 of an array("b")
 _NO_BRACKET_OR_QUOTE: Final = bytes(set(range(256)) - set(b'[]{}"'))

@@ -1,25 +1,24 @@
 """From the messages of the writes to the core's commands, alone or inside a batch."""
 
-import asyncio
 import uuid
-from collections.abc import Callable, Iterable
-from typing import Any, Final, TypeVar
+from collections.abc import Callable, Generator, Iterable
+from typing import Any, Final, TypeAlias, TypeVar
 
 from google.protobuf.message import Message
 
 from jobstatus.core import commands as core
 from jobstatus.core.errors import InvalidField, JobStatusError
-from jobstatus.core.json_text import check_result
+from jobstatus.core.json_slices import check_result
 from jobstatus.rpc.messages import error_from_message, ms_from_duration, optional, request_type_of
 from jobstatus.v1 import job_status_pb2 as pb
 
-M = TypeVar("M", bound=Message)
 T = TypeVar("T")
 
-LARGE_MESSAGE_BYTES: Final = 64 * 1024
-LARGE_BATCH: Final = 50
-"""A batch of more operations takes long to read, however small they are. Their size is not measured, which takes
-another while."""
+Steps: TypeAlias = Generator[None, None, T]
+"""Something that takes long: it yields whenever others may have the event loop, and returns a value."""
+
+OPERATIONS_AT_ONCE: Final = 50
+"""Operations of a batch that are read before others may have the event loop."""
 
 _OF_CREATION: Final = ("virtual_key_id", "provider", "model_requested", "max_attempts")
 _OF_AN_END: Final = ("attempt", "status_code")
@@ -73,38 +72,39 @@ class CommandReader:
 
     def __init__(self, max_result_bytes: int) -> None:
         self._max_result_bytes = max_result_bytes
-        self._readers: Final[dict[str, Callable[[Any], core.Command]]] = {
-            "create_job": create_job,
-            "start_job": start_job,
-            "heartbeat_job": heartbeat_job,
-            "complete_job": self.complete_job,
-            "fail_job": fail_job,
-            "cancel_job": cancel_job,
-        }
 
-    def complete_job(self, message: pb.CompleteJobRequest) -> core.CompleteJob:
+    def complete_job(self, message: pb.CompleteJobRequest) -> Steps[core.CompleteJob]:
         """Raises InvalidField, ResultTooLarge or ResultNotJson."""
         command = core.CompleteJob(job_id=message.job_id, result=message.result, **_given(message, _OF_AN_END))
-        check_result(command.result, self._max_result_bytes)
+        del message  # it holds the result a second time
+        yield from check_result(command.result, self._max_result_bytes)
         return command
 
-    def operations(self, message: pb.BatchWriteRequest) -> list[core.Command | JobStatusError]:
+    def operations(self, message: pb.BatchWriteRequest) -> Steps[list[core.Command | JobStatusError]]:
         """Return the commands of a batch, and for an invalid one the error that the single call would raise."""
-        return [self._operation(operation) for operation in message.operation]
+        commands: list[core.Command | JobStatusError] = []
+        for number, operation in enumerate(message.operation, start=1):
+            try:
+                commands.append((yield from self._operation(operation)))
+            except JobStatusError as error:
+                commands.append(error)
+            if number % OPERATIONS_AT_ONCE == 0:
+                yield
+        return commands
 
-    def _operation(self, message: pb.Operation) -> core.Command | JobStatusError:
+    def _operation(self, message: pb.Operation) -> Steps[core.Command]:
         name = message.WhichOneof("operation")
         if name is None:
-            return InvalidField.of("operation", "must be one of the six writes")
-        try:
-            return self._readers[name](getattr(message, name))
-        except JobStatusError as error:
-            return error
+            raise InvalidField.of("operation", "must be one of the six writes")
+        if name == "complete_job":
+            return (yield from self.complete_job(message.complete_job))
+        return _READERS[name](getattr(message, name))
 
 
-async def read(reader: Callable[[M], T], message: M) -> T:
-    """Return what the reader makes of the message. A large one is read on a thread, so that polls go on meanwhile."""
-    is_large = isinstance(message, pb.BatchWriteRequest) and len(message.operation) > LARGE_BATCH
-    if is_large or message.ByteSize() > LARGE_MESSAGE_BYTES:
-        return await asyncio.to_thread(reader, message)
-    return reader(message)
+_READERS: Final[dict[str, Callable[[Any], core.Command]]] = {
+    "create_job": create_job,
+    "start_job": start_job,
+    "heartbeat_job": heartbeat_job,
+    "fail_job": fail_job,
+    "cancel_job": cancel_job,
+}

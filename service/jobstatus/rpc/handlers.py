@@ -10,7 +10,7 @@ import time
 from collections import defaultdict
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import aclosing, suppress
-from typing import Any, Final, NoReturn, Protocol, TypeAlias
+from typing import Any, Final, NoReturn, Protocol
 
 import grpc
 from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
@@ -19,13 +19,20 @@ from google.protobuf.message_factory import GetMessageClass
 from google.rpc.status_pb2 import Status
 from grpc_status import rpc_status
 
-from jobstatus.core.errors import InvalidField, JobStatusError
+from jobstatus.core.errors import InvalidField, JobStatusError, Overloaded, StoreFull, StoreUnavailable
 from jobstatus.rpc.errors import INTERNAL, REASON_KEY, internal_status, status_of
+from jobstatus.rpc.intake import Context, Intake
+from jobstatus.rpc.pacing import Pace
 from jobstatus.telemetry.throttle import LogThrottle
 
-Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 Identify = Callable[[Context, str], None]
 """Given a call's context and the method's name, raises ClientNotIdentified or ClientNotAllowed."""
+
+LARGE_MESSAGE_BYTES: Final = 64 * 1024
+"""A larger message is parsed when no other one has been in this round of the event loop."""
+
+LARGE_REQUESTS: Final = frozenset({"CompleteJob", "FailJob", "BatchWrite"})
+"""The calls whose requests may have results or errors. Those of other calls are small."""
 
 _CODE_NAMES: Final = {code.value[0]: code.name for code in grpc.StatusCode}
 _log = logging.getLogger(__name__)
@@ -42,9 +49,11 @@ class RpcObserver(Protocol):
 class RpcAdapter:
     """Makes gRPC handlers from a servicer's methods."""
 
-    def __init__(self, metrics: RpcObserver, identify: Identify) -> None:
+    def __init__(self, metrics: RpcObserver, identify: Identify, intake: Intake) -> None:
         self._metrics = metrics
         self._identify = identify
+        self._intake = intake
+        self._pace = Pace()
         self._throttles: Final[defaultdict[tuple[str, str], LogThrottle]] = defaultdict(LogThrottle)
         """By RPC, and reason or class of an error without one. These are closed lists, so their number is bounded."""
         self._held: asyncio.Event | None = None
@@ -81,12 +90,14 @@ class RpcAdapter:
         request_type: type[Message] = GetMessageClass(method.input_type)
         if method.client_streaming:
             return grpc.stream_stream_rpc_method_handler(
-                self._streaming(method.name, lambda messages: serve(_parsed(request_type, messages)))
+                self._streaming(method.name, lambda messages: serve(self._parsed(request_type, messages)))
             )
         if method.server_streaming:
             return grpc.unary_stream_rpc_method_handler(
                 self._streaming(method.name, lambda data: serve(_parse(request_type, data)))
             )
+        if method.name in LARGE_REQUESTS:  # to gRPC a stream, whose handler says when a message is read
+            return grpc.stream_unary_rpc_method_handler(self._receiving(method.name, request_type, serve))
         return grpc.unary_unary_rpc_method_handler(self._unary(method.name, request_type, serve))
 
     def _unary(
@@ -103,6 +114,33 @@ class RpcAdapter:
                     await self._held.wait()
             except BaseException as error:  # noqa: BLE001  # translated, or raised again, by _abort
                 await self._abort(context, name, started, error)
+            self._metrics.rpc_answered(name, "OK", time.perf_counter() - started)
+            return response.SerializeToString()
+
+        return handle
+
+    def _receiving(
+        self, name: str, request_type: type[Message], serve: Callable[[Any], Awaitable[Message]]
+    ) -> Callable[[Any, Context], Awaitable[bytes]]:
+        """Return what `_unary` does, for a call whose message is counted from its arrival."""
+
+        async def handle(_: Any, context: Context) -> bytes:
+            started = time.perf_counter()
+            if self._held is not None:
+                self._has_come.set()
+            with self._intake.place() as place:
+                try:
+                    self._identify(context, name)
+                    data = await self._intake.receive(context, place, self._refuse(context, name, started))
+                    if len(data) > LARGE_MESSAGE_BYTES:
+                        await self._pace.turn()
+                    request = [_parse(request_type, data)]
+                    del data
+                    response = await serve(request.pop())  # which may drop it as soon as it has read it
+                    if self._held is not None:
+                        await self._held.wait()
+                except BaseException as error:  # noqa: BLE001  # as above
+                    await self._abort(context, name, started, error, is_refused=place.refusal is not None)
             self._metrics.rpc_answered(name, "OK", time.perf_counter() - started)
             return response.SerializeToString()
 
@@ -131,8 +169,31 @@ class RpcAdapter:
 
         return handle
 
-    async def _abort(self, context: Context, name: str, started: float, error: BaseException) -> NoReturn:
-        """Count the call and abort it. Raise a cancellation, and whatever ends the process, again."""
+    async def _parsed(self, request_type: type[Message], messages: AsyncIterator[bytes]) -> AsyncIterator[Message]:
+        async for data in messages:
+            with self._intake.place() as place:
+                self._intake.count(place, len(data))
+                yield _parse(request_type, data)
+
+    def _refuse(self, context: Context, name: str, started: float) -> Callable[[Overloaded], "asyncio.Task[NoReturn]"]:
+        """Return what aborts a call whose handler reads its message."""
+
+        def refuse(error: Overloaded) -> "asyncio.Task[NoReturn]":
+            aborting = asyncio.create_task(self._abort(context, name, started, error), name="jobstatus-refuse")
+            aborting.add_done_callback(lambda ended: ended.cancelled() or ended.exception())  # the reader raises it
+            return aborting
+
+        return refuse
+
+    async def _abort(
+        self, context: Context, name: str, started: float, error: BaseException, *, is_refused: bool = False
+    ) -> NoReturn:
+        """Count the call and abort it. Raise a cancellation, and whatever ends the process, again.
+
+        A call that `is_refused` has been aborted already.
+        """
+        if is_refused:
+            raise error
         seconds = time.perf_counter() - started
         if not isinstance(error, Exception):
             if isinstance(error, asyncio.CancelledError):
@@ -154,8 +215,8 @@ class RpcAdapter:
                     exc_info=error,
                 )
             return internal_status()
-        has_cause = error.__cause__ is not None and not isinstance(error, InvalidField)
-        if has_cause and (calls := self._throttles[name, error.reason].should_log()):
+        failed = isinstance(error, StoreUnavailable | StoreFull) and error.__cause__ is not None
+        if failed and (calls := self._throttles[name, error.reason].should_log()):
             _log.warning(
                 "RPCs could not be answered because the store failed.",
                 extra={
@@ -174,11 +235,6 @@ def _parse(request_type: type[Message], data: bytes) -> Message:
         return request_type.FromString(data)
     except DecodeError as error:
         raise InvalidField.of("request", f"is not a {request_type.DESCRIPTOR.name}") from error
-
-
-async def _parsed(request_type: type[Message], messages: AsyncIterator[bytes]) -> AsyncIterator[Message]:
-    async for data in messages:
-        yield _parse(request_type, data)
 
 
 def service_names(descriptors: Iterable[ServiceDescriptor]) -> list[str]:

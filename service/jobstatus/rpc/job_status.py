@@ -30,6 +30,7 @@ from jobstatus.rpc.messages import (
     request_type_of,
 )
 from jobstatus.rpc.options import MAX_ANSWER_BYTES, RpcLimits
+from jobstatus.rpc.pacing import Pace
 from jobstatus.rpc.pages import fill, shorten
 from jobstatus.v1 import job_status_pb2 as pb
 
@@ -52,6 +53,7 @@ class JobStatusServicer:
         self._tracker = tracker
         self._limits = limits
         self._read = commands.CommandReader(max_result_bytes)
+        self._pace = Pace()
 
     async def CreateJob(self, request: pb.CreateJobRequest) -> pb.CreateJobResponse:
         return pb.CreateJobResponse(job=await self._apply(commands.create_job(request)))
@@ -63,7 +65,9 @@ class JobStatusServicer:
         return pb.HeartbeatJobResponse(job=await self._apply(commands.heartbeat_job(request)))
 
     async def CompleteJob(self, request: pb.CompleteJobRequest) -> pb.CompleteJobResponse:
-        return pb.CompleteJobResponse(job=await self._apply(await commands.read(self._read.complete_job, request)))
+        steps = self._read.complete_job(request)
+        del request  # it holds the result a second time
+        return pb.CompleteJobResponse(job=await self._apply(await self._pace.run(steps)))
 
     async def FailJob(self, request: pb.FailJobRequest) -> pb.FailJobResponse:
         return pb.FailJobResponse(job=await self._apply(commands.fail_job(request)))
@@ -77,7 +81,7 @@ class JobStatusServicer:
 
     async def BatchWrite(self, request: pb.BatchWriteRequest) -> pb.BatchWriteResponse:
         check_count("operation", len(request.operation))
-        read = await commands.read(self._read.operations, request)
+        read = await self._pace.run(self._read.operations(request))
         decided = iter(await self._tracker.write([item for item in read if not isinstance(item, JobStatusError)]))
         response = pb.BatchWriteResponse(
             result=[_result_fields(item if isinstance(item, JobStatusError) else next(decided)) for item in read]

@@ -28,6 +28,9 @@ class RpcLimits:
 
     max_rpcs: int = 20_000
     """Calls in progress. A further one is RESOURCE_EXHAUSTED."""
+    max_message_bytes: int = 256 * 1024 * 1024
+    """Of the messages that have arrived or are taking long to, until their calls are answered. At least one message of
+    the greatest length."""
     pages: PageLimits = PageLimits()  # noqa: RUF009  # a frozen value
     """The bounds of listings."""
     min_idle_ms: int = 5_000
@@ -48,13 +51,18 @@ class RpcLimits:
     """How long a stop holds answers back before it closes, and again until the next call; see `RpcServer.stop`."""
 
 
+def max_message_length(max_result_bytes: int) -> int:
+    """Return the greatest length of a message that the server takes."""
+    return max_result_bytes + _MESSAGE_OVERHEAD
+
+
 def server_options(max_result_bytes: int, limits: RpcLimits, *, shared: bool) -> Sequence[tuple[str, int]]:
     """Return gRPC's options. gRPC ignores a name that it does not know, so a test compares the names with gRPC's."""
     return (
         ("grpc.max_connection_age_ms", limits.max_age_ms),
         ("grpc.max_connection_age_grace_ms", limits.max_age_grace_ms),
         ("grpc.so_reuseport", int(shared)),  # else a second server on the port would go unnoticed
-        ("grpc.max_receive_message_length", max_result_bytes + _MESSAGE_OVERHEAD),
+        ("grpc.max_receive_message_length", max_message_length(max_result_bytes)),
         ("grpc.max_send_message_length", max(max_result_bytes, MAX_ANSWER_BYTES) * 2 + _MESSAGE_OVERHEAD),
         ("grpc.http2.min_ping_interval_without_data_ms", limits.min_ping_interval_ms),
         ("grpc.keepalive_permit_without_calls", 1),

@@ -16,9 +16,10 @@ from grpc_health.v1.health import aio as health_aio
 from jobstatus.auth.tls_files import Pem
 from jobstatus.core.errors import ClientNotAllowed, ClientNotIdentified
 from jobstatus.core.readiness import Health, Status
-from jobstatus.rpc.handlers import Context, RpcAdapter, service_names
+from jobstatus.rpc.handlers import RpcAdapter, service_names
+from jobstatus.rpc.intake import Context, Intake
 from jobstatus.rpc.job_status import JobStatusServicer
-from jobstatus.rpc.options import DESCRIPTORS, RpcLimits, server_options
+from jobstatus.rpc.options import DESCRIPTORS, RpcLimits, max_message_length, server_options
 from jobstatus.rpc.virtual_keys import VirtualKeysServicer
 from jobstatus.telemetry.metrics import Metrics
 from jobstatus.v1 import job_status_pb2
@@ -115,7 +116,9 @@ class RpcServer:
             maximum_concurrent_rpcs=limits.max_rpcs,
         )
         self._hold_seconds = limits.hold_seconds
-        self._adapter = RpcAdapter(metrics, self._security.identify)
+        intake = Intake(limits.max_message_bytes, max_message_length(max_result_bytes))
+        metrics.measure_messages(intake.held_bytes)
+        self._adapter = RpcAdapter(metrics, self._security.identify, intake)
         servicers: Sequence[object] = (job_status, virtual_keys)
         self._server.add_generic_rpc_handlers(
             [self._adapter.service(*pair) for pair in zip(DESCRIPTORS, servicers, strict=True)]

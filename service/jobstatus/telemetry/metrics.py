@@ -128,6 +128,13 @@ class Metrics:
         """A large answer was refused for lack of room."""
         self._large_refused.inc()
 
+    def measure_messages(self, count_bytes: Callable[[], int]) -> None:
+        """Tell as a metric how many bytes of gRPC messages are counted, whenever that is asked."""
+        messages = Gauge(
+            "jobstatus_rpc_message_bytes", "Bytes of RPCs' messages that are in memory.", registry=self._registry
+        )
+        messages.set_function(count_bytes)
+
     def request_answered(self, route: str, code: int, seconds: float) -> None:
         """A REST request was answered. Both labels come from closed lists."""
         self._requests.observe((route, _CODES[code]), seconds)

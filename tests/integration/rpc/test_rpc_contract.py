@@ -50,7 +50,7 @@ from harness.waiting import until
 from harness.wire import Refusal, refusal_of, refused
 from jobstatus.core.errors import StoreFull, StoreUnavailable
 from jobstatus.core.job import JobState
-from jobstatus.rpc.commands import LARGE_MESSAGE_BYTES
+from jobstatus.core.json_slices import SLICE_BYTES
 from jobstatus.v1 import job_status_pb2 as pb
 from jobstatus.v1 import virtual_keys_pb2 as vk_pb
 
@@ -382,10 +382,10 @@ async def test_bounds_themselves_are_inside(empty: Service) -> None:
 async def test_result_that_is_not_json_is_refused(empty: Service, result: bytes) -> None:
     """What some parser could not read is RESULT_NOT_JSON alone and in a batch, and the job stays as it was (G6 to G9).
 
-    A result so large that it is read on a thread is no exception.
+    A result so large that it is checked in slices is no exception.
     """
     job = await create(empty, "j1")
-    large = b" " * LARGE_MESSAGE_BYTES + result
+    large = b" " * SLICE_BYTES + result
     for each in (result, large):
         assert await refused(complete(empty, "j1", each)) == NOT_JSON
         operation = pb.Operation(complete_job=completion("j1", each))

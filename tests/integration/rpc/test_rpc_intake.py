@@ -1,0 +1,98 @@
+"""How many bytes of messages the service takes into memory at a time."""
+
+import asyncio
+from typing import Any
+
+import grpc
+import pytest
+from grpc import StatusCode as Code
+from harness.http import request
+from harness.jobs import complete, create
+from harness.service import Service, service_here
+from harness.waiting import until
+from harness.wire import Refusal, channel_to, refusal_of, refused
+from jobstatus.app.limits import ServiceLimits
+from jobstatus.core.errors import Overloaded
+from jobstatus.rpc.intake import Intake
+from jobstatus.rpc.options import RpcLimits
+
+MIB = 1024 * 1024
+OVERLOADED = Refusal(Code.RESOURCE_EXHAUSTED, "OVERLOADED")
+
+
+def test_bytes_are_counted_until_the_block_ends() -> None:
+    """What is beyond the bound is refused and not counted; a block gives its bytes back however it ends."""
+    intake = Intake(100, 60)
+    with intake.place() as first:
+        intake.count(first, 60)
+        with pytest.raises(Overloaded), intake.place() as second:
+            intake.count(second, 41)
+        assert intake.held_bytes() == 60
+        with intake.place() as third:
+            intake.count(third, 40)
+            intake.count(first, 10)
+            assert intake.held_bytes() == 50
+    assert intake.held_bytes() == 0
+
+
+def test_the_largest_message_has_room() -> None:
+    """A bound that is smaller than one message is that message's length."""
+    intake = Intake(1, 60)
+    with intake.place() as place:
+        intake.count(place, 60)
+
+
+async def held_bytes(service: Service) -> int:
+    lines = (await request(service.admin_port, "/metrics")).body.decode().splitlines()
+    (line,) = (line for line in lines if line.startswith("jobstatus_rpc_message_bytes "))
+    return int(float(line.split()[1]))
+
+
+async def test_messages_beyond_the_bound_are_refused() -> None:
+    """Of many large results at once some are stored and the others OVERLOADED; nothing is counted afterwards."""
+    limits = ServiceLimits(rpc=RpcLimits(hold_seconds=0, max_message_bytes=6 * MIB))
+    async with service_here(max_result_bytes=2 * MIB, limits=limits) as service:
+        for number in range(8):
+            await create(service, f"j{number}")
+        result = b'"' + b"x" * (2 * MIB - 2) + b'"'
+
+        async def outcome(number: int) -> Refusal | None:
+            try:
+                await complete(service, f"j{number}", result)
+            except grpc.aio.AioRpcError as error:
+                return refusal_of(error)
+            return None
+
+        outcomes = await asyncio.gather(*(outcome(number) for number in range(8)))
+        assert None in outcomes
+        assert OVERLOADED in outcomes
+        assert all(each in (None, OVERLOADED) for each in outcomes)
+        await until(lambda: holds(service, 0))
+        await complete(service, "j0", result)
+
+
+async def holds(service: Service, count: int) -> bool:
+    return await held_bytes(service) == count
+
+
+async def test_messages_that_are_slow_to_arrive_are_bounded() -> None:
+    """A message on its way has the room of the largest; beyond the bound it is refused, and a cancelled one leaves."""
+    limits = ServiceLimits(rpc=RpcLimits(hold_seconds=0, max_message_bytes=0))
+    async with service_here(max_result_bytes=MIB, limits=limits) as service, channel_to(service.grpc_port) as channel:
+        slow: Any = channel.stream_unary("/jobstatus.v1.JobStatus/CompleteJob")
+        first = slow()
+        await first.wait_for_connection()
+        await until(lambda: holds(service, 5 * MIB))
+        second = slow()
+        assert await refused(second) == OVERLOADED
+        first.cancel()
+        await until(lambda: holds(service, 0))
+        await create(service, "j1")
+        await complete(service, "j1")
+
+
+async def test_a_call_without_a_message_is_refused() -> None:
+    """A client that ends its half without a message is told so."""
+    async with service_here() as service, channel_to(service.grpc_port) as channel:
+        call: Any = channel.stream_unary("/jobstatus.v1.JobStatus/CompleteJob")
+        assert (await refused(call(iter(())))).code is Code.INVALID_ARGUMENT
