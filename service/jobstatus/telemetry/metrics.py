@@ -97,6 +97,9 @@ class Metrics:
             "How far the store's clock, which counts, is ahead of this machine's.",
             registry=registry,
         )
+        self._messages = Gauge(
+            "jobstatus_rpc_message_bytes", "Bytes of RPCs' messages that are in memory.", registry=registry
+        )
         registry.register(_DroppedLines())
         self._large_refused = Counter(
             "jobstatus_large_answers_refused", "Large answers refused for lack of room.", registry=registry
@@ -130,10 +133,7 @@ class Metrics:
 
     def measure_messages(self, count_bytes: Callable[[], int]) -> None:
         """Tell as a metric how many bytes of gRPC messages are counted, whenever that is asked."""
-        messages = Gauge(
-            "jobstatus_rpc_message_bytes", "Bytes of RPCs' messages that are in memory.", registry=self._registry
-        )
-        messages.set_function(count_bytes)
+        self._messages.set_function(count_bytes)
 
     def request_answered(self, route: str, code: int, seconds: float) -> None:
         """A REST request was answered. Both labels come from closed lists."""
