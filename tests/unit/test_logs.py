@@ -156,6 +156,13 @@ def test_a_person_reads_the_sentence_and_the_name(capfd: pytest.CaptureFixture[s
     assert plain.index("The store is slow.") < plain.index("event=store_slow")
 
 
+def test_a_program_that_keeps_what_we_say_gets_the_lines_too(capsys: pytest.CaptureFixture[str]) -> None:
+    """Where standard error is no file, lines are written to what is in its place."""
+    logs.configure(level="info", log_format="json")
+    logging.getLogger("jobstatus.test").info("It runs.", extra={"event": "stopped"})
+    assert [line["event"] for line in lines_of(written(capsys))] == ["stopped"]
+
+
 # --- a reader who does not read ---
 
 

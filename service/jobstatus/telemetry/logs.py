@@ -37,7 +37,7 @@ def configure(*, level: str, log_format: str, child: int | None = None) -> None:
     `child` is this process's number among several, and each line carries it.
     """
     is_pretty = log_format == "pretty" or (log_format == "auto" and sys.stderr is not None and sys.stderr.isatty())
-    handler: logging.Handler = logging.NullHandler() if sys.stderr is None else LineHandler(sys.stderr.fileno())
+    handler = _handler()
     handler.setFormatter(_pretty_formatter(child) if is_pretty else _JsonFormatter(child))
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
     logging.getLogger("asyncio").setLevel(logging.WARNING)
@@ -46,6 +46,15 @@ def configure(*, level: str, log_format: str, child: int | None = None) -> None:
 def set_level(level: str) -> None:
     """Log from this level on, as `configure` has set up."""
     logging.getLogger().setLevel(level.upper())
+
+
+def _handler() -> logging.Handler:
+    if sys.stderr is None:  # it is closed
+        return logging.NullHandler()
+    try:
+        return LineHandler(sys.stderr.fileno())
+    except OSError:  # it is no file, because a program that runs this in itself has put something in its place
+        return logging.StreamHandler()
 
 
 def dropped_lines() -> int:
