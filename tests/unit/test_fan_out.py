@@ -65,3 +65,19 @@ async def test_what_is_woken_may_wake_others(woken: list[str]) -> None:
     fan_out.wake([first])
     await turns(3)
     assert woken == ["first", "second"]
+
+
+async def test_one_that_raises_keeps_no_other_from_being_woken(woken: list[str]) -> None:
+    """The loop is told of the bug; those after it are woken, and so are those of later changes."""
+    told: list[BaseException] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: told.append(context["exception"]))
+    fan_out = FanOut(2)
+
+    def fail() -> None:
+        raise ValueError("a bug")
+
+    fan_out.wake([partial(woken.append, "before"), fail, partial(woken.append, "after")])
+    await turns(5)
+    fan_out.wake([partial(woken.append, "later")])
+    await turns(5)
+    assert (woken, [type(error) for error in told]) == (["before", "after", "later"], [ValueError])

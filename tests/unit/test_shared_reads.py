@@ -246,6 +246,31 @@ async def test_a_waiter_does_not_go_back_in_time(
         assert taken(other) == 2
 
 
+@pytest.mark.parametrize("all_are_same", [False, True])
+@pytest.mark.parametrize("own_ends_first", [False, True])
+async def test_a_waiter_that_has_found_an_older_version_is_shown_the_newer_one(
+    source: Source, subscriptions: JobSubscriptions, *, own_ends_first: bool, all_are_same: bool
+) -> None:
+    """Its own read began later but was answered from before the change, as on another connection."""
+    reads = SharedReads(subscriptions, source.read, is_same=lambda _before, _now: all_are_same)
+    with reads.waiting_for(JOB) as reader:
+        source.may_end.clear()
+        source.version = 2
+        subscriptions.wake([JOB])
+        await settle()
+        reader.begin_own_read()
+        if own_ends_first:
+            reader.end_own_read(1)
+        source.may_end.set()
+        await settle()
+        if not own_ends_first:
+            assert taken(reader) is None
+            reader.end_own_read(1)
+            await settle()
+        assert (is_woken(reader), taken(reader)) == (True, 2)
+    assert source.reads == 2
+
+
 @pytest.mark.parametrize("failure", [StoreUnavailable(), ValueError("a bug")])
 async def test_a_failed_read_is_raised_to_all(
     reads: SharedReads[Job], source: Source, subscriptions: JobSubscriptions, failure: Exception

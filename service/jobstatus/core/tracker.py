@@ -19,7 +19,7 @@ from jobstatus.core.rules import Policy
 from jobstatus.core.store import Answer, JobStore, Listing, StoreError
 from jobstatus.core.timekeeper import Timekeeper
 from jobstatus.core.watching.change_feed import ChangeFeed
-from jobstatus.core.watching.shared_reads import Reading, SharedReads
+from jobstatus.core.watching.shared_reads import Reading, SharedReads, Waiter
 from jobstatus.core.watching.subscriptions import ConcurrencyLimit, JobSubscriptions
 from jobstatus.core.write_queue import Outcome, WriterLimits
 from jobstatus.core.writer import Writer
@@ -139,11 +139,8 @@ class JobTracker:
         with self._watchers.acquire(), self._reads[with_result].waiting_for(job_id) as waiter:
             reading: Reading[Job] | None = None
             while True:
-                if reading is None:
-                    waiter.begin_own_read()
-                    reading = Reading(await self._read(job_id, with_result=with_result))
+                reading = reading or await self._read_for(waiter, job_id, with_result=with_result)
                 job = _present(reading.found)
-                self._subscriptions.seen(job_id, job.version)
                 if job.version > after_version or job.is_terminal:
                     after_version = job.version
                     yield reading.make(partial(render, job))
@@ -157,6 +154,13 @@ class JobTracker:
                 reading = waiter.take()
                 if reading is None:
                     self._subscriptions.check_open()
+
+    async def _read_for(self, waiter: Waiter[Job], job_id: str, *, with_result: bool) -> Reading[Job]:
+        waiter.begin_own_read()
+        reading = Reading(await self._read(job_id, with_result=with_result))
+        if reading.job is not None:
+            waiter.end_own_read(reading.job.version)
+        return reading
 
     async def _read(self, job_id: str, *, with_result: bool) -> Job | StoreError | None:
         (job,) = await self.get_many((job_id,), with_results=with_result)

@@ -21,15 +21,12 @@ from grpc_status import rpc_status
 
 from jobstatus.core.errors import InvalidField, JobStatusError, Overloaded, StoreFull, StoreUnavailable
 from jobstatus.rpc.errors import INTERNAL, REASON_KEY, internal_status, status_of
-from jobstatus.rpc.intake import Context, Intake
+from jobstatus.rpc.intake import LARGE_MESSAGE_BYTES, Context, Intake
 from jobstatus.rpc.pacing import Pace
 from jobstatus.telemetry.throttle import LogThrottle
 
 Identify = Callable[[Context, str], None]
 """Given a call's context and the method's name, raises ClientNotIdentified or ClientNotAllowed."""
-
-LARGE_MESSAGE_BYTES: Final = 64 * 1024
-"""A larger message is parsed when no other one has been in this round of the event loop."""
 
 LARGE_REQUESTS: Final = frozenset({"CompleteJob", "FailJob", "BatchWrite"})
 """The calls whose requests may have results or errors. Those of other calls are small."""
@@ -133,7 +130,7 @@ class RpcAdapter:
                     self._identify(context, name)
                     data = await self._intake.receive(context, place, self._refuse(context, name, started))
                     if len(data) > LARGE_MESSAGE_BYTES:
-                        await self._pace.turn()
+                        await self._pace.turn()  # one such message is parsed in each round of the event loop
                     request = [_parse(request_type, data)]
                     del data
                     response = await serve(request.pop())  # which may drop it as soon as it has read it

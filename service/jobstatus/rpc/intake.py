@@ -7,7 +7,7 @@ one of the greatest length, so that the messages that are arriving have a bound,
 """
 
 import asyncio
-from asyncio import Future
+from asyncio import Future, TimerHandle
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Final, NoReturn, TypeAlias
@@ -21,27 +21,41 @@ Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 Refuse: TypeAlias = "Callable[[Overloaded], Future[NoReturn]]"
 """Aborts a call with an error, and returns what ends with it."""
 
-SLOW_SECONDS: Final = 0.25
-"""What has not arrived after so long is long, or its sender is slow. A busy event loop delays a small one by less."""
+SLOW_TICKS: Final = 5
+TICK_SECONDS: Final = 0.05
+"""What has not arrived after so many timers, one after the other, is long, or its sender is slow.
+
+These are several timers because an event loop that was busy delays small messages too, but has one timer end only.
+"""
+LARGE_MESSAGE_BYTES: Final = 64 * 1024
+"""A message is large from here on."""
+_SMALL_SHARE: Final = 16
 
 
 class Place:
     """The room that one message takes."""
 
-    __slots__ = ("refusal", "size")
+    __slots__ = ("refusal", "size", "timer")
 
     def __init__(self) -> None:
         self.size = 0
+        self.timer: TimerHandle | None = None
         self.refusal: Future[NoReturn] | None = None
         """What aborts its call."""
 
 
 class Intake:
-    """Counts the bytes of messages. `largest` is the greatest length of one."""
+    """Counts the bytes of messages. `largest` is the greatest length of one.
 
-    def __init__(self, max_bytes: int, largest: int) -> None:
-        self._max_bytes = max(max_bytes, largest)
+    A part of the room is for small messages only, so that the writes of many do not wait for the results of a few.
+    """
+
+    def __init__(self, max_bytes: int, largest: int, tick_seconds: float = TICK_SECONDS) -> None:
+        for_small = max_bytes // _SMALL_SHARE
+        self._max_bytes_of_large = max(max_bytes - for_small, largest)
+        self._max_bytes = self._max_bytes_of_large + for_small
         self._largest = largest
+        self._tick_seconds = tick_seconds
         self._bytes = 0
 
     def held_bytes(self) -> int:
@@ -59,7 +73,8 @@ class Intake:
 
     def count(self, place: Place, size: int) -> None:
         """Let the message have this size. Raise Overloaded when there is no room for it."""
-        if self._bytes - place.size + size > self._max_bytes:
+        most = self._max_bytes if size <= LARGE_MESSAGE_BYTES else self._max_bytes_of_large
+        if self._bytes - place.size + size > most:
             raise Overloaded
         self._bytes += size - place.size
         place.size = size
@@ -70,13 +85,14 @@ class Intake:
         `refuse` is called when there is no room for one that is still arriving, whose read ends with that. It is not
         cancelled, because gRPC would lose what it has of the message.
         """
-        timer = asyncio.get_running_loop().call_later(SLOW_SECONDS, self._expect_largest, place, refuse)
+        self._expect(place, refuse, SLOW_TICKS)
         try:
             data = await context.read()
         except grpc.aio.AbortError:
             data = grpc.aio.EOF
         finally:
-            timer.cancel()
+            if place.timer is not None:
+                place.timer.cancel()
         if place.refusal is not None:
             await place.refusal
         if data is grpc.aio.EOF:
@@ -85,7 +101,12 @@ class Intake:
         self.count(place, len(message))
         return message
 
-    def _expect_largest(self, place: Place, refuse: Refuse) -> None:
+    def _expect(self, place: Place, refuse: Refuse, ticks: int) -> None:
+        """Count the message as the largest if it has not arrived after so many ticks."""
+        if ticks:
+            loop = asyncio.get_running_loop()
+            place.timer = loop.call_later(self._tick_seconds, self._expect, place, refuse, ticks - 1)
+            return
         try:
             self.count(place, self._largest)
         except Overloaded as error:

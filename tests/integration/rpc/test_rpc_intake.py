@@ -1,7 +1,8 @@
 """How many bytes of messages the service takes into memory at a time."""
 
 import asyncio
-from typing import Any
+from contextlib import ExitStack
+from typing import Any, NoReturn, cast
 
 import grpc
 import pytest
@@ -13,7 +14,7 @@ from harness.waiting import until
 from harness.wire import Refusal, channel_to, refusal_of, refused
 from jobstatus.app.limits import ServiceLimits
 from jobstatus.core.errors import Overloaded
-from jobstatus.rpc.intake import Intake
+from jobstatus.rpc.intake import LARGE_MESSAGE_BYTES, SLOW_TICKS, Intake
 from jobstatus.rpc.options import RpcLimits
 
 MIB = 1024 * 1024
@@ -40,6 +41,50 @@ def test_the_largest_message_has_room() -> None:
     intake = Intake(1, 60)
     with intake.place() as place:
         intake.count(place, 60)
+
+
+def test_large_messages_leave_room_for_small_ones() -> None:
+    """What large ones may not use is there for small ones, until that is used too."""
+    intake = Intake(16 * MIB, MIB)
+    with ExitStack() as stack:
+        for _ in range(15):
+            intake.count(stack.enter_context(intake.place()), MIB)
+        with pytest.raises(Overloaded):
+            intake.count(stack.enter_context(intake.place()), LARGE_MESSAGE_BYTES + 1)
+        for _ in range(MIB // LARGE_MESSAGE_BYTES):
+            intake.count(stack.enter_context(intake.place()), LARGE_MESSAGE_BYTES)
+        with pytest.raises(Overloaded):
+            intake.count(stack.enter_context(intake.place()), 1)
+    assert intake.held_bytes() == 0
+
+
+class Arriving:
+    """A call whose message has not arrived."""
+
+    def __init__(self) -> None:
+        self.has_arrived = asyncio.Event()
+
+    async def read(self) -> bytes:
+        await self.has_arrived.wait()
+        return b"small"
+
+
+def never(_: Overloaded) -> NoReturn:
+    raise AssertionError("there is room")
+
+
+async def test_a_message_that_a_busy_loop_reads_late_is_not_taken_for_the_largest() -> None:
+    """To a loop that was held up a timer has ended before the message is read; only more of them make it a slow one."""
+    intake, call = Intake(1, MIB, tick_seconds=0), Arriving()
+    with intake.place() as place:
+        receiving = asyncio.create_task(intake.receive(cast("Any", call), place, never))
+        for _ in range(SLOW_TICKS):
+            await asyncio.sleep(0)
+            assert intake.held_bytes() == 0
+        await until(lambda: intake.held_bytes() == MIB)
+        call.has_arrived.set()
+        assert await receiving == b"small"
+        assert intake.held_bytes() == len(b"small")
 
 
 async def held_bytes(service: Service) -> int:

@@ -24,7 +24,8 @@ class FanOut:
     def wake(self, wakes: Iterable[Wake]) -> None:
         """Make these calls from the next turn of the loop on, in order, and in turn with those asked for before.
 
-        So a job with one waiter does not queue behind a job with thousands. The calls must not raise.
+        So a job with one waiter does not queue behind a job with thousands. One that raises is told to the loop's
+        exception handler, and the others are made.
         """
         if not self._rows:
             asyncio.get_running_loop().call_soon(self._wake_some)
@@ -32,13 +33,15 @@ class FanOut:
 
     def _wake_some(self) -> None:
         left = self._max_at_a_time
-        while self._rows and left:
-            wake = next(self._rows[0], None)
-            if wake is None:
-                self._rows.popleft()
-                continue
-            wake()
-            left -= 1
-            self._rows.rotate(-1)
-        if self._rows:
-            asyncio.get_running_loop().call_soon(self._wake_some)
+        try:
+            while self._rows and left:
+                wake = next(self._rows[0], None)
+                if wake is None:
+                    self._rows.popleft()
+                    continue
+                left -= 1
+                self._rows.rotate(-1)
+                wake()
+        finally:
+            if self._rows:
+                asyncio.get_running_loop().call_soon(self._wake_some)

@@ -129,7 +129,7 @@ class LongPoller:
                 if reading is None:
                     waiter.begin_own_read()
                     poll = await self._poller.poll(job_id, request_type, principal)
-                    self._subscriptions.seen(job_id, poll.version)
+                    waiter.end_own_read(poll.version)
                 else:
                     poll = self._shared_poll(reading, job_id, request_type, principal)
                 yield poll

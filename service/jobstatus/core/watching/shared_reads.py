@@ -4,7 +4,8 @@ A change of a job leads to one read. Only the waiters that it concerns are woken
 so that what is made of it is made once too. A waiter does no read for a change; it reads by itself when it begins, and
 whenever it wants to without a change.
 
-A waiter never goes back in time: a reading that began before the waiter's own last read is not for it.
+A waiter never goes back in time: a reading that began before the waiter's own last read is not for it. If the two found
+different versions, the job is read once more.
 """
 
 import asyncio
@@ -75,8 +76,12 @@ class Waiter(Generic[Found]):
 
     def begin_own_read(self) -> None:
         """Drop the news so far: a read that begins now finds them, or newer ones."""
-        self._since = self._reads.begun
+        self._since = self._reads.overtaken = self._reads.begun
         self._reading = None
+
+    def end_own_read(self, version: int) -> None:
+        """Report the version that was found. If another one was last seen, the job is read again for all waiters."""
+        self._reads.end_own_read(version)
 
     async def wait(self, until: float | None) -> bool:
         """Return whether the waiter was woken: when it is, or at that time of the loop; None: at no time."""
@@ -183,6 +188,7 @@ class _JobReads(Generic[Found]):
         "_task",
         "_try_read",
         "begun",
+        "overtaken",
         "waiters",
     )
 
@@ -199,19 +205,27 @@ class _JobReads(Generic[Found]):
         self._try_read = try_read
         self._is_same = is_same
         self._last: Found | None = None
-        """The job as the last read found it. Each waiter was offered it, or has read by itself since."""
+        """The job as the last read found it; None if a waiter may have found another version by itself."""
         self._job_id = job_id
         self._is_stale = False
         self._task: asyncio.Task[None] | None = None
         self.waiters: dict[Waiter[Found], None] = {}
         self.begun = 0
         """The number of reads that have begun."""
+        self.overtaken = 0
+        """The last read that had begun when a waiter began one of its own. That may find less, as on another connection
+        to the store."""
         subscriptions.add(job_id, self._changed)
 
     def close(self) -> None:
         self._subscriptions.remove(self._job_id, self._changed)
         if self._task is not None:
             self._task.cancel()
+
+    def end_own_read(self, version: int) -> None:
+        if self._last is not None and self._last.version != version:
+            self._last = None
+        self._subscriptions.seen(self._job_id, version)
 
     def _changed(self) -> None:
         if self._is_stale:
@@ -254,9 +268,12 @@ class _JobReads(Generic[Found]):
 
     def _publish(self, reading: Reading[Found], number: int) -> None:
         job, last = reading.job, self._last
-        self._last = job
+        is_for_all = number > self.overtaken
+        self._last = job if is_for_all else None
         if job is not None:
-            self._subscriptions.seen(self._job_id, job.version, self._changed)
+            is_other = self._subscriptions.seen(self._job_id, job.version, self._changed)
+            if is_other and not is_for_all:
+                self._changed()  # so that those who have overtaken this read are shown what it found, or newer
             if last is not None and self._is_same(last, job):
                 return
         due = [waiter.wake for waiter in self.waiters if waiter.offer(reading, number)]

@@ -98,16 +98,20 @@ class JobSubscriptions:
                 watched.version = UNSEEN
                 watched.wake()
 
-    def seen(self, job_id: str, version: int, by: Wake | None = None) -> None:
-        """Record that this version was read. Wake all subscribers of the job if another one was last seen.
+    def seen(self, job_id: str, version: int, by: Wake | None = None) -> bool:
+        """Record that this version was read. Return whether another one was last seen: then all subscribers are woken.
 
         `by` is the subscriber that has read it: it is not woken.
         """
-        if (watched := self._watched.get(job_id)) and watched.version != version:
-            if watched.version != UNSEEN:
-                watched.wake(by)
-            watched.version = version
-            self._on_seen(job_id, version)
+        watched = self._watched.get(job_id)
+        if watched is None or watched.version == version:
+            return False
+        is_other = watched.version != UNSEEN
+        if is_other:
+            watched.wake(by)
+        watched.version = version
+        self._on_seen(job_id, version)
+        return is_other
 
     def versions(self) -> dict[str, int]:
         """The version last seen of each job that has subscribers."""
