@@ -1,6 +1,7 @@
 """One set of metrics of several processes."""
 
 from jobstatus.core.job import JobState
+from jobstatus.core.store import JobCount
 from jobstatus.processes.child_metrics import MergedMetrics
 from jobstatus.telemetry.metrics import Metrics
 from prometheus_client import CollectorRegistry
@@ -23,7 +24,7 @@ async def told(*steps: int, pending: int | None = None) -> str:
         metrics.request_answered("transcription", code, 0.002)
         metrics.rpc_answered("GetJob", "OK", 0.002)
     if pending is not None:
-        metrics.jobs_counted({JobState.PENDING: pending})
+        metrics.jobs_counted(JobCount({JobState.PENDING: pending}, None, None))
     return (await metrics.exposition()).decode()
 
 

@@ -9,11 +9,12 @@ import ssl
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Final
 
 import grpc
 
-from jobstatus.app.background import run_once, start_tasks
+from jobstatus.app.background import run_once, run_periodically, start_tasks
 from jobstatus.app.clocks import Clocks, keep_time
 from jobstatus.app.frontend import build_frontend
 from jobstatus.auth.remote_keys import JwksLimits
@@ -28,6 +29,7 @@ from jobstatus.core.timekeeper import TimeLimits
 from jobstatus.rest.limits import RestLimits
 from jobstatus.settings import Address, IssuerSettings, Settings
 from jobstatus.telemetry.metrics import Metrics
+from jobstatus.telemetry.tls_files import read_tls_files
 from jobstatus.upstream.follower import FollowerLimits, UpstreamFollower
 from jobstatus.upstream.reader import UpstreamLimits, UpstreamReader
 
@@ -111,12 +113,19 @@ async def serving_edge(
         await run_once("refresh_credentials", frontend.authenticator.refresh, metrics)
         for stop in (frontend.admin.stop, frontend.public.stop):
             stack.push_async_callback(stop)
+        metrics.tls_files_read(
+            read_tls_files([settings.upstream_tls_cert, settings.upstream_tls_ca], [settings.upstream_tls_key])
+        )
         listening = EdgeListening(
             http=settings.http._replace(port=await frontend.public.start(*settings.http)),
             admin=settings.admin._replace(port=await frontend.admin.start(*settings.admin)),
         )
         await start_tasks(
-            stack, keep_time(clock, metrics), follower.run(), *frontend.refresh_credentials(stack, metrics)
+            stack,
+            keep_time(clock, metrics),
+            follower.run(),
+            run_periodically(2.0, "report_health", partial(_check_health, frontend.readiness), metrics),
+            *frontend.refresh_credentials(stack, metrics),
         )
         try:
             yield listening
@@ -125,6 +134,11 @@ async def serving_edge(
             await asyncio.sleep(settings.stop_delay_seconds)
             subscriptions.close()
             await frontend.public.stop()
+
+
+async def _check_health(readiness: Readiness) -> None:
+    """Keep the health that the metrics tell up to date."""
+    await readiness.check()
 
 
 def _credentials(settings: Settings) -> grpc.ChannelCredentials | None:

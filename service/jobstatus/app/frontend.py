@@ -3,12 +3,13 @@
 from collections.abc import Callable, Coroutine, Iterable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
-from typing import Any, Final, NoReturn
+from typing import Any, Final, NoReturn, get_args
 
 from jobstatus.app.background import run_periodically
 from jobstatus.app.clocks import Clocks
 from jobstatus.app.key_fetching import fetch
 from jobstatus.auth.authenticator import Authenticator
+from jobstatus.auth.errors import Reason
 from jobstatus.auth.issuer_config import IssuerConfig
 from jobstatus.auth.issuers import TokenVerifier
 from jobstatus.auth.remote_keys import JwksLimits, RemoteKeys
@@ -18,6 +19,7 @@ from jobstatus.core.store import VirtualKeyReader
 from jobstatus.core.watching.long_poll import LongPoller
 from jobstatus.core.watching.subscriptions import JobSubscriptions
 from jobstatus.rest.admin import admin_handler
+from jobstatus.rest.connection_table import Limit
 from jobstatus.rest.cors import Cors
 from jobstatus.rest.cors_handler import cors_handler, cors_try_answer
 from jobstatus.rest.event_stream import EventSender
@@ -28,7 +30,7 @@ from jobstatus.rest.openapi import OpenApiDocument
 from jobstatus.rest.protocol import Handler
 from jobstatus.rest.server import HttpServer
 from jobstatus.settings import IssuerSettings, Settings
-from jobstatus.telemetry.metrics import Metrics
+from jobstatus.telemetry.metrics import Level, Metrics
 
 _ADMIN_CONNECTIONS: Final = 100
 
@@ -92,9 +94,7 @@ def build_frontend(
         limit_each=settings.max_waiting_polls_each,
         hears_of_changes=hears_of_changes,
     )
-    metrics.count_waiting(lambda: long_poller.count)
     large = limits.large_responses(metrics.large_answer_refused)
-    metrics.count_large_answers(lambda: large.held_bytes)
     cors = Cors(settings.cors_origins)
     handler = PollHandler(
         authenticator=authenticator,
@@ -125,7 +125,12 @@ def build_frontend(
         limits=limits,
         large=large,
     )
-    metrics.count_connections(lambda: public.connection_count)
+    metrics.expect_refusals(Reason, get_args(Limit))
+    metrics.report_level(Level.CONNECTIONS, lambda: public.connection_count, settings.max_connections)
+    metrics.report_level(Level.WAITING_POLLS, lambda: long_poller.count, settings.max_waiting_polls)
+    metrics.report_level(Level.LARGE_ANSWER_BYTES, lambda: large.held_bytes, limits.max_large_bytes)
+    metrics.report_health(lambda: readiness.health)
+    metrics.report_keys(clock=clocks.seconds, files=authenticator.files_changed_at, fetched=authenticator.fetched_ages)
     admin = admin_handler(readiness.check, metrics.exposition)
     return Frontend(
         authenticator=authenticator,

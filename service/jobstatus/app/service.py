@@ -19,12 +19,13 @@ from jobstatus.core.timekeeper import Timekeeper
 from jobstatus.core.tracker import JobTracker, TrackerLimits
 from jobstatus.core.watching.subscriptions import JobSubscriptions
 from jobstatus.rpc.job_status import JobStatusServicer
-from jobstatus.rpc.options import RpcLimits
+from jobstatus.rpc.options import DESCRIPTORS, RpcLimits
 from jobstatus.rpc.server import RpcServer, Tls
 from jobstatus.rpc.virtual_keys import VirtualKeysServicer
 from jobstatus.settings import Address, IssuerSettings, Settings
 from jobstatus.stores import open_store
-from jobstatus.telemetry.metrics import Metrics
+from jobstatus.telemetry.metrics import Level, Metrics
+from jobstatus.telemetry.tls_files import read_tls_files
 
 GRACE_SECONDS: Final = 3.0
 """How long calls in progress may take when the service stops."""
@@ -65,7 +66,7 @@ async def serving(
     and the admin port is left to the supervisor. Raises KeyConfigError, StoreConfigError or OSError when a key, the
     store or an address is not available.
     """
-    metrics = Metrics()
+    metrics = Metrics(clocks.monotonic)
     async with AsyncExitStack() as stack:
         opening = store or open_store(settings.store, redis_replicas=settings.redis_replicas)
         opened = await stack.enter_async_context(opening)
@@ -73,6 +74,7 @@ async def serving(
         clock = clocks.timekeeper(limits.time, metrics)
         clocks = replace(clocks, seconds=clock.seconds, ms=clock.ms)
         tracker = _tracker(settings, opened, metrics, subscriptions, limits=limits.tracker, clock=clock)
+        _report_writes(settings, tracker, metrics, limits.tracker)
         sweeper = Sweeper(tracker, opened, clock=clock, observer=metrics, every_seconds=settings.sweep_interval_seconds)
         await run_once("ask_time", sweeper.ask_time, metrics)
         clock.restart_leases(clock.ms())
@@ -107,11 +109,14 @@ async def serving(
             is_child=is_child,
             limits=limits.rpc,
         )
-        count = partial(_count_jobs, sweeper, opened, metrics)
-        recount = partial(run_once, "count_jobs", count, metrics)
+        count = partial(_count_jobs, sweeper, opened, clock, metrics)
+        sweep = partial(_sweep, sweeper, partial(run_once, "count_jobs", count, metrics), metrics)
         stack.push_async_callback(run_once, "give_up_sweep", sweeper.resign, metrics)
         for stop in (frontend.admin.stop, frontend.public.stop, partial(rpc.stop, 0)):
             stack.push_async_callback(stop)
+        metrics.tls_files_read(
+            read_tls_files([settings.grpc_tls_cert, settings.grpc_tls_client_ca], [settings.grpc_tls_key])
+        )
         listening = Listening(
             http=settings.http._replace(port=await frontend.public.start(*settings.http, shared=is_child)),
             grpc=settings.grpc._replace(port=await rpc.start(str(settings.grpc))),
@@ -124,12 +129,12 @@ async def serving(
         )
         await start_tasks(
             stack,
-            run_periodically(settings.sweep_interval_seconds, "sweep", partial(_sweep, sweeper, recount), metrics),
+            run_periodically(settings.sweep_interval_seconds, "sweep", sweep, metrics),
             keep_time(clock, metrics),
             run_periodically(CHANGE_CHECK_SECONDS, "look_for_changes", tracker.notify_remote_changes, metrics),
             *frontend.refresh_credentials(stack, metrics),
             run_periodically(2.0, "report_health", partial(_report_health, frontend.readiness, rpc), metrics),
-            run_periodically(15.0, "count_jobs", count, metrics),
+            run_periodically(limits.count_jobs_seconds, "count_jobs", count, metrics),
         )
         try:
             yield listening
@@ -180,6 +185,14 @@ def _tracker(
     )
 
 
+def _report_writes(settings: Settings, tracker: JobTracker, metrics: Metrics, limits: TrackerLimits) -> None:
+    """Report what gRPC clients use of the limits."""
+    metrics.report_level(Level.WATCHERS, lambda: tracker.watcher_count, settings.max_watchers)
+    metrics.report_level(Level.QUEUED_WRITES, lambda: tracker.queued_writes, limits.writes.max_waiting_commands)
+    metrics.report_level(Level.QUEUED_WRITE_BYTES, lambda: tracker.queued_write_bytes, limits.writes.max_waiting_bytes)
+    metrics.expect_writes([method.name for service in DESCRIPTORS for method in service.methods])
+
+
 def _rpc_server(
     settings: Settings,
     tracker: JobTracker,
@@ -219,14 +232,16 @@ async def _report_health(readiness: Readiness, rpc: RpcServer) -> None:
     await rpc.set_health(await readiness.check())
 
 
-async def _sweep(sweeper: Sweeper, recount: Callable[[], Awaitable[object]]) -> None:
+async def _sweep(sweeper: Sweeper, recount: Callable[[], Awaitable[object]], metrics: Metrics) -> None:
     """Sweep. Count jobs at once where this process begins or ceases to lead, as at a start."""
     led_before = sweeper.is_leader
     await sweeper.sweep()
+    metrics.sweep_done(leads=sweeper.is_leader)
     if sweeper.is_leader is not led_before:
         await recount()
 
 
-async def _count_jobs(sweeper: Sweeper, store: Store, metrics: Metrics) -> None:
+async def _count_jobs(sweeper: Sweeper, store: Store, clock: Timekeeper, metrics: Metrics) -> None:
     """Count jobs in the process that sweeps only, so that several processes do not report the same jobs."""
-    metrics.jobs_counted(await store.count_jobs() if sweeper.is_leader else {})
+    count = await store.count_jobs(clock.leases_count_from_ms()) if sweeper.is_leader else None
+    metrics.jobs_counted(count, clock.ms())

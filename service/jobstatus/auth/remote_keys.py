@@ -109,6 +109,11 @@ class RemoteKeys:
         """Whether keys were fetched that may still be used."""
         return self.keys is not _NO_KEYS
 
+    @property
+    def age_seconds(self) -> float | None:
+        """How long ago the keys in use were fetched last; None without keys."""
+        return self._monotonic() - self._fetched_at if self.has_keys else None
+
     async def refresh(self) -> None:
         """Fetch the keys if they are due; drop them if they are too old."""
         if self._monotonic() >= self._due_at:
