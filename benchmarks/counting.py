@@ -31,12 +31,12 @@ _COMMON: Final = "job_id, request_type, version, virtual_key_id, created_at_ms, 
 _ENDED: Final = f"""{_NUMBERS} INSERT INTO jobs
     ({_COMMON}, state, started_at_ms, completed_at_ms, expires_at_ms, status_code, answer)
     SELECT 'ended-' || n, 'transcription', 3, 'vk-' || (n % 100), n, 3600000, 1, 3,
-    iif(n % 10, 'completed', 'failed'), n, n + 1000, n + 3601000, 200, randomblob(300) FROM numbers"""
+    CASE WHEN n % 10 THEN 'completed' ELSE 'failed' END, n, n + 1000, n + 3601000, 200, randomblob(300) FROM numbers"""
 _LIVE: Final = f"""{_NUMBERS} INSERT INTO jobs
     ({_COMMON}, state, started_at_ms, due_at_ms, lease_ms, lease_expires_at_ms, answer)
     SELECT 'live-' || n, 'transcription', 1, 'vk-' || (n % 100), n, 3600000, 1, 3,
-    iif(n % 2, 'pending', 'processing'), iif(n % 2, NULL, n), n + 86400000, iif(n % 2, NULL, 60000),
-    iif(n % 2, NULL, n + 60000), randomblob(300) FROM numbers"""
+    CASE WHEN n % 2 THEN 'pending' ELSE 'processing' END, CASE WHEN n % 2 = 0 THEN n END, n + 86400000, CASE WHEN n % 2 = 0 THEN 60000 END,
+    CASE WHEN n % 2 = 0 THEN n + 60000 END, randomblob(300) FROM numbers"""
 
 
 def fill(path: Path, jobs: int) -> None:

@@ -169,7 +169,7 @@ local prefix, limit, from = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
 local created, leased
 
 for _, id in ipairs(redis.call('ZRANGE', KEYS[2], 0, limit - 1)) do
-  local at = tonumber(redis.call('ZSCORE', KEYS[1], id))
+  local at = tonumber(redis.call('HGET', prefix .. id, 'created_at_ms'))
   if at and (not created or at < created) then created = at end
 end
 for _, id in ipairs(redis.call('ZRANGE', KEYS[3], 0, limit - 1)) do
