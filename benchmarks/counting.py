@@ -35,8 +35,8 @@ _ENDED: Final = f"""{_NUMBERS} INSERT INTO jobs
 _LIVE: Final = f"""{_NUMBERS} INSERT INTO jobs
     ({_COMMON}, state, started_at_ms, due_at_ms, lease_ms, lease_expires_at_ms, answer)
     SELECT 'live-' || n, 'transcription', 1, 'vk-' || (n % 100), n, 3600000, 1, 3,
-    CASE WHEN n % 2 THEN 'pending' ELSE 'processing' END, CASE WHEN n % 2 = 0 THEN n END, n + 86400000, CASE WHEN n % 2 = 0 THEN 60000 END,
-    CASE WHEN n % 2 = 0 THEN n + 60000 END, randomblob(300) FROM numbers"""
+    CASE WHEN n % 2 THEN 'pending' ELSE 'processing' END, CASE WHEN n % 2 = 0 THEN n END, n + 86400000,
+    CASE WHEN n % 2 = 0 THEN 60000 END, CASE WHEN n % 2 = 0 THEN n + 60000 END, randomblob(300) FROM numbers"""
 
 
 def fill(path: Path, jobs: int) -> None:
