@@ -23,7 +23,8 @@ from jobstatus.client.blocking import Blocking, arguments_of, blocking_call
 from jobstatus.client.forks import check_process
 from jobstatus.core.commands import StartJob
 from jobstatus.core.errors import JobStatusError
-from jobstatus.core.rules import Policy, lease_end
+from jobstatus.core.job import RequestType
+from jobstatus.core.rules import JobOutcome, Policy, lease_end
 from jobstatus.core.sweeper import Sweeper
 from jobstatus.core.timekeeper import MS_NS, Timekeeper
 from jobstatus.core.tracker import JobTracker
@@ -51,6 +52,17 @@ class _Answered:
 
     def rpc_answered(self, method: str, code: str, seconds: float) -> None:  # noqa: ARG002  # the port's
         self.calls.append((method, code))
+
+    def job_started(self, request_type: RequestType, queued_seconds: float) -> None:  # noqa: ARG002  # the port's
+        return None
+
+    def job_ended(
+        self,
+        request_type: RequestType,  # noqa: ARG002  # the port's
+        outcome: JobOutcome,  # noqa: ARG002  # the port's
+        run_seconds: float | None,  # noqa: ARG002  # the port's
+    ) -> None:
+        return None
 
     def batch_written(self, commands: int) -> None:  # noqa: ARG002  # the port's
         return None

@@ -139,6 +139,7 @@ async def test_the_service_is_ready_while_a_child_is(process: Process, service: 
     with suspended(children_of(process)[0]):
         answer = await request(service.admin_port, "/readyz")
         assert (answer.status, answer.json) == (503, {"status": "worker_silent"})
+        assert await figure(service, "jobstatus_health") == 2
     assert (await request(service.admin_port, "/readyz")).status == 200
 
 

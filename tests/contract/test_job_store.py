@@ -235,12 +235,32 @@ async def test_a_listing_has_what_it_asks_for_newest_first(store: Store, wanted:
 async def test_jobs_are_counted_by_state(store: Store) -> None:
     """Every state is counted, also one that no job has."""
     await store.commit([change(item) for item in LISTED])
-    assert await store.count_jobs() == {
+    assert (await store.count_jobs()).by_state == {
         JobState.PENDING: 2,
         JobState.PROCESSING: 1,
         JobState.COMPLETED: 1,
         JobState.FAILED: 1,
     }
+
+
+async def test_a_count_tells_how_long_jobs_wait(store: Store) -> None:
+    """The oldest pending job, whatever its timeout, and the lease that ended first; a job without one is its start."""
+    empty = await store.count_jobs()
+    assert (empty.oldest_created_ms, empty.leased_until_ms) == (None, None)
+    ended = job("ended", created_at_ms=1, started_at_ms=2, due_at_ms=None, expires_at_ms=9000, state=JobState.COMPLETED)
+    await store.commit([change(ended)])
+    assert (await store.count_jobs())[1:] == (None, None)
+    await store.commit([change(job("young", created_at_ms=3000, due_at_ms=4000)), change(job("old", due_at_ms=50_000))])
+    leased = {"state": JobState.PROCESSING, "created_at_ms": 10, "started_at_ms": 20, "lease_ms": 500}
+    await store.commit([change(job("early", lease_expires_at_ms=7000, **leased))])
+    await store.commit([change(job("late", lease_expires_at_ms=8000, due_at_ms=60, **leased))])
+    assert (await store.count_jobs())[1:] == (1000, 7000)
+    assert (await store.count_jobs(leases_count_from_ms=6400))[1:] == (1000, 7000)
+    assert (await store.count_jobs(leases_count_from_ms=7100))[1:] == (1000, 7600)
+    await store.commit([change(job("unleased", state=JobState.PROCESSING, created_at_ms=10, started_at_ms=6000))])
+    assert (await store.count_jobs(leases_count_from_ms=7100))[1:] == (1000, 6000)
+    await store.commit([deletion("unleased", 1), deletion("early", 1), deletion("old", 1)])
+    assert (await store.count_jobs())[1:] == (3000, 8000)
 
 
 async def test_a_cancelled_commit_happens_wholly_or_not_at_all(store: Store) -> None:

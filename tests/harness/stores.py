@@ -8,6 +8,7 @@ from typing import Any, Final, Self
 from jobstatus.core.answer import render
 from jobstatus.core.circuit_breaker import BreakerLimits
 from jobstatus.core.job import Job, JobState, RequestType
+from jobstatus.core.rules import JobOutcome
 from jobstatus.core.store import Change, Store
 from jobstatus.stores import open_store
 from jobstatus.stores.postgresql import PostgreSQLJobStore
@@ -72,6 +73,10 @@ class DelegatingStore:
 
 class IgnoringObserver:
     """An observer for tests that measure nothing."""
+
+    def job_started(self, request_type: RequestType, queued_seconds: float) -> None: ...
+
+    def job_ended(self, request_type: RequestType, outcome: JobOutcome, run_seconds: float | None) -> None: ...
 
     def batch_written(self, commands: int) -> None: ...
 

@@ -187,7 +187,7 @@ async def test_every_statement_finds_its_rows_by_an_index(opened: PostgreSQLJobS
         "commit": (statements.COMMIT, statements.columns_of([change(job(name, version=2), 1) for name in NAMES[:20]])),
         "due": (statements.DUE, (LEFT_END, 50_000, 100)),
         "purge": (statements.PURGE, (LEFT_END, 50, 100)),
-        "count": (statements.COUNT, ()),
+        "count": (statements.COUNT, (0,)),
         "rare": rare,
     }
     for name, (statement, values) in asked.items():

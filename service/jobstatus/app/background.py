@@ -51,6 +51,7 @@ async def run_once(
     chore: str, work: Callable[[], Awaitable[None]], metrics: Metrics, *, should_log: bool = True
 ) -> bool:
     """Run `work` once and return whether it succeeded. Count a failure; log it if `should_log`."""
+    metrics.chore_begun(chore)
     try:
         await work()
     except JobStatusError as error:

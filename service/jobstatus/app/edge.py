@@ -13,7 +13,7 @@ from typing import Final
 
 import grpc
 
-from jobstatus.app.background import run_once, start_tasks
+from jobstatus.app.background import run_once, run_periodically, start_tasks
 from jobstatus.app.clocks import Clocks, keep_time
 from jobstatus.app.frontend import Frontend, Reload, build_frontend
 from jobstatus.auth.remote_keys import JwksLimits
@@ -28,6 +28,7 @@ from jobstatus.core.readiness import Readiness
 from jobstatus.core.timekeeper import TimeLimits
 from jobstatus.rest.limits import RestLimits
 from jobstatus.settings import Address, IssuerSettings, Settings
+from jobstatus.telemetry.certificates import CertificateDates, read_dates
 from jobstatus.telemetry.metrics import Metrics
 from jobstatus.upstream.follower import FollowerLimits, UpstreamFollower
 from jobstatus.upstream.reader import UpstreamLimits, UpstreamReader
@@ -111,12 +112,18 @@ async def serving_edge(
         await run_once("refresh_credentials", frontend.authenticator.refresh, metrics)
         for stop in (frontend.admin.stop, frontend.public.stop):
             stack.push_async_callback(stop)
+        metrics.tls_files_read(_certificate_dates(settings))
         listening = EdgeListening(
             http=settings.http._replace(port=await frontend.public.start(*settings.http)),
             admin=settings.admin._replace(port=await frontend.admin.start(*settings.admin)),
-            reload=partial(_reload, frontend, _UpstreamTls(channel, pem, limits.connect_seconds)),
+            reload=partial(_reload, frontend, _UpstreamTls(channel, pem, limits.connect_seconds), metrics),
         )
-        await start_tasks(stack, keep_time(clock, metrics), follower.run())
+        await start_tasks(
+            stack,
+            keep_time(clock, metrics),
+            follower.run(),
+            run_periodically(2.0, "report_health", partial(_check_health, frontend.readiness), metrics),
+        )
         await frontend.start_refreshing(stack, metrics)
         try:
             yield listening
@@ -150,12 +157,19 @@ class _UpstreamTls:
 
 
 async def _reload(
-    frontend: Frontend, tls: _UpstreamTls, settings: Settings, issuers: tuple[IssuerSettings, ...]
+    frontend: Frontend, tls: _UpstreamTls, metrics: Metrics, settings: Settings, issuers: tuple[IssuerSettings, ...]
 ) -> list[str]:
     prepared = await asyncio.to_thread(frontend.issuers.prepare, issuers)
+    dates = await asyncio.to_thread(_certificate_dates, settings)
     changed = ["upstream_tls_cert"] if await tls.replace(settings) else []
+    if changed:
+        metrics.tls_files_read(dates)
     frontend.use_issuers(prepared)
     return changed
+
+
+def _certificate_dates(settings: Settings) -> CertificateDates:
+    return read_dates([settings.upstream_tls_cert, settings.upstream_tls_ca], [settings.upstream_tls_key])
 
 
 def upstream_channel(settings: Settings, pem: Pem | None, limits: UpstreamLimits) -> ServiceChannel:
@@ -179,3 +193,8 @@ def read_pem(settings: Settings) -> Pem | None:
 
 def _credentials(pem: Pem) -> grpc.ChannelCredentials:
     return grpc.ssl_channel_credentials(pem.ca, pem.key, pem.certificate)
+
+
+async def _check_health(readiness: Readiness) -> None:
+    """Keep the health that the metrics tell up to date."""
+    await readiness.check()

@@ -3,12 +3,13 @@
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
-from typing import Final, TypeAlias
+from typing import Final, TypeAlias, get_args
 
 from jobstatus.app.background import run_periodically, start_tasks
 from jobstatus.app.clocks import Clocks
 from jobstatus.app.issuers import AcceptedIssuers, PreparedIssuers
 from jobstatus.auth.authenticator import Authenticator
+from jobstatus.auth.errors import Reason
 from jobstatus.auth.remote_keys import JwksLimits
 from jobstatus.core.batch_reader import BatchReaderLimits
 from jobstatus.core.poll import Poller
@@ -17,6 +18,7 @@ from jobstatus.core.store import VirtualKeyReader
 from jobstatus.core.watching.long_poll import LongPoller
 from jobstatus.core.watching.subscriptions import JobSubscriptions
 from jobstatus.rest.admin import admin_handler
+from jobstatus.rest.connection_table import Limit
 from jobstatus.rest.cors import Cors
 from jobstatus.rest.cors_handler import cors_handler, cors_try_answer
 from jobstatus.rest.event_stream import EventSender
@@ -27,7 +29,7 @@ from jobstatus.rest.openapi import OpenApiDocument
 from jobstatus.rest.protocol import Handler
 from jobstatus.rest.server import HttpServer
 from jobstatus.settings import IssuerSettings, Settings
-from jobstatus.telemetry.metrics import Metrics
+from jobstatus.telemetry.metrics import Level, Metrics
 
 Reload: TypeAlias = Callable[[Settings, tuple[IssuerSettings, ...]], Awaitable[list[str]]]
 """Takes the reloadable part of these settings into use, or raises and changes nothing."""
@@ -94,9 +96,7 @@ def build_frontend(
         lookups=lookups,
         on_change=long_poller.check_credentials,
     )
-    metrics.count_waiting(lambda: long_poller.count)
     large = limits.large_responses(metrics.large_answer_refused)
-    metrics.count_large_answers(lambda: large.held_bytes)
     cors = Cors(settings.cors_origins)
     handler = PollHandler(
         authenticator=authenticator,
@@ -127,7 +127,12 @@ def build_frontend(
         limits=limits,
         large=large,
     )
-    metrics.count_connections(lambda: public.connection_count)
+    metrics.expect_refusals(Reason, get_args(Limit))
+    metrics.report_level(Level.CONNECTIONS, lambda: public.connection_count, settings.max_connections)
+    metrics.report_level(Level.WAITING_POLLS, lambda: long_poller.count, settings.max_waiting_polls)
+    metrics.report_level(Level.LARGE_ANSWER_BYTES, lambda: large.held_bytes, limits.max_large_bytes)
+    metrics.report_health(lambda: readiness.health)
+    metrics.report_keys(clock=clocks.seconds, files=authenticator.files_changed_at, fetched=authenticator.fetched_ages)
     admin = admin_handler(readiness.check, metrics.exposition)
     return Frontend(
         authenticator=authenticator,

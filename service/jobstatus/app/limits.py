@@ -21,3 +21,5 @@ class ServiceLimits:
     lookups: BatchReaderLimits = LOOKUPS
     rest: RestLimits = RestLimits()  # noqa: RUF009  # a frozen value
     rpc: RpcLimits = RpcLimits()  # noqa: RUF009  # a frozen value
+    count_jobs_seconds: float = 15.0
+    """How often the process that leads counts the jobs of the store."""

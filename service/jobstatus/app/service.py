@@ -19,12 +19,13 @@ from jobstatus.core.timekeeper import Timekeeper
 from jobstatus.core.tracker import JobTracker, TrackerLimits
 from jobstatus.core.watching.subscriptions import JobSubscriptions
 from jobstatus.rpc.job_status import JobStatusServicer
-from jobstatus.rpc.options import RpcLimits
+from jobstatus.rpc.options import DESCRIPTORS, RpcLimits
 from jobstatus.rpc.server import RpcServer, Tls
 from jobstatus.rpc.virtual_keys import VirtualKeysServicer
 from jobstatus.settings import Address, IssuerSettings, Settings
 from jobstatus.stores import open_store
-from jobstatus.telemetry.metrics import Metrics
+from jobstatus.telemetry.certificates import CertificateDates, read_dates
+from jobstatus.telemetry.metrics import Level, Metrics
 
 GRACE_SECONDS: Final = 3.0
 """How long calls in progress may take when the service stops."""
@@ -68,7 +69,7 @@ async def serving(
     and the admin port is left to the supervisor. Raises KeyConfigError, StoreConfigError or OSError when a key, the
     store or an address is not available.
     """
-    metrics = Metrics()
+    metrics = Metrics(clocks.monotonic)
     async with AsyncExitStack() as stack:
         opening = store or open_store(settings.store, redis_replicas=settings.redis_replicas)
         opened = await stack.enter_async_context(opening)
@@ -76,6 +77,7 @@ async def serving(
         clock = clocks.timekeeper(limits.time, metrics)
         clocks = replace(clocks, seconds=clock.seconds, ms=clock.ms)
         tracker = _tracker(settings, opened, metrics, subscriptions, limits=limits.tracker, clock=clock)
+        _report_writes(settings, tracker, metrics, limits.tracker)
         sweeper = Sweeper(tracker, opened, clock=clock, observer=metrics, every_seconds=settings.sweep_interval_seconds)
         await run_once("ask_time", sweeper.ask_time, metrics)
         clock.restart_leases(clock.ms())
@@ -110,11 +112,12 @@ async def serving(
             is_child=is_child,
             limits=limits.rpc,
         )
-        count = partial(_count_jobs, sweeper, opened, metrics)
-        recount = partial(run_once, "count_jobs", count, metrics)
+        count = partial(_count_jobs, sweeper, opened, clock, metrics)
+        sweep = partial(_sweep, sweeper, partial(run_once, "count_jobs", count, metrics), metrics)
         stack.push_async_callback(run_once, "give_up_sweep", sweeper.resign, metrics)
         for stop in (frontend.admin.stop, frontend.public.stop, partial(rpc.stop, 0)):
             stack.push_async_callback(stop)
+        metrics.tls_files_read(_certificate_dates(settings))
         listening = Listening(
             http=settings.http._replace(port=await frontend.public.start(*settings.http, shared=is_child)),
             grpc=settings.grpc._replace(port=await rpc.start(str(settings.grpc))),
@@ -124,15 +127,15 @@ async def serving(
             health=partial(_health, frontend.readiness),
             exposition=partial(_exposition, metrics),
             restart_leases=partial(_restart_leases, clock),
-            reload=partial(_reload, frontend, rpc),
+            reload=partial(_reload, frontend, rpc, metrics),
         )
         await start_tasks(
             stack,
-            run_periodically(settings.sweep_interval_seconds, "sweep", partial(_sweep, sweeper, recount), metrics),
+            run_periodically(settings.sweep_interval_seconds, "sweep", sweep, metrics),
             keep_time(clock, metrics),
             run_periodically(CHANGE_CHECK_SECONDS, "look_for_changes", tracker.notify_remote_changes, metrics),
             run_periodically(2.0, "report_health", partial(_report_health, frontend.readiness, rpc), metrics),
-            run_periodically(15.0, "count_jobs", count, metrics),
+            run_periodically(limits.count_jobs_seconds, "count_jobs", count, metrics),
         )
         await frontend.start_refreshing(stack, metrics)
         try:
@@ -147,12 +150,20 @@ async def serving(
 
 
 async def _reload(
-    frontend: Frontend, rpc: RpcServer, settings: Settings, issuers: tuple[IssuerSettings, ...]
+    frontend: Frontend, rpc: RpcServer, metrics: Metrics, settings: Settings, issuers: tuple[IssuerSettings, ...]
 ) -> list[str]:
     prepared = await asyncio.to_thread(frontend.issuers.prepare, issuers)
     tls = await asyncio.to_thread(read_tls, settings)
+    dates = await asyncio.to_thread(_certificate_dates, settings)
     frontend.use_issuers(prepared)
-    return ["grpc_tls_cert"] if tls is not None and rpc.replace_tls(tls) else []
+    if tls is None or not rpc.replace_tls(tls):
+        return []
+    metrics.tls_files_read(dates)
+    return ["grpc_tls_cert"]
+
+
+def _certificate_dates(settings: Settings) -> CertificateDates:
+    return read_dates([settings.grpc_tls_cert, settings.grpc_tls_client_ca], [settings.grpc_tls_key])
 
 
 async def _restart_leases(clock: Timekeeper) -> str:
@@ -193,6 +204,14 @@ def _tracker(
     )
 
 
+def _report_writes(settings: Settings, tracker: JobTracker, metrics: Metrics, limits: TrackerLimits) -> None:
+    """Report what gRPC clients use of the limits."""
+    metrics.report_level(Level.WATCHERS, lambda: tracker.watcher_count, settings.max_watchers)
+    metrics.report_level(Level.QUEUED_WRITES, lambda: tracker.queued_writes, limits.writes.max_waiting_commands)
+    metrics.report_level(Level.QUEUED_WRITE_BYTES, lambda: tracker.queued_write_bytes, limits.writes.max_waiting_bytes)
+    metrics.expect_writes([method.name for service in DESCRIPTORS for method in service.methods])
+
+
 def _rpc_server(
     settings: Settings,
     tracker: JobTracker,
@@ -231,14 +250,16 @@ async def _report_health(readiness: Readiness, rpc: RpcServer) -> None:
     await rpc.set_health(await readiness.check())
 
 
-async def _sweep(sweeper: Sweeper, recount: Callable[[], Awaitable[object]]) -> None:
+async def _sweep(sweeper: Sweeper, recount: Callable[[], Awaitable[object]], metrics: Metrics) -> None:
     """Sweep. Count jobs at once where this process begins or ceases to lead, as at a start."""
     led_before = sweeper.is_leader
     await sweeper.sweep()
+    metrics.sweep_done(leads=sweeper.is_leader)
     if sweeper.is_leader is not led_before:
         await recount()
 
 
-async def _count_jobs(sweeper: Sweeper, store: Store, metrics: Metrics) -> None:
+async def _count_jobs(sweeper: Sweeper, store: Store, clock: Timekeeper, metrics: Metrics) -> None:
     """Count jobs in the process that sweeps only, so that several processes do not report the same jobs."""
-    metrics.jobs_counted(await store.count_jobs() if sweeper.is_leader else {})
+    count = await store.count_jobs(clock.leases_count_from_ms()) if sweeper.is_leader else None
+    metrics.jobs_counted(count, clock.ms())

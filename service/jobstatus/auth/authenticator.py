@@ -89,6 +89,14 @@ class Authenticator:
         found = self._recognise(authorization, keys)
         return found if isinstance(found, Principal) else None
 
+    def files_changed_at(self) -> dict[str, float]:
+        """As TokenVerifier.files_changed_at."""
+        return {} if self._verifier is None else self._verifier.files_changed_at()
+
+    def fetched_ages(self) -> dict[str, float]:
+        """As TokenVerifier.fetched_ages."""
+        return {} if self._verifier is None else self._verifier.fetched_ages()
+
     async def refresh(self) -> None:
         """Apply changes of issuers' keys, then of virtual keys. Raises what the store raises. Fetches no keys.
 

@@ -55,6 +55,16 @@ class TokenVerifier:
         """The number of changes so far. Reloads are in a thread and fetches in the event loop: each count their own."""
         return self._reloads + sum(keys.version for keys in self._remote)
 
+    def files_changed_at(self) -> dict[str, float]:
+        """Return when each key file in use was changed, in seconds since the epoch, by its path."""
+        changed_at = {str(source.config.key_file): source.changed_at for source in self._local}
+        return {path: at for path, at in changed_at.items() if at is not None}
+
+    def fetched_ages(self) -> dict[str, float]:
+        """Return how many seconds ago the keys of each issuer were fetched."""
+        ages = {keys.config.issuer: keys.age_seconds for keys in self._remote}
+        return {issuer: age for issuer, age in ages.items() if age is not None}
+
     @property
     def reads_files(self) -> bool:
         """Whether `reload` has any file to read."""

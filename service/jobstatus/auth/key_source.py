@@ -30,6 +30,11 @@ class KeySource:
         self._digest, self.keys = self._load(path)
         self._reported: str | None = None
 
+    @property
+    def changed_at(self) -> float | None:
+        """When the file that the keys came from was changed, in seconds since the epoch; None without a file."""
+        return None if self._stamp is None else self._stamp[0] / 1e9
+
     def reload(self) -> bool:
         """Read the key file again if it has changed, and return whether the keys changed.
 

@@ -114,6 +114,11 @@ class RemoteKeys:
         """Whether a fetch is under way."""
         return self._fetching is not None
 
+    @property
+    def age_seconds(self) -> float | None:
+        """How long ago the keys in use were fetched last; None without keys."""
+        return self._monotonic() - self._fetched_at if self.has_keys else None
+
     async def refresh(self) -> None:
         """Fetch the keys if they are due; drop them if they are too old."""
         if self._monotonic() >= self._due_at:

@@ -75,7 +75,7 @@ async def _migrate(source: str, target: str, redis_replicas: int | None, *, is_q
             open_store(source, redis_replicas=redis_replicas, must_exist=True) as here,
             open_store(target, redis_replicas=redis_replicas) as there,
         ):
-            total = sum((await here.count_jobs()).values())
+            total = sum((await here.count_jobs()).by_state.values())
             with _progress(total, is_quiet=is_quiet) as show:
                 report = await migrate(here, there, time.time_ns() // 1_000_000, show)
     except StoreConfigError as error:

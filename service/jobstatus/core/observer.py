@@ -5,8 +5,19 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Protocol
 
+from jobstatus.core.job import RequestType
+from jobstatus.core.rules import JobOutcome
+
 
 class Observer(Protocol):
+    def job_started(self, request_type: RequestType, queued_seconds: float) -> None:
+        """A job was started for the first time, so long after it was created."""
+        ...
+
+    def job_ended(self, request_type: RequestType, outcome: JobOutcome, run_seconds: float | None) -> None:
+        """A job ended, so long after its start; None where it was never started."""
+        ...
+
     def batch_written(self, commands: int) -> None:
         """A batch of this many commands was decided and committed."""
         ...

@@ -81,6 +81,11 @@ class Readiness:
         """Be not ready from now on."""
         self._stopping = True
 
+    @property
+    def health(self) -> Health:
+        """The health as last found out; READY before that."""
+        return Health(Status.NOT_READY, "stopping") if self._stopping else self._health
+
     async def check(self) -> Health:
         """Return the health of this process. Probes once a second at most."""
         if self._stopping:

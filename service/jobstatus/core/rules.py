@@ -6,6 +6,7 @@ leaves a terminal state, and `completed_at` is never before `created_at`, even w
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from enum import StrEnum
 from typing import Any, Final
 
 from jobstatus.core import errors
@@ -31,6 +32,35 @@ GIVEN_UP_CODES: Final = (CLIENT_CLOSED_REQUEST, GATEWAY_TIMEOUT)
 """The status codes of jobs that a client or the service gave up. Their duration says nothing about other jobs."""
 CANCELLED_TYPE: Final = "cancelled"
 CANCELLED_CODE: Final = "cancelled_by_client"
+
+
+class JobOutcome(StrEnum):
+    """How a job ended: by the report of its worker, or given up by a client or the service."""
+
+    COMPLETED = "completed"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+    NEVER_STARTED = "never_started"
+    TIMED_OUT = "timed_out"
+    WORKER_LOST = "worker_lost"
+
+
+_GIVEN_UP: Final[dict[tuple[str | None, str | None], JobOutcome]] = {
+    (CANCELLED_TYPE, CANCELLED_CODE): JobOutcome.CANCELLED,
+    ("timeout", "never_started"): JobOutcome.NEVER_STARTED,
+    ("timeout", "timed_out"): JobOutcome.TIMED_OUT,
+    ("worker_lost", "lease_expired"): JobOutcome.WORKER_LOST,
+}
+"""The type and code of the errors that `_given_up` makes."""
+
+
+def outcome_of(job: Job) -> JobOutcome:
+    """Return how a terminal job ended."""
+    if job.error is None:
+        return JobOutcome.COMPLETED
+    if job.status_code not in GIVEN_UP_CODES:
+        return JobOutcome.FAILED
+    return _GIVEN_UP.get((job.error.error.type, job.error.error.code), JobOutcome.FAILED)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,6 +129,11 @@ def _since(job: Job) -> int:
 def lease_end(job: Job, policy: Policy) -> int:
     """Return when the lease of a leased job ends, in ms since the epoch: later than it says after a restart."""
     return max(job.lease_expires_at_ms or 0, policy.leases_count_from_ms + (job.lease_ms or 0))
+
+
+def leased_until(job: Job, policy: Policy) -> int:
+    """Return since or until when a job that is processing has a lease, in ms: its start where it never had one."""
+    return lease_end(job, policy) if job.is_leased else _since(job)
 
 
 def _apply_deadlines(job: Job, now_ms: int, policy: Policy) -> Job:

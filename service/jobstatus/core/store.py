@@ -130,6 +130,22 @@ class Listing:
     before: tuple[int, str] | None = None
 
 
+OLDEST_SOUGHT: Final = 10_000
+"""Among how many jobs of a state, those that time out first, `count_jobs` looks for the oldest."""
+
+
+class JobCount(NamedTuple):
+    """What `count_jobs` found. Each time is None where there is no such job.
+
+    `oldest_created_ms` is when the oldest pending job was created. `leased_until_ms` is the earliest end of a lease
+    among the jobs that are processing, ended or not; a job without a lease counts from its start.
+    """
+
+    by_state: dict[JobState, int]
+    oldest_created_ms: int | None
+    leased_until_ms: int | None
+
+
 class JobReader(Protocol):
     """What polls need of a store."""
 
@@ -216,8 +232,13 @@ class JobStore(JobReader, Protocol):
         """
         ...
 
-    async def count_jobs(self) -> dict[JobState, int]:
-        """Return how many jobs of each state are stored, for the metrics. Must not delay point reads and commits."""
+    async def count_jobs(self, leases_count_from_ms: int = 0) -> JobCount:
+        """Return how many jobs of each state are stored, and how old the oldest are, for the metrics.
+
+        A lease counts from `leases_count_from_ms` at the earliest, as in `rules.Policy`. Where there are more than
+        OLDEST_SOUGHT jobs of a state, the oldest is that of those which time out first: the very oldest, unless the
+        timeouts were changed since it was created. Must not delay point reads and commits.
+        """
         ...
 
     async def probe(self) -> None:

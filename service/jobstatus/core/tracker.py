@@ -75,6 +75,21 @@ class JobTracker:
             limits=limits.writes,
         )
 
+    @property
+    def watcher_count(self) -> int:
+        """How many watch a job."""
+        return self._watchers.count
+
+    @property
+    def queued_writes(self) -> int:
+        """How many writes wait for a commit, in the longest queue."""
+        return max((queue.waiting_commands for queue in self._writer.queues), default=0)
+
+    @property
+    def queued_write_bytes(self) -> int:
+        """How many bytes of results wait for a commit, in the largest queue."""
+        return max((queue.waiting_bytes for queue in self._writer.queues), default=0)
+
     async def write(self, commands: Sequence[Command]) -> list[Outcome]:
         """Apply commands as `Writer.write` does. Return one outcome for each, in order."""
         return await self._writer.write(commands)

@@ -60,6 +60,16 @@ class WriteQueue:
     def __bool__(self) -> bool:
         return bool(self._waiting)
 
+    @property
+    def waiting_commands(self) -> int:
+        """How many commands wait."""
+        return self._waiting_commands
+
+    @property
+    def waiting_bytes(self) -> int:
+        """How many bytes of results wait."""
+        return self._waiting_bytes
+
     def admit(self, commands: Sequence[Command]) -> Submission:
         """Append the commands of one call. Raises ShuttingDown once closed, Overloaded beyond the bounds."""
         limits = self._limits

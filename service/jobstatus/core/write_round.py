@@ -3,7 +3,7 @@
 The outcome of a command is delivered after the commit, so what is acknowledged is durable.
 """
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from jobstatus.core import rules
@@ -66,10 +66,25 @@ class WriteRound:
                 self._clock.restart_leases(now_ms)
             self._store_failed = False
             self._observer.batch_written(len(items))
+        self._report(stored, [change for change in changes if change.job_id not in not_done])
         won = [(item, outcome) for item, outcome in zip(items, outcomes, strict=True) if item[2].job_id not in lost]
         deliver([item for item, _ in won], [uncertain.get(item[2].job_id, outcome) for item, outcome in won])
         self._on_commit(changed - lost)  # including uncertain changes, which may have happened
         return [item for item in items if item[2].job_id in lost]
+
+    def _report(self, stored: Mapping[str, _Stored], changes: Iterable[Change]) -> None:
+        """Count the jobs that these changes, which were committed, started and ended."""
+        for job_id, _, job, _ in changes:
+            if job is None or (job.started_at_ms is None and not job.is_terminal):
+                continue
+            before = stored[job_id]
+            was_started = isinstance(before, Job) and before.started_at_ms is not None and not before.is_terminal
+            if job.started_at_ms is not None and not was_started:
+                self._observer.job_started(job.request_type, (job.started_at_ms - job.created_at_ms) / 1000)
+            if job.completed_at_ms is not None:  # only just: a terminal job changes no more, a new one may have its id
+                run_ms = None if job.started_at_ms is None else job.completed_at_ms - job.started_at_ms
+                run_seconds = None if run_ms is None else run_ms / 1000
+                self._observer.job_ended(job.request_type, rules.outcome_of(job), run_seconds)
 
     def _policy_at(self, now_ms: int) -> rules.Policy:
         leases_from_ms = now_ms if self._store_failed else self._clock.leases_count_from_ms()

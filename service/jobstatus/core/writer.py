@@ -68,6 +68,11 @@ class Writer:
                 outcomes[place] = outcome
         return [outcome for outcome in outcomes if outcome is not None]
 
+    @property
+    def queues(self) -> list[WriteQueue]:
+        """The queue of each part of the store that was written to."""
+        return [part.queue for part in self._parts.values()]
+
     async def close(self) -> None:
         """Refuse new writes with ShuttingDown, and return when all admitted ones are answered."""
         self._is_closed = True
@@ -96,27 +101,27 @@ class _PartWriter:
     def __init__(self, one_round: WriteRound, observer: Observer, limits: WriterLimits) -> None:
         self._observer = observer
         self._max_rounds = limits.max_rounds
-        self._queue = WriteQueue(limits)
+        self.queue = WriteQueue(limits)
         self._round = one_round
         self._draining: asyncio.Task[None] | None = None
 
     def admit(self, commands: Sequence[Command]) -> Submission:
         """Put the commands into the queue. The submission's future tells when they are answered. Raises Overloaded."""
-        submission = self._queue.admit(commands)
+        submission = self.queue.admit(commands)
         if self._draining is None:
             self._draining = asyncio.create_task(self._drain(), name="jobstatus-writer")
         return submission
 
     async def close(self) -> None:
         """Return when all admitted commands are answered."""
-        self._queue.close()
+        self.queue.close()
         while self._draining is not None:
             await asyncio.shield(self._draining)
 
     async def _drain(self) -> None:
         try:
-            while self._queue:
-                batch = self._queue.take()
+            while self.queue:
+                batch = self.queue.take()
                 try:
                     await self._write(batch)
                 except Exception as error:  # noqa: BLE001  # a fault of ours must not leave callers waiting forever
@@ -127,7 +132,7 @@ class _PartWriter:
                     for submission in batch:
                         if not submission.future.done():
                             submission.future.set_exception(error)
-                await self._queue.wait_for_callers(len(batch))
+                await self.queue.wait_for_callers(len(batch))
         finally:
             self._draining = None
 

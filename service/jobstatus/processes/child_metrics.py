@@ -1,7 +1,8 @@
 """Merge the metrics of all children into one set, with metrics about the children, for the supervisor's admin port.
 
-Counters and histograms are summed; of gauges the largest value is taken. The counts of a child that ended are kept, so
-that no sum ever falls.
+Counters, histograms and memory are summed. Of other gauges the largest value is taken: that of the process which is
+nearest to its limit, the highest age, the worst health. The counts of a child that ended are kept, so that no sum ever
+falls.
 """
 
 import asyncio
@@ -10,18 +11,22 @@ from itertools import chain
 from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge
-from prometheus_client.exposition import generate_latest
-from prometheus_client.metrics_core import Metric
+from prometheus_client.metrics_core import GaugeMetricFamily, Metric
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.registry import Collector
 
 from jobstatus.processes.child import ChildProcess
+from jobstatus.telemetry.collectors import Format, expose
+from jobstatus.telemetry.metrics import NOT_READY
 
 Labels = tuple[tuple[str, str], ...]
 Figures = dict[tuple[str, Labels], float]
 """The samples of one family, by the sample's name and labels."""
 
 SUMMED: Final = frozenset({"counter", "histogram"})
+SUMMED_GAUGES: Final = frozenset({"process_resident_memory_bytes", "process_virtual_memory_bytes"})
+SMALLEST: Final = frozenset({"jobstatus_certificate_days_left"})
+CREATED: Final = "_created"
 
 
 def merge(families: Iterable[Metric]) -> list[Metric]:
@@ -34,37 +39,54 @@ def merge(families: Iterable[Metric]) -> list[Metric]:
         for sample in family.samples:
             key = sample.name, tuple(sorted(sample.labels.items()))
             before = of_family.get(key)
-            of_family[key] = sample.value if before is None else _joined(family, before, sample.value)
+            of_family[key] = sample.value if before is None else _joined(family, sample.name, before, sample.value)
     for name, metric in merged.items():
         for (sample_name, labels), value in figures[name].items():
             metric.add_sample(sample_name, dict(labels), value)
     return list(merged.values())
 
 
-def _joined(family: Metric, one: float, other: float) -> float:
-    if family.type in SUMMED:
-        return one + other
-    return min(one, other) if family.name.endswith("_created") else max(one, other)
+def _joined(family: Metric, sample_name: str, one: float, other: float) -> float:
+    if sample_name.endswith(CREATED) or family.name in SMALLEST:
+        return min(one, other)
+    return one + other if family.type in SUMMED or family.name in SUMMED_GAUGES else max(one, other)
+
+
+def parse(exposition: str) -> list[Metric]:
+    """Return the families of an exposition in Prometheus' text format 0.0.4.
+
+    In that format the `_created` samples of a counter or histogram are a gauge of their own, whose name OpenMetrics
+    does not allow beside it. Here they are samples of the family again.
+    """
+    families = {family.name: family for family in text_string_to_metric_families(exposition)}
+    for name in [name for name in families if name.endswith(CREATED)]:
+        owner = families.get(name.removesuffix(CREATED))
+        if owner is not None and owner.type in SUMMED:
+            owner.samples += families.pop(name).samples
+    return list(families.values())
 
 
 class MergedMetrics(Collector):
     """The latest metrics of each child, and the counts of those that ended."""
 
     def __init__(self) -> None:
-        self._told: dict[int, list[Metric]] = {}
+        self._told: dict[int, str] = {}
         self._of_the_ended: list[Metric] = []
+        self.not_ready = False
+        """Whether a child is missing that should answer."""
 
     def tell(self, process_id: int, exposition: str) -> None:
-        """Replace a child's metrics. `exposition` is in Prometheus' text format 0.0.4."""
-        self._told[process_id] = list(text_string_to_metric_families(exposition))
+        """Replace a child's metrics. `exposition` is in Prometheus' text format 0.0.4, and parsed when it is needed."""
+        self._told[process_id] = exposition
 
     def end(self, process_id: int) -> None:
         """Keep the counters of a child that ended, and drop its gauges, which are no longer true."""
-        ended = merge([*self._of_the_ended, *self._told.pop(process_id, ())])
+        ended = merge([*self._of_the_ended, *parse(self._told.pop(process_id, ""))])
         self._of_the_ended = [family for family in ended if family.type in SUMMED]
 
     def collect(self) -> Iterable[Metric]:
-        return merge([*self._of_the_ended, *chain.from_iterable(self._told.values())])
+        health = [GaugeMetricFamily("jobstatus_health", "", NOT_READY)] if self.not_ready else []
+        return merge([*self._of_the_ended, *chain.from_iterable(map(parse, self._told.values())), *health])
 
 
 class ChildMetrics:
@@ -82,10 +104,11 @@ class ChildMetrics:
         )
         self._asking = asyncio.Lock()
 
-    async def exposition(self, children: Collection[ChildProcess]) -> bytes:
-        """Ask these children, and return all metrics in Prometheus' text format 0.0.4."""
-        await self.ask(children)
-        return generate_latest(self._registry)
+    async def exposition(self, children: Collection[ChildProcess], form: Format) -> bytes:
+        """Ask these children, and return all metrics in this format."""
+        silent = await self.ask(children)
+        self._told.not_ready = not children or any(child.is_up for child in silent)
+        return expose(self._registry, form)
 
     async def ask(self, children: Collection[ChildProcess]) -> list[ChildProcess]:
         """Ask each child for its metrics and return the children that did not answer.

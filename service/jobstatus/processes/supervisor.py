@@ -29,6 +29,7 @@ from jobstatus.rest.admin import admin_handler
 from jobstatus.rest.server import HttpServer
 from jobstatus.setting_sources import overridden
 from jobstatus.settings import Address, IssuerSettings, Settings
+from jobstatus.telemetry.collectors import Format
 
 _log = logging.getLogger(__name__)
 
@@ -268,8 +269,8 @@ class _Supervisor:
             return Health(Status.NOT_READY, "worker_silent") if child.is_up else READY
         return Health.from_text(told)
 
-    async def _exposition(self) -> bytes:
-        return await self._figures.exposition(self._those_up())
+    async def _exposition(self, form: Format) -> bytes:
+        return await self._figures.exposition(self._those_up(), form)
 
     async def _ask_periodically(self) -> None:
         """Ask for metrics often, so that few counts are lost when a child dies, and kill a child that hangs."""

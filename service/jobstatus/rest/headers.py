@@ -131,9 +131,25 @@ def prefers_events(accept: Iterable[str]) -> bool:
 
     It must name the type: a client that accepts anything, or both types equally, gets JSON.
     """
-    ranges = [_parameters(part) for line in accept for part in _members(line.lower())]
-    weights = {name.strip(): _weight(parameters) for name, *parameters in filter(None, ranges)}
+    weights = _weights(accept)
     return weights.get(EVENT_STREAM, 0) > weights.get("application/json", 0)
+
+
+def prefers_openmetrics(accept: Iterable[str]) -> bool:
+    """Return whether a client prefers OpenMetrics to Prometheus' text format, in the same way."""
+    weights = _weights(accept)
+    return weights.get("application/openmetrics-text", 0) > weights.get("text/plain", 0)
+
+
+def accepts_gzip(accept_encoding: Iterable[str]) -> bool:
+    """Return whether a client accepts gzip (RFC 9110, section 12.5.3). It must name it."""
+    return _weights(accept_encoding).get("gzip", 0) > 0
+
+
+def _weights(values: Iterable[str]) -> dict[str, float]:
+    """Return the `q` of each member of a list, by its name in lower case."""
+    members = [_parameters(part) for line in values for part in _members(line.lower())]
+    return {name.strip(): _weight(parameters) for name, *parameters in filter(None, members)}
 
 
 def _weight(parameters: Iterable[str]) -> float:

@@ -6,7 +6,8 @@ from typing import Self
 
 from jobstatus.core.errors import InvalidField
 from jobstatus.core.job import Job, JobState
-from jobstatus.core.store import Answer, Change, Claim, Listing, StoreError, answer_of
+from jobstatus.core.rules import Policy, leased_until
+from jobstatus.core.store import Answer, Change, Claim, JobCount, Listing, StoreError, answer_of
 from jobstatus.core.virtual_keys import VirtualKey
 
 
@@ -82,9 +83,16 @@ class MemoryJobStore:
         jobs = [job._replace(result=None) for job, _ in self._jobs.values() if _is_wanted(job, listing, now_ms)]
         return sorted(jobs, key=_listing_key, reverse=True)[: listing.limit]
 
-    async def count_jobs(self) -> dict[JobState, int]:
-        states = [job.state for job, _ in self._jobs.values()]
-        return {state: states.count(state) for state in JobState}
+    async def count_jobs(self, leases_count_from_ms: int = 0) -> JobCount:
+        of_state: dict[JobState, list[Job]] = {state: [] for state in JobState}
+        for job, _ in self._jobs.values():
+            of_state[job.state].append(job)
+        policy = Policy(leases_count_from_ms=leases_count_from_ms)
+        return JobCount(
+            by_state={state: len(jobs) for state, jobs in of_state.items()},
+            oldest_created_ms=min((job.created_at_ms for job in of_state[JobState.PENDING]), default=None),
+            leased_until_ms=min((leased_until(job, policy) for job in of_state[JobState.PROCESSING]), default=None),
+        )
 
     async def probe(self) -> None:
         return None

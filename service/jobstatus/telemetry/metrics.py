@@ -1,72 +1,72 @@
 """What the service counts, for Prometheus. The edges and the core report here; nobody reads it but /metrics."""
 
-from bisect import bisect_left
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from itertools import accumulate
+import platform
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping
+from enum import Enum
 from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
-from prometheus_client.exposition import generate_latest
-from prometheus_client.metrics_core import CounterMetricFamily, HistogramMetricFamily, Metric
-from prometheus_client.registry import Collector
-from prometheus_client.utils import floatToGoString
+from prometheus_client.metrics_core import CounterMetricFamily
+from prometheus_client.process_collector import ProcessCollector
 
-from jobstatus.core.job import JobState
+from jobstatus import __version__
+from jobstatus.core.job import RequestType
+from jobstatus.core.readiness import Health, Status
+from jobstatus.core.rules import JobOutcome
+from jobstatus.core.store import JobCount
 from jobstatus.telemetry import logs
+from jobstatus.telemetry.certificates import CertificateDates
+from jobstatus.telemetry.collectors import JOB_SECONDS, Computed, Format, Labels, Timings, expose
 
-_SECONDS: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 _CODES: Final = {code: str(code) for code in range(100, 600)}
 _BATCH: Final = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
+_HTTP_FAILURES: Final = ("500", "503")
+RPC_FAILURES: Final = ("INTERNAL", "RESOURCE_EXHAUSTED", "UNAVAILABLE")
+"""The codes by which the service fails; all others are about the request."""
+NOT_READY: Final = 2
+"""The worst value of the health."""
+_HEALTH: Final = {Status.READY: 0, Status.DEGRADED: 1, Status.NOT_READY: NOT_READY}
+_ENDINGS: Final[list[Labels]] = [
+    (request_type.value, outcome.value) for request_type in RequestType for outcome in JobOutcome
+]
+_DAY_SECONDS: Final = 24 * 60 * 60
 
 
-class Timings(Collector):
-    """A histogram of seconds, counted without locks: only the event loop's thread does. prometheus-client's own would
-    cost each poll and each RPC several microseconds."""
+class Level(Enum):
+    """Something of which a process has so much at present, and a limit: the metric's name, and what it is."""
 
-    def __init__(self, name: str, documentation: str, labels: Sequence[str], registry: CollectorRegistry) -> None:
-        self._name = name
-        self._documentation = documentation
-        self._labels = labels
-        self._counts: dict[tuple[str, ...], list[int]] = {}
-        self._seconds: dict[tuple[str, ...], float] = {}
-        registry.register(self)
-
-    def observe(self, labels: tuple[str, ...], seconds: float) -> None:
-        counts = self._counts.get(labels)
-        if counts is None:
-            counts = self._counts[labels] = [0] * (len(_SECONDS) + 1)
-            self._seconds[labels] = 0.0
-        counts[bisect_left(_SECONDS, seconds)] += 1
-        self._seconds[labels] += seconds
-
-    def collect(self) -> Iterable[Metric]:
-        """One family; its count is how often it was observed."""
-        family = HistogramMetricFamily(self._name, self._documentation, labels=self._labels)
-        bounds = [*map(floatToGoString, _SECONDS), "+Inf"]
-        for labels, counts in self._counts.items():
-            buckets = list(zip(bounds, accumulate(counts), strict=True))
-            family.add_metric(labels, buckets, self._seconds[labels])
-        yield family
-
-
-class _DroppedLines(Collector):
-    """Tells how many lines the log of this process has lost."""
-
-    def collect(self) -> Iterable[Metric]:
-        """One counter without labels."""
-        yield CounterMetricFamily(
-            "jobstatus_log_lines_dropped", "Log lines dropped because nobody read the log.", value=logs.dropped_lines()
-        )
+    CONNECTIONS = ("jobstatus_http_connections", "REST connections that are open.")
+    WAITING_POLLS = ("jobstatus_waiting_polls", "Polls that wait for a job's end.")
+    LARGE_ANSWER_BYTES = ("jobstatus_large_answer_bytes", "Memory held by large answers being sent.")
+    WATCHERS = ("jobstatus_watchers", "WatchJob streams.")
+    QUEUED_WRITES = ("jobstatus_queued_writes", "Writes that wait for a commit, in the longest queue.")
+    QUEUED_WRITE_BYTES = ("jobstatus_queued_write_bytes", "Results that wait for a commit, in the largest queue.")
 
 
 class Metrics:
     """One registry for one process; implements `core.observer.Observer`."""
 
-    def __init__(self) -> None:
-        self._registry = CollectorRegistry()
-        registry = self._registry
+    def __init__(self, monotonic: Callable[[], float] = time.monotonic) -> None:
+        """`monotonic` returns seconds that never step."""
+        self._registry = registry = CollectorRegistry()
+        self._monotonic = monotonic
+        self._tls_files = CertificateDates()
+        ProcessCollector(registry=registry)
+        build: dict[Labels, int] = {(__version__, platform.python_version()): 1}
+        labels = ("version", "python")
+        Computed("jobstatus_build_info", "What runs.", lambda: build, registry, labels=labels)
         self._requests = Timings(
             "jobstatus_http_request_seconds", "REST requests, and the time to answer them.", ("route", "code"), registry
+        )
+        Computed(
+            "jobstatus_http_failures",
+            "REST requests that the service could not answer as it should.",
+            self._http_failures,
+            registry,
+            labels=("code",),
+            kind=CounterMetricFamily,
         )
         self._connections_refused = Counter(
             "jobstatus_http_connections_refused",
@@ -80,7 +80,22 @@ class Metrics:
         self._refusals_by_reason: dict[str, Counter] = {}
         self._rpcs = Counter("jobstatus_rpcs", "RPCs answered.", ("method", "code"), registry=registry)
         self._rpc_seconds = Timings("jobstatus_rpc_seconds", "Time to answer an RPC.", ("method",), registry)
-        self._jobs = Gauge("jobstatus_jobs", "Jobs in the store, by state.", ("state",), registry=registry)
+        self._count_jobs()
+        self._ended: defaultdict[Labels, int] = defaultdict(int)
+        Computed(
+            "jobstatus_jobs_ended",
+            "Jobs that ended, by request type and outcome.",
+            lambda: self._ended,
+            registry,
+            labels=("type", "outcome"),
+            kind=CounterMetricFamily,
+        )
+        self._queued = Timings(
+            "jobstatus_job_queued_seconds", "From a job's creation to its start.", ("type",), registry, JOB_SECONDS
+        )
+        self._run = Timings(
+            "jobstatus_job_run_seconds", "From a job's start to its end.", ("type",), registry, JOB_SECONDS
+        )
         self._batch = Histogram("jobstatus_batch_commands", "Writes in one commit.", buckets=_BATCH, registry=registry)
         self._races = Counter(
             "jobstatus_races_lost", "Writes decided anew since their job had changed.", registry=registry
@@ -100,32 +115,115 @@ class Metrics:
         self._messages = Gauge(
             "jobstatus_rpc_message_bytes", "Bytes of RPCs' messages that are in memory.", registry=registry
         )
-        registry.register(_DroppedLines())
+        Computed(
+            "jobstatus_log_lines_dropped",
+            "Log lines dropped because nobody read the log.",
+            lambda: {(): logs.dropped_lines()},
+            registry,
+            kind=CounterMetricFamily,
+        )
         self._large_refused = Counter(
             "jobstatus_large_answers_refused", "Large answers refused for lack of room.", registry=registry
         )
         self._store_seconds = Timings("jobstatus_store_seconds", "Time the store took.", ("operation",), registry)
 
-    def count_waiting(self, count: Callable[[], int]) -> None:
-        """Tell as a metric how many polls wait, whenever that is asked."""
-        waiting = Gauge("jobstatus_waiting_polls", "Polls that wait for a job's end.", registry=self._registry)
-        waiting.set_function(count)
+    def _count_jobs(self) -> None:
+        """Make the gauges of what only the process that leads knows of the store."""
+        registry = self._registry
+        self._counted: dict[Labels, float] = {}
+        self._oldest_pending: dict[Labels, float] = {}
+        self._oldest_unleased: dict[Labels, float] = {}
+        self._swept_at: float | None = None
+        Computed("jobstatus_jobs", "Jobs in the store, by state.", lambda: self._counted, registry, labels=("state",))
+        Computed(
+            "jobstatus_oldest_pending_job_seconds",
+            "Time since the oldest pending job was created.",
+            lambda: self._oldest_pending,
+            registry,
+        )
+        Computed(
+            "jobstatus_oldest_unleased_job_seconds",
+            "Longest time that a job has been processing without a running lease.",
+            lambda: self._oldest_unleased,
+            registry,
+        )
+        Computed("jobstatus_last_sweep_seconds", "Time since the last sweep.", self._sweep_age, registry)
 
-    def count_connections(self, count: Callable[[], int]) -> None:
-        """Tell as a metric how many REST connections are open, whenever that is asked."""
-        connections = Gauge("jobstatus_http_connections", "REST connections that are open.", registry=self._registry)
-        connections.set_function(count)
+    def expect_refusals(self, reasons: Iterable[str], limits: Iterable[str]) -> None:
+        """Have the counters of refused credentials and connections from the start, by reason and limit.
+
+        Prometheus does not see the first increase of a counter that was not there before.
+        """
+        for reason in reasons:
+            self._refusals.labels(reason)
+        for limit in limits:
+            self._connections_refused.labels(limit)
+
+    def expect_writes(self, methods: Iterable[str]) -> None:
+        """Have the counters of jobs, sweeps and failed RPCs of these methods from the start, for the same reason.
+
+        The time since the last sweep counts from now.
+        """
+        for method in methods:
+            for code in RPC_FAILURES:
+                self._rpcs.labels(method, code)
+        for what in ("settled", "purged"):
+            self._swept.labels(what)
+        self._ended |= dict.fromkeys(_ENDINGS, 0)
+        self.sweep_done(leads=True)
+
+    def report_level(self, level: Level, value: Callable[[], float], limit: float) -> None:
+        """Report how much of this there is, whenever that is asked, and the most that there may be."""
+        name, documentation = level.value
+        Gauge(name, documentation, registry=self._registry).set_function(value)
+        Gauge(f"{name}_limit", f"The most of {name}.", registry=self._registry).set(limit)
+
+    def report_health(self, health: Callable[[], Health]) -> None:
+        """Report the health, whenever that is asked. A larger number is worse."""
+        Computed(
+            "jobstatus_health",
+            "0: ready, 1: degraded (no writes), 2: not ready.",
+            lambda: {(): _HEALTH[health().status]},
+            self._registry,
+        )
+
+    def report_keys(
+        self,
+        *,
+        clock: Callable[[], float],
+        files: Callable[[], Mapping[str, float]],
+        fetched: Callable[[], Mapping[str, float]],
+    ) -> None:
+        """Report how old keys are, whenever that is asked.
+
+        `clock` returns seconds since the epoch, `files` when each key file in use was changed, by the same clock, and
+        `fetched` how many seconds ago the keys of each issuer were fetched. `tls_files_read` adds to the files.
+        """
+
+        def file_ages() -> dict[Labels, float]:
+            changed_at = {**files(), **self._tls_files.changed_at}
+            return {(path,): clock() - at for path, at in changed_at.items()}
+
+        def days_left() -> dict[Labels, float]:
+            return {(path,): (at - clock()) / _DAY_SECONDS for path, at in self._tls_files.ends_at.items()}
+
+        def fetched_ages() -> dict[Labels, float]:
+            return {(issuer,): seconds for issuer, seconds in fetched().items()}
+
+        for name, documentation, values, label in (
+            ("jobstatus_key_file_age_seconds", "Time since a key file in use was changed.", file_ages, "file"),
+            ("jobstatus_certificate_days_left", "Days until a certificate in use ends.", days_left, "file"),
+            ("jobstatus_issuer_keys_age_seconds", "Time since keys were fetched.", fetched_ages, "issuer"),
+        ):
+            Computed(name, documentation, values, self._registry, labels=(label,))
+
+    def tls_files_read(self, files: CertificateDates) -> None:
+        """These TLS files are in use now, instead of those before."""
+        self._tls_files = files
 
     def connection_refused(self, limit: str) -> None:
         """A REST connection was closed at once because of this limit, which has the name of its setting."""
         self._connections_refused.labels(limit).inc()
-
-    def count_large_answers(self, held_bytes: Callable[[], int]) -> None:
-        """Tell as a metric how much memory large answers hold, whenever that is asked."""
-        held = Gauge(
-            "jobstatus_large_answer_bytes", "Memory held by large answers being sent.", registry=self._registry
-        )
-        held.set_function(held_bytes)
 
     def large_answer_refused(self) -> None:
         """A large answer was refused for lack of room."""
@@ -151,12 +249,29 @@ class Metrics:
         self._rpcs.labels(method, code).inc()
         self._rpc_seconds.observe((method,), seconds)
 
-    def jobs_counted(self, counts: Mapping[JobState, int]) -> None:
-        """The store holds this many jobs of each state; none given: it is not this process that counts."""
-        if not counts:
-            self._jobs.clear()
-        for state, count in counts.items():
-            self._jobs.labels(state.value).set(count)
+    def jobs_counted(self, count: JobCount | None, now_ms: int = 0) -> None:
+        """This is what the store held at this time; None when it is not this process that counts."""
+        if count is None:
+            self._counted, self._oldest_pending, self._oldest_unleased = {}, {}, {}
+            return
+        self._counted = {(state.value,): number for state, number in count.by_state.items()}
+        self._oldest_pending = {(): _seconds_since(count.oldest_created_ms, now_ms)}
+        self._oldest_unleased = {(): _seconds_since(count.leased_until_ms, now_ms)}
+
+    def sweep_done(self, *, leads: bool) -> None:
+        """This process has swept, or learnt that another one does. It is not called when a sweep fails."""
+        self._swept_at = self._monotonic() if leads else None
+
+    def _sweep_age(self) -> dict[Labels, float]:
+        return {} if self._swept_at is None else {(): self._monotonic() - self._swept_at}
+
+    def job_started(self, request_type: RequestType, queued_seconds: float) -> None:
+        self._queued.observe((request_type,), queued_seconds)
+
+    def job_ended(self, request_type: RequestType, outcome: JobOutcome, run_seconds: float | None) -> None:
+        self._ended[request_type, outcome] += 1
+        if run_seconds is not None:
+            self._run.observe((request_type,), run_seconds)
 
     def batch_written(self, commands: int) -> None:
         self._batch.observe(commands)
@@ -166,6 +281,10 @@ class Metrics:
 
     def swept(self, what: str, jobs: int) -> None:
         self._swept.labels(what).inc(jobs)
+
+    def chore_begun(self, chore: str) -> None:
+        """Something is done in the background, which may fail; also called when it is done again."""
+        self._chores_failed.labels(chore)
 
     def chore_failed(self, chore: str) -> None:
         """Something done in the background (sweep, refresh_credentials, …) failed; it is tried again."""
@@ -178,6 +297,17 @@ class Metrics:
     def store_answered(self, operation: str, seconds: float) -> None:
         self._store_seconds.observe((operation,), seconds)
 
-    async def exposition(self) -> bytes:
-        """All of it, in Prometheus' text format 0.0.4."""
-        return generate_latest(self._registry)
+    def _http_failures(self) -> Mapping[Labels, float]:
+        failures: dict[Labels, float] = {(code,): 0 for code in _HTTP_FAILURES}
+        for (_, code), count in self._requests.counts().items():
+            if code.startswith("5"):
+                failures[(code,)] = failures.get((code,), 0) + count
+        return failures
+
+    async def exposition(self, form: Format = Format.TEXT) -> bytes:
+        """All of it, in this format."""
+        return expose(self._registry, form)
+
+
+def _seconds_since(at_ms: int | None, now_ms: int) -> float:
+    return 0 if at_ms is None else max(0, now_ms - at_ms) / 1000

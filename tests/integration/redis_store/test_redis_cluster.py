@@ -263,7 +263,7 @@ async def test_a_slot_moves_key_by_key(whole: valkey.Cluster, store: Store) -> N
 async def all_is_indexed(store: Store) -> None:
     assert sorted(await store.due(10**13, 1000)) == sorted(NAMES)
     assert len(await store.list_jobs(Listing(limit=1000), 0)) == len(NAMES)
-    assert (await store.count_jobs())[JobState.PENDING] == len(NAMES)
+    assert (await store.count_jobs()).by_state[JobState.PENDING] == len(NAMES)
 
 
 async def test_a_slot_moves_at_once(whole: valkey.Cluster, store: Store) -> None:

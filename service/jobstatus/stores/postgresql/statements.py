@@ -5,6 +5,7 @@ from typing import Any, Final
 
 from jobstatus.core.rules import GIVEN_UP_CODES
 from jobstatus.core.store import SMALL_RESULT_BYTES, Change
+from jobstatus.stores.counting import count
 from jobstatus.stores.rows import COLUMNS, COLUMNS_WITHOUT_RESULT, row_of
 
 _TYPES: Final = {
@@ -71,9 +72,7 @@ PURGE: Final = """
         SELECT job_id FROM jobstatus.jobs WHERE expires_at_ms BETWEEN %s AND %s ORDER BY expires_at_ms LIMIT %s
         FOR UPDATE SKIP LOCKED)
     RETURNING expires_at_ms"""
-COUNT: Final = """
-    SELECT state, count(*) FROM jobstatus.jobs WHERE due_at_ms IS NOT NULL GROUP BY state
-    UNION ALL SELECT state, count(*) FROM jobstatus.jobs WHERE expires_at_ms IS NOT NULL GROUP BY state"""
+COUNT: Final = count("jobstatus.jobs", mark="%s", greatest="greatest")
 _AND_TIME: Final = "SELECT EXISTS (SELECT FROM claim), (extract(epoch FROM clock_timestamp()) * 1000)::bigint"
 CLAIM: Final = f"""
     WITH claim AS (INSERT INTO jobstatus.claims VALUES ('sweep', %s, clock_timestamp() + %s * interval '1 millisecond')

@@ -10,10 +10,11 @@ import psycopg
 
 from jobstatus.core.circuit_breaker import CircuitBreaker
 from jobstatus.core.errors import StoreUnavailable
-from jobstatus.core.job import Job, JobState
-from jobstatus.core.store import NOT_NOW, Answer, Change, Claim, Listing, NotNow, StoreError
+from jobstatus.core.job import Job
+from jobstatus.core.store import NOT_NOW, Answer, Change, Claim, JobCount, Listing, NotNow, StoreError
 from jobstatus.core.virtual_keys import VirtualKey
 from jobstatus.stores import StoreConfigError
+from jobstatus.stores.counting import count_of, count_values
 from jobstatus.stores.listing import page
 from jobstatus.stores.postgresql import schema, statements, virtual_keys
 from jobstatus.stores.postgresql.address import conninfo_of, conninfo_of_host, host_count
@@ -142,9 +143,12 @@ class PostgreSQLJobStore:
         rows = await self._long.use(lambda connection: _fetch(connection, statement, values))
         return [job_of(row) for row in rows]
 
-    async def count_jobs(self) -> dict[JobState, int]:
-        rows = await self._long.use(lambda connection: _fetch(connection, statements.COUNT), self._limits.count_seconds)
-        return dict.fromkeys(JobState, 0) | {JobState(state): count for state, count in rows}
+    async def count_jobs(self, leases_count_from_ms: int = 0) -> JobCount:
+        values = count_values(leases_count_from_ms)
+        (row,) = await self._long.use(
+            lambda connection: _fetch(connection, statements.COUNT, values), self._limits.count_seconds
+        )
+        return count_of(row)
 
     async def probe(self) -> None:
         await self._write(lambda connection: _fetch(connection, statements.PROBE))

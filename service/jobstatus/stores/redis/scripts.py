@@ -163,6 +163,36 @@ part begins, or '' and ''; the least created_at_ms or ''; now; states, request t
 jobs it may return and scan. Returns the jobs, as created_at_ms, id and row each, and the created_at_ms and id before
 which the next part begins, or nothing where there is none."""
 
+COUNT: Final = _script(
+    """
+local prefix, limit, from = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
+local created, leased
+
+for _, id in ipairs(redis.call('ZRANGE', KEYS[2], 0, limit - 1)) do
+  local at = tonumber(redis.call('HGET', prefix .. id, 'created_at_ms'))
+  if at and (not created or at < created) then created = at end
+end
+for _, id in ipairs(redis.call('ZRANGE', KEYS[3], 0, limit - 1)) do
+  local row = redis.call('HGET', prefix .. id, 'row')
+  if row then
+    local job = cjson.decode(row)
+    local at = job.lease_ms and math.max(job.lease_expires_at_ms, from + job.lease_ms)
+      or job.started_at_ms or job.created_at_ms
+    if not leased or at < leased then leased = at end
+  end
+end
+
+local function text(at) return at and string.format('%.0f', at) or false end
+local count = {}
+for place = 2, 5 do count[place - 1] = redis.call('ZCARD', KEYS[place]) end
+return {count[1], count[2], count[3], count[4], text(created), text(leased)}
+""",
+    "no-writes",
+)
+"""KEYS: `Bucket.indexes`. ARGV: the prefix of keys of jobs, among how many jobs of a state to look for the oldest, from
+when leases count. Returns how many jobs of each state there are, when the oldest pending one was created, and the
+earliest end of a lease; nothing in place of a time where there is none."""
+
 CLAIM: Final = _script(
     """
 local holder = redis.call('GET', KEYS[1])
@@ -222,7 +252,7 @@ return 1
 )
 """KEYS as above. ARGV: id. Returns whether it existed."""
 
-ALL: Final = (COMMIT, REMOVE, DUE, PURGE, PAGE, CLAIM, PUT_VIRTUAL_KEY, DELETE_VIRTUAL_KEY)
+ALL: Final = (COMMIT, REMOVE, DUE, PURGE, PAGE, COUNT, CLAIM, PUT_VIRTUAL_KEY, DELETE_VIRTUAL_KEY)
 
 
 LOADING: Final = ScriptLoading(b"".join(pack("SCRIPT", "LOAD", script.text) for script in ALL), len(ALL))

@@ -13,7 +13,18 @@ from typing import Any, Final, NamedTuple, Self
 
 from jobstatus.core.errors import ResultTooLarge, StoreUnavailable
 from jobstatus.core.job import Job, JobState
-from jobstatus.core.store import NOT_NOW, Answer, Change, Claim, CommitError, Listing, NotNow, StoreError
+from jobstatus.core.store import (
+    NOT_NOW,
+    OLDEST_SOUGHT,
+    Answer,
+    Change,
+    Claim,
+    CommitError,
+    JobCount,
+    Listing,
+    NotNow,
+    StoreError,
+)
 from jobstatus.stores.redis import listing as pages
 from jobstatus.stores.redis import scripts
 from jobstatus.stores.redis.checks import opened
@@ -25,7 +36,7 @@ from jobstatus.stores.redis.cluster.router import ClusterClient, Command
 from jobstatus.stores.redis.cluster.url import NodeAddress
 from jobstatus.stores.redis.encoding import ANSWER_FIELDS, RESULT_FIELDS, answer_of, change_arguments, job_in
 from jobstatus.stores.redis.errors import raise_first, store_error
-from jobstatus.stores.redis.keys import Bucket, Keys, bucket_of, encoded
+from jobstatus.stores.redis.keys import BUCKETS, Bucket, Keys, bucket_of, encoded
 from jobstatus.stores.redis.size_limits import SizeLimits
 from jobstatus.stores.redis.url import parse_url
 from jobstatus.stores.redis.virtual_keys import VirtualKeys
@@ -172,15 +183,24 @@ class RedisJobStore(VirtualKeys):
     async def list_jobs(self, listing: Listing, now_ms: int) -> list[Job]:
         return await pages.list_jobs(self._client, self._buckets, listing, now_ms, self._limits.max_scans)
 
-    async def count_jobs(self) -> dict[JobState, int]:
-        counts = dict.fromkeys(JobState, 0)
-        for place, state in enumerate(JobState, 1):
-            replies = await self._client.execute(
-                [Command(bucket.slot, pack("ZCARD", bucket.indexes[place])) for bucket in self._buckets]
+    async def count_jobs(self, leases_count_from_ms: int = 0) -> JobCount:
+        """Count in each bucket, a few at a time; raise what any of them raises."""
+        share = OLDEST_SOUGHT // BUCKETS
+        replies: list[Any] = []
+        for first in range(0, BUCKETS, BUCKETS_AT_ONCE):
+            part = self._buckets[first : first + BUCKETS_AT_ONCE]
+            replies += await self._client.execute(
+                [
+                    Command(
+                        bucket.slot,
+                        scripts.COUNT.call(bucket.indexes, [bucket.job_prefix, share, leases_count_from_ms]),
+                    )
+                    for bucket in part
+                ]
             )
             raise_first(replies)
-            counts[state] = sum(replies)
-        return counts
+        *counts, created, leased = zip(*replies, strict=True)
+        return JobCount(dict(zip(JobState, map(sum, counts), strict=True)), _least(created), _least(leased))
 
     async def probe(self) -> None:
         """Write to every primary. Raises only where all refuse; fewer are logged when their number changes."""
@@ -290,6 +310,10 @@ def _commit(bucket: Bucket, changes: Sequence[Change]) -> Command:
     script = scripts.COMMIT if any(change.job for change in changes) else scripts.REMOVE
     arguments = [word for change in changes for word in change_arguments(change)]
     return Command(bucket.slot, script.call(keys, arguments))
+
+
+def _least(times: Iterable[bytes | None]) -> int | None:
+    return min((int(time) for time in times if time is not None), default=None)
 
 
 def _pairs(reply: Sequence[bytes]) -> Iterable[tuple[int, bytes]]:

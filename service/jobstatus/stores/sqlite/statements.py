@@ -4,6 +4,7 @@ from typing import Any, Final
 
 from jobstatus.core.rules import GIVEN_UP_CODES
 from jobstatus.core.store import SMALL_RESULT_BYTES, Change
+from jobstatus.stores.counting import count
 from jobstatus.stores.rows import COLUMNS, COLUMNS_WITHOUT_RESULT, row_of
 
 _ANSWER_COLUMNS: Final = f"""
@@ -19,9 +20,7 @@ DUE: Final = "SELECT job_id FROM jobs WHERE due_at_ms <= ? ORDER BY due_at_ms LI
 PURGE: Final = """
     DELETE FROM jobs WHERE rowid IN (SELECT rowid FROM jobs WHERE expires_at_ms <= ? ORDER BY expires_at_ms LIMIT ?)"""
 HAS_EXPIRED: Final = "SELECT 1 FROM jobs WHERE expires_at_ms <= ? LIMIT 1"
-COUNT: Final = """
-    SELECT state, count(*) FROM jobs WHERE due_at_ms IS NOT NULL GROUP BY state
-    UNION ALL SELECT state, count(*) FROM jobs WHERE expires_at_ms IS NOT NULL GROUP BY state"""
+COUNT: Final = count("jobs", mark="?", greatest="max")
 
 _STORED: Final = (*COLUMNS, "answer")
 _INSERT: Final = (

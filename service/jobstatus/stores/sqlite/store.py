@@ -22,10 +22,11 @@ from typing import Any, Final, Self, TypeVar
 import apsw
 
 from jobstatus.core.errors import StoreFull, StoreUnavailable
-from jobstatus.core.job import Job, JobState
-from jobstatus.core.store import Answer, Change, Claim, Listing, StoreError
+from jobstatus.core.job import Job
+from jobstatus.core.store import Answer, Change, Claim, JobCount, Listing, StoreError
 from jobstatus.core.virtual_keys import VirtualKey
 from jobstatus.stores import StoreConfigError
+from jobstatus.stores.counting import count_of, count_values
 from jobstatus.stores.listing import page
 from jobstatus.stores.rows import job_of
 from jobstatus.stores.sqlite import schema, statements, virtual_keys
@@ -156,9 +157,10 @@ class SQLiteJobStore:
         rows = await self._scan(lambda connection: connection.execute(*page("jobs", listing, now_ms, "?")).fetchall())
         return [job_of(row) for row in rows]
 
-    async def count_jobs(self) -> dict[JobState, int]:
-        rows = await self._scan(lambda connection: connection.execute(statements.COUNT).fetchall())
-        return dict.fromkeys(JobState, 0) | {JobState(str(state)): int(str(count)) for state, count in rows}
+    async def count_jobs(self, leases_count_from_ms: int = 0) -> JobCount:
+        values = count_values(leases_count_from_ms)
+        (row,) = await self._scan(lambda connection: connection.execute(statements.COUNT, values).fetchall())
+        return count_of(row)
 
     async def probe(self) -> None:
         await self._write(lambda connection: connection.execute(statements.COUNT_UP, ("probes",)))
