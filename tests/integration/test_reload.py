@@ -1,6 +1,7 @@
 """What a running service and a running edge take into use without a restart, and that a bad part spoils all of it."""
 
 import asyncio
+import os
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -176,10 +177,12 @@ async def call(channel: grpc.aio.Channel) -> Code:
 
 
 async def test_a_new_certificate_is_shown_to_new_connections(tmp_path: Path) -> None:
-    """Each time; and the connections there are stay."""
+    """Each time; and the connections there are stay. The metrics tell of the files in use."""
     authorities = Authorities()
     tls = authorities.settings(tmp_path)
+    os.utime(tls["grpc_tls_key"], (0, 0))
     async with reloadable(**tls) as (service, reload):
+        assert await key_age(service) > 24 * 3600
         port = service.grpc_port
         shown = [await certificate_of(port, authorities)]
         async with secure(port, authorities.client("a")) as channel:
@@ -194,6 +197,14 @@ async def test_a_new_certificate_is_shown_to_new_connections(tmp_path: Path) -> 
         assert shown[1] == shown[2]
         assert shown[3] == shown[4]
         assert await reload(Settings(**FREE, **tls), ()) == []
+        assert await key_age(service) < 3600
+
+
+async def key_age(service: Service) -> float:
+    """How long ago, by the metrics, the private key in use was changed."""
+    lines = (await request(service.admin_port, "/metrics")).body.decode().splitlines()
+    (line,) = (line for line in lines if line.startswith("jobstatus_key_file_age_seconds{"))
+    return float(line.rpartition(" ")[2])
 
 
 async def test_a_new_authority_of_clients_counts_for_new_connections(tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ import tempfile
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from collections.abc import Set as AbstractSet
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from functools import cache, partial
@@ -461,7 +461,11 @@ async def vanished_clients(folder: Path, scale: Scale) -> Found:
     async with AsyncExitStack() as stack:
         host = stack.enter_context(hosts.Host())
         http, rpc = (f"{host.our_address}:{ports.reserve(hosts=(host.our_address,))}" for _ in range(2))
-        limits = {"MAX_WAITING_POLLS_EACH": str(scale.vanished), "MAX_WATCHERS": str(scale.vanished // 20)}
+        limits = {
+            "MAX_CONNECTIONS_EACH": "0",
+            "MAX_WAITING_POLLS_EACH": str(scale.vanished),
+            "MAX_WATCHERS": str(scale.vanished // 20),
+        }
         process = Process(folder, HTTP=http, GRPC=rpc, GRPC_INSECURE="true", **limits)
         await stack.enter_async_context(process)
         channel = await stack.enter_async_context(grpc.aio.insecure_channel(rpc))
@@ -537,7 +541,8 @@ async def crowd_on(host: hosts.Host, http: str, rpc: str, count: int) -> AsyncIt
             assert await child.stdout.readline() == crowd.READY
         yield
     finally:
-        child.kill()
+        with suppress(ProcessLookupError):
+            child.kill()
         await child.wait()
 
 
