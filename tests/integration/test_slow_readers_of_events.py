@@ -63,7 +63,7 @@ async def unread(
         return response
 
     loop = asyncio.get_running_loop()
-    server = HttpServer(handle, max_connections=10, grace_seconds=1, limits=limits, large=large)
+    server = HttpServer(handle, max_connections=10, grace_seconds=1, limits=limits)
     port = await server.start("127.0.0.1", 0)
     try:
         with socket.socket() as client:

@@ -61,7 +61,6 @@ def connection_of(server: web.Server, limits: RestLimits) -> FastPathProtocol:
     """A connection that is still to be made, on which each plain request is answered at once."""
     return FastPathProtocol(
         server,
-        large=limits.large_responses(),
         request_seconds=limits.request_seconds,
         send_seconds=limits.send_seconds,
         throttles=defaultdict(LogThrottle),

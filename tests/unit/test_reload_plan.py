@@ -204,6 +204,32 @@ async def test_a_request_during_a_reload_is_a_reload_more(tmp_path: Path) -> Non
     running.cancel()
 
 
+async def test_a_child_does_one_reload_after_the_other(tmp_path: Path) -> None:
+    """Also when its supervisor asks again before it has answered: what was read last is in use in the end."""
+    config = tmp_path / "c"
+    config.write_text('log_level = "warning"\n')
+    levels: list[str] = []
+    begun, going_on = asyncio.Event(), asyncio.Event()
+
+    async def apply(settings: Settings, _: tuple[IssuerSettings, ...]) -> list[str]:
+        begun.set()
+        await going_on.wait()
+        levels.append(settings.log_level)
+        return []
+
+    source = Source(check=lambda *_: None, options={"config": str(config)})
+    reloader = Reloader(Launch(source=source, settings=Settings(), issuers=(), child=1), apply)
+    first = asyncio.create_task(reloader.reload())
+    await begun.wait()
+    begun.clear()
+    second = asyncio.create_task(reloader.reload())
+    await asyncio.sleep(0)
+    config.write_text('log_level = "error"\n')
+    going_on.set()
+    assert [await first, await second] == ["", ""]
+    assert levels == ["warning", "error"]
+
+
 async def test_a_bug_does_not_end_reloading(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     reloading = Reloading(tmp_path / "c", "")
     reloading.service.error = RuntimeError("a bug")

@@ -75,8 +75,7 @@ def build_frontend(
 ) -> Frontend:
     """Build the front end; call this in the running loop. Raise KeyConfigError when an issuer's key is unusable.
 
-    `grace_seconds` is how long polls under way may take at a stop;
-    `hears_of_changes` as in LongPoller.
+    `grace_seconds` is how long polls under way may take at a stop; `hears_of_changes` as in LongPoller.
     """
     accepted = AcceptedIssuers(replace(jwks, keep_seconds=settings.jwks_keep_seconds), clocks, metrics)
     long_poller = LongPoller(
@@ -125,7 +124,6 @@ def build_frontend(
         keepalive_seconds=settings.keepalive_seconds,
         grace_seconds=grace_seconds,
         limits=limits,
-        large=large,
     )
     metrics.expect_refusals(Reason, get_args(Limit))
     metrics.report_level(Level.CONNECTIONS, lambda: public.connection_count, settings.max_connections)
@@ -139,7 +137,5 @@ def build_frontend(
         issuers=accepted,
         readiness=readiness,
         public=public,
-        admin=HttpServer(
-            admin, max_connections=_ADMIN_CONNECTIONS, grace_seconds=grace_seconds, limits=limits, large=large
-        ),
+        admin=HttpServer(admin, max_connections=_ADMIN_CONNECTIONS, grace_seconds=grace_seconds, limits=limits),
     )

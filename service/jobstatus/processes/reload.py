@@ -75,6 +75,7 @@ class Reloader:
         self._apply = apply
         self._is_child = launch.child is not None
         self._requested = asyncio.Event()
+        self._reloading = asyncio.Lock()
 
     def request(self) -> None:
         """Have `run` reload soon: what is read then is newer than this call."""
@@ -94,11 +95,15 @@ class Reloader:
                 )
 
     async def reload(self) -> str:
-        """Reload now and return what is wrong, an empty string if nothing is.
+        """Reload once no other reload is under way. Return what is wrong, an empty string if nothing is.
 
         Log one line, unless this is a child: then the supervisor does. A new level of the log applies from the line on
         or after it, whichever lets the line be seen.
         """
+        async with self._reloading:
+            return await self._reload()
+
+    async def _reload(self) -> str:
         try:
             read, issuers = await asyncio.to_thread(self._source.read)
             read = fit_to_file_limit(read)

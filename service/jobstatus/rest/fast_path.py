@@ -18,7 +18,6 @@ from aiohttp.web_protocol import RequestHandler
 from jobstatus.rest.headers import HOST, TRANSFER_ENCODING, is_host
 from jobstatus.rest.protocol import HEAD_END, RestProtocol
 from jobstatus.rest.responses import ALLOWED_METHODS
-from jobstatus.rest.send_limits import LargeResponses
 
 TryAnswer: TypeAlias = Callable[[RawRequestMessage], bytes | None]
 """Return the whole answer to a GET or HEAD over HTTP/1.1 on a connection that stays open; None to leave it to the
@@ -56,13 +55,12 @@ class FastPathProtocol(RestProtocol):
         self,
         server: web.Server,
         *,
-        large: LargeResponses,
         try_answer: TryAnswer,
         write_batch: WriteBatch,
         **options: Any,
     ) -> None:
         """`options` are those of RestProtocol."""
-        super().__init__(server, large=large, **options)
+        super().__init__(server, **options)
         self._parser = cast("Any", InterceptingParser(self._parser, self))
         self._try_answer = try_answer
         self._write_batch = write_batch

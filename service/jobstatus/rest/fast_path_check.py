@@ -94,10 +94,7 @@ async def _check(limits: RestLimits, options: Mapping[str, Any]) -> None:
     server = web.Server(handle)
 
     def connected() -> AbstractContextManager[tuple[Any, _Transport]]:
-        large, write_batch = limits.large_responses(), WriteBatch()
-        return _connected(
-            limits.connection_type(server, large=large, try_answer=try_answer, write_batch=write_batch, **options)
-        )
+        return _connected(limits.connection_type(server, try_answer=try_answer, write_batch=WriteBatch(), **options))
 
     with connected() as (connection, transport):
         await _check_order(connection, transport, handled)

@@ -21,7 +21,7 @@ from aiohttp.web_protocol import RequestHandler
 from jobstatus.rest import responses
 from jobstatus.rest.headers import HOST, X_REQUEST_ID, ends_connection, is_host, request_id_of
 from jobstatus.rest.responses import INTERNAL, MALFORMED, refusal
-from jobstatus.rest.send_limits import SLICE_BYTES, LargeResponses
+from jobstatus.rest.send_limits import SLICE_BYTES
 from jobstatus.telemetry.throttle import LogThrottle
 
 Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
@@ -56,7 +56,7 @@ async def _refused(request: web.BaseRequest, problem: responses.Problem) -> web.
 
 
 class RestProtocol(RequestHandler):
-    """aiohttp's connection, with limits on requests and large answers, and the contract's answers to refused requests.
+    """aiohttp's connection, with limits on requests and unread answers, and the contract's answers to refused requests.
 
     aiohttp closes it when no request has come for `keepalive_timeout` seconds. Here it is also closed when a request,
     or the first one of all, is not complete in `request_seconds`, and after the answer to a request with a body. It is
@@ -68,7 +68,6 @@ class RestProtocol(RequestHandler):
         self,
         server: web.Server,
         *,
-        large: LargeResponses,
         request_seconds: float,
         send_seconds: float,
         throttles: Mapping[str, LogThrottle],
@@ -77,7 +76,6 @@ class RestProtocol(RequestHandler):
     ) -> None:
         """`throttles` are those of the port's log lines, by event. `options` are aiohttp's for a connection."""
         super().__init__(server, **options)
-        self._large = large
         self._request_seconds = request_seconds
         self._send_seconds = send_seconds
         self._throttles = throttles

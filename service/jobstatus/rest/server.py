@@ -18,7 +18,7 @@ from jobstatus.rest.fast_path import FastPathProtocol, TryAnswer, WriteBatch
 from jobstatus.rest.fast_path_check import find_problem
 from jobstatus.rest.limits import RestLimits
 from jobstatus.rest.protocol import Handler, RestProtocol, only_valid
-from jobstatus.rest.send_limits import LargeResponses, limit_unsent
+from jobstatus.rest.send_limits import limit_unsent
 from jobstatus.rest.vanished_clients import close_vanished
 from jobstatus.telemetry.throttle import LogThrottle
 
@@ -42,13 +42,11 @@ class HttpServer:
         keepalive_seconds: float = KEEPALIVE_SECONDS,
         grace_seconds: float,
         limits: RestLimits = RestLimits(),  # noqa: B008  # frozen
-        large: LargeResponses | None = None,
     ) -> None:
         """`max_connections`, `max_connections_each` and `on_refused` are those of ConnectionTable.
 
         Requests under way have `grace_seconds` to be answered at a stop; idle connections live `keepalive_seconds`.
-        The handler is not called for what `try_answer` answers. `large` is shared with the process' other senders of
-        large answers.
+        The handler is not called for what `try_answer` answers.
         """
         server = web.Server(only_valid(handler), handler_cancellation=True)  # a client that disconnects waits no longer
         # aiohttp waits this long for handlers, then cancels them and waits as long again.
@@ -57,7 +55,6 @@ class HttpServer:
         self._table = ConnectionTable(limit=max_connections, limit_each=max_connections_each, on_refused=on_refused)
         self._keepalive_seconds = keepalive_seconds
         self._limits = limits
-        self._large = limits.large_responses() if large is None else large
         self._server: asyncio.Server | None = None
 
     @property
@@ -98,7 +95,6 @@ class HttpServer:
             "access_log": None,
         }
         connection_type = await self._connection_type(options)
-        options["large"] = self._large
         if issubclass(connection_type, FastPathProtocol):
             options |= {"try_answer": self._try_answer, "write_batch": WriteBatch()}
 
