@@ -37,6 +37,7 @@ class Outcomes:
         self._metrics = metrics
         self._retry_after_seconds = retry_after_seconds
         self._unanswered = LogThrottle()
+        self._refused: Final[defaultdict[Reason, LogThrottle]] = defaultdict(LogThrottle)
         self._failed: Final[defaultdict[type[Exception], LogThrottle]] = defaultdict(LogThrottle)
         """By the error's class, so that a bug that clients can cause at will hides no other."""
 
@@ -73,11 +74,7 @@ class Outcomes:
         """Return the response to an error. The details go to the log, not to the client."""
         if isinstance(error, CredentialError):
             self._metrics.credential_refused(error.reason)
-            if _log.isEnabledFor(logging.DEBUG):
-                _log.debug(
-                    "A credential was refused.",
-                    extra={"event": "credential_refused", "request_id": request_id, "reason": error.reason},
-                )
+            self._log_refused(error, request_id)
             return responses.problem_answer(_problem_of(error), request_id)
         if isinstance(error, KeysUnavailable):
             return responses.problem_answer(responses.KEYS_UNAVAILABLE, request_id)
@@ -89,6 +86,16 @@ class Outcomes:
         elif problem is responses.INTERNAL:
             self._log_failed(error, request_id)
         return responses.problem_answer(problem, request_id)
+
+    def _log_refused(self, error: CredentialError, request_id: str) -> None:
+        """Log one refusal of each reason at once, then one every 10 s, and all of them at the level debug."""
+        if requests := self._refused[error.reason].should_log():
+            _log.info(
+                "A credential was refused.",
+                extra={"event": "credential_refused", "requests": requests, **_facts(error, request_id)},
+            )
+        elif _log.isEnabledFor(logging.DEBUG):
+            _log.debug("A credential was refused.", extra={"event": "credential_refused", **_facts(error, request_id)})
 
     def _log_unanswered(self, error: Exception, request_id: str) -> None:
         if polls := self._unanswered.should_log():
@@ -105,6 +112,13 @@ class Outcomes:
                 extra={"event": "poll_failed", "request_id": request_id, "polls": polls},
                 exc_info=error,
             )
+
+
+def _facts(error: CredentialError, request_id: str) -> dict[str, str]:
+    """Return what the log has of a refusal: never the credential, but what it claims to be of."""
+    claims = {"issuer": error.issuer, "kid": error.key_id}
+    claimed = {name: text for name, text in claims.items() if text}
+    return {"request_id": request_id, "reason": error.reason.value, **claimed}
 
 
 def _problem_of(error: CredentialError) -> Problem:
