@@ -6,6 +6,7 @@ a secret. The two sources are read here, because pydantic-settings takes longer 
 
 import ipaddress
 import json
+import math
 import os
 import secrets
 from collections.abc import Mapping
@@ -24,6 +25,9 @@ _CLIENT_VARIABLES: Final = {"CONFIG", "URL", "TOKEN", "CLIENT_TLS_CA", "CLIENT_T
 _DAY: Final = 24 * 60 * 60
 CONNECTIONS_EACH: Final = 1_000
 """REST connections of one address, unless the settings say otherwise."""
+
+LEAST_BURST: Final = 10
+"""Polls of one virtual key at a time, where their rate is limited, unless the settings say otherwise."""
 
 
 class SettingsError(ValueError):
@@ -184,6 +188,8 @@ class Settings(BaseModel):
     max_watchers: int = Field(default=10_000, ge=1)
     max_waiting_polls: int = Field(default=10_000, ge=0)
     max_waiting_polls_each: int = Field(default=1_000, ge=0)
+    rate_limit: float | None = Field(default=None, ge=1, le=1_000_000)
+    rate_limit_burst: int | None = Field(default=None, ge=2, le=1_000_000)
     stop_delay_seconds: float = Field(default=0, ge=0, le=300)
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_format: Literal["auto", "json", "pretty"] = "auto"
@@ -197,6 +203,11 @@ class Settings(BaseModel):
         if self.max_connections_each is not None:
             return self.max_connections_each
         return 0 if self.http.is_loopback else CONNECTIONS_EACH
+
+    @property
+    def burst(self) -> int:
+        """Return how many polls of one virtual key may come at a time, where their rate is limited."""
+        return self.rate_limit_burst or max(LEAST_BURST, math.ceil(2 * (self.rate_limit or 0)))
 
     def accepted_issuers(self) -> tuple[IssuerSettings, ...]:
         """Return the issuers of the file and the one of the JOBSTATUS_JWT_* variables. Raises SettingsError."""

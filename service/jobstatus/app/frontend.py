@@ -18,6 +18,7 @@ from jobstatus.core.store import VirtualKeyReader
 from jobstatus.core.watching.long_poll import LongPoller
 from jobstatus.core.watching.subscriptions import JobSubscriptions
 from jobstatus.rest.admin import admin_handler
+from jobstatus.rest.admission import Admission, RateLimit, RateLimiter
 from jobstatus.rest.cors import Cors
 from jobstatus.rest.cors_handler import cors_handler, cors_try_answer
 from jobstatus.rest.event_stream import EventSender
@@ -109,6 +110,7 @@ def build_frontend(
         openapi=OpenApiDocument(
             each_second=limits.documents_each if settings.connections_each else 0, monotonic=clocks.monotonic
         ),
+        admission=_admission(settings, clocks),
     )
     answer: Handler = handler.answer
     try_answer: TryAnswer = handler.try_answer
@@ -136,6 +138,14 @@ def build_frontend(
             admin, max_connections=_ADMIN_CONNECTIONS, grace_seconds=grace_seconds, limits=limits, large=large
         ),
     )
+
+
+def _admission(settings: Settings, clocks: Clocks) -> Admission | None:
+    """Return what is to happen before a poll; None where it is nothing, so that polls do not pay for it."""
+    if settings.rate_limit is None:
+        return None
+    limit = RateLimit(per_second=settings.rate_limit, burst=settings.burst)
+    return Admission(limiter=RateLimiter(limit, clocks.monotonic), audit=None)
 
 
 def _remote_keys(configs: Iterable[IssuerConfig], limits: JwksLimits, clocks: Clocks) -> tuple[RemoteKeys, ...]:

@@ -101,6 +101,9 @@ class Metrics:
         self._large_refused = Counter(
             "jobstatus_large_answers_refused", "Large answers refused for lack of room.", registry=registry
         )
+        self._rate_limited = Counter(
+            "jobstatus_polls_rate_limited", "Polls refused because of the rate limit.", registry=registry
+        )
         self._store_seconds = Timings("jobstatus_store_seconds", "Time the store took.", ("operation",), registry)
 
     def count_waiting(self, count: Callable[[], int]) -> None:
@@ -127,6 +130,10 @@ class Metrics:
     def large_answer_refused(self) -> None:
         """A large answer was refused for lack of room."""
         self._large_refused.inc()
+
+    def rate_limited(self) -> None:
+        """A poll was refused because its virtual key sends too many."""
+        self._rate_limited.inc()
 
     def request_answered(self, route: str, code: int, seconds: float) -> None:
         """A REST request was answered. Both labels come from closed lists."""
