@@ -191,6 +191,7 @@ class Settings(BaseModel):
     rate_limit: float | None = Field(default=None, ge=1, le=1_000_000)
     rate_limit_burst: int | None = Field(default=None, ge=2, le=1_000_000)
     stop_delay_seconds: float = Field(default=0, ge=0, le=300)
+    audit_log: Path | None = None
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_format: Literal["auto", "json", "pretty"] = "auto"
 

@@ -27,8 +27,9 @@ from jobstatus.core.rules import Policy, lease_end
 from jobstatus.core.sweeper import Sweeper
 from jobstatus.core.timekeeper import MS_NS, Timekeeper
 from jobstatus.core.tracker import JobTracker
+from jobstatus.rpc.audit import Context
 from jobstatus.rpc.errors import CODES
-from jobstatus.rpc.handlers import Context, RpcAdapter
+from jobstatus.rpc.handlers import RpcAdapter
 from jobstatus.rpc.job_status import JobStatusServicer
 from jobstatus.rpc.options import DESCRIPTORS, RpcLimits, server_options
 from jobstatus.rpc.virtual_keys import VirtualKeysServicer

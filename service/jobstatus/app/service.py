@@ -9,7 +9,7 @@ from typing import Final
 
 from jobstatus.app.background import run_once, run_periodically, start_tasks
 from jobstatus.app.clocks import Clocks, keep_time
-from jobstatus.app.frontend import build_frontend
+from jobstatus.app.frontend import build_frontend, open_audit_log
 from jobstatus.app.limits import ServiceLimits
 from jobstatus.core.readiness import Readiness
 from jobstatus.core.rules import Policy
@@ -24,6 +24,7 @@ from jobstatus.rpc.server import RpcServer, Tls
 from jobstatus.rpc.virtual_keys import VirtualKeysServicer
 from jobstatus.settings import Address, IssuerSettings, Settings
 from jobstatus.stores import open_store
+from jobstatus.telemetry.audit import AuditLog
 from jobstatus.telemetry.metrics import Metrics
 
 GRACE_SECONDS: Final = 3.0
@@ -67,6 +68,7 @@ async def serving(
     """
     metrics = Metrics()
     async with AsyncExitStack() as stack:
+        audit = open_audit_log(settings, stack, metrics)
         opening = store or open_store(settings.store, redis_replicas=settings.redis_replicas)
         opened = await stack.enter_async_context(opening)
         subscriptions = JobSubscriptions()
@@ -90,6 +92,7 @@ async def serving(
             jwks=limits.jwks,
             lookups=limits.lookups,
             clocks=clocks,
+            audit=audit,
         )
         await frontend.authenticator.refresh()
         virtual_keys = VirtualKeysServicer(
@@ -106,6 +109,7 @@ async def serving(
             with_reflection=with_reflection,
             is_child=is_child,
             limits=limits.rpc,
+            audit=audit,
         )
         count = partial(_count_jobs, sweeper, opened, metrics)
         recount = partial(run_once, "count_jobs", count, metrics)
@@ -189,6 +193,7 @@ def _rpc_server(
     with_reflection: bool,
     is_child: bool,
     limits: RpcLimits,
+    audit: AuditLog | None,
 ) -> RpcServer:
     return RpcServer(
         job_status=JobStatusServicer(tracker, max_result_bytes=settings.max_result_bytes, limits=limits),
@@ -199,6 +204,7 @@ def _rpc_server(
         with_reflection=with_reflection,
         shared=is_child,
         limits=limits,
+        audit=None if audit is None else audit.record,
     )
 
 

@@ -12,6 +12,7 @@ from typing import Final, TypeAlias
 
 from jobstatus.auth.lru_cache import LruCache
 from jobstatus.core.access import Principal
+from jobstatus.core.job import is_valid_id
 from jobstatus.core.watching.long_poll import Reauthenticate
 
 MAX_KEYS: Final = 20_000
@@ -65,6 +66,15 @@ class RateLimiter:
 
 AuditRead: TypeAlias = Callable[[Principal, str, str, str], None]
 """Records that an admin has polled a job; takes the admin, the request type, the job's id and the request's id."""
+
+
+def record_read(
+    record: Callable[..., None], principal: Principal, request_type: str, job_id: str, request_id: str
+) -> None:
+    """Record the poll of an admin by `AuditLog.record`."""
+    issuer, subject = principal.identity or ("", "")
+    named = job_id if is_valid_id(job_id) else "(not an id)"
+    record("AdminPoll", issuer=issuer, subject=subject, request_id=request_id, request_type=request_type, job_id=named)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

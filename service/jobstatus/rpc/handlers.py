@@ -10,7 +10,7 @@ import time
 from collections import defaultdict
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import aclosing, suppress
-from typing import Any, Final, NoReturn, Protocol, TypeAlias
+from typing import Any, Final, NoReturn, Protocol
 
 import grpc
 from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
@@ -20,10 +20,10 @@ from google.rpc.status_pb2 import Status
 from grpc_status import rpc_status
 
 from jobstatus.core.errors import InvalidField, JobStatusError
+from jobstatus.rpc.audit import AUDITED, DONE, Context, Record, outcome_of, record_call
 from jobstatus.rpc.errors import INTERNAL, REASON_KEY, internal_status, status_of
 from jobstatus.telemetry.throttle import LogThrottle
 
-Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 Identify = Callable[[Context, str], None]
 """Given a call's context and the method's name, raises ClientNotIdentified or ClientNotAllowed."""
 
@@ -42,9 +42,11 @@ class RpcObserver(Protocol):
 class RpcAdapter:
     """Makes gRPC handlers from a servicer's methods."""
 
-    def __init__(self, metrics: RpcObserver, identify: Identify) -> None:
+    def __init__(self, metrics: RpcObserver, identify: Identify, audit: Record | None = None) -> None:
+        """`audit` records the calls of `audit.AUDITED`; None: nobody does."""
         self._metrics = metrics
         self._identify = identify
+        self._audit = audit
         self._throttles: Final[defaultdict[tuple[str, str], LogThrottle]] = defaultdict(LogThrottle)
         """By RPC, and reason or class of an error without one. These are closed lists, so their number is bounded."""
         self._held: asyncio.Event | None = None
@@ -92,17 +94,24 @@ class RpcAdapter:
     def _unary(
         self, name: str, request_type: type[Message], serve: Callable[[Any], Awaitable[Message]]
     ) -> Callable[[bytes, Context], Awaitable[bytes]]:
+        audit = self._audit if name in AUDITED else None
+
         async def handle(data: bytes, context: Context) -> bytes:
-            started = time.perf_counter()
+            started, request = time.perf_counter(), None
             if self._held is not None:
                 self._has_come.set()
             try:
                 self._identify(context, name)
-                response = await serve(_parse(request_type, data))
+                request = _parse(request_type, data)
+                response = await serve(request)
                 if self._held is not None:
                     await self._held.wait()
             except BaseException as error:  # noqa: BLE001  # translated, or raised again, by _abort
+                if audit is not None:
+                    record_call(audit, context, name, request=request, outcome=outcome_of(error))
                 await self._abort(context, name, started, error)
+            if audit is not None:
+                record_call(audit, context, name, request=request, outcome=DONE, response=response)
             self._metrics.rpc_answered(name, "OK", time.perf_counter() - started)
             return response.SerializeToString()
 

@@ -17,7 +17,8 @@ from grpc_health.v1.health import aio as health_aio
 
 from jobstatus.core.errors import ClientNotAllowed, ClientNotIdentified
 from jobstatus.core.readiness import Health, Status
-from jobstatus.rpc.handlers import Context, RpcAdapter, service_names
+from jobstatus.rpc.audit import Context, Record, client_names
+from jobstatus.rpc.handlers import RpcAdapter, service_names
 from jobstatus.rpc.job_status import JobStatusServicer
 from jobstatus.rpc.options import DESCRIPTORS, RpcLimits, server_options
 from jobstatus.rpc.virtual_keys import VirtualKeysServicer
@@ -59,7 +60,7 @@ class Tls:
 
     def identify(self, context: Context, method: str) -> None:
         """Raise ClientNotIdentified or ClientNotAllowed unless the certificate has a name that may call the method."""
-        names = {name.decode("utf-8", "replace") for name in context.peer_identities() or () if name}
+        names = set(client_names(context))
         if not names:
             raise ClientNotIdentified
         if names & self.edge_clients:
@@ -87,8 +88,9 @@ class RpcServer:
         with_reflection: bool,
         shared: bool = False,
         limits: RpcLimits = RpcLimits(),  # noqa: B008  # a frozen value
+        audit: Record | None = None,
     ) -> None:
-        """With `shared` other processes of the same user listen on the same address."""
+        """With `shared` other processes of the same user listen on the same address; `audit` as in RpcAdapter."""
         self._tls = tls
         self._health = health_aio.HealthServicer()
         self._server = grpc.aio.server(
@@ -96,7 +98,7 @@ class RpcServer:
             maximum_concurrent_rpcs=limits.max_rpcs,
         )
         self._hold_seconds = limits.hold_seconds
-        self._adapter = RpcAdapter(metrics, tls.identify if tls else _allow_all)
+        self._adapter = RpcAdapter(metrics, tls.identify if tls else _allow_all, audit)
         servicers: Sequence[object] = (job_status, virtual_keys)
         self._server.add_generic_rpc_handlers(
             [self._adapter.service(*pair) for pair in zip(DESCRIPTORS, servicers, strict=True)]

@@ -104,6 +104,9 @@ class Metrics:
         self._rate_limited = Counter(
             "jobstatus_polls_rate_limited", "Polls refused because of the rate limit.", registry=registry
         )
+        self._audit_lost = Counter(
+            "jobstatus_audit_lines_lost", "Lines of the audit log that could not be written.", registry=registry
+        )
         self._store_seconds = Timings("jobstatus_store_seconds", "Time the store took.", ("operation",), registry)
 
     def count_waiting(self, count: Callable[[], int]) -> None:
@@ -134,6 +137,10 @@ class Metrics:
     def rate_limited(self) -> None:
         """A poll was refused because its virtual key sends too many."""
         self._rate_limited.inc()
+
+    def audit_line_lost(self) -> None:
+        """A line of the audit log could not be written. Threads may call this."""
+        self._audit_lost.inc()
 
     def request_answered(self, route: str, code: int, seconds: float) -> None:
         """A REST request was answered. Both labels come from closed lists."""
