@@ -192,6 +192,7 @@ class Settings(BaseModel):
     rate_limit_burst: int | None = Field(default=None, ge=2, le=1_000_000)
     stop_delay_seconds: float = Field(default=0, ge=0, le=300)
     audit_log: Path | None = None
+    audit_writes: bool = False
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_format: Literal["auto", "json", "pretty"] = "auto"
 
@@ -277,6 +278,8 @@ def check_servable(settings: Settings, issuers: tuple[IssuerSettings, ...]) -> N
             f"{PREFIX}STORE=memory:// is for one process, since each has a memory of its own: choose another store, or"
             f" {PREFIX}WORKERS=1"
         )
+    if settings.audit_writes and settings.audit_log is None:
+        raise SettingsError(f"{PREFIX}AUDIT_WRITES needs {PREFIX}AUDIT_LOG")
     tls = (settings.grpc_tls_cert, settings.grpc_tls_key, settings.grpc_tls_client_ca)
     if any(tls) and not all(tls):
         raise SettingsError(f"{PREFIX}GRPC_TLS_CERT, _TLS_KEY and _TLS_CLIENT_CA belong together: set all three")

@@ -18,6 +18,7 @@ from jobstatus.core.sweeper import Sweeper
 from jobstatus.core.timekeeper import Timekeeper
 from jobstatus.core.tracker import JobTracker, TrackerLimits
 from jobstatus.core.watching.subscriptions import JobSubscriptions
+from jobstatus.rpc.audit import CHANGES, WRITES, CallAudit
 from jobstatus.rpc.job_status import JobStatusServicer
 from jobstatus.rpc.options import RpcLimits
 from jobstatus.rpc.server import RpcServer, Tls
@@ -204,8 +205,14 @@ def _rpc_server(
         with_reflection=with_reflection,
         shared=is_child,
         limits=limits,
-        audit=None if audit is None else audit.record,
+        audit=_call_audit(settings, audit),
     )
+
+
+def _call_audit(settings: Settings, audit: AuditLog | None) -> CallAudit | None:
+    if audit is None:
+        return None
+    return CallAudit(record=audit.record, methods=WRITES if settings.audit_writes else CHANGES)
 
 
 def _tls(settings: Settings) -> Tls | None:

@@ -20,7 +20,7 @@ from google.rpc.status_pb2 import Status
 from grpc_status import rpc_status
 
 from jobstatus.core.errors import InvalidField, JobStatusError
-from jobstatus.rpc.audit import AUDITED, DONE, Context, Record, outcome_of, record_call
+from jobstatus.rpc.audit import DONE, CallAudit, Context, outcome_of
 from jobstatus.rpc.errors import INTERNAL, REASON_KEY, internal_status, status_of
 from jobstatus.telemetry.throttle import LogThrottle
 
@@ -42,8 +42,8 @@ class RpcObserver(Protocol):
 class RpcAdapter:
     """Makes gRPC handlers from a servicer's methods."""
 
-    def __init__(self, metrics: RpcObserver, identify: Identify, audit: Record | None = None) -> None:
-        """`audit` records the calls of `audit.AUDITED`; None: nobody does."""
+    def __init__(self, metrics: RpcObserver, identify: Identify, audit: CallAudit | None = None) -> None:
+        """`audit` records the calls that concern it; None: nobody does."""
         self._metrics = metrics
         self._identify = identify
         self._audit = audit
@@ -94,7 +94,7 @@ class RpcAdapter:
     def _unary(
         self, name: str, request_type: type[Message], serve: Callable[[Any], Awaitable[Message]]
     ) -> Callable[[bytes, Context], Awaitable[bytes]]:
-        audit = self._audit if name in AUDITED else None
+        audit = self._audit if self._audit is not None and self._audit.concerns(name) else None
 
         async def handle(data: bytes, context: Context) -> bytes:
             started, request = time.perf_counter(), None
@@ -108,10 +108,10 @@ class RpcAdapter:
                     await self._held.wait()
             except BaseException as error:  # noqa: BLE001  # translated, or raised again, by _abort
                 if audit is not None:
-                    record_call(audit, context, name, request=request, outcome=outcome_of(error))
+                    audit.note(context, name, request=request, outcome=outcome_of(error))
                 await self._abort(context, name, started, error)
             if audit is not None:
-                record_call(audit, context, name, request=request, outcome=DONE, response=response)
+                audit.note(context, name, request=request, outcome=DONE, response=response)
             self._metrics.rpc_answered(name, "OK", time.perf_counter() - started)
             return response.SerializeToString()
 

@@ -17,7 +17,7 @@ from grpc_health.v1.health import aio as health_aio
 
 from jobstatus.core.errors import ClientNotAllowed, ClientNotIdentified
 from jobstatus.core.readiness import Health, Status
-from jobstatus.rpc.audit import Context, Record, client_names
+from jobstatus.rpc.audit import CallAudit, Context, client_names
 from jobstatus.rpc.handlers import RpcAdapter, service_names
 from jobstatus.rpc.job_status import JobStatusServicer
 from jobstatus.rpc.options import DESCRIPTORS, RpcLimits, server_options
@@ -88,7 +88,7 @@ class RpcServer:
         with_reflection: bool,
         shared: bool = False,
         limits: RpcLimits = RpcLimits(),  # noqa: B008  # a frozen value
-        audit: Record | None = None,
+        audit: CallAudit | None = None,
     ) -> None:
         """With `shared` other processes of the same user listen on the same address; `audit` as in RpcAdapter."""
         self._tls = tls
