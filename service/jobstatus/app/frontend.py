@@ -159,7 +159,7 @@ def open_audit_log(settings: Settings, stack: AsyncExitStack, metrics: Metrics) 
     """Return the audit log, which the stack closes; None where there is none. Raises OSError."""
     if settings.audit_log is None:
         return None
-    return stack.enter_context(AuditLog(settings.audit_log, clock=time.time, on_lost=metrics.audit_line_lost))
+    return stack.enter_context(AuditLog(settings.audit_log, clock=time.time, on_lost=metrics.audit_lines_lost))
 
 
 def _remote_keys(configs: Iterable[IssuerConfig], limits: JwksLimits, clocks: Clocks) -> tuple[RemoteKeys, ...]:

@@ -138,9 +138,9 @@ class Metrics:
         """A poll was refused because its virtual key sends too many."""
         self._rate_limited.inc()
 
-    def audit_line_lost(self) -> None:
-        """A line of the audit log could not be written. Threads may call this."""
-        self._audit_lost.inc()
+    def audit_lines_lost(self, lines: int) -> None:
+        """So many lines of the audit log could not be written. Threads may call this."""
+        self._audit_lost.inc(lines)
 
     def request_answered(self, route: str, code: int, seconds: float) -> None:
         """A REST request was answered. Both labels come from closed lists."""
