@@ -65,7 +65,7 @@ async def test_a_virtual_key_that_polls_too_often_gets_429(front: Service, caplo
         },
         "extra_fields": {},
     }
-    assert (answer.headers["retry-after"], answer.headers["cache-control"]) == ("1", "no-store")
+    assert (answer.headers["retry-after"], answer.headers["cache-control"]) == ("3", "no-store")
     assert await refused(front) == 3
     assert events_logged(caplog).count("polls_rate_limited") == 1
 

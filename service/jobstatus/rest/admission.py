@@ -14,6 +14,7 @@ from jobstatus.auth.lru_cache import LruCache
 from jobstatus.core.access import Principal
 from jobstatus.core.job import is_valid_id
 from jobstatus.core.watching.long_poll import Reauthenticate
+from jobstatus.rest.headers import MAX_RETRY_AFTER_SECONDS
 
 MAX_KEYS: Final = 20_000
 """How many virtual keys are counted; beyond, those that have polled least recently have their whole burst again."""
@@ -40,7 +41,11 @@ class RateLimit:
 
 
 class RateLimiter:
-    """One token bucket for each virtual key: it holds `burst` tokens and gets `per_second` of them each second."""
+    """One token bucket for each virtual key: it holds `burst` tokens and gets `per_second` of them each second.
+
+    Each request that is refused is told another time to come back, as far as there are tokens by then, so that those
+    who come back are let in. If all were told the same time, most would be refused again.
+    """
 
     def __init__(self, limit: RateLimit, monotonic: Callable[[], float], max_keys: int = MAX_KEYS) -> None:
         self._monotonic = monotonic
@@ -48,15 +53,20 @@ class RateLimiter:
         self._slack_seconds = (limit.burst - 1) / limit.per_second
         self._full_at: LruCache[str | None, float] = LruCache(max_keys)
         """When each bucket is full again, by `monotonic`."""
+        self._told: LruCache[str | None, float] = LruCache(max_keys)
+        """When the last request that was refused is to come back."""
 
     def check(self, virtual_key_id: str | None) -> None:
         """Raise RateLimited if the bucket is empty; takes nothing."""
         full_at = self._full_at.get(virtual_key_id)
         if full_at is None:
             return
-        early = full_at - self._slack_seconds - self._monotonic()
-        if early > _ROUNDING_SECONDS:
-            raise RateLimited(virtual_key_id, math.ceil(early))
+        now, free_at = self._monotonic(), full_at - self._slack_seconds
+        if free_at > now + _ROUNDING_SECONDS:
+            after_others = (self._told.get(virtual_key_id) or 0.0) + self._refill_seconds
+            come_at = min(max(free_at, after_others), now + MAX_RETRY_AFTER_SECONDS)
+            self._told.put(virtual_key_id, come_at)
+            raise RateLimited(virtual_key_id, math.ceil(come_at - now - _ROUNDING_SECONDS))
 
     def count(self, virtual_key_id: str | None) -> None:
         """Take one token."""
