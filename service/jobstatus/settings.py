@@ -4,6 +4,7 @@ A wrong setting raises SettingsError with one sentence that names it and never r
 """
 
 import ipaddress
+import math
 import os
 import secrets
 from collections.abc import Callable, Mapping
@@ -36,6 +37,9 @@ _CLIENT_VARIABLES: Final = {"TARGET", "URL", "TOKEN", "CLIENT_TLS_CA", "CLIENT_T
 _DAY: Final = 24 * 60 * 60
 CONNECTIONS_EACH: Final = 1_000
 """REST connections of one address, unless the settings say otherwise."""
+
+LEAST_BURST: Final = 10
+"""Polls of one virtual key at a time, where their rate is limited, unless the settings say otherwise."""
 
 
 class Address(NamedTuple):
@@ -203,7 +207,11 @@ class Settings(BaseModel):
     max_watchers: int = Field(default=10_000, ge=1)
     max_waiting_polls: int = Field(default=10_000, ge=0)
     max_waiting_polls_each: int = Field(default=100, ge=0)
+    rate_limit: float | None = Field(default=None, ge=1, le=1_000_000)
+    rate_limit_burst: int | None = Field(default=None, ge=2, le=1_000_000)
     stop_delay_seconds: float = Field(default=0, ge=0, le=300)
+    audit_log: Path | None = None
+    audit_writes: bool = False
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_format: Literal["auto", "json", "pretty"] = "auto"
 
@@ -233,6 +241,11 @@ class Settings(BaseModel):
         if self.max_connections_each is not None:
             return self.max_connections_each
         return 0 if self.http.is_loopback else CONNECTIONS_EACH
+
+    @property
+    def burst(self) -> int:
+        """Return how many polls of one virtual key may come at a time, where their rate is limited."""
+        return self.rate_limit_burst or max(LEAST_BURST, math.ceil(2 * (self.rate_limit or 0)))
 
     def accepted_issuers(self) -> tuple[IssuerSettings, ...]:
         """Return the issuers of the file and the one of the JOBSTATUS_JWT_* variables. Raises SettingsError."""
@@ -295,6 +308,8 @@ def check_servable(settings: Settings, issuers: tuple[IssuerSettings, ...]) -> N
             f"{PREFIX}STORE=memory:// is for one process, since each has a memory of its own: choose another store, or"
             f" {PREFIX}WORKERS=1"
         )
+    if settings.audit_writes and settings.audit_log is None:
+        raise SettingsError(f"{PREFIX}AUDIT_WRITES needs {PREFIX}AUDIT_LOG")
     tls = (settings.grpc_tls_cert, settings.grpc_tls_key, settings.grpc_tls_client_ca)
     if any(tls) and not all(tls):
         raise SettingsError(f"{PREFIX}GRPC_TLS_CERT, _TLS_KEY and _TLS_CLIENT_CA belong together: set all three")

@@ -396,6 +396,46 @@ async def test_rotated_keys_are_obeyed(tmp_path: Path) -> None:
         await until(lambda: _is(both(), (401, 200)))
 
 
+REFUSED: Final = {
+    "unknown_issuer": (claims(iss="https://other.example"), {"kid": "one"}, "https://other.example", "one"),
+    "expired": (claims(exp=1), {}, ISSUER, None),
+    "bad_signature": (claims(iss=ISSUER), {}, ISSUER, None),
+}
+"""By reason: claims, further header fields, and what the log shows of both."""
+
+
+@pytest.mark.parametrize("reason", REFUSED)
+async def test_a_refusal_leaves_a_line(caplog: pytest.LogCaptureFixture, reason: str) -> None:
+    """It has the answer's request id, the reason, and what the token claims to be of; a repetition has none."""
+    fields, members, issuer, key_id = REFUSED[reason]
+    secret = SECRET if reason == "expired" else "x" * 40
+    credential = jwt.encode(fields, secret, "HS256", headers=members)
+    caplog.set_level(logging.INFO)
+    async with furnished() as service:
+        for name in ("first", "second"):
+            assert (await poll(service, bearer(credential), f"X-Request-Id: {name}")).status == 401
+    (line,) = [vars(record) for record in caplog.records if getattr(record, "event", "") == "credential_refused"]
+    assert (line["levelname"], line["request_id"], line["reason"], line["requests"]) == ("INFO", "first", reason, 1)
+    assert (line["issuer"], line.get("kid")) == (issuer, key_id)
+    assert pieces_logged(caplog, credential) == []
+
+
+async def test_each_reason_has_its_line_and_debug_has_all(caplog: pytest.LogCaptureFixture) -> None:
+    """A flood of one reason hides no other, and at the level debug each refusal is found by its request id."""
+    unknown, broken = jwt.encode(claims(iss="other"), "x" * 40, "HS256"), "no.token.at-all"
+    caplog.set_level(logging.DEBUG)
+    async with furnished() as service:
+        for credential in (unknown, broken, broken, unknown):
+            assert (await poll(service, bearer(credential))).status == 401
+    lines = [vars(record) for record in caplog.records if getattr(record, "event", "") == "credential_refused"]
+    assert [(line["levelname"], line["reason"], line.get("issuer")) for line in lines] == [
+        ("INFO", "unknown_issuer", "other"),
+        ("INFO", "malformed", None),
+        ("DEBUG", "malformed", None),
+        ("DEBUG", "unknown_issuer", "other"),  # from the cache of refused tokens
+    ]
+
+
 async def test_half_a_key_file_locks_nobody_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """While the JWKS file is broken the keys from before stay in use, and the log says so; then it counts again."""
     path = tmp_path / "jwks.json"

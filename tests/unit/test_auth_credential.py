@@ -3,7 +3,7 @@
 from typing import Final, TypeAlias
 
 import pytest
-from jobstatus.auth.credential import read_credential
+from jobstatus.auth.credential import MAX_SHOWN_CHARS, read_credential, shown
 from jobstatus.auth.errors import CredentialError, InvalidCredential, MissingCredential, Reason
 
 Headers: TypeAlias = tuple[list[str], list[str]]
@@ -148,3 +148,19 @@ def test_refusals_hold_no_credential() -> None:
         with pytest.raises(CredentialError) as refused:
             read_credential(authorization, [])
         assert "c2VjcmV0" not in f"{refused.value!r} {refused.value} {refused.value.args} {vars(refused.value)}"
+
+
+@pytest.mark.parametrize(
+    ("text", "logged"),
+    [
+        ("https://issuer.example/realm", "https://issuer.example/realm"),
+        ("", ""),
+        ("a\r\nb\x1b[31m\u202ec\ud800", "a\ufffd\ufffdb\ufffd[31m\ufffdc\ufffd"),
+        ("x" * 4000, "x" * MAX_SHOWN_CHARS),
+        ("x" * 200 + "sk-bf-abc", "(may be a credential)"),
+        (TOKEN, "(may be a credential)"),
+    ],
+)
+def test_a_strangers_text_is_made_fit_for_the_log(text: str, logged: str) -> None:
+    """It is short, forges no line, paints no terminal, and is no credential that was put in a wrong place."""
+    assert shown(text) == logged

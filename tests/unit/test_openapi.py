@@ -190,7 +190,7 @@ def test_all_paths_answer_alike() -> None:
     assert len({operation["operationId"] for operation in operations}) == len(operations)
     for item in POLLED.values():
         assert set(item) == {"parameters", "get", "head"}
-        assert set(item["get"]["responses"]) == {"200", "202", "204", "304", "400", "401", "404", "412", "503"}
+        assert set(item["get"]["responses"]) == {"200", "202", "204", "304", "400", "401", "404", "412", "429", "503"}
         assert set(item["get"]["responses"]) - set(item["head"]["responses"]) == {"204"}
         for code, reference in item["head"]["responses"].items():
             of_get = item["get"]["responses"][code]["$ref"]
@@ -222,6 +222,7 @@ def test_declared_headers_are_those_sent() -> None:
         ),
         "Unauthorized": responses.problem_answer(responses.INVALID_CREDENTIALS, "r-1"),
         "NotFound": responses.problem_answer(responses.JOB_NOT_FOUND, "r-1"),
+        "TooMany": responses.problem_answer(responses.rate_limited(1), "r-1"),
         "TooOften": responses.problem_answer(responses.TOO_OFTEN, "r-1"),
         "Unavailable": responses.problem_answer(responses.STORE_UNAVAILABLE, "r-1"),
     }
@@ -296,6 +297,7 @@ def test_both_descriptions_have_the_same_members(name: str) -> None:
         ("Unauthorized", responses.MISSING_CREDENTIALS),
         ("Unauthorized", responses.INVALID_CREDENTIALS),
         ("NotFound", responses.JOB_NOT_FOUND),
+        ("TooMany", responses.RATE_LIMITED),
         ("Unavailable", responses.STORE_UNAVAILABLE),
         ("Malformed", responses.MALFORMED),
         ("PreconditionFailed", responses.PRECONDITION_FAILED),

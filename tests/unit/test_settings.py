@@ -106,6 +106,12 @@ def test_one_kind_of_credential_must_be_accepted(check: Callable[..., None]) -> 
         check(Settings(upstream="127.0.0.1:1", jwt="off", virtual_keys="off"), ())
 
 
+def test_all_writes_are_recorded_only_in_an_audit_log(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="JOBSTATUS_AUDIT_WRITES needs JOBSTATUS_AUDIT_LOG"):
+        check_servable(Settings(jwt="off", audit_writes=True), ())
+    check_servable(Settings(jwt="off", audit_writes=True, audit_log=tmp_path / "audit.log"), ())
+
+
 # --- words ---
 
 LITERALS: Final = (

@@ -15,7 +15,7 @@ import grpc
 
 from jobstatus.app.background import run_once, run_periodically, start_tasks
 from jobstatus.app.clocks import Clocks, keep_time
-from jobstatus.app.frontend import Frontend, Reload, build_frontend
+from jobstatus.app.frontend import Frontend, Reload, build_frontend, open_audit_log
 from jobstatus.auth.remote_keys import JwksLimits
 from jobstatus.auth.tls_files import Pem
 from jobstatus.auth.virtual_key_cache import LOOKUPS
@@ -83,6 +83,7 @@ async def serving_edge(
     clock = clocks.timekeeper(limits.time, metrics)
     clocks = replace(clocks, seconds=clock.seconds, ms=clock.ms)
     async with AsyncExitStack() as stack:
+        audit = open_audit_log(settings, stack, metrics)
         upstream = UpstreamReader(await stack.enter_async_context(channel), limits.upstream, clock=clock)
         stack.push_async_callback(upstream.close)
         follower = UpstreamFollower(channel, limits.follower)
@@ -108,6 +109,7 @@ async def serving_edge(
             lookups=limits.lookups,
             clocks=clocks,
             hears_of_changes=lambda: follower.is_connected,
+            audit=audit,
         )
         await run_once("refresh_credentials", frontend.authenticator.refresh, metrics)
         for stop in (frontend.admin.stop, frontend.public.stop):

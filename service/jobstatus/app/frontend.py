@@ -1,8 +1,10 @@
 """Build the HTTP ports and the parts behind them, for the service and for an edge alike."""
 
+import time
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Final, TypeAlias, get_args
 
 from jobstatus.app.background import run_periodically, start_tasks
@@ -18,6 +20,7 @@ from jobstatus.core.store import VirtualKeyReader
 from jobstatus.core.watching.long_poll import LongPoller
 from jobstatus.core.watching.subscriptions import JobSubscriptions
 from jobstatus.rest.admin import admin_handler
+from jobstatus.rest.admission import Admission, RateLimit, RateLimiter, record_read
 from jobstatus.rest.connection_table import Limit
 from jobstatus.rest.cors import Cors
 from jobstatus.rest.cors_handler import cors_handler, cors_try_answer
@@ -29,6 +32,7 @@ from jobstatus.rest.openapi import OpenApiDocument
 from jobstatus.rest.protocol import Handler
 from jobstatus.rest.server import HttpServer
 from jobstatus.settings import IssuerSettings, Settings
+from jobstatus.telemetry.audit import AuditLog
 from jobstatus.telemetry.metrics import Level, Metrics
 
 Reload: TypeAlias = Callable[[Settings, tuple[IssuerSettings, ...]], Awaitable[list[str]]]
@@ -72,10 +76,12 @@ def build_frontend(
     lookups: BatchReaderLimits,
     clocks: Clocks,
     hears_of_changes: Callable[[], bool] = lambda: True,
+    audit: AuditLog | None = None,
 ) -> Frontend:
     """Build the front end; call this in the running loop. Raise KeyConfigError when an issuer's key is unusable.
 
-    `grace_seconds` is how long polls under way may take at a stop; `hears_of_changes` as in LongPoller.
+    `grace_seconds` is how long polls under way may take at a stop; `hears_of_changes` as in LongPoller; `audit` records
+    the polls of admins.
     """
     accepted = AcceptedIssuers(replace(jwks, keep_seconds=settings.jwks_keep_seconds), clocks, metrics)
     long_poller = LongPoller(
@@ -110,6 +116,7 @@ def build_frontend(
         openapi=OpenApiDocument(
             each_second=limits.documents_each if settings.connections_each else 0, monotonic=clocks.monotonic
         ),
+        admission=_admission(settings, clocks, audit),
     )
     answer: Handler = handler.answer
     try_answer: TryAnswer = handler.try_answer
@@ -139,3 +146,21 @@ def build_frontend(
         public=public,
         admin=HttpServer(admin, max_connections=_ADMIN_CONNECTIONS, grace_seconds=grace_seconds, limits=limits),
     )
+
+
+def _admission(settings: Settings, clocks: Clocks, audit: AuditLog | None) -> Admission | None:
+    """Return what is to happen before a poll; None where it is nothing, so that polls do not pay for it."""
+    if settings.rate_limit is None and audit is None:
+        return None
+    limiter = None
+    if settings.rate_limit is not None:
+        limit = RateLimit(per_second=settings.rate_limit, burst=settings.burst)
+        limiter = RateLimiter(limit, clocks.monotonic)
+    return Admission(limiter=limiter, audit=None if audit is None else partial(record_read, audit.record))
+
+
+def open_audit_log(settings: Settings, stack: AsyncExitStack, metrics: Metrics) -> AuditLog | None:
+    """Return the audit log, which the stack closes; None where there is none. Raises OSError."""
+    if settings.audit_log is None:
+        return None
+    return stack.enter_context(AuditLog(settings.audit_log, clock=time.time, on_lost=metrics.audit_lines_lost))

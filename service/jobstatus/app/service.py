@@ -9,7 +9,7 @@ from typing import Final
 
 from jobstatus.app.background import run_once, run_periodically, start_tasks
 from jobstatus.app.clocks import Clocks, keep_time
-from jobstatus.app.frontend import Frontend, Reload, build_frontend
+from jobstatus.app.frontend import Frontend, Reload, build_frontend, open_audit_log
 from jobstatus.app.limits import ServiceLimits
 from jobstatus.core.readiness import Readiness
 from jobstatus.core.rules import Policy
@@ -18,12 +18,14 @@ from jobstatus.core.sweeper import Sweeper
 from jobstatus.core.timekeeper import Timekeeper
 from jobstatus.core.tracker import JobTracker, TrackerLimits
 from jobstatus.core.watching.subscriptions import JobSubscriptions
+from jobstatus.rpc.audit import CHANGES, WRITES, CallAudit
 from jobstatus.rpc.job_status import JobStatusServicer
 from jobstatus.rpc.options import DESCRIPTORS, RpcLimits
 from jobstatus.rpc.server import RpcServer, Tls
 from jobstatus.rpc.virtual_keys import VirtualKeysServicer
 from jobstatus.settings import Address, IssuerSettings, Settings
 from jobstatus.stores import open_store
+from jobstatus.telemetry.audit import AuditLog
 from jobstatus.telemetry.certificates import CertificateDates, read_dates
 from jobstatus.telemetry.metrics import Level, Metrics
 
@@ -71,6 +73,7 @@ async def serving(
     """
     metrics = Metrics(clocks.monotonic)
     async with AsyncExitStack() as stack:
+        audit = open_audit_log(settings, stack, metrics)
         opening = store or open_store(settings.store, redis_replicas=settings.redis_replicas)
         opened = await stack.enter_async_context(opening)
         subscriptions = JobSubscriptions()
@@ -95,6 +98,7 @@ async def serving(
             jwks=limits.jwks,
             lookups=limits.lookups,
             clocks=clocks,
+            audit=audit,
         )
         await frontend.authenticator.refresh()
         virtual_keys = VirtualKeysServicer(
@@ -111,6 +115,7 @@ async def serving(
             with_reflection=with_reflection,
             is_child=is_child,
             limits=limits.rpc,
+            audit=audit,
         )
         count = partial(_count_jobs, sweeper, opened, clock, metrics)
         sweep = partial(_sweep, sweeper, partial(run_once, "count_jobs", count, metrics), metrics)
@@ -221,6 +226,7 @@ def _rpc_server(
     with_reflection: bool,
     is_child: bool,
     limits: RpcLimits,
+    audit: AuditLog | None,
 ) -> RpcServer:
     return RpcServer(
         job_status=JobStatusServicer(tracker, max_result_bytes=settings.max_result_bytes, limits=limits),
@@ -231,7 +237,14 @@ def _rpc_server(
         with_reflection=with_reflection,
         shared=is_child,
         limits=limits,
+        audit=_call_audit(settings, audit),
     )
+
+
+def _call_audit(settings: Settings, audit: AuditLog | None) -> CallAudit | None:
+    if audit is None:
+        return None
+    return CallAudit(record=audit.record, methods=WRITES if settings.audit_writes else CHANGES)
 
 
 def read_tls(settings: Settings) -> Tls | None:

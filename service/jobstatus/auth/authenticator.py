@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Final, TypeAlias
 
-from jobstatus.auth.credential import read_credential
+from jobstatus.auth.credential import read_credential, shown
 from jobstatus.auth.errors import InvalidCredential, KeysUnavailable, Reason
 from jobstatus.auth.issuers import TokenVerifier
 from jobstatus.auth.lru_cache import LruCache
@@ -29,6 +29,8 @@ MAX_REFUSED: Final = 1_000
 """How many refused tokens are cached."""
 _DEPENDS_ON_TIME: Final = frozenset((Reason.EXPIRED, Reason.NOT_YET_VALID, Reason.LIFETIME_TOO_LONG))
 _Ask: TypeAlias = Callable[[], Awaitable[Principal]]
+_Refusal: TypeAlias = tuple[Reason, str, str]
+"""The arguments of an InvalidCredential."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,7 +74,7 @@ class Authenticator:
         self._monotonic = monotonic
         self._virtual_keys = VirtualKeyCache(store, monotonic, max_cached, lookups)
         self._tokens: LruCache[bytes, CachedToken] = LruCache(max_cached)
-        self._refused: LruCache[bytes, Reason] = LruCache(MAX_REFUSED)
+        self._refused: LruCache[bytes, _Refusal] = LruCache(MAX_REFUSED)
 
     async def authenticate(self, authorization: Sequence[str], keys: Sequence[str]) -> Principal:
         """Return the principal of a request; takes the values of all Authorization headers and all KEY_HEADERS.
@@ -167,7 +169,7 @@ class Authenticator:
             except KeyNotFetched as still_missing:
                 missing = still_missing
         if missing.source.is_unknown(missing.key_id, missing.issued_at, asked_at):
-            raise InvalidCredential(Reason.UNKNOWN_KEY_ID)
+            raise InvalidCredential(Reason.UNKNOWN_KEY_ID, missing.source.config.issuer, shown(missing.key_id or ""))
         raise KeysUnavailable
 
     async def _find_bearer(self, principal: Principal, now: float) -> Principal:
@@ -179,14 +181,14 @@ class Authenticator:
         self._tokens.pop(digest, None)  # so that no token that is over takes the place of one in use
         if self._verifier is None:
             raise InvalidCredential(Reason.NO_ISSUER)
-        reason = self._refused.get(digest)
-        if reason is not None:
-            raise InvalidCredential(reason)
+        refusal = self._refused.get(digest)
+        if refusal is not None:
+            raise InvalidCredential(*refusal)
         try:
             verified = self._verifier.verify(credential, now)
         except InvalidCredential as error:
             if error.reason not in _DEPENDS_ON_TIME:
-                self._refused.put(digest, error.reason)
+                self._refused.put(digest, (error.reason, error.issuer, error.key_id))
             raise
         until = min(verified.expires_at, now + CACHE_SECONDS)
         self._tokens.put(digest, CachedToken(principal=verified.principal, since=now, until=until))

@@ -8,6 +8,7 @@ import math
 from collections.abc import Mapping
 from typing import Any, Final
 
+from jobstatus.auth.credential import shown
 from jobstatus.auth.errors import InvalidCredential, Reason
 from jobstatus.auth.issuer_config import IssuerConfig, Kind
 from jobstatus.core.access import Principal
@@ -62,7 +63,9 @@ def read_principal(claims: Mapping[str, Any], config: IssuerConfig) -> tuple[Kin
     kind = Kind.VIRTUAL_KEY if names_key else Kind.ADMIN
     if kind not in config.kinds:
         raise InvalidCredential(Reason.WRONG_KIND)
-    return kind, Principal(_read_virtual_key_id(claims, config) if names_key else None)
+    if names_key:
+        return kind, Principal(_read_virtual_key_id(claims, config))
+    return kind, Principal(None, identity=(config.issuer, shown(claims.get("sub", ""))))
 
 
 def _read_time(claims: Mapping[str, Any], name: str) -> float:

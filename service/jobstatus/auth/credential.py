@@ -8,6 +8,7 @@ The values are untrusted: they may hold surrogates (raw bytes above 0x7F) and be
 checked before their content, so that a long one costs no more than a short one.
 """
 
+import re
 from collections.abc import Sequence
 from typing import Final
 
@@ -18,7 +19,10 @@ from jobstatus.core.virtual_keys import KEY_PREFIX
 KEY_HEADERS: Final = ("x-bf-vk", "x-api-key", "x-goog-api-key")
 """The headers that hold a virtual key and nothing else."""
 MAX_CREDENTIAL_CHARS: Final = 4 * 1024
+MAX_SHOWN_CHARS: Final = 128
 _SCHEME: Final = "bearer"
+_token_header: Final = re.compile(r"(?:^|[._-])e[yw][A-Za-z0-9_-]{11,}\.").search
+"""The first segment of a JWT: a JSON object in base64url, which begins with `{` and a quotation mark or white space."""
 
 
 def read_credential(authorization: Sequence[str], keys: Sequence[str]) -> str:
@@ -34,6 +38,18 @@ def read_credential(authorization: Sequence[str], keys: Sequence[str]) -> str:
     if keys:
         return _read_key(keys[0])
     raise MissingCredential(Reason.NO_CREDENTIAL)
+
+
+def may_be_credential(text: str) -> bool:
+    """Return whether a text of a stranger holds what looks like a virtual key or a token."""
+    return KEY_PREFIX in text or ("." in text and _token_header(text) is not None)
+
+
+def shown(text: str) -> str:
+    """Return a text of a stranger as the log may have it: short, without control characters and credentials."""
+    if may_be_credential(text):
+        return "(may be a credential)"
+    return "".join(char if char.isprintable() else "\ufffd" for char in text[:MAX_SHOWN_CHARS])
 
 
 def _read_several(authorization: Sequence[str], keys: Sequence[str]) -> str:

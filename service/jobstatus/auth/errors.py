@@ -1,6 +1,6 @@
 """The refusals of credentials and keys.
 
-A caller distinguishes two cases, a missing and an invalid credential. The `reason` is for logs and metrics and must not
+A caller distinguishes two cases, a missing and an invalid credential. All else is for logs and metrics and must not
 reach the client. No error holds a part of a credential or of a key.
 """
 
@@ -37,11 +37,16 @@ class Reason(StrEnum):
 
 
 class CredentialError(Exception):
-    """The root of all refusals of a request."""
+    """The root of all refusals of a request.
 
-    def __init__(self, reason: Reason) -> None:
+    `issuer` and `key_id` are what a refused token claims, as the log may have it; empty where it claims nothing.
+    """
+
+    def __init__(self, reason: Reason, issuer: str = "", key_id: str = "") -> None:
         super().__init__(reason.value)
         self.reason = reason
+        self.issuer = issuer
+        self.key_id = key_id
 
 
 class MissingCredential(CredentialError):

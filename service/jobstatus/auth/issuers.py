@@ -12,6 +12,7 @@ from typing import Any
 
 from jobstatus.auth.claims import check_registered, check_times, read_principal
 from jobstatus.auth.compact import UnverifiedToken, read_token
+from jobstatus.auth.credential import shown
 from jobstatus.auth.errors import InvalidCredential, KeyConfigError, Reason
 from jobstatus.auth.issuer_config import DEFAULT_TYPE, TOKEN_TYPES, IssuerConfig, Kind
 from jobstatus.auth.key_source import KeySource
@@ -76,6 +77,13 @@ class TokenVerifier:
         Raise InvalidCredential, or KeyNotFetched if the token is good but for a key that the next fetch may bring.
         """
         unverified = read_token(token)
+        try:
+            return self._verify(unverified, now_seconds)
+        except InvalidCredential as error:
+            error.issuer, error.key_id = _claimed(unverified.claims, "iss"), _claimed(unverified.header, "kid")
+            raise
+
+    def _verify(self, unverified: UnverifiedToken, now_seconds: float) -> VerifiedToken:
         source = self._find_source(unverified.claims)
         config = source.config
         _check_header(unverified.header, config)
@@ -98,6 +106,11 @@ class TokenVerifier:
         if source is None:
             raise InvalidCredential(Reason.UNKNOWN_ISSUER)
         return source
+
+
+def _claimed(part: Mapping[str, Any], name: str) -> str:
+    value = part.get(name)
+    return shown(value) if isinstance(value, str) else ""
 
 
 def _read_claims(claims: Mapping[str, Any], config: IssuerConfig, now_seconds: float) -> VerifiedToken:

@@ -8,11 +8,13 @@ from dataclasses import dataclass, field
 class Principal:
     """The owner of a valid credential: the virtual key with this id, or an admin where it is None.
 
-    `valid_until`, in seconds since the epoch, is when the credential expires; it may be revoked before.
+    `valid_until`, in seconds since the epoch, is when the credential expires; it may be revoked before. `identity` has
+    the issuer and the subject of an admin's token, for the audit log.
     """
 
     virtual_key_id: str | None
     valid_until: float = field(default=math.inf, compare=False)
+    identity: tuple[str, str] | None = field(default=None, compare=False)
 
     @property
     def is_admin(self) -> bool:

@@ -20,6 +20,7 @@ from jobstatus.core.job import RequestType
 from jobstatus.core.poll import LargeResult, Poll
 from jobstatus.core.watching.long_poll import CannotWait, Reauthenticate
 from jobstatus.rest import responses
+from jobstatus.rest.admission import Admission
 from jobstatus.rest.cors import Cors
 from jobstatus.rest.event_stream import EventSender, event_id
 from jobstatus.rest.headers import (
@@ -105,6 +106,7 @@ class PollHandler:
         large: LargeResponses,
         cors: Cors,
         openapi: OpenApiDocument,
+        admission: Admission | None = None,
     ) -> None:
         """`retry_after_seconds` is the least Retry-After, `max_wait_seconds` the longest wait that is granted.
 
@@ -123,6 +125,7 @@ class PollHandler:
         self._metrics = metrics
         self._outcomes = Outcomes(metrics=metrics, retry_after_seconds=retry_after_seconds)
         self._openapi = openapi
+        self._admission = admission
 
     def try_answer(self, message: RawRequestMessage) -> bytes | None:
         """Return the whole answer to a plain poll, whatever its outcome; None for all that only `answer` can answer.
@@ -135,19 +138,25 @@ class PollHandler:
         if asked_for is None or PREFER in headers or (ACCEPT in headers and _may_want_events(headers)):
             return None
         request_type, job_id = asked_for
+        request_id, admission, admitted = request_id_of(headers.get(X_REQUEST_ID)), self._admission, None
         try:
             principal = self._try_authenticate(*_credentials(headers))
+            if admission is not None and principal is not None:
+                admission.check(principal)
+                admitted = principal
             poll = None if principal is None else self._try_poll(job_id, request_type, principal)
             if poll is None:
                 return None
-            response = self._outcomes.found(poll, headers, request_id_of(headers.get(X_REQUEST_ID)))
+            response = self._outcomes.found(poll, headers, request_id)
         except Exception as error:  # noqa: BLE001  # the last line of defence, as in `answer`
-            response = self._outcomes.refused(error, request_id_of(headers.get(X_REQUEST_ID)))
+            response = self._outcomes.refused(error, request_id)
         is_head = message.method == "HEAD"
         if isinstance(response, LargeResponse):
             if not is_head:
                 return None
             response = response.without_body()
+        if admission is not None and admitted is not None:
+            admission.count(admitted, request_type.value, job_id, request_id)
         self._metrics.request_answered(request_type.value, response.status, time.perf_counter() - started)
         return response.head() if is_head else response.whole()
 
@@ -174,6 +183,9 @@ class PollHandler:
                     response = await self._wait(request, request_type, job_id, seconds, request_id)
                 else:
                     principal = await self._authenticate(*_credentials(headers))
+                    if self._admission is not None:
+                        self._admission.check(principal)
+                        self._admission.count(principal, request_type.value, job_id, request_id)
                     poll = await self._poll(job_id, request_type, principal)
                     response = self._outcomes.found(poll, headers, request_id)
                 if isinstance(response, LargeResponse):
@@ -214,7 +226,8 @@ class PollHandler:
         self, request: web.BaseRequest, request_type: RequestType, job_id: str, seconds: int, request_id: str
     ) -> Response:
         """Return the response once the job has ended, or after `seconds`; at once where no more polls can wait."""
-        reauthenticate, lines = self._reauthenticate(request), f"Preference-Applied: wait={seconds}\r\n"
+        reauthenticate = self._reauthenticate(request, request_type, job_id, request_id)
+        lines = f"Preference-Applied: wait={seconds}\r\n"
         try:
             poll = await self._long_poller.wait(job_id, request_type, reauthenticate, seconds)
         except CannotWait:
@@ -225,7 +238,8 @@ class PollHandler:
         self, request: web.BaseRequest, request_type: RequestType, job_id: str, request_id: str
     ) -> Response | web.StreamResponse:
         """Send the job's events until it ends; return the plain response where no more polls can wait."""
-        reauthenticate, known_id = self._reauthenticate(request), request.headers.get("Last-Event-ID")
+        reauthenticate = self._reauthenticate(request, request_type, job_id, request_id)
+        known_id = request.headers.get("Last-Event-ID")
         stream = self._events.stream(request, known_id)
         async with aclosing(self._long_poller.updates(job_id, request_type, reauthenticate, stream.next_at)) as updates:
             try:
@@ -243,8 +257,13 @@ class PollHandler:
             await stream.send(response, first, updates)
             return response
 
-    def _reauthenticate(self, request: web.BaseRequest) -> Reauthenticate:
-        return partial(self._authenticate, *_credentials(request.headers))
+    def _reauthenticate(
+        self, request: web.BaseRequest, request_type: RequestType, job_id: str, request_id: str
+    ) -> Reauthenticate:
+        authenticate = partial(self._authenticate, *_credentials(request.headers))
+        if self._admission is None:
+            return authenticate
+        return self._admission.once(authenticate, request_type.value, job_id, request_id)
 
     def _other(self, request: web.BaseRequest, request_id: str) -> tuple[Response, str]:
         """Return the response at a path without jobs, and the route under which it is counted."""

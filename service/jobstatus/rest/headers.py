@@ -9,8 +9,7 @@ from typing import Final
 
 from multidict import MultiMapping, istr
 
-from jobstatus.auth.credential import KEY_HEADERS
-from jobstatus.core.virtual_keys import KEY_PREFIX
+from jobstatus.auth.credential import KEY_HEADERS, may_be_credential
 
 # The names that each poll looks up. Of this type, they are found in less than half the time.
 ACCEPT: Final = istr("Accept")
@@ -29,8 +28,6 @@ EVENT_STREAM: Final = "text/event-stream"
 
 _is_weight: Final = re.compile(r"0(\.\d{0,3})?|1(\.0{0,3})?").fullmatch
 _is_sane_request_id: Final = re.compile("[A-Za-z0-9._-]{1,128}").fullmatch
-_token_header: Final = re.compile(r"(?:^|[._-])e[yw][A-Za-z0-9_-]{11,}\.").search
-"""The first segment of a JWT: a JSON object in base64url, which begins with `{` and a quotation mark or white space."""
 _QUOTED: Final = r'"(?:[^"\\]|\\.)*"?'
 _members: Final = re.compile(rf'(?:[^",]|{_QUOTED})+').findall
 """Members of a list, whose quoted strings may hold commas (RFC 9110, section 5.6)."""
@@ -49,13 +46,9 @@ def request_id_of(given: str | None) -> str:
 
     One that may be a credential, sent in the wrong header, is not valid, because answers and the log repeat it.
     """
-    if given is not None and _is_sane_request_id(given) and not _may_be_credential(given):
+    if given is not None and _is_sane_request_id(given) and not may_be_credential(given):
         return given
     return f"{random.getrandbits(128):032x}"  # it has to be unlikely twice, not secret
-
-
-def _may_be_credential(text: str) -> bool:
-    return KEY_PREFIX in text or ("." in text and _token_header(text) is not None)
 
 
 def retry_after_seconds(retry_after_ms: int, least_seconds: int) -> int:

@@ -10,6 +10,7 @@ from multidict import MultiMapping
 from jobstatus.auth.errors import CredentialError, KeysUnavailable, MissingCredential, Reason
 from jobstatus.core.poll import Poll
 from jobstatus.rest import responses
+from jobstatus.rest.admission import RateLimited
 from jobstatus.rest.headers import (
     IF_MATCH,
     IF_NONE_MATCH,
@@ -37,6 +38,8 @@ class Outcomes:
         self._metrics = metrics
         self._retry_after_seconds = retry_after_seconds
         self._unanswered = LogThrottle()
+        self._limited = LogThrottle()
+        self._refused: Final[defaultdict[Reason, LogThrottle]] = defaultdict(LogThrottle)
         self._failed: Final[defaultdict[type[Exception], LogThrottle]] = defaultdict(LogThrottle)
         """By the error's class, so that a bug that clients can cause at will hides no other."""
 
@@ -73,12 +76,12 @@ class Outcomes:
         """Return the response to an error. The details go to the log, not to the client."""
         if isinstance(error, CredentialError):
             self._metrics.credential_refused(error.reason)
-            if _log.isEnabledFor(logging.DEBUG):
-                _log.debug(
-                    "A credential was refused.",
-                    extra={"event": "credential_refused", "request_id": request_id, "reason": error.reason},
-                )
+            self._log_refused(error, request_id)
             return responses.problem_answer(_problem_of(error), request_id)
+        if isinstance(error, RateLimited):
+            self._metrics.rate_limited()
+            self._log_limited(error, request_id)
+            return responses.problem_answer(responses.rate_limited(error.retry_after_seconds), request_id)
         if isinstance(error, KeysUnavailable):
             return responses.problem_answer(responses.KEYS_UNAVAILABLE, request_id)
         if isinstance(error, NoRoomForLarge):
@@ -89,6 +92,28 @@ class Outcomes:
         elif problem is responses.INTERNAL:
             self._log_failed(error, request_id)
         return responses.problem_answer(problem, request_id)
+
+    def _log_refused(self, error: CredentialError, request_id: str) -> None:
+        """Log one refusal of each reason at once, then one every 10 s, and all of them at the level debug."""
+        if requests := self._refused[error.reason].should_log():
+            _log.info(
+                "A credential was refused.",
+                extra={"event": "credential_refused", "requests": requests, **_facts(error, request_id)},
+            )
+        elif _log.isEnabledFor(logging.DEBUG):
+            _log.debug("A credential was refused.", extra={"event": "credential_refused", **_facts(error, request_id)})
+
+    def _log_limited(self, error: RateLimited, request_id: str) -> None:
+        if polls := self._limited.should_log():
+            _log.info(
+                "Polls were refused because their virtual key sends too many.",
+                extra={
+                    "event": "polls_rate_limited",
+                    "request_id": request_id,
+                    "virtual_key_id": error.virtual_key_id,
+                    "polls": polls,
+                },
+            )
 
     def _log_unanswered(self, error: Exception, request_id: str) -> None:
         if polls := self._unanswered.should_log():
@@ -105,6 +130,13 @@ class Outcomes:
                 extra={"event": "poll_failed", "request_id": request_id, "polls": polls},
                 exc_info=error,
             )
+
+
+def _facts(error: CredentialError, request_id: str) -> dict[str, str]:
+    """Return what the log has of a refusal: never the credential, but what it claims to be of."""
+    claims = {"issuer": error.issuer, "kid": error.key_id}
+    claimed = {name: text for name, text in claims.items() if text}
+    return {"request_id": request_id, "reason": error.reason.value, **claimed}
 
 
 def _problem_of(error: CredentialError) -> Problem:

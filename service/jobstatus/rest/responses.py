@@ -73,6 +73,7 @@ STORE_UNAVAILABLE: Final = Problem(
 TOO_OFTEN: Final = replace(
     STORE_UNAVAILABLE, code="requested_too_often", message="This was requested too often, try again later"
 )
+RATE_LIMITED: Final = Problem(429, "rate_limit_error", "rate_limit_exceeded", "Too many requests, try again later")
 PRECONDITION_FAILED: Final = Problem(
     412, "precondition_failed", "precondition_failed", "The job is not what If-Match names", VARY
 )
@@ -100,6 +101,12 @@ PROBLEMS: Final[dict[type[Exception], Problem]] = {
     errors.ClientNotIdentified: INTERNAL,
     errors.ClientNotAllowed: INTERNAL,
 }
+
+
+def rate_limited(retry_after_seconds: int) -> Problem:
+    """Return the problem of a client that polls more often than its virtual key may."""
+    return replace(RATE_LIMITED, lines=f"Retry-After: {retry_after_seconds}\r\n")
+
 
 _COMMON: Final = "X-Content-Type-Options: nosniff\r\nServer: jobstatus\r\n"
 """`Server`, because aiohttp would send its version."""

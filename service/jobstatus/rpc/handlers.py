@@ -20,6 +20,7 @@ from google.rpc.status_pb2 import Status
 from grpc_status import rpc_status
 
 from jobstatus.core.errors import InvalidField, JobStatusError, Overloaded, StoreFull, StoreUnavailable
+from jobstatus.rpc.audit import DONE, CallAudit, outcome_of
 from jobstatus.rpc.errors import INTERNAL, REASON_KEY, internal_status, status_of
 from jobstatus.rpc.intake import LARGE_MESSAGE_BYTES, Context, Intake
 from jobstatus.rpc.pacing import Pace
@@ -46,10 +47,14 @@ class RpcObserver(Protocol):
 class RpcAdapter:
     """Makes gRPC handlers from a servicer's methods."""
 
-    def __init__(self, metrics: RpcObserver, identify: Identify, intake: Intake) -> None:
+    def __init__(
+        self, metrics: RpcObserver, identify: Identify, intake: Intake, audit: CallAudit | None = None
+    ) -> None:
+        """`audit` records the calls that concern it; None: nobody does."""
         self._metrics = metrics
         self._identify = identify
         self._intake = intake
+        self._audit = audit
         self._pace = Pace()
         self._throttles: Final[defaultdict[tuple[str, str], LogThrottle]] = defaultdict(LogThrottle)
         """By RPC, and reason or class of an error without one. These are closed lists, so their number is bounded."""
@@ -100,17 +105,24 @@ class RpcAdapter:
     def _unary(
         self, name: str, request_type: type[Message], serve: Callable[[Any], Awaitable[Message]]
     ) -> Callable[[bytes, Context], Awaitable[bytes]]:
+        audit = self._audit_of(name)
+
         async def handle(data: bytes, context: Context) -> bytes:
-            started = time.perf_counter()
+            started, request = time.perf_counter(), None
             if self._held is not None:
                 self._has_come.set()
             try:
                 self._identify(context, name)
-                response = await serve(_parse(request_type, data))
+                request = _parse(request_type, data)
+                response = await serve(request)
                 if self._held is not None:
                     await self._held.wait()
             except BaseException as error:  # noqa: BLE001  # translated, or raised again, by _abort
+                if audit is not None:
+                    audit.note(context, name, request=request, outcome=outcome_of(error))
                 await self._abort(context, name, started, error)
+            if audit is not None:
+                audit.note(context, name, request=request, outcome=DONE, response=response)
             self._metrics.rpc_answered(name, "OK", time.perf_counter() - started)
             return response.SerializeToString()
 
@@ -121,8 +133,10 @@ class RpcAdapter:
     ) -> Callable[[Any, Context], Awaitable[bytes]]:
         """Return what `_unary` does, for a call whose message is counted from its arrival."""
 
+        audit = self._audit_of(name)
+
         async def handle(_: Any, context: Context) -> bytes:
-            started = time.perf_counter()
+            started, recorded = time.perf_counter(), None
             if self._held is not None:
                 self._has_come.set()
             with self._intake.place() as place:
@@ -133,11 +147,16 @@ class RpcAdapter:
                         await self._pace.turn()  # one such message is parsed in each round of the event loop
                     request = [_parse(request_type, data)]
                     del data
+                    recorded = None if audit is None else request[0]
                     response = await serve(request.pop())  # which may drop it as soon as it has read it
                     if self._held is not None:
                         await self._held.wait()
                 except BaseException as error:  # noqa: BLE001  # as above
+                    if audit is not None:
+                        audit.note(context, name, request=recorded, outcome=outcome_of(error))
                     await self._abort(context, name, started, error, is_refused=place.refusal is not None)
+            if audit is not None:
+                audit.note(context, name, request=recorded, outcome=DONE, response=response)
             self._metrics.rpc_answered(name, "OK", time.perf_counter() - started)
             return response.SerializeToString()
 
@@ -165,6 +184,9 @@ class RpcAdapter:
             self._metrics.rpc_answered(name, "OK", time.perf_counter() - started)
 
         return handle
+
+    def _audit_of(self, name: str) -> CallAudit | None:
+        return self._audit if self._audit is not None and self._audit.concerns(name) else None
 
     async def _parsed(self, request_type: type[Message], messages: AsyncIterator[bytes]) -> AsyncIterator[Message]:
         async for data in messages:

@@ -16,6 +16,7 @@ from grpc_health.v1.health import aio as health_aio
 from jobstatus.auth.tls_files import Pem
 from jobstatus.core.errors import ClientNotAllowed, ClientNotIdentified
 from jobstatus.core.readiness import Health, Status
+from jobstatus.rpc.audit import CallAudit, client_names
 from jobstatus.rpc.handlers import RpcAdapter, service_names
 from jobstatus.rpc.intake import Context, Intake
 from jobstatus.rpc.job_status import JobStatusServicer
@@ -49,7 +50,7 @@ class Tls:
 
     def identify(self, context: Context, method: str) -> None:
         """Raise ClientNotIdentified or ClientNotAllowed unless the certificate has a name that may call the method."""
-        names = {name.decode("utf-8", "replace") for name in context.peer_identities() or () if name}
+        names = set(client_names(context))
         if not names:
             raise ClientNotIdentified
         if names & self.edge_clients:
@@ -107,8 +108,9 @@ class RpcServer:
         with_reflection: bool,
         shared: bool = False,
         limits: RpcLimits = RpcLimits(),  # noqa: B008  # a frozen value
+        audit: CallAudit | None = None,
     ) -> None:
-        """With `shared` other processes of the same user listen on the same address."""
+        """With `shared` other processes of the same user listen on the same address; `audit` as in RpcAdapter."""
         self._security = _Security(tls)
         self._health = health_aio.HealthServicer()
         self._server = grpc.aio.server(
@@ -118,7 +120,7 @@ class RpcServer:
         self._hold_seconds = limits.hold_seconds
         intake = Intake(limits.max_message_bytes, max_message_length(max_result_bytes))
         metrics.measure_messages(intake.held_bytes)
-        self._adapter = RpcAdapter(metrics, self._security.identify, intake)
+        self._adapter = RpcAdapter(metrics, self._security.identify, intake, audit)
         servicers: Sequence[object] = (job_status, virtual_keys)
         self._server.add_generic_rpc_handlers(
             [self._adapter.service(*pair) for pair in zip(DESCRIPTORS, servicers, strict=True)]

@@ -125,6 +125,12 @@ class Metrics:
         self._large_refused = Counter(
             "jobstatus_large_answers_refused", "Large answers refused for lack of room.", registry=registry
         )
+        self._rate_limited = Counter(
+            "jobstatus_polls_rate_limited", "Polls refused because of the rate limit.", registry=registry
+        )
+        self._audit_lost = Counter(
+            "jobstatus_audit_lines_lost", "Lines of the audit log that could not be written.", registry=registry
+        )
         self._store_seconds = Timings("jobstatus_store_seconds", "Time the store took.", ("operation",), registry)
 
     def _count_jobs(self) -> None:
@@ -232,6 +238,14 @@ class Metrics:
     def measure_messages(self, count_bytes: Callable[[], int]) -> None:
         """Tell as a metric how many bytes of gRPC messages are counted, whenever that is asked."""
         self._messages.set_function(count_bytes)
+
+    def rate_limited(self) -> None:
+        """A poll was refused because its virtual key sends too many."""
+        self._rate_limited.inc()
+
+    def audit_lines_lost(self, lines: int) -> None:
+        """So many lines of the audit log could not be written. Threads may call this."""
+        self._audit_lost.inc(lines)
 
     def request_answered(self, route: str, code: int, seconds: float) -> None:
         """A REST request was answered. Both labels come from closed lists."""
