@@ -1,7 +1,11 @@
 """Large JSON is checked in slices, with the verdict that it has as a whole."""
 
+import gc
 import json
+import sys
 import tracemalloc
+from contextlib import suppress
+from itertools import islice
 from typing import Any
 
 import pytest
@@ -154,3 +158,21 @@ def test_values_are_not_kept() -> None:
 def test_small_results_are_checked_at_once(size: int) -> None:
     """A slice or less is checked without a pause."""
     assert list(check_result(b"1".ljust(size), ANY_SIZE)) == []
+
+
+@pytest.mark.parametrize("slices", [1, 3, 1000])
+@pytest.mark.parametrize("end", [b'{"a": 1}]', b"]]"])
+def test_a_result_is_let_go_of_with_its_check(slices: int, end: bytes) -> None:
+    """However the check ends, nothing keeps the data until a collection of cycles, which may be a long time."""
+    data = b"[" + b'{"a": 1}, ' * 100 + end
+    gc.disable()
+    try:
+        before = sys.getrefcount(data)
+        steps = check_result(data, ANY_SIZE, 64)
+        with suppress(ResultNotJson):
+            for _ in islice(steps, slices):
+                pass
+        del steps
+        assert sys.getrefcount(data) == before
+    finally:
+        gc.enable()

@@ -109,7 +109,6 @@ class _SlicedCheck:
     def __init__(self, data: bytes, slice_bytes: int) -> None:
         self._data = data
         self._slice_bytes = slice_bytes
-        self._decoder = checker(self._check_names)
         self._open = b""
         """The brackets that are open."""
         self._names: list[_NameSet] = []
@@ -132,6 +131,7 @@ class _SlicedCheck:
         yield from self._free()
 
     def _check_all(self) -> Iterator[None]:
+        decoder = checker(self._check_names)  # not an attribute: the two would keep each other, and the data
         at, parts = 0, list[_Part]()
         while True:
             yield
@@ -139,10 +139,11 @@ class _SlicedCheck:
             plain = without_escapes(chunk)
             is_last = at + len(chunk) == len(self._data)
             if is_last:
-                self._check([*parts, _Part(at, chunk)])
+                self._check(decoder, [*parts, _Part(at, chunk)])
                 return
             if cut := _last_cut(plain):
-                self._check([*parts, _Part(at, chunk[:cut])], ends_in_comma=chunk[cut - 1 : cut] == b",", is_last=False)
+                parts.append(_Part(at, chunk[:cut]))
+                self._check(decoder, parts, ends_in_comma=chunk[cut - 1 : cut] == b",", is_last=False)
                 at, parts = at + cut, []
                 yield from self._free()
             elif plain.count(b'"') % 2:
@@ -157,7 +158,9 @@ class _SlicedCheck:
                 parts.append(_Part(at, text + chunk[len(text) :][:1]))
                 at += len(chunk)
 
-    def _check(self, parts: Sequence[_Part], *, is_last: bool = True, ends_in_comma: bool = False) -> None:
+    def _check(
+        self, decoder: json.JSONDecoder, parts: Sequence[_Part], *, is_last: bool = True, ends_in_comma: bool = False
+    ) -> None:
         """Check one slice, and keep what the next one needs to know."""
         body = b"".join(part.text for part in parts)
         all_brackets = self._open + brackets(without_escapes(body))
@@ -172,7 +175,7 @@ class _SlicedCheck:
             if not part.stands_in:
                 _moved(check_surrogates, part.text, by=part.at)
         try:
-            decode(self._decoder, document)
+            decode(decoder, document)
             if max(open_before) > MAX_DEPTH:
                 raise fault(document)
             self._keep_names(document)
