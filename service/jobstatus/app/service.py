@@ -66,7 +66,7 @@ async def serving(
     and the admin port is left to the supervisor. Raises KeyConfigError, StoreConfigError or OSError when a key, the
     store or an address is not available.
     """
-    metrics = Metrics(clocks.monotonic)
+    metrics = Metrics(clocks.seconds, clocks.monotonic)
     async with AsyncExitStack() as stack:
         opening = store or open_store(settings.store, redis_replicas=settings.redis_replicas)
         opened = await stack.enter_async_context(opening)
