@@ -46,9 +46,9 @@ async def test_what_is_counted_is_summed_and_of_gauges_the_largest_counts() -> N
 
 async def told_of(**values: float) -> str:
     """What a process tells whose gauges have these values: a health, an age, a certificate's last day."""
-    metrics = Metrics()
+    metrics = Metrics(clock=lambda: 0)
     metrics.report_health(lambda: Health([Status.READY, Status.DEGRADED, Status.NOT_READY][int(values["health"])]))
-    metrics.report_keys(clock=lambda: 0, files=lambda: {"key.pem": -values["age"]}, fetched=dict)
+    metrics.report_keys(files=lambda: {"key.pem": -values["age"]}, fetched=dict)
     metrics.tls_files_read(CertificateDates(ends_at={"cert.pem": values["days"] * 86_400}))
     metrics.report_level(Level.WATCHERS, lambda: values["watchers"], 100)
     return (await metrics.exposition()).decode()

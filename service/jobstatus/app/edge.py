@@ -77,7 +77,7 @@ async def serving_edge(
     While the service does not respond, the edge runs but is not ready. Raises KeyConfigError or OSError when a key, a
     PEM file or an address is not available.
     """
-    metrics = Metrics()
+    metrics = Metrics(clocks.seconds, clocks.monotonic)
     pem = read_pem(settings)
     channel = upstream_channel(settings, pem, limits.upstream)
     clock = clocks.timekeeper(limits.time, metrics)

@@ -137,7 +137,7 @@ def build_frontend(
     metrics.report_level(Level.WAITING_POLLS, lambda: long_poller.count, settings.max_waiting_polls)
     metrics.report_level(Level.LARGE_ANSWER_BYTES, lambda: large.held_bytes, limits.max_large_bytes)
     metrics.report_health(lambda: readiness.health)
-    metrics.report_keys(clock=clocks.seconds, files=authenticator.files_changed_at, fetched=authenticator.fetched_ages)
+    metrics.report_keys(files=authenticator.files_changed_at, fetched=authenticator.fetched_ages)
     admin = admin_handler(readiness.check, metrics.exposition)
     return Frontend(
         authenticator=authenticator,

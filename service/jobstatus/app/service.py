@@ -71,7 +71,7 @@ async def serving(
     and the admin port is left to the supervisor. Raises KeyConfigError, StoreConfigError or OSError when a key, the
     store or an address is not available.
     """
-    metrics = Metrics(clocks.monotonic)
+    metrics = Metrics(clocks.seconds, clocks.monotonic)
     async with AsyncExitStack() as stack:
         audit = open_audit_log(settings, stack, metrics)
         opening = store or open_store(settings.store, redis_replicas=settings.redis_replicas)

@@ -48,9 +48,10 @@ class Level(Enum):
 class Metrics:
     """One registry for one process; implements `core.observer.Observer`."""
 
-    def __init__(self, monotonic: Callable[[], float] = time.monotonic) -> None:
-        """`monotonic` returns seconds that never step."""
+    def __init__(self, clock: Callable[[], float] = time.time, monotonic: Callable[[], float] = time.monotonic) -> None:
+        """`clock` returns seconds since the epoch by this machine's clock, `monotonic` seconds that never step."""
         self._registry = registry = CollectorRegistry()
+        self._clock = clock
         self._monotonic = monotonic
         self._tls_files = CertificateDates()
         ProcessCollector(registry=registry)
@@ -194,17 +195,14 @@ class Metrics:
         )
 
     def report_keys(
-        self,
-        *,
-        clock: Callable[[], float],
-        files: Callable[[], Mapping[str, float]],
-        fetched: Callable[[], Mapping[str, float]],
+        self, *, files: Callable[[], Mapping[str, float]], fetched: Callable[[], Mapping[str, float]]
     ) -> None:
         """Report how old keys are, whenever that is asked.
 
-        `clock` returns seconds since the epoch, `files` when each key file in use was changed, by the same clock, and
-        `fetched` how many seconds ago the keys of each issuer were fetched. `tls_files_read` adds to the files.
+        `files` returns when each key file in use was changed, in seconds since the epoch, and `fetched` how many
+        seconds ago the keys of each issuer were fetched. `tls_files_read` adds to the files.
         """
+        clock = self._clock
 
         def file_ages() -> dict[Labels, float]:
             changed_at = {**files(), **self._tls_files.changed_at}
