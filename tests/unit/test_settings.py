@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Final
 
 import pytest
-from jobstatus.setting_sources import overridden
 from jobstatus.settings import (
     Address,
     IssuerSettings,
@@ -17,6 +16,7 @@ from jobstatus.settings import (
     check_servable,
     load_settings,
 )
+from jobstatus.settings.sources import overridden
 from pydantic import SecretStr
 
 

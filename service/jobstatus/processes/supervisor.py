@@ -27,8 +27,8 @@ from jobstatus.processes.shared_ports import reserved
 from jobstatus.processes.silence import SilenceLimits, extend_leases_in_silence
 from jobstatus.rest.admin import admin_handler
 from jobstatus.rest.server import HttpServer
-from jobstatus.setting_sources import overridden
 from jobstatus.settings import Address, IssuerSettings, Settings
+from jobstatus.settings.sources import overridden
 from jobstatus.telemetry.collectors import Format
 
 _log = logging.getLogger(__name__)

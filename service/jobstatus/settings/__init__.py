@@ -1,4 +1,4 @@
-"""The settings of an operator, checked before anything starts; `setting_sources` says where they come from.
+"""The settings of an operator, checked before anything starts; `sources` says where they come from.
 
 A wrong setting raises SettingsError with one sentence that names it and never repeats a secret.
 """
@@ -26,8 +26,8 @@ from pydantic import (
 from jobstatus.auth.issuer_config import IssuerConfig, Kind
 from jobstatus.auth.tls_files import TlsFiles
 from jobstatus.rest.cors import checked_origin
-from jobstatus.setting_errors import SettingsError, settings_error
-from jobstatus.setting_sources import CONFIG, PREFIX, SECRETS, read_secret, read_values, variable
+from jobstatus.settings.errors import SettingsError, settings_error
+from jobstatus.settings.sources import CONFIG, PREFIX, SECRETS, read_secret, read_values, variable
 
 __all__ = ["Address", "IssuerSettings", "Settings", "SettingsError", "load_settings"]
 

@@ -9,7 +9,7 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from jobstatus.setting_errors import SettingsError
+from jobstatus.settings.errors import SettingsError
 
 PREFIX: Final = "JOBSTATUS_"
 CONFIG: Final = "config"
