@@ -7,6 +7,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+import grpc
 import pytest
 from cryptography import x509
 from google.protobuf.duration_pb2 import Duration
@@ -15,7 +16,7 @@ from harness.faults import Clock, MeddledStore
 from harness.figures import figures, parse
 from harness.forging import public_file, rsa_key
 from harness.http import request
-from harness.jobs import KINDS, cancel, complete, create, fail, start
+from harness.jobs import KINDS, cancel, complete, completion, create, creation, fail, start, starting
 from harness.service import AT_ONCE, Service, edge_here, service_here
 from harness.tokens import AUDIENCE, ISSUER, bearer, virtual_key_token
 from harness.waiting import until
@@ -87,6 +88,34 @@ async def test_each_end_is_counted_by_type_and_outcome(service: Service, clock: 
     }
     assert [name for name, value in found.items() if "jobs_ended_total" in name and value > 1] == []
     assert len([name for name in found if "jobs_ended_total" in name]) == len(KINDS) * 6
+
+
+async def test_what_was_not_committed_is_not_counted() -> None:
+    """An end that the store refused counts when it is repeated; a new job with the id of an expired one counts anew."""
+    store, clock = MeddledStore(), Clock()
+    async with service_here(store, clock=clock, sweep_interval_seconds=60) as service:
+        await create(service, "job-1")
+        await start(service, "job-1")
+        store.failures["commit"] = StoreUnavailable()
+        with pytest.raises(grpc.aio.AioRpcError):
+            await complete(service, "job-1", attempt=1)
+        store.fail_all(None)
+        assert (await figures(service.admin_port))[ended("completed")] == 0
+        await complete(service, "job-1", attempt=1)
+        assert (await figures(service.admin_port))[ended("completed")] == 1
+        clock.move(seconds=2 * DAY)
+        await service.jobs.BatchWrite(
+            pb.BatchWriteRequest(
+                operation=[
+                    pb.Operation(create_job=creation("job-1")),
+                    pb.Operation(start_job=starting("job-1")),
+                    pb.Operation(complete_job=completion("job-1", attempt=1)),
+                ]
+            )
+        )
+        found = await figures(service.admin_port)
+        assert found[ended("completed")] == 2
+        assert found['jobstatus_job_queued_seconds_count{type="transcription"}'] == 2
 
 
 async def test_times_queued_and_run_are_those_of_the_jobs(service: Service, clock: Clock) -> None:
