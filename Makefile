@@ -92,6 +92,9 @@ clocks: install ## clocks that differ, a clock that steps, processes that stand 
 partitions: install ## networks that fall silent under load: who waits how long, is anything lost, does it heal? (minutes)
 	$(BIN)/python tests/soak/partitions.py
 
+outages: install ## fill each store, take its writes, freeze it: what probes say, and whether a poll is lost (two minutes)
+	$(BIN)/python tests/soak/outages.py
+
 abuse: install ## floods, slow readers, crowds of waiters, costly results: what do they cost the others? (half an hour; ABUSE=--help tells more)
 	$(BIN)/python tests/soak/abuse.py $(ABUSE)
 

@@ -8,7 +8,7 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from jobstatus.stores import StoreConfigError
 
 _DEFAULTS: Final[dict[str, Any]] = {
-    "target_session_attrs": "read-write",  # of several hosts the current primary
+    "target_session_attrs": "primary",  # also one that takes no writes at present, as a full managed server
     "application_name": "jobstatus",
     "client_encoding": "utf8",
     "keepalives_idle": 10,
