@@ -195,6 +195,7 @@ def test_a_reader_who_has_gone_stops_nobody() -> None:
     os.close(reader)
     for _ in range(3):
         handler.handle(logging.makeLogRecord({"msg": "It stops."}))
+    handler.flush()
     handler.close()
     os.close(writer)
     assert handler.dropped == 3

@@ -1,6 +1,6 @@
 """The service's own description, which anybody may have.
 
-It is 400 times as long as the request for it, so a stranger could fill the network with it. Clients and proxies may
+It is 600 times as long as the request for it, so a stranger could fill the network with it. Clients and proxies may
 keep it and revalidate it, and one address gets it a few times a second at most; HEAD and a 304 are always answered.
 """
 

@@ -10,6 +10,7 @@ import time
 from collections import defaultdict
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import aclosing, suppress
+from traceback import clear_frames
 from typing import Any, Final, NoReturn, Protocol
 
 import grpc
@@ -22,7 +23,7 @@ from grpc_status import rpc_status
 from jobstatus.core.errors import InvalidField, JobStatusError, Overloaded, StoreFull, StoreUnavailable
 from jobstatus.rpc.audit import DONE, CallAudit, outcome_of
 from jobstatus.rpc.errors import INTERNAL, REASON_KEY, internal_status, status_of
-from jobstatus.rpc.intake import LARGE_MESSAGE_BYTES, Context, Intake
+from jobstatus.rpc.intake import LARGE_MESSAGE_BYTES, Context, Intake, Place, Refuse
 from jobstatus.rpc.pacing import Pace
 from jobstatus.telemetry.throttle import LogThrottle
 
@@ -142,11 +143,8 @@ class RpcAdapter:
             with self._intake.place() as place:
                 try:
                     self._identify(context, name)
-                    data = await self._intake.receive(context, place, self._refuse(context, name, started))
-                    if len(data) > LARGE_MESSAGE_BYTES:
-                        await self._pace.turn()  # one such message is parsed in each round of the event loop
-                    request = [_parse(request_type, data)]
-                    del data
+                    refuse = self._refuse(context, name, started)
+                    request = [await self._received(request_type, context, place, refuse)]
                     recorded = None if audit is None else request[0]
                     response = await serve(request.pop())  # which may drop it as soon as it has read it
                     if self._held is not None:
@@ -161,6 +159,12 @@ class RpcAdapter:
             return response.SerializeToString()
 
         return handle
+
+    async def _received(self, request_type: type[Message], context: Context, place: Place, refuse: Refuse) -> Message:
+        data = await self._intake.receive(context, place, refuse)
+        if len(data) > LARGE_MESSAGE_BYTES:
+            await self._pace.turn()  # one such message is parsed in each round of the event loop
+        return _parse(request_type, data)
 
     def _streaming(
         self, name: str, serve: Callable[[Any], AsyncGenerator[Message | bytes]]
@@ -212,6 +216,7 @@ class RpcAdapter:
         A call that `is_refused` has been aborted already.
         """
         if is_refused:
+            _let_go(error)
             raise error
         seconds = time.perf_counter() - started
         if not isinstance(error, Exception):
@@ -222,6 +227,7 @@ class RpcAdapter:
         self._metrics.rpc_answered(name, _CODE_NAMES[status.code], seconds)
         reason = error.reason if isinstance(error, JobStatusError) else INTERNAL
         told = rpc_status.to_status(status)
+        _let_go(error)
         await context.abort(told.code, told.details, (*told.trailing_metadata, (REASON_KEY, reason)))
         raise AssertionError("abort raises")
 
@@ -247,6 +253,16 @@ class RpcAdapter:
                 },
             )
         return status_of(error)
+
+
+def _let_go(error: BaseException | None) -> None:
+    """Have an error that has been reported keep nothing of the call, such as its message.
+
+    gRPC keeps the error that aborts a call, and all that belongs to it, until the garbage collector comes by.
+    """
+    while error is not None:
+        clear_frames(error.__traceback__)
+        error = error.__cause__ or error.__context__
 
 
 def _parse(request_type: type[Message], data: bytes) -> Message:

@@ -63,7 +63,7 @@ def dropped_lines() -> int:
 
 
 class LineHandler(logging.Handler):
-    """Hands lines to a thread that writes them to a file descriptor. Only `flush` and `close` wait, for a moment."""
+    """Hands lines to a thread that writes them to a file descriptor. Only `flush` waits, for a moment."""
 
     def __init__(self, descriptor: int, max_lines: int = MAX_LINES) -> None:
         super().__init__()
@@ -89,8 +89,7 @@ class LineHandler(logging.Handler):
             self._lines.all_tasks_done.wait_for(lambda: not self._lines.unfinished_tasks, EXIT_SECONDS)
 
     def close(self) -> None:
-        """Write the lines so far if their reader takes them, and end the thread."""
-        self.flush()
+        """Have the thread end once it has written the lines so far. `flush` waits for them, as at the process' end."""
         with suppress(queue.Full):
             self._lines.put_nowait(None)
         super().close()

@@ -1,6 +1,7 @@
 """How many bytes of messages the service takes into memory at a time."""
 
 import asyncio
+import gc
 from contextlib import ExitStack
 from typing import Any, NoReturn, cast
 
@@ -141,3 +142,23 @@ async def test_a_call_without_a_message_is_refused() -> None:
     async with service_here() as service, channel_to(service.grpc_port) as channel:
         call: Any = channel.stream_unary("/jobstatus.v1.JobStatus/CompleteJob")
         assert (await refused(call(iter(())))).code is Code.INVALID_ARGUMENT
+
+
+def copies_of(own: bytes) -> int:
+    """How many other bytes objects have it in them."""
+    held = {id(each): each for thing in gc.get_objects() for each in gc.get_referents(thing) if type(each) is bytes}
+    return sum(len(each) >= len(own) and each is not own and own in each for each in held.values())
+
+
+async def test_a_refused_message_is_let_go_of() -> None:
+    """The error that gRPC keeps of a call does not keep its message until a collection of cycles."""
+    async with service_here(max_result_bytes=MIB) as service:
+        await create(service, "j1")
+        result = b'"refused' + b"x" * (MIB // 2) + b"]"
+        gc.disable()
+        try:
+            with pytest.raises(grpc.aio.AioRpcError):
+                await complete(service, "j1", result)
+            assert copies_of(result) == 0
+        finally:
+            gc.enable()
