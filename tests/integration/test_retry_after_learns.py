@@ -72,6 +72,7 @@ async def test_who_waited_for_the_end_has_seen_it_too(name: str) -> None:
             return f"\njobstatus_waiting_polls {len(JOBS)}.0\n" in metrics
 
         await until(all_wait)
+        assert await statuses(service) == {202}  # whose reads come after those of the polls that wait
         clock.move(seconds=120)
         await asyncio.gather(*(complete(service, name) for name in JOBS))
         async with asyncio.timeout(LIMIT_SECONDS):
