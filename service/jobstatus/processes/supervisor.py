@@ -138,18 +138,28 @@ class _Supervisor:
 
     async def _start(self, number: int) -> ChildProcess:
         """Return a new child when it is up or has ended. Raise OSError when the system cannot start a process."""
+        reloads = self._reloads
         child = self._children[number] = await ChildProcess.started(
             number, environment=self._environment, dev=self._launch.dev, first=packed(*self._in_use)
         )
         if self._stopping.is_set():
             child.send(signal.SIGTERM)
-        reloads = self._reloads
         child.is_up = await child.channel.wait_until_up()
         self._has_started |= child.is_up
         if reloads != self._reloads:  # it serves what was in use before
-            await child.ask("reload", seconds=self._limits.reload_seconds)
+            await self._reload_late(child)
         self._count()
         return child
+
+    async def _reload_late(self, child: ChildProcess) -> None:
+        """Have a child reload that began before a reload, or end: its replacement serves what is in use."""
+        problem = await child.ask("reload", seconds=self._limits.reload_seconds)
+        if problem:
+            _log.error(
+                "A serving process could not reload and is replaced.",
+                extra={"event": "child_reload_failed", "child": child.number, "problem": problem},
+            )
+            child.send(signal.SIGTERM)
 
     async def _keep(self, child: ChildProcess) -> None:
         """Replace the child whenever it ends, until the service stops."""
