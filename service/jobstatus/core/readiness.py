@@ -102,7 +102,7 @@ class Readiness:
             await self._probe_writes()
             self._health = READY
         except JobStatusError as error:
-            cause = type(error.__cause__).__name__
+            cause = type(error.__cause__ or error).__name__
             self._health = await self._without_writes(error)
         if self._health != before:
             self._tell(cause)
