@@ -156,12 +156,20 @@ def test_a_wrong_value_of_an_issuer_is_told_in_our_words(name: str, tmp_path: Pa
         assert not sentence or sentence.startswith(("JOBSTATUS_ISSUERS.0", "the settings have no issuers.0.")), sentence
 
 
+@pytest.mark.parametrize("name", ["config", "grpc_tls_cert", "jwt_secret_file"])
+def test_a_path_that_cannot_be_looked_up_is_told_with_its_setting(name: str) -> None:
+    """The system refuses to say whether there is a file, as it does below a folder that may not be entered."""
+    with pytest.raises(SettingsError, match=f"^JOBSTATUS_{name.upper()} names "):
+        load_settings({f"JOBSTATUS_{name.upper()}": "x" * 5000})
+
+
 @pytest.mark.parametrize(
     ("name", "value", "sentence"),
     [
         ("workers", "many", "JOBSTATUS_WORKERS must be a whole number"),
         ("workers", "0", "JOBSTATUS_WORKERS must be at least 1"),
         ("workers", "65", "JOBSTATUS_WORKERS must be at most 64"),
+        ("rate_limit", "1000001", "JOBSTATUS_RATE_LIMIT must be at most 1000000"),
         ("keepalive_seconds", "long", "JOBSTATUS_KEEPALIVE_SECONDS must be a number"),
         ("pending_timeout_seconds", "0", "JOBSTATUS_PENDING_TIMEOUT_SECONDS must be above 0"),
         ("grpc_insecure", "perhaps", "JOBSTATUS_GRPC_INSECURE must be true or false"),

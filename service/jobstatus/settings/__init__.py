@@ -27,7 +27,7 @@ from jobstatus.auth.issuer_config import IssuerConfig, Kind
 from jobstatus.auth.tls_files import TlsFiles
 from jobstatus.rest.cors import checked_origin
 from jobstatus.settings.errors import SettingsError, settings_error
-from jobstatus.settings.sources import CONFIG, PREFIX, SECRETS, read_secret, read_values, variable
+from jobstatus.settings.sources import CONFIG, PREFIX, SECRETS, problem_with, read_secret, read_values, variable
 
 __all__ = ["Address", "IssuerSettings", "Settings", "SettingsError", "load_settings"]
 
@@ -74,8 +74,8 @@ def parse_address(value: Any) -> Address:
 
 
 def _existing_file(path: Path) -> Path:
-    if not path.is_file():
-        raise ValueError(f"names no file ({path})")
+    if problem := problem_with(path):
+        raise ValueError(problem)
     return path
 
 
