@@ -112,6 +112,14 @@ def test_all_writes_are_recorded_only_in_an_audit_log(tmp_path: Path) -> None:
     check_servable(Settings(jwt="off", audit_writes=True, audit_log=tmp_path / "audit.log"), ())
 
 
+@pytest.mark.parametrize("check", [check_servable, check_edge])
+def test_a_burst_without_a_rate_is_refused(check: Callable[..., None]) -> None:
+    """It would limit nothing, against what its operator expects."""
+    with pytest.raises(SettingsError, match="JOBSTATUS_RATE_LIMIT_BURST needs JOBSTATUS_RATE_LIMIT"):
+        check(Settings(jwt="off", upstream="127.0.0.1:1", rate_limit_burst=5), ())
+    check(Settings(jwt="off", upstream="127.0.0.1:1", rate_limit=5, rate_limit_burst=5), ())
+
+
 # --- words ---
 
 LITERALS: Final = (
