@@ -219,12 +219,14 @@ class _Supervisor:
         """Check the files here, so that either all children take them into use or none; raise what is wrong."""
         pem = await asyncio.to_thread(check_files, settings, issuers)
         changed = [] if pem == self._pem else ["grpc_tls_cert"]
-        self._pem = pem
-        self._in_use = self._for_child(settings), issuers
+        before = self._in_use, self._pem
+        self._in_use, self._pem = (self._for_child(settings), issuers), pem
         self._reloads += 1
         asked = self._those_up()
         seconds = self._limits.reload_seconds
         problems = await asyncio.gather(*(child.ask("reload", seconds=seconds) for child in asked))
+        if asked and all(problems):  # the files have changed since they were checked, and no child has taken them
+            self._in_use, self._pem = before
         for child, problem in zip(asked, problems, strict=True):
             if problem or (problem is None and child.is_up):
                 raise OSError(f"serving process {child.number}: {problem or 'it does not answer'}")
