@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
@@ -21,6 +22,7 @@ from jobstatus.app.check import check_edge_start, check_service
 from jobstatus.settings import IssuerSettings, Settings
 from jobstatus.stores import StoreConfigError, describe_store, open_store
 from jobstatus.stores.sqlite import schema
+from jobstatus.telemetry.audit import AuditLog
 
 TOKENS: Final = {
     "JOBSTATUS_JWT_ISSUER": ISSUER,
@@ -72,6 +74,24 @@ def test_a_check_of_a_trial_makes_no_secret(tmp_path: Path) -> None:
     assert (ended.code, ended.err) == (0, "")
     assert "of jobstatus-dev for jobstatus: HS256, a secret" in ended.out
     assert "The secret of --dev would be created in var/." in ended.out
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("path", ["nowhere/audit.log", "config/audit.log", "."])
+def test_an_audit_log_is_refused_as_at_a_start(tmp_path: Path, path: str) -> None:
+    """Its folder is missing or is none, or a folder stands in its place."""
+    (tmp_path / "config").touch()
+    ended = check(tmp_path, JOBSTATUS_AUDIT_LOG=path)
+    assert (ended.code, ended.out) == (2, "")
+    with pytest.raises(OSError, match="JOBSTATUS_AUDIT_LOG") as refused, AuditLog(tmp_path / path, clock=time.time):
+        pass
+    assert ended.err == f"jobstatus: {refused.value}\n".replace(f"{tmp_path / path}", path)
+
+
+def test_an_audit_log_is_not_made(tmp_path: Path) -> None:
+    ended = check(tmp_path, JOBSTATUS_AUDIT_LOG="audit.log")
+    assert (ended.code, ended.err) == (0, "")
+    assert "  audit log  audit.log\n" in ended.out
     assert list(tmp_path.iterdir()) == []
 
 

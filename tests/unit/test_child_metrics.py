@@ -22,6 +22,7 @@ def figures(metrics: MergedMetrics) -> dict[str, float]:
 async def told(*steps: int, pending: int | None = None) -> str:
     """What a process tells that has answered so many polls, one after the other with these codes."""
     metrics = Metrics()
+    metrics.expect_refusals(["expired", "malformed"], [])
     for code in steps:
         metrics.request_answered("transcription", code, 0.002)
         metrics.rpc_answered("GetJob", "OK", 0.002)
@@ -74,7 +75,10 @@ async def test_of_several_processes_the_one_that_is_worst_off_counts() -> None:
 
 
 async def test_one_set_is_valid_openmetrics() -> None:
-    """The text that children tell has the times of creation as families of their own, which OpenMetrics forbids."""
+    """The text that children tell has the times of creation as families of their own, which OpenMetrics forbids.
+
+    It also wants the samples of the same labels together, of which the credentials refused have two kinds.
+    """
     children = MergedMetrics()
     children.tell(1, await told(200))
     children.tell(2, await told(503))

@@ -79,6 +79,23 @@ async def test_each_change_is_logged_once(caplog: pytest.LogCaptureFixture) -> N
     assert [getattr(record, "reason", "") for record in caplog.records] == ["store_full", "store_unavailable", ""]
 
 
+async def test_another_reason_is_no_other_line(caplog: pytest.LogCaptureFixture) -> None:
+    """What fails on a full disk differs from write to write."""
+    world = World()
+    found = [await world.check(StoreFull() if second % 2 else StoreUnavailable()) for second in range(6)]
+    assert set(found) == {FULL, READ_ONLY}
+    assert events_logged(caplog) == ["degraded"]
+
+
+async def test_the_line_names_the_error_behind_it(caplog: pytest.LogCaptureFixture) -> None:
+    """That is the driver's, or ours where the store was not even asked."""
+    world, behind = World(), StoreUnavailable()
+    behind.__cause__ = TimeoutError()
+    await world.check(behind)
+    await world.check(StoreUnavailable(), StoreUnavailable())
+    assert [vars(record)["cause"] for record in caplog.records] == ["TimeoutError", "StoreUnavailable"]
+
+
 async def test_the_store_is_probed_once_a_second_however_often_it_is_asked() -> None:
     world = World()
     for _ in range(4):

@@ -112,6 +112,14 @@ def test_all_writes_are_recorded_only_in_an_audit_log(tmp_path: Path) -> None:
     check_servable(Settings(jwt="off", audit_writes=True, audit_log=tmp_path / "audit.log"), ())
 
 
+@pytest.mark.parametrize("check", [check_servable, check_edge])
+def test_a_burst_without_a_rate_is_refused(check: Callable[..., None]) -> None:
+    """It would limit nothing, against what its operator expects."""
+    with pytest.raises(SettingsError, match="JOBSTATUS_RATE_LIMIT_BURST needs JOBSTATUS_RATE_LIMIT"):
+        check(Settings(jwt="off", upstream="127.0.0.1:1", rate_limit_burst=5), ())
+    check(Settings(jwt="off", upstream="127.0.0.1:1", rate_limit=5, rate_limit_burst=5), ())
+
+
 # --- words ---
 
 LITERALS: Final = (
@@ -156,12 +164,20 @@ def test_a_wrong_value_of_an_issuer_is_told_in_our_words(name: str, tmp_path: Pa
         assert not sentence or sentence.startswith(("JOBSTATUS_ISSUERS.0", "the settings have no issuers.0.")), sentence
 
 
+@pytest.mark.parametrize("name", ["config", "grpc_tls_cert", "jwt_secret_file"])
+def test_a_path_that_cannot_be_looked_up_is_told_with_its_setting(name: str) -> None:
+    """The system refuses to say whether there is a file, as it does below a folder that may not be entered."""
+    with pytest.raises(SettingsError, match=f"^JOBSTATUS_{name.upper()} names "):
+        load_settings({f"JOBSTATUS_{name.upper()}": "x" * 5000})
+
+
 @pytest.mark.parametrize(
     ("name", "value", "sentence"),
     [
         ("workers", "many", "JOBSTATUS_WORKERS must be a whole number"),
         ("workers", "0", "JOBSTATUS_WORKERS must be at least 1"),
         ("workers", "65", "JOBSTATUS_WORKERS must be at most 64"),
+        ("rate_limit", "1000001", "JOBSTATUS_RATE_LIMIT must be at most 1000000"),
         ("keepalive_seconds", "long", "JOBSTATUS_KEEPALIVE_SECONDS must be a number"),
         ("pending_timeout_seconds", "0", "JOBSTATUS_PENDING_TIMEOUT_SECONDS must be above 0"),
         ("grpc_insecure", "perhaps", "JOBSTATUS_GRPC_INSECURE must be true or false"),

@@ -19,6 +19,7 @@ from jobstatus.core.errors import JobStatusError
 from jobstatus.core.timekeeper import TimeLimits
 from jobstatus.settings import IssuerSettings, Settings
 from jobstatus.stores import describe_store
+from jobstatus.telemetry import audit
 from jobstatus.telemetry.metrics import Metrics
 
 _NO_TLS: Final = "without TLS"
@@ -34,6 +35,7 @@ async def check_service(settings: Settings, issuers: tuple[IssuerSettings, ...])
         ("admin", str(settings.admin)),
         ("processes", str(settings.workers)),
         ("store", await describe_store(settings.store, redis_replicas=settings.redis_replicas)),
+        *_describe_audit(settings),
         *(("tokens", line) for line in tokens),
     )
 
@@ -46,6 +48,7 @@ async def check_edge_start(settings: Settings, issuers: tuple[IssuerSettings, ..
         ("REST", str(settings.http)),
         ("admin", str(settings.admin)),
         ("service", f"{settings.upstream}, {tls}; {await _ask_upstream(settings)}"),
+        *_describe_audit(settings),
         *(("tokens", line) for line in tokens),
     )
 
@@ -69,6 +72,14 @@ def _describe_clients(settings: Settings) -> str:
     allowed = ", ".join(sorted(settings.grpc_allowed_clients)) or "any with a certificate"
     edges = ", ".join(sorted(settings.grpc_edge_clients))
     return f"; clients: {allowed}" + (f"; edges: {edges}" if edges else "")
+
+
+def _describe_audit(settings: Settings) -> list[tuple[str, str]]:
+    """Return the row of the audit log, if there is one. Raise OSError."""
+    if settings.audit_log is None:
+        return []
+    audit.check_path(settings.audit_log)
+    return [("audit log", str(settings.audit_log))]
 
 
 async def _describe_issuers(issuers: Iterable[IssuerSettings]) -> list[str]:

@@ -57,7 +57,7 @@ def worst(all_health: Iterable[Health]) -> Health:
 
 
 class Readiness:
-    """Finds out the health of one process, and logs when it changes."""
+    """Finds out the health of one process, and logs when its status changes."""
 
     def __init__(
         self,
@@ -97,14 +97,14 @@ class Readiness:
             return self._health
 
     async def _probe(self) -> None:
-        before, cause = self._health, None
+        before, cause = self._health.status, None
         try:
             await self._probe_writes()
             self._health = READY
         except JobStatusError as error:
-            cause = type(error.__cause__).__name__
+            cause = type(error.__cause__ or error).__name__
             self._health = await self._without_writes(error)
-        if self._health != before:
+        if self._health.status is not before:  # not where the reason alone differs: a full disk has several
             self._tell(cause)
 
     async def _without_writes(self, refused: JobStatusError) -> Health:

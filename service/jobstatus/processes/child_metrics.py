@@ -41,9 +41,18 @@ def merge(families: Iterable[Metric]) -> list[Metric]:
             before = of_family.get(key)
             of_family[key] = sample.value if before is None else _joined(family, sample.name, before, sample.value)
     for name, metric in merged.items():
-        for (sample_name, labels), value in figures[name].items():
+        for (sample_name, labels), value in _grouped(figures[name]):
             metric.add_sample(sample_name, dict(labels), value)
     return list(merged.values())
+
+
+def _grouped(figures: Figures) -> Iterable[tuple[tuple[str, Labels], float]]:
+    """Return the samples with those of the same labels (but `le`) together, as OpenMetrics requires."""
+    groups: dict[Labels, Figures] = {}
+    for (name, labels), value in figures.items():
+        group = groups.setdefault(tuple(label for label in labels if label[0] != "le"), {})
+        group[name, labels] = value
+    return chain.from_iterable(group.items() for group in groups.values())
 
 
 def _joined(family: Metric, sample_name: str, one: float, other: float) -> float:

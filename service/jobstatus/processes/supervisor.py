@@ -138,18 +138,28 @@ class _Supervisor:
 
     async def _start(self, number: int) -> ChildProcess:
         """Return a new child when it is up or has ended. Raise OSError when the system cannot start a process."""
+        reloads = self._reloads
         child = self._children[number] = await ChildProcess.started(
             number, environment=self._environment, dev=self._launch.dev, first=packed(*self._in_use)
         )
         if self._stopping.is_set():
             child.send(signal.SIGTERM)
-        reloads = self._reloads
         child.is_up = await child.channel.wait_until_up()
         self._has_started |= child.is_up
         if reloads != self._reloads:  # it serves what was in use before
-            await child.ask("reload", seconds=self._limits.reload_seconds)
+            await self._reload_late(child)
         self._count()
         return child
+
+    async def _reload_late(self, child: ChildProcess) -> None:
+        """Have a child reload that began before a reload, or end: its replacement serves what is in use."""
+        problem = await child.ask("reload", seconds=self._limits.reload_seconds)
+        if problem:
+            _log.error(
+                "A serving process could not reload and is replaced.",
+                extra={"event": "child_reload_failed", "child": child.number, "problem": problem},
+            )
+            child.send(signal.SIGTERM)
 
     async def _keep(self, child: ChildProcess) -> None:
         """Replace the child whenever it ends, until the service stops."""
@@ -209,12 +219,14 @@ class _Supervisor:
         """Check the files here, so that either all children take them into use or none; raise what is wrong."""
         pem = await asyncio.to_thread(check_files, settings, issuers)
         changed = [] if pem == self._pem else ["grpc_tls_cert"]
-        self._pem = pem
-        self._in_use = self._for_child(settings), issuers
+        before = self._in_use, self._pem
+        self._in_use, self._pem = (self._for_child(settings), issuers), pem
         self._reloads += 1
         asked = self._those_up()
         seconds = self._limits.reload_seconds
         problems = await asyncio.gather(*(child.ask("reload", seconds=seconds) for child in asked))
+        if asked and all(problems):  # the files have changed since they were checked, and no child has taken them
+            self._in_use, self._pem = before
         for child, problem in zip(asked, problems, strict=True):
             if problem or (problem is None and child.is_up):
                 raise OSError(f"serving process {child.number}: {problem or 'it does not answer'}")

@@ -117,7 +117,7 @@ class Outcomes:
 
     def _log_unanswered(self, error: Exception, request_id: str) -> None:
         if polls := self._unanswered.should_log():
-            cause = type(error.__cause__).__name__
+            cause = type(error.__cause__ or error).__name__
             _log.warning(
                 "Polls could not be answered.",
                 extra={"event": "polls_unanswered", "request_id": request_id, "cause": cause, "polls": polls},

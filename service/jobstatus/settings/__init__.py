@@ -27,7 +27,7 @@ from jobstatus.auth.issuer_config import IssuerConfig, Kind
 from jobstatus.auth.tls_files import TlsFiles
 from jobstatus.rest.cors import checked_origin
 from jobstatus.settings.errors import SettingsError, settings_error
-from jobstatus.settings.sources import CONFIG, PREFIX, SECRETS, read_secret, read_values, variable
+from jobstatus.settings.sources import CONFIG, PREFIX, SECRETS, problem_with, read_secret, read_values, variable
 
 __all__ = ["Address", "IssuerSettings", "Settings", "SettingsError", "load_settings"]
 
@@ -74,8 +74,8 @@ def parse_address(value: Any) -> Address:
 
 
 def _existing_file(path: Path) -> Path:
-    if not path.is_file():
-        raise ValueError(f"names no file ({path})")
+    if problem := problem_with(path):
+        raise ValueError(problem)
     return path
 
 
@@ -303,6 +303,7 @@ def _with_secret(values: Any, secret: str, file: str, name_of: Callable[[str], s
 def check_servable(settings: Settings, issuers: tuple[IssuerSettings, ...]) -> None:
     """Raise SettingsError for settings that are each valid but not together."""
     _check_issuers(settings, issuers, "serve --dev")
+    _check_rate_limit(settings)
     if settings.workers > 1 and settings.store.startswith("memory:"):
         raise SettingsError(
             f"{PREFIX}STORE=memory:// is for one process, since each has a memory of its own: choose another store, or"
@@ -326,6 +327,7 @@ def check_servable(settings: Settings, issuers: tuple[IssuerSettings, ...]) -> N
 def check_edge(settings: Settings, issuers: tuple[IssuerSettings, ...]) -> None:
     """Raise SettingsError for settings that an edge cannot serve with."""
     _check_issuers(settings, issuers, "edge --dev")
+    _check_rate_limit(settings)
     if settings.upstream is None:
         raise SettingsError(f"no service to ask is set: set {PREFIX}UPSTREAM=HOST:PORT, or use --upstream")
     tls = (settings.upstream_tls_ca, settings.upstream_tls_cert, settings.upstream_tls_key)
@@ -355,6 +357,11 @@ def _check_issuers(settings: Settings, issuers: tuple[IssuerSettings, ...], deve
         )
     if issuers and settings.jwt == "off":
         raise SettingsError(f"{PREFIX}JWT is off, but issuers are set: remove the one or the other")
+
+
+def _check_rate_limit(settings: Settings) -> None:
+    if settings.rate_limit_burst is not None and settings.rate_limit is None:
+        raise SettingsError(f"{PREFIX}RATE_LIMIT_BURST needs {PREFIX}RATE_LIMIT")
 
 
 def unknown_variables(environment: Mapping[str, str]) -> dict[str, str]:

@@ -32,7 +32,7 @@ _WORDS: Final[Mapping[str, str]] = {
     "greater_than": "must be above {gt:g}",
     "greater_than_equal": "must be at least {ge:g}",
     "less_than": "must be below {lt:g}",
-    "less_than_equal": "must be at most {le}",
+    "less_than_equal": "must be at most {le:.12g}",
     "bool_parsing": _SWITCH,
     "bool_type": _SWITCH,
     "string_type": _TEXT,

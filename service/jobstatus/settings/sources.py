@@ -54,8 +54,8 @@ def overridden(environment: Mapping[str, str], options: Mapping[str, str]) -> di
 
 def read_secret(path: Path, name: str) -> str:
     """Return the text of a file without the newline at its end. Raises SettingsError, which never quotes the text."""
-    if not path.is_file():
-        raise SettingsError(f"{name} names no file ({path})")
+    if problem := problem_with(path):
+        raise SettingsError(f"{name} {problem}")
     try:
         with path.open("rb") as file:
             data = file.read(_MAX_SECRET_BYTES + 1)
@@ -72,6 +72,14 @@ def read_secret(path: Path, name: str) -> str:
     return secret
 
 
+def problem_with(path: Path) -> str:
+    """Return why the path is not that of a file, to follow the setting's name; an empty string if it is one."""
+    try:
+        return "" if path.is_file() else f"names no file ({path})"
+    except OSError as error:  # a folder above it may not be entered
+        return f"names a file that cannot be read ({path}: {error.strerror})"
+
+
 def _replaces(source: Mapping[str, Any], name: str) -> bool:
     """Return whether the source sets this setting, or the one that stands for the same secret."""
     pair = next((pair for pair in SECRETS.items() if name in pair), (name,))
@@ -84,8 +92,8 @@ def _read_config(variables: Mapping[str, str], options: Mapping[str, str]) -> di
         name, path = f"--{CONFIG}", options[CONFIG]
     if path is None:
         return {}
-    if not Path(path).is_file():
-        raise SettingsError(f"{name} names no file ({path})")
+    if problem := problem_with(Path(path)):
+        raise SettingsError(f"{name} {problem}")
     import tomllib  # noqa: PLC0415  # most settings come from variables
 
     try:

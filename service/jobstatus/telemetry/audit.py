@@ -8,6 +8,7 @@ than what a pipe takes whole. A file that was renamed or removed is made anew fo
 rotate it without a signal.
 """
 
+import errno
 import json
 import logging
 import os
@@ -62,8 +63,7 @@ class AuditLog:
         try:
             self._open()
         except OSError as error:
-            problem = error.strerror or error
-            raise OSError(f"cannot write the audit log {self._path} (JOBSTATUS_AUDIT_LOG): {problem}") from error
+            raise _refusal(self._path, error) from error
         self._thread.start()
         return self
 
@@ -156,6 +156,32 @@ class AuditLog:
         _log.warning(
             "The audit log is written again; lines were lost.", extra={"event": "audit_log_recovered", "lines": lines}
         )
+
+
+def check_path(path: Path) -> None:
+    """Raise the OSError with which `AuditLog` would refuse this path. Change nothing, and open no pipe."""
+    try:
+        problem = _problem_with(path)
+    except OSError as error:
+        raise _refusal(path, error) from error
+    if problem:
+        raise _refusal(path, OSError(problem, os.strerror(problem)))
+
+
+def _problem_with(path: Path) -> int:
+    """Return the number of the error that a start would meet, 0 for none."""
+    if path.is_dir():
+        return errno.EISDIR
+    place, rights = (path, os.W_OK) if path.exists() else (path.parent, os.W_OK | os.X_OK)
+    if not place.exists():
+        return errno.ENOENT
+    if place == path.parent and not place.is_dir():
+        return errno.ENOTDIR
+    return 0 if os.access(place, rights) else errno.EACCES
+
+
+def _refusal(path: Path, error: OSError) -> OSError:
+    return OSError(f"cannot write the audit log {path} (JOBSTATUS_AUDIT_LOG): {error.strerror or error}")
 
 
 def _together(lines: Sequence[bytes]) -> Iterator[list[bytes]]:

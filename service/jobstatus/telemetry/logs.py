@@ -14,7 +14,6 @@ import queue
 import sys
 import threading
 from collections.abc import MutableMapping
-from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -63,21 +62,29 @@ def dropped_lines() -> int:
 
 
 class LineHandler(logging.Handler):
-    """Hands lines to a thread that writes them to a file descriptor. Only `flush` waits, for a moment."""
+    """Hands lines to a thread that writes them to a file descriptor. Only `flush` waits, for a moment.
+
+    The queue must be a SimpleQueue, because a destructor may log while a line is being put, as asyncio's tasks do: the
+    lock of an ordinary queue would stop the process for good.
+    """
 
     def __init__(self, descriptor: int, max_lines: int = MAX_LINES) -> None:
         super().__init__()
         self._descriptor = descriptor
-        self._lines: queue.Queue[str | None] = queue.Queue(max_lines)
+        self._max_lines = max_lines
+        self._lines: queue.SimpleQueue[str | threading.Event | None] = queue.SimpleQueue()
+        """Lines; events to set when those before are written; None at the end."""
         self._told = self.dropped = 0
-        threading.Thread(target=self._write_lines, name="log", daemon=True).start()
+        self._thread = threading.Thread(target=self._write_lines, name="log", daemon=True)
+        self._thread.start()
 
     def emit(self, record: logging.LogRecord) -> None:
         """Give the line to the thread, or drop it."""
-        try:
-            self._lines.put_nowait(self.format(record))
-        except queue.Full:
+        if self._lines.qsize() >= self._max_lines:
             self.dropped += 1
+            return
+        try:
+            self._lines.put(self.format(record))
         except Exception:  # noqa: BLE001  # as every handler: a value that cannot be formatted stops nobody
             self.handleError(record)
         else:
@@ -85,19 +92,20 @@ class LineHandler(logging.Handler):
 
     def flush(self) -> None:
         """Wait until the lines so far are written, for at most EXIT_SECONDS."""
-        with self._lines.all_tasks_done:
-            self._lines.all_tasks_done.wait_for(lambda: not self._lines.unfinished_tasks, EXIT_SECONDS)
+        if self._thread.is_alive():
+            are_written = threading.Event()
+            self._lines.put(are_written)
+            are_written.wait(EXIT_SECONDS)
 
     def close(self) -> None:
         """Have the thread end once it has written the lines so far. `flush` waits for them, as at the process' end."""
-        with suppress(queue.Full):
-            self._lines.put_nowait(None)
+        self._lines.put(None)
         super().close()
 
     def _tell_dropped(self) -> None:
         """Log how many lines were dropped, once there is room for more than that."""
         lines = self.dropped - self._told
-        if lines and self._lines.qsize() <= self._lines.maxsize // 2:
+        if lines and self._lines.qsize() <= self._max_lines // 2:
             self._told = self.dropped
             _log.warning(
                 "Nobody read the log; lines were dropped.", extra={"event": "log_lines_dropped", "lines": lines}
@@ -105,12 +113,13 @@ class LineHandler(logging.Handler):
 
     def _write_lines(self) -> None:
         while (line := self._lines.get()) is not None:
+            if isinstance(line, threading.Event):
+                line.set()
+                continue
             try:
                 _write(self._descriptor, f"{line}\n".encode(errors="backslashreplace"))
             except OSError:
                 self.dropped += 1  # the reader has gone for good
-            finally:
-                self._lines.task_done()
 
 
 def _write(descriptor: int, data: bytes) -> None:
