@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 from harness.waiting import until
-from jobstatus.processes.hangup import HangUps
+from jobstatus.processes.hangup import EarlyHangUps, HangUps
 
 
 @pytest.fixture(autouse=True)
@@ -62,3 +62,15 @@ async def test_under_nohup_it_goes_on() -> None:
 async def test_a_child_ignores_it() -> None:
     HangUps(lambda: None, is_child=True)
     assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+
+
+async def test_a_signal_during_the_imports_is_a_reload_once_the_process_serves() -> None:
+    """Where there is no terminal; a terminal that closes then ends the process, as it ends any command."""
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    EarlyHangUps.expect(lambda: True)
+    assert signal.getsignal(signal.SIGHUP) is signal.SIG_DFL
+    EarlyHangUps.expect(lambda: False)
+    signal.raise_signal(signal.SIGHUP)
+    terminal = Terminal(is_there=False)
+    terminal.hangups().call(lambda: terminal.told.append("reload"))
+    assert terminal.told == ["reload"]

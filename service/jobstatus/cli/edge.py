@@ -37,6 +37,9 @@ def command(*, dev: bool, check: bool, options: Mapping[str, str]) -> int:
 
         return run_check(Source(check=check_edge, dev=dev, options=options), check_edge_start)
     gc.disable()  # until the start is over (see launch.end_start): nearly all that it makes is here to stay
+    from jobstatus.processes.hangup import EarlyHangUps  # noqa: PLC0415 (as below)
+
+    EarlyHangUps.expect()
     from jobstatus.processes.start import run_edge  # noqa: PLC0415 (the whole edge: not for --help)
 
     return run_edge(dev=dev, options=options)

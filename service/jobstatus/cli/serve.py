@@ -37,6 +37,9 @@ def command(*, dev: bool, check: bool, options: Mapping[str, str]) -> int:
 
         return run_check(Source(check=check_servable, dev=dev, options=options), check_service)
     gc.disable()  # until the start is over (see launch.end_start): nearly all that it makes is here to stay
+    from jobstatus.processes.hangup import EarlyHangUps  # noqa: PLC0415 (as below)
+
+    EarlyHangUps.expect()
     from jobstatus.processes.start import run  # noqa: PLC0415 (the whole service: not for --help)
 
     return run(dev=dev, options=options)

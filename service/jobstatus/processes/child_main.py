@@ -8,6 +8,9 @@ import sys
 
 if __name__ == "__main__":
     gc.disable()  # until the start is over (see launch.end_start): nearly all that it makes is here to stay
+    from jobstatus.processes.hangup import EarlyHangUps
+
+    EarlyHangUps.expect()
     from jobstatus.processes.start import run
 
     number, *options = sys.argv[1:]

@@ -18,6 +18,22 @@ def has_terminal() -> bool:
     return True
 
 
+class EarlyHangUps:
+    """Handles SIGHUP until `HangUps` does, for a process without a terminal: there it would end the process."""
+
+    def __init__(self) -> None:
+        self.have_come = False
+
+    def __call__(self, *_: object) -> None:
+        self.have_come = True
+
+    @classmethod
+    def expect(cls, has_terminal: Callable[[], bool] = has_terminal) -> None:
+        """Call this first of all at the start of a process."""
+        if signal.getsignal(signal.SIGHUP) is signal.SIG_DFL and not has_terminal():
+            signal.signal(signal.SIGHUP, cls())
+
+
 class HangUps:
     """Catches SIGHUP. One that comes before `call` is not lost.
 
@@ -34,8 +50,9 @@ class HangUps:
     ) -> None:
         self._on_terminal_gone = on_terminal_gone
         self._has_terminal = has_terminal
-        self._is_of_terminal = signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN and has_terminal()
-        self._have_come = False
+        before = signal.getsignal(signal.SIGHUP)
+        self._is_of_terminal = before is not signal.SIG_IGN and has_terminal()
+        self._have_come = isinstance(before, EarlyHangUps) and before.have_come
         self._request: Callable[[], None] | None = None
         if is_child:
             signal.signal(signal.SIGHUP, signal.SIG_IGN)
