@@ -128,7 +128,7 @@ LITERALS: Final = (
 )
 """Values in TOML that some setting or other cannot have."""
 NOT_OURS: Final = re.compile(
-    r"[Ii]nput should|[Vv]alue error|Field required|valid (?!JSON|TOML)|unable|instance|should (be|have|match)"
+    r"(?i:input should|value error)|Field required|valid (?!JSON|TOML)|unable|instance|should (be|have|match)"
     r"|pydantic|<|None|int\b|str\b|bool\b|dict|tuple|frozenset|cannot be used"
 )
 ISSUER: Final = {"issuer": '"i"', "audience": '"a"', "algorithm": '"HS256"', "secret": f'"{"s" * 32}"'}
@@ -223,14 +223,14 @@ def test_a_child_is_given_options_as_variables(tmp_path: Path) -> None:
     secret.write_text("memory://")
     environment = {"jobstatus_store_file": str(secret), "JOBSTATUS_http": "127.0.0.1:1", "PATH": "/bin"}
     options = {"store": "sqlite:///a.db", "http": "127.0.0.1:2", "workers": "2"}
-    childs = overridden(environment, options)
-    assert childs == {
+    given_to_child = overridden(environment, options)
+    assert given_to_child == {
         "PATH": "/bin",
         "JOBSTATUS_STORE": "sqlite:///a.db",
         "JOBSTATUS_HTTP": "127.0.0.1:2",
         "JOBSTATUS_WORKERS": "2",
     }
-    assert load_settings(childs) == load_settings(environment, options)
+    assert load_settings(given_to_child) == load_settings(environment, options)
 
 
 # --- secrets in files ---
