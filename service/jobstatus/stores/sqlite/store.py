@@ -15,6 +15,7 @@ import os
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 from typing import Any, Final, Self, TypeVar
@@ -199,9 +200,8 @@ class SQLiteJobStore:
             self._open(create=True)
         except schema.DiskFull as full:
             try:
-                reader = schema.open_reader(self._path)
-                is_current = schema.is_current(reader)
-                reader.close()
+                with closing(schema.open_reader(self._path)) as reader:
+                    is_current = schema.is_current(reader)
             except apsw.Error:
                 raise full from None
             if not is_current:
