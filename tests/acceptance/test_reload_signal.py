@@ -2,7 +2,6 @@
 
 import asyncio
 import signal
-import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -96,17 +95,6 @@ async def secure_to(process: Process, authorities: Authorities) -> AsyncIterator
         yield channel
 
 
-async def certificate_of(port: int, authorities: Authorities) -> bytes:
-    """The certificate that a new connection is shown."""
-    context = ssl.create_default_context(cadata=authorities.ours.cert_pem.bytes().decode())
-    authorities.ours.issue_cert("prober").configure_cert(context)
-    context.set_alpn_protocols(["h2"])
-    _, writer = await asyncio.open_connection("127.0.0.1", port, ssl=context)
-    shown = writer.get_extra_info("ssl_object").getpeercert(binary_form=True)
-    writer.transport.abort()
-    return bytes(shown)
-
-
 async def test_new_files_are_used_under_load(tmp_path: Path) -> None:
     """A certificate, a secret and the level of the log, at one signal; at the next a broken file changes nothing."""
     authorities = Authorities()
@@ -119,14 +107,14 @@ async def test_new_files_are_used_under_load(tmp_path: Path) -> None:
     header = bearer(virtual_key_token("vk-1", iss="steady", secret=STEADY))
     async with Process(tmp_path, **settings) as process, secure_to(process, authorities) as channel:
         await JobStatusStub(channel).CreateJob(creation("job-1"))
-        before = await certificate_of(process.port("GRPC"), authorities)
+        before = await authorities.certificate_of(process.port("GRPC"))
         async with under_load(process.port("HTTP"), channel, header) as load:
             authorities.settings(tmp_path)
             write_secret(tmp_path, NEW)
             write(settings["CONFIG"], f'log_level = "warning"\nmax_watchers = 7\n{entry}')
             process.send(signal.SIGHUP)
             await until(lambda: log_of(process, "reloaded") != [])
-            after = await certificate_of(process.port("GRPC"), authorities)
+            after = await authorities.certificate_of(process.port("GRPC"))
             assert after != before
             assert [await status_with(process.port("HTTP"), secret) for secret in (OLD, NEW)] == [401, 202]
             (line,) = log_of(process, "reloaded")
@@ -137,7 +125,7 @@ async def test_new_files_are_used_under_load(tmp_path: Path) -> None:
             write_secret(tmp_path, OLD)
             process.send(signal.SIGHUP)
             await until(lambda: log_of(process, "reload_refused") != [])
-            assert await certificate_of(process.port("GRPC"), authorities) == after
+            assert await authorities.certificate_of(process.port("GRPC")) == after
             assert [await status_with(process.port("HTTP"), secret) for secret in (OLD, NEW)] == [401, 202]
             polls, calls = load.polls, load.calls
             await until(lambda: load.polls > polls + POLLERS and load.calls > calls + CALLERS)

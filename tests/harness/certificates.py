@@ -1,5 +1,6 @@
 """Certificates for tests of mutual TLS: a CA of our own, one of a stranger, and what they issue."""
 
+import asyncio
 import ssl
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -41,6 +42,16 @@ class Authorities:
         paths["upstream_tls_key"].write_bytes(pair.private_key_pem.bytes())
         self.ours.cert_pem.write_to_path(str(paths["upstream_tls_ca"]))
         return dict(paths)
+
+    async def certificate_of(self, port: int) -> bytes:
+        """The certificate that a client with one of ours is shown on a new connection to this port."""
+        context = ssl.create_default_context(cadata=self.ours.cert_pem.bytes().decode())
+        self.ours.issue_cert("prober").configure_cert(context)
+        context.set_alpn_protocols(["h2"])
+        _, writer = await asyncio.open_connection("127.0.0.1", port, ssl=context)
+        shown = writer.get_extra_info("ssl_object").getpeercert(binary_form=True)
+        writer.transport.abort()
+        return bytes(shown)
 
     def server(self, name: str) -> ssl.SSLContext:
         """What a server of this name speaks TLS with."""

@@ -2,7 +2,6 @@
 
 import asyncio
 import os
-import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -148,17 +147,6 @@ async def test_the_keys_of_a_new_provider_are_fetched() -> None:
 # --- TLS of the service ---
 
 
-async def certificate_of(port: int, authorities: Authorities) -> bytes:
-    """The certificate that a new connection is shown."""
-    context = ssl.create_default_context(cadata=authorities.ours.cert_pem.bytes().decode())
-    authorities.ours.issue_cert("prober").configure_cert(context)
-    context.set_alpn_protocols(["h2"])
-    _, writer = await asyncio.open_connection("127.0.0.1", port, ssl=context)
-    shown = writer.get_extra_info("ssl_object").getpeercert(binary_form=True)
-    writer.transport.abort()
-    return bytes(shown)
-
-
 @asynccontextmanager
 async def secure(port: int, credentials: grpc.ChannelCredentials) -> AsyncIterator[grpc.aio.Channel]:
     """A channel of its own to a service of this machine."""
@@ -184,13 +172,13 @@ async def test_a_new_certificate_is_shown_to_new_connections(tmp_path: Path) -> 
     async with reloadable(**tls) as (service, reload):
         assert await key_age(service) > 24 * 3600
         port = service.grpc_port
-        shown = [await certificate_of(port, authorities)]
+        shown = [await authorities.certificate_of(port)]
         async with secure(port, authorities.client("a")) as channel:
             assert await call(channel) is Code.OK
             for _ in range(2):
                 authorities.settings(tmp_path)
                 assert await reload(Settings(**FREE, **tls), ()) == ["grpc_tls_cert"]
-                shown += [await certificate_of(port, authorities) for _ in range(2)]
+                shown += [await authorities.certificate_of(port) for _ in range(2)]
                 assert channel.get_state() is grpc.ChannelConnectivity.READY
                 assert await call(channel) is Code.OK
         assert len(set(shown)) == 3
@@ -244,12 +232,12 @@ async def test_a_broken_file_changes_nothing(tmp_path: Path, broken: str) -> Non
     authorities = Authorities()
     tls = authorities.settings(tmp_path)
     async with reloadable(issuer_with(), **tls) as (service, reload):
-        before = await certificate_of(service.grpc_port, authorities)
+        before = await authorities.certificate_of(service.grpc_port)
         authorities.settings(tmp_path)
         tls[broken].write_bytes(tls[broken].read_bytes()[:200])
         with pytest.raises(OSError, match=rf"^the TLS files for gRPC cannot be used \(.*{broken}"):
             await reload(Settings(**FREE, **tls), (issuer_with(OTHER_SECRET),))
-        assert await certificate_of(service.grpc_port, authorities) == before
+        assert await authorities.certificate_of(service.grpc_port) == before
         assert await status_with(service, virtual_key_token("vk-1")) == 404
 
 

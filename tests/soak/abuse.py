@@ -20,7 +20,7 @@ import tempfile
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -38,7 +38,7 @@ from harness.service import INSTALLED, EdgeProcess, Process, Service
 from harness.stores import STORES
 from harness.tokens import AUDIENCE, ISSUER
 from harness.told import Maker, percentile
-from harness.verdict import verdict
+from harness.verdict import Found, verdict
 from jobstatus.core.virtual_keys import KEY_PREFIX, hash_key
 from rich.console import Console, Group
 from rich.table import Table
@@ -253,20 +253,6 @@ class Base:
         """Return the processor time of one of what a load does."""
         spent = measured.cpu_seconds - self.cpu_share * measured.seconds
         return spent / measured.count if measured.count else 0.0
-
-
-@dataclass(slots=True, kw_only=True)
-class Found:
-    """What one load did."""
-
-    name: str
-    cells: dict[str, str] = field(default_factory=dict)
-    problems: list[str] = field(default_factory=list)
-
-    def note(self, column: str, cell: str, *, wrong: bool = False, why: str = "") -> None:
-        self.cells[column] = f"[red]{cell}[/]" if wrong else cell
-        if wrong:
-            self.problems.append(f"{self.name}: {column}: {cell}{why and f' ({why})'}")
 
 
 def judge(name: str, row: Row | None, measured: Measured, base: Base | None, scale: Scale) -> Found:

@@ -17,7 +17,7 @@ import tempfile
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -27,6 +27,7 @@ os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
 
 import psutil
 import uvloop
+from harness import verdict
 from harness.clocked import ClockFile, command, environment
 from harness.http import Answer, request
 from harness.jobs import completion, creation, failure
@@ -34,7 +35,6 @@ from harness.lives import Life, Lines
 from harness.service import Process
 from harness.stores import STORES
 from harness.tokens import admin_token, bearer
-from harness.verdict import verdict
 from harness.waiting import until
 from harness.workers import children_of, log_of
 from jobstatus.v1 import job_status_pb2 as pb
@@ -77,12 +77,8 @@ class ClockedProcess(Process):
 
 
 @dataclass(slots=True, kw_only=True)
-class Found:
-    """What one run found."""
-
-    name: str
-    cells: dict[str, str] = field(default_factory=dict)
-    problems: list[str] = field(default_factory=list)
+class Found(verdict.Found):
+    """What one run found of live workers and of the log."""
 
     def expect(self, is_so: bool, problem: str) -> None:
         if not is_so:
@@ -460,7 +456,7 @@ def main() -> int:
             for kind in given.only
         )
     )
-    return verdict(console, tables, [problem for each in found for problem in each.problems])
+    return verdict.verdict(console, tables, [problem for each in found for problem in each.problems])
 
 
 if __name__ == "__main__":

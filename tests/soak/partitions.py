@@ -27,7 +27,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from collections.abc import Set as AbstractSet
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from functools import cache, partial
 from pathlib import Path
@@ -48,7 +48,7 @@ from harness.load import until_cancelled
 from harness.patient_load import LIMIT_SECONDS, POLLERS, PatientLoad, Polled, Written, clients, ended
 from harness.relays import Relay
 from harness.service import COMMAND, EdgeProcess, Process
-from harness.verdict import verdict
+from harness.verdict import Found, verdict
 from harness.waiting import until
 from jobstatus.client import JobStatusClient, LeaseHeld, LeaseLost, RequestType
 from jobstatus.stores.redis.keys import Keys, bucket_of
@@ -90,20 +90,6 @@ class Scale:
     middle_slack_seconds: float = 0.0
     """For what is usual."""
     vanished: int = VANISHED
-
-
-@dataclass(slots=True, kw_only=True)
-class Found:
-    """What one run found."""
-
-    name: str
-    cells: dict[str, str] = field(default_factory=dict)
-    problems: list[str] = field(default_factory=list)
-
-    def note(self, column: str, cell: str, *, wrong: bool = False, why: str = "") -> None:
-        self.cells[column] = f"[red]{cell}" if wrong else cell
-        if wrong:
-            self.problems.append(f"{self.name}: {why or column}: {cell}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -189,7 +175,7 @@ async def judge_history(found: Found, load: PatientLoad) -> None:
     stale = [wrong for wrong in violations if "went back" in wrong]
     lost = [wrong for wrong in violations if wrong not in stale]
     for column, wrongs in (("lost", lost), ("stale", stale)):
-        found.note(column, str(len(wrongs)), wrong=bool(wrongs), why=f"{column}: {wrongs[:1]}")
+        found.note(column, str(len(wrongs)), wrong=bool(wrongs), why=str(wrongs[:1]))
 
 
 class Log:

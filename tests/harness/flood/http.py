@@ -118,6 +118,14 @@ async def _socket(plan: Plan, *, room: int = 0) -> socket.socket:
     return made
 
 
+async def end_after(seconds: float, tasks: Iterable[asyncio.Task[None]]) -> None:
+    """Let the tasks go on for so long."""
+    await asyncio.sleep(seconds)
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
 @asynccontextmanager
 async def slow(plan: Plan) -> AsyncIterator[Run]:
     """Ask for something large, read it slowly, and ask again whenever that has ended."""
@@ -145,10 +153,7 @@ async def slow(plan: Plan) -> AsyncIterator[Run]:
 
     async def run() -> Outcome:
         tasks = [asyncio.create_task(read_slowly()) for _ in range(plan.connections)]
-        await asyncio.sleep(plan.seconds)
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await end_after(plan.seconds, tasks)
         return outcome
 
     yield run
@@ -177,10 +182,7 @@ async def unread(plan: Plan) -> AsyncIterator[Run]:
     async def run() -> Outcome:
         tasks = [asyncio.create_task(write(made, endless, count())) for made in sockets[::2]]
         tasks += [asyncio.create_task(write(made, whole, (1,))) for made in sockets[1::2]]
-        await asyncio.sleep(plan.seconds)
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await end_after(plan.seconds, tasks)
         return outcome
 
     yield run

@@ -42,6 +42,7 @@ def test_the_largest_message_has_room() -> None:
     intake = Intake(1, 60)
     with intake.place() as place:
         intake.count(place, 60)
+        assert intake.held_bytes() == 60
 
 
 def test_large_messages_leave_room_for_small_ones() -> None:
