@@ -2,16 +2,21 @@
 
 import asyncio
 import re
+import socket
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
 from typing import Final
 
 import pytest
+from aiohttp import web
 from harness.http import LIMIT_SECONDS, request
 from harness.logged import events_logged
 from harness.service import Service, edge_here, service_here
 from harness.waiting import until
+from jobstatus.rest.server import HttpServer
 
+WAITING: Final = 96
+"""Connections that the kernel has made and nobody has accepted."""
 REQUEST: Final = b"GET /nothing HTTP/1.1\r\nHost: test\r\n\r\n"
 HOSTS: Final = {"127.0.0.1": "127.0.0.1", "127.0.0.2": "127.0.0.1", "::1": "::1"}
 """Where a client of each address connects to."""
@@ -93,3 +98,27 @@ async def test_an_edge_has_the_limits() -> None:
         assert await crowd.admitted("127.0.0.1", 2) == [True, False]
         assert await checks.admitted("127.0.0.1", 5) == [True] * 5
         assert await figures(edge) == {"open": 1, "max_connections_each": 1}
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "::"])
+async def test_connections_that_come_together_are_accepted_together(host: str) -> None:
+    """Not one in each turn of the loop: with much to do in a turn, new clients would queue for seconds."""
+    server = HttpServer(nobody_asks, max_connections=1000, grace_seconds=1)
+    port = await server.start(host, 0)
+    try:
+        with ExitStack() as stack:
+            for _ in range(WAITING):
+                stack.enter_context(socket.create_connection(("127.0.0.1", port)))
+            turns = 0
+            while server.connection_count < WAITING and turns < WAITING:
+                turns += 1
+                await asyncio.sleep(0)
+            assert turns < WAITING / 2
+    finally:
+        await server.stop()
+    with pytest.raises(ConnectionError):
+        socket.create_connection(("127.0.0.1", port))
+
+
+async def nobody_asks(_: web.BaseRequest) -> web.StreamResponse:
+    raise AssertionError

@@ -6,7 +6,7 @@ import logging
 import os
 import socket
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any, Final
 
@@ -19,12 +19,14 @@ from jobstatus.rest.fast_path_check import find_problem
 from jobstatus.rest.limits import RestLimits
 from jobstatus.rest.protocol import Handler, RestProtocol, only_valid
 from jobstatus.rest.send_limits import limit_unsent
-from jobstatus.rest.vanished_clients import close_vanished
+from jobstatus.rest.vanished_clients import ListeningSocket, close_vanished
 from jobstatus.telemetry.throttle import LogThrottle
 
 KEEPALIVE_SECONDS: Final = 650.0
 """Longer than proxies keep an idle connection (Google's balancers 600 s), so that none uses one that we close."""
 _BACKLOG: Final = 1024
+ACCEPTED_AT_A_TIME: Final = 16
+"""Connections that are accepted in one turn of the loop, where it takes one of each listening socket."""
 _log = logging.getLogger(__name__)
 
 
@@ -55,7 +57,7 @@ class HttpServer:
         self._table = ConnectionTable(limit=max_connections, limit_each=max_connections_each, on_refused=on_refused)
         self._keepalive_seconds = keepalive_seconds
         self._limits = limits
-        self._server: asyncio.Server | None = None
+        self._servers: list[asyncio.Server] = []
 
     @property
     def connection_count(self) -> int:
@@ -69,15 +71,18 @@ class HttpServer:
         """
         factory = await self._factory()
         try:
-            self._server = await _bound(factory, host, port, shared=shared)
-            for part in self._server.sockets:
+            first = await _bound(factory, host, port, shared=shared)
+            self._servers.append(first)
+            for part in first.sockets:
                 close_vanished(part, self._limits.vanished_seconds)
                 limit_unsent(part)
-            await self._server.start_serving()
+                self._servers += [await _again(factory, part) for _ in range(ACCEPTED_AT_A_TIME - 1)]
+            for server in self._servers:
+                await server.start_serving()
         except OSError as error:
             why = os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror
             raise OSError(f"cannot listen on {host}:{port} for HTTP: {why}") from error
-        sockets = [part for part in self._server.sockets if part.family in (socket.AF_INET, socket.AF_INET6)]
+        sockets = [part for part in first.sockets if part.family in (socket.AF_INET, socket.AF_INET6)]
         return int(sockets[0].getsockname()[1])
 
     async def _factory(self) -> Callable[[], asyncio.Protocol]:
@@ -121,8 +126,8 @@ class HttpServer:
 
     async def stop(self) -> None:
         """Stop accepting, answer the requests under way and close idle connections."""
-        if self._server is not None:
-            self._server.close()
+        for server in self._servers:
+            server.close()
         await self._runner.cleanup()
 
 
@@ -136,8 +141,21 @@ def is_any(host: str) -> bool:
 
 async def _bound(factory: Callable[[], asyncio.Protocol], host: str, port: int, *, shared: bool) -> asyncio.Server:
     """Return a server that does not accept connections yet."""
-    create = partial(asyncio.get_running_loop().create_server, factory, backlog=_BACKLOG, start_serving=False)
+    create = _creator(factory)
     if not is_any(host):
         return await create(host=host, port=port, reuse_port=shared or None)
     both = socket.create_server((host, port), family=socket.AF_INET6, reuse_port=shared, dualstack_ipv6=True)
     return await create(sock=both)
+
+
+async def _again(factory: Callable[[], asyncio.Protocol], listening: ListeningSocket) -> asyncio.Server:
+    """Return a further server on the same socket.
+
+    uvloop accepts one connection of a server in a turn of the loop. When turns are long because there is much to do,
+    new clients would queue for a turn each.
+    """
+    return await _creator(factory)(sock=socket.socket(fileno=os.dup(listening.fileno())))
+
+
+def _creator(factory: Callable[[], asyncio.Protocol]) -> Callable[..., Awaitable[asyncio.Server]]:
+    return partial(asyncio.get_running_loop().create_server, factory, backlog=_BACKLOG, start_serving=False)

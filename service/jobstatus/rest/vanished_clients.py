@@ -22,6 +22,8 @@ class ListeningSocket(Protocol):
 
     def setsockopt(self, level: int, option: int, value: int, /) -> None: ...
 
+    def fileno(self) -> int: ...
+
 
 def close_vanished(listening: ListeningSocket, seconds: float) -> None:
     """Have connections accepted from now on closed when the client has not acknowledged anything for `seconds`."""
