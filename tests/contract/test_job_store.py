@@ -192,11 +192,23 @@ async def test_purge_frees_only_what_has_expired(store: Store) -> None:
     assert [item is not None for item in left] == [False, False, False, True, True]
 
 
+_IN_WORDS = '"code":"lease_lost","worker_id":"w-2","status_code":500,"error":"x"'
 LISTED = [
     job("a", created_at_ms=10),
-    job("b", created_at_ms=20, virtual_key_id="vk-1", state=JobState.PROCESSING),
+    job("b", created_at_ms=20, virtual_key_id="vk-1", state=JobState.PROCESSING, worker_id="w-1", message=_IN_WORDS),
     job("c", created_at_ms=20, virtual_key_id="vk-1", request_type=RequestType.OCR),
-    job("d", created_at_ms=30, state=JobState.FAILED, due_at_ms=None, expires_at_ms=100),
+    job(
+        "d",
+        created_at_ms=30,
+        state=JobState.FAILED,
+        due_at_ms=None,
+        expires_at_ms=100,
+        worker_id="w-10",
+        status_code=422,
+        error=JobError(
+            error=ErrorField(message=_IN_WORDS, code='too "short" \\ ü', type="lease_lost"), status_code=502
+        ),
+    ),
     job("e", created_at_ms=40, state=JobState.COMPLETED, due_at_ms=None, expires_at_ms=200, result=b"1"),
 ]
 
@@ -217,6 +229,13 @@ LISTED = [
         ({"created_after_ms": 20}, "edcb"),
         ({"created_before_ms": 20}, "a"),
         ({"created_after_ms": 20, "created_before_ms": 30}, "cb"),
+        ({"worker_id": "w-1"}, "b"),
+        ({"worker_id": "w-2"}, ""),
+        ({"error_code": 'too "short" \\ ü'}, "d"),
+        ({"error_code": "lease_lost"}, ""),
+        ({"status_code": 422}, "d"),
+        ({"status_code": 502}, ""),
+        ({"status_code": 422, "worker_id": "w-10", "error_code": 'too "short" \\ ü'}, "d"),
         ({"before": (20, "c")}, "ba"),
         ({"before": (20, "b")}, "a"),
         ({"before": (30, "0")}, "cba"),

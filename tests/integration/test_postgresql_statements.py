@@ -179,7 +179,8 @@ async def test_every_statement_finds_its_rows_by_an_index(opened: PostgreSQLJobS
     ended = {"state": JobState.FAILED, "completed_at_ms": 1, "due_at_ms": None}
     await opened.commit([change(job(f"old-{number}", expires_at_ms=number, **ended)) for number in range(100)])
     server().execute("VACUUM ANALYZE jobstatus.jobs", database)
-    rare = page("jobstatus.jobs", Listing(limit=50, states=[JobState.COMPLETED]), 0, "%s")
+    sought = Listing(limit=50, states=[JobState.COMPLETED])
+    rare = page("jobstatus.jobs", sought, 0, mark="%s", position="strpos")
     asked = {
         "answers": (statements.ANSWERS, (NAMES,)),
         "jobs": (statements.JOBS_WITHOUT_RESULT, (NAMES,)),

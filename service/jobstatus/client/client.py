@@ -61,13 +61,19 @@ DEFAULT_IDLE_INTERVAL: Final = timedelta(seconds=25)
 
 
 class JobFilter(TypedDict, total=False):
-    """Filters of a listing. A job is listed when it fulfils all that are given. Times have a zone."""
+    """Filters of a listing. A job is listed when it fulfils all that are given. Times have a zone.
+
+    `error_code` is that of `JobError.error`; an older service ignores it, `worker_id` and `status_code`.
+    """
 
     states: Iterable[JobState]
     request_type: RequestType
     virtual_key_id: str
     created_after: datetime
     created_before: datetime
+    worker_id: str
+    error_code: str
+    status_code: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,6 +238,9 @@ class JobStatusClient:
             virtual_key_id=filters.get("virtual_key_id"),
             created_after=time_stamp("created_after", filters.get("created_after")),
             created_before=time_stamp("created_before", filters.get("created_before")),
+            worker_id=filters.get("worker_id"),
+            error_code=filters.get("error_code"),
+            status_code=filters.get("status_code"),
             page_size=page_size,
             page_token=page_token,
         )

@@ -139,7 +139,7 @@ class PostgreSQLJobStore:
         return len(rows)
 
     async def list_jobs(self, listing: Listing, now_ms: int) -> list[Job]:
-        statement, values = page("jobstatus.jobs", listing, now_ms, "%s")
+        statement, values = page("jobstatus.jobs", listing, now_ms, mark="%s", position="strpos")
         rows = await self._long.use(lambda connection: _fetch(connection, statement, values))
         return [job_of(row) for row in rows]
 

@@ -155,7 +155,8 @@ class SQLiteJobStore:
         return await self._write(purge)
 
     async def list_jobs(self, listing: Listing, now_ms: int) -> list[Job]:
-        rows = await self._scan(lambda connection: connection.execute(*page("jobs", listing, now_ms, "?")).fetchall())
+        statement, values = page("jobs", listing, now_ms, mark="?", position="instr")
+        rows = await self._scan(lambda connection: connection.execute(statement, values).fetchall())
         return [job_of(row) for row in rows]
 
     async def count_jobs(self, leases_count_from_ms: int = 0) -> JobCount:
