@@ -78,8 +78,9 @@ class Job(NamedTuple):
     """A job at one version. A new version is a new value; only `rules` makes them.
 
     A tuple, because several are made for each write, and changing a field costs a fifth of what a dataclass takes.
-    `due_at_ms` is when a lease or a timeout ends by itself; None for a terminal job. `lease_ms` is the duration of a
-    lease, by which a heartbeat renews it; None while the attempt has no lease.
+    `due_at_ms` is when a sweep has to see whether a lease or a timeout has ended: not later than it ends, and earlier
+    where heartbeats have renewed the lease since; None for a terminal job. `lease_ms` is the duration of a lease, by
+    which a heartbeat renews it; None while the attempt has no lease.
     """
 
     job_id: str
