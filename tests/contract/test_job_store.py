@@ -2,12 +2,13 @@
 
 import asyncio
 import time
+from collections import Counter
 from typing import Any
 
 import pytest
 from harness.stores import change, deletion, job
 from jobstatus.core.job import ErrorExtraFields, ErrorField, JobError, JobState, RequestType
-from jobstatus.core.store import SMALL_RESULT_BYTES, Answer, Listing, Store
+from jobstatus.core.store import SMALL_RESULT_BYTES, Answer, Listing, Store, WorkerSigns
 
 EVERY_FIELD = job(
     state=JobState.FAILED,
@@ -280,6 +281,27 @@ async def test_a_count_tells_how_long_jobs_wait(store: Store) -> None:
     assert (await store.count_jobs(leases_count_from_ms=7100))[1:] == (1000, 6000)
     await store.commit([deletion("unleased", 1), deletion("early", 1), deletion("old", 1)])
     assert (await store.count_jobs())[1:] == (3000, 8000)
+
+
+async def test_jobs_are_counted_by_state_and_type(store: Store) -> None:
+    """Each pair that has jobs is there with their number."""
+    assert await store.count_types() == {}
+    await store.commit([change(item) for item in LISTED])
+    assert await store.count_types() == Counter((item.state, item.request_type) for item in LISTED)
+
+
+async def test_the_signs_of_workers_are_those_of_the_latest_lease(store: Store) -> None:
+    """When one was heard last, until when one is on time, and how many jobs have no lease; ended jobs do not count."""
+    assert await store.worker_signs() == WorkerSigns(None, None, 0)
+    running = {"state": JobState.PROCESSING, "created_at_ms": 10, "started_at_ms": 20}
+    jobs = (
+        job("short", lease_ms=1000, lease_expires_at_ms=9000, due_at_ms=9000, **running),
+        job("long", lease_ms=10_000, lease_expires_at_ms=17_000, due_at_ms=17_000, **running),
+        job("unleased", due_at_ms=90_000, **running),
+        job("waiting", due_at_ms=99_000),
+    )
+    await store.commit([change(each) for each in jobs])
+    assert await store.worker_signs() == WorkerSigns(8000, 11_000, 1)
 
 
 async def test_a_cancelled_commit_happens_wholly_or_not_at_all(store: Store) -> None:

@@ -150,6 +150,19 @@ class JobCount(NamedTuple):
     leased_until_ms: int | None
 
 
+class WorkerSigns(NamedTuple):
+    """What `worker_signs` found of the jobs that are processing.
+
+    `heard_ms` is when a worker last took or renewed a lease. `on_time_until_ms` is until when at least one worker is on
+    time: a client renews a lease three times in its duration, so it is late after two fifths of it. Both are None
+    without leases. `unleased` is the number of jobs that are processing without a lease.
+    """
+
+    heard_ms: int | None
+    on_time_until_ms: int | None
+    unleased: int
+
+
 class JobReader(Protocol):
     """What polls need of a store."""
 
@@ -243,6 +256,17 @@ class JobStore(JobReader, Protocol):
         OLDEST_SOUGHT jobs of a state, the oldest is that of those which time out first: the very oldest, unless the
         timeouts were changed since it was created. Must not delay point reads and commits.
         """
+        ...
+
+    async def count_types(self) -> dict[tuple[JobState, RequestType], int]:
+        """Return how many jobs of each state and type are stored; a pair without jobs may be left out.
+
+        May take time in proportion to the number of jobs. Must not delay point reads and commits.
+        """
+        ...
+
+    async def worker_signs(self) -> WorkerSigns:
+        """Return when workers were heard last, by the OLDEST_SOUGHT jobs that are processing and time out last."""
         ...
 
     async def probe(self) -> None:

@@ -206,6 +206,54 @@ return {count[1], count[2], count[3], count[4], text(created), text(leased)}
 when leases count. Returns how many jobs of each state there are, when the oldest pending one was created, and the
 earliest end of a lease; nothing in place of a time where there is none."""
 
+COUNT_TYPES: Final = _script(
+    """
+local prefix, first, last = ARGV[1], ARGV[2], ARGV[3]
+local counts, found = {}, 0
+for _, id in ipairs(redis.call('ZRANGE', KEYS[1], first, last)) do
+  found = found + 1
+  local request_type = redis.call('HGET', prefix .. id, 'request_type')
+  if request_type then counts[request_type] = (counts[request_type] or 0) + 1 end
+end
+local reply = {found}
+for request_type, count in pairs(counts) do
+  reply[#reply + 1] = request_type
+  reply[#reply + 1] = count
+end
+return reply
+""",
+    "no-writes",
+)
+"""KEYS: one of `Bucket.indexes`. ARGV: the prefix of keys of jobs, first and last place in the index. Returns how many
+entries there are between them, and after that each request type with the number of its jobs."""
+
+WORKER_SIGNS: Final = _script(
+    """
+local prefix, limit = ARGV[1], tonumber(ARGV[2])
+local heard, on_time, unleased
+unleased = 0
+for _, id in ipairs(redis.call('ZREVRANGE', KEYS[3], 0, limit - 1)) do
+  local row = redis.call('HGET', prefix .. id, 'row')
+  if row then
+    local job = cjson.decode(row)
+    if type(job.lease_ms) == 'number' then
+      local begun = job.lease_expires_at_ms - job.lease_ms
+      local late = job.lease_expires_at_ms - math.floor(job.lease_ms * 3 / 5)
+      if not heard or begun > heard then heard = begun end
+      if not on_time or late > on_time then on_time = late end
+    else
+      unleased = unleased + 1
+    end
+  end
+end
+local function text(at) return at and string.format('%.0f', at) or false end
+return {text(heard), text(on_time), unleased}
+""",
+    "no-writes",
+)
+"""KEYS: `Bucket.indexes`. ARGV: the prefix of keys of jobs, how many jobs to look at. Returns the values of a
+WorkerSigns, with nothing in place of a time where there is none."""
+
 CLAIM: Final = _script(
     """
 local holder = redis.call('GET', KEYS[1])
@@ -265,7 +313,19 @@ return 1
 )
 """KEYS as above. ARGV: id. Returns whether it existed."""
 
-ALL: Final = (COMMIT, REMOVE, DUE, PURGE, PAGE, COUNT, CLAIM, PUT_VIRTUAL_KEY, DELETE_VIRTUAL_KEY)
+ALL: Final = (
+    COMMIT,
+    REMOVE,
+    DUE,
+    PURGE,
+    PAGE,
+    COUNT,
+    COUNT_TYPES,
+    WORKER_SIGNS,
+    CLAIM,
+    PUT_VIRTUAL_KEY,
+    DELETE_VIRTUAL_KEY,
+)
 
 
 LOADING: Final = ScriptLoading(b"".join(pack("SCRIPT", "LOAD", script.text) for script in ALL), len(ALL))

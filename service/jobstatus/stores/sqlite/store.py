@@ -23,11 +23,11 @@ from typing import Any, Final, Self, TypeVar
 import apsw
 
 from jobstatus.core.errors import StoreFull, StoreUnavailable
-from jobstatus.core.job import Job
-from jobstatus.core.store import Answer, Change, Claim, JobCount, Listing, StoreError
+from jobstatus.core.job import Job, JobState, RequestType
+from jobstatus.core.store import Answer, Change, Claim, JobCount, Listing, StoreError, WorkerSigns
 from jobstatus.core.virtual_keys import VirtualKey
 from jobstatus.stores import StoreConfigError
-from jobstatus.stores.counting import count_of, count_values
+from jobstatus.stores.counting import count_of, count_values, types_of
 from jobstatus.stores.listing import page
 from jobstatus.stores.rows import job_of
 from jobstatus.stores.sqlite import schema, statements, virtual_keys
@@ -163,6 +163,13 @@ class SQLiteJobStore:
         values = count_values(leases_count_from_ms)
         (row,) = await self._scan(lambda connection: connection.execute(statements.COUNT, values).fetchall())
         return count_of(row)
+
+    async def count_types(self) -> dict[tuple[JobState, RequestType], int]:
+        return types_of(await self._scan(lambda connection: connection.execute(statements.COUNT_TYPES).fetchall()))
+
+    async def worker_signs(self) -> WorkerSigns:
+        (row,) = await self._scan(lambda connection: connection.execute(statements.WORKER_SIGNS).fetchall())
+        return WorkerSigns._make(row)
 
     async def probe(self) -> None:
         await self._write(lambda connection: connection.execute(statements.COUNT_UP, ("probes",)))
