@@ -134,6 +134,27 @@ def test_a_job_whose_time_was_moved_is_due_anew() -> None:
     assert looked == held._replace(due_at_ms=5000, version=held.version + 1)
 
 
+def test_heartbeats_leave_the_time_of_the_next_sweep_until_it_is_reached() -> None:
+    """`due_at_ms` has an index, so it changes once a lease, and is never later than the end of the lease."""
+    held = made((0, start("w1")), (2000, start("w2")))
+    beat = HeartbeatJob(job_id="j", attempt=2)
+    renewed, _ = run((3999, beat), job=held)
+    assert renewed is not None
+    assert (renewed.lease_expires_at_ms, renewed.due_at_ms) == (5999, 4000)
+    assert run((4000, LOOK), job=renewed)[0] == renewed._replace(due_at_ms=5999, version=renewed.version + 1)
+    late, _ = run((4500, beat), job=renewed)
+    assert late is not None
+    assert (late.lease_expires_at_ms, late.due_at_ms) == (6500, 6500)
+
+
+def test_a_shorter_lease_brings_the_next_sweep_forward() -> None:
+    held = made((0, start("w1")), (2000, start("w2", 5000)))
+    assert held.due_at_ms == 7000
+    shorter, _ = run((3000, start("w2", 1000)), job=held)
+    assert shorter is not None
+    assert shorter.due_at_ms == 4000
+
+
 def test_a_look_at_nothing_due_changes_nothing() -> None:
     """The very same value comes back."""
     job = made((100, start()))

@@ -19,7 +19,7 @@ from jobstatus.core.rules import Policy
 from jobstatus.core.store import Answer, JobStore, Listing, StoreError
 from jobstatus.core.timekeeper import Timekeeper
 from jobstatus.core.watching.change_feed import ChangeFeed
-from jobstatus.core.watching.shared_reads import Reading, SharedReads, Waiter
+from jobstatus.core.watching.shared_reads import AwaitingWaiter, Reading, SharedReads
 from jobstatus.core.watching.subscriptions import ConcurrencyLimit, JobSubscriptions
 from jobstatus.core.write_queue import Outcome, WriterLimits
 from jobstatus.core.writer import Writer
@@ -170,7 +170,7 @@ class JobTracker:
                 if reading is None:
                     self._subscriptions.check_open()
 
-    async def _read_for(self, waiter: Waiter[Job], job_id: str, *, with_result: bool) -> Reading[Job]:
+    async def _read_for(self, waiter: AwaitingWaiter[Job], job_id: str, *, with_result: bool) -> Reading[Job]:
         waiter.begin_own_read()
         reading = Reading(await self._read(job_id, with_result=with_result))
         if reading.job is not None:

@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import Any, Final
 
 from jobstatus.core import commands as core
-from jobstatus.core.commands import MAX_BATCH, check_id
+from jobstatus.core.commands import MAX_BATCH, check_id, check_status_code
 from jobstatus.core.errors import InvalidField, JobStatusError
 from jobstatus.core.job import Job, is_valid_id
 from jobstatus.core.store import Listing, StoreError
@@ -36,6 +36,8 @@ from jobstatus.v1 import job_status_pb2 as pb
 
 MAX_IDLE_MS: Final = 3_600_000
 """The longest interval of signs of life that a watch may ask for."""
+MAX_CODE_CHARACTERS: Final = 1024
+"""The longest error code that a listing may ask for."""
 MAX_LISTED_ERROR_BYTES: Final = 16 * 1024
 """A larger error is left out of listings."""
 
@@ -133,10 +135,12 @@ class JobStatusServicer:
             virtual_key_id=optional(request, "virtual_key_id"),
             created_after_ms=_at(request, "created_after"),
             created_before_ms=_at(request, "created_before"),
+            worker_id=optional(request, "worker_id"),
+            error_code=optional(request, "error_code"),
+            status_code=optional(request, "status_code"),
             before=_read_token(request.page_token, digest) if request.page_token else None,
         )
-        if listing.virtual_key_id is not None:
-            check_id("virtual_key_id", listing.virtual_key_id)
+        _check_filters(listing)
         page = pb.ListJobsResponse()
         last = await fill(
             page.jobs,
@@ -220,6 +224,17 @@ def _listed_fields(job: Job) -> Any:
     if job.error is not None and fields["error"].ByteSize() > MAX_LISTED_ERROR_BYTES:
         fields["error"] = None
     return fields
+
+
+def _check_filters(listing: Listing) -> None:
+    """Raise InvalidField for a filter that no job can pass."""
+    for field in ("virtual_key_id", "worker_id"):
+        if (wanted := getattr(listing, field)) is not None:
+            check_id(field, wanted)
+    if listing.error_code is not None and not 1 <= len(listing.error_code) <= MAX_CODE_CHARACTERS:
+        raise InvalidField.of("error_code", f"must have from 1 to {MAX_CODE_CHARACTERS} characters")
+    if listing.status_code is not None:
+        check_status_code("status_code", listing.status_code)
 
 
 def _after(listing: Listing, last: Job | None, limit: int) -> Listing:

@@ -51,6 +51,14 @@ def job_of(row: Sequence[Any]) -> Job:
     )
 
 
+def error_code_text(code: str) -> str:
+    """Return the text that the column `error` contains exactly where the error has this code.
+
+    A quotation mark inside a value is escaped, so the text cannot be a part of a message.
+    """
+    return f'"code":{to_json(code).decode()}'
+
+
 def error_of(text: str) -> JobError:
     """Decode a BifrostError document."""
     document = json.loads(text)

@@ -1258,6 +1258,9 @@ class ListJobsRequest(_message.Message):
     CREATED_BEFORE_FIELD_NUMBER: _builtins.int
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    WORKER_ID_FIELD_NUMBER: _builtins.int
+    ERROR_CODE_FIELD_NUMBER: _builtins.int
+    STATUS_CODE_FIELD_NUMBER: _builtins.int
     request_type: Global___RequestType.ValueType
     """Only this type."""
     virtual_key_id: _builtins.str
@@ -1266,6 +1269,12 @@ class ListJobsRequest(_message.Message):
     """0 stands for 50; more than 1000 counts as 1000; negative: INVALID_FIELD."""
     page_token: _builtins.str
     """From the answer before, with the same filters; else INVALID_FIELD."""
+    worker_id: _builtins.str
+    """Only jobs whose attempt, the last one where they have ended, is this worker's."""
+    error_code: _builtins.str
+    """Only failed jobs whose error has this code (error.error.code): 1 to 1024 characters."""
+    status_code: _builtins.int
+    """Only jobs that ended with this status code: 100 to 599."""
     @_builtins.property
     def states(self) -> _containers.RepeatedScalarFieldContainer[Global___JobState.ValueType]:
         """Any of these; empty: all."""
@@ -1288,27 +1297,42 @@ class ListJobsRequest(_message.Message):
         created_before: _timestamp_pb2.Timestamp | None = ...,
         page_size: _builtins.int = ...,
         page_token: _builtins.str = ...,
+        worker_id: _builtins.str | None = ...,
+        error_code: _builtins.str | None = ...,
+        status_code: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_created_after", b"_created_after", "_created_before", b"_created_before", "_request_type", b"_request_type", "_virtual_key_id", b"_virtual_key_id", "created_after", b"created_after", "created_before", b"created_before", "request_type", b"request_type", "virtual_key_id", b"virtual_key_id"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_created_after", b"_created_after", "_created_before", b"_created_before", "_error_code", b"_error_code", "_request_type", b"_request_type", "_status_code", b"_status_code", "_virtual_key_id", b"_virtual_key_id", "_worker_id", b"_worker_id", "created_after", b"created_after", "created_before", b"created_before", "error_code", b"error_code", "request_type", b"request_type", "status_code", b"status_code", "virtual_key_id", b"virtual_key_id", "worker_id", b"worker_id"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_created_after", b"_created_after", "_created_before", b"_created_before", "_request_type", b"_request_type", "_virtual_key_id", b"_virtual_key_id", "created_after", b"created_after", "created_before", b"created_before", "page_size", b"page_size", "page_token", b"page_token", "request_type", b"request_type", "states", b"states", "virtual_key_id", b"virtual_key_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_created_after", b"_created_after", "_created_before", b"_created_before", "_error_code", b"_error_code", "_request_type", b"_request_type", "_status_code", b"_status_code", "_virtual_key_id", b"_virtual_key_id", "_worker_id", b"_worker_id", "created_after", b"created_after", "created_before", b"created_before", "error_code", b"error_code", "page_size", b"page_size", "page_token", b"page_token", "request_type", b"request_type", "states", b"states", "status_code", b"status_code", "virtual_key_id", b"virtual_key_id", "worker_id", b"worker_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__created_after: _TypeAlias = _typing.Literal["created_after"]  # noqa: Y015
     _WhichOneofArgType__created_after: _TypeAlias = _typing.Literal["_created_after", b"_created_after"]  # noqa: Y015
     _WhichOneofReturnType__created_before: _TypeAlias = _typing.Literal["created_before"]  # noqa: Y015
     _WhichOneofArgType__created_before: _TypeAlias = _typing.Literal["_created_before", b"_created_before"]  # noqa: Y015
+    _WhichOneofReturnType__error_code: _TypeAlias = _typing.Literal["error_code"]  # noqa: Y015
+    _WhichOneofArgType__error_code: _TypeAlias = _typing.Literal["_error_code", b"_error_code"]  # noqa: Y015
     _WhichOneofReturnType__request_type: _TypeAlias = _typing.Literal["request_type"]  # noqa: Y015
     _WhichOneofArgType__request_type: _TypeAlias = _typing.Literal["_request_type", b"_request_type"]  # noqa: Y015
+    _WhichOneofReturnType__status_code: _TypeAlias = _typing.Literal["status_code"]  # noqa: Y015
+    _WhichOneofArgType__status_code: _TypeAlias = _typing.Literal["_status_code", b"_status_code"]  # noqa: Y015
     _WhichOneofReturnType__virtual_key_id: _TypeAlias = _typing.Literal["virtual_key_id"]  # noqa: Y015
     _WhichOneofArgType__virtual_key_id: _TypeAlias = _typing.Literal["_virtual_key_id", b"_virtual_key_id"]  # noqa: Y015
+    _WhichOneofReturnType__worker_id: _TypeAlias = _typing.Literal["worker_id"]  # noqa: Y015
+    _WhichOneofArgType__worker_id: _TypeAlias = _typing.Literal["_worker_id", b"_worker_id"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__created_after) -> _WhichOneofReturnType__created_after | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__created_before) -> _WhichOneofReturnType__created_before | None: ...
     @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__error_code) -> _WhichOneofReturnType__error_code | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__request_type) -> _WhichOneofReturnType__request_type | None: ...
     @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__status_code) -> _WhichOneofReturnType__status_code | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__virtual_key_id) -> _WhichOneofReturnType__virtual_key_id | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__worker_id) -> _WhichOneofReturnType__worker_id | None: ...
 
 Global___ListJobsRequest: _TypeAlias = ListJobsRequest  # noqa: Y015
 

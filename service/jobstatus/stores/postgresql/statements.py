@@ -5,7 +5,7 @@ from typing import Any, Final
 
 from jobstatus.core.rules import GIVEN_UP_CODES
 from jobstatus.core.store import SMALL_RESULT_BYTES, Change
-from jobstatus.stores.counting import count
+from jobstatus.stores.counting import count, signs, types
 from jobstatus.stores.rows import ADDED_COLUMNS, COLUMNS, NO_ADDED, added, added_of, row_of
 
 _TYPES: Final = {
@@ -93,6 +93,8 @@ PURGE: Final = """
         FOR UPDATE SKIP LOCKED)
     RETURNING expires_at_ms"""
 COUNT: Final = count("jobstatus.jobs", mark="%s", greatest="greatest")
+COUNT_TYPES: Final = types("jobstatus.jobs")
+WORKER_SIGNS: Final = signs("jobstatus.jobs")
 _AND_TIME: Final = "SELECT EXISTS (SELECT FROM claim), (extract(epoch FROM clock_timestamp()) * 1000)::bigint"
 CLAIM: Final = f"""
     WITH claim AS (INSERT INTO jobstatus.claims VALUES ('sweep', %s, clock_timestamp() + %s * interval '1 millisecond')

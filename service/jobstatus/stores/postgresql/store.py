@@ -11,11 +11,11 @@ import psycopg
 
 from jobstatus.core.circuit_breaker import CircuitBreaker
 from jobstatus.core.errors import StoreFull, StoreUnavailable
-from jobstatus.core.job import Job
-from jobstatus.core.store import NOT_NOW, Answer, Change, Claim, JobCount, Listing, NotNow, StoreError
+from jobstatus.core.job import Job, JobState, RequestType
+from jobstatus.core.store import NOT_NOW, Answer, Change, Claim, JobCount, Listing, NotNow, StoreError, WorkerSigns
 from jobstatus.core.virtual_keys import VirtualKey
 from jobstatus.stores import StoreConfigError
-from jobstatus.stores.counting import count_of, count_values
+from jobstatus.stores.counting import count_of, count_values, types_of
 from jobstatus.stores.listing import page
 from jobstatus.stores.postgresql import schema, statements, virtual_keys
 from jobstatus.stores.postgresql.address import conninfo_of, conninfo_of_host, host_count
@@ -159,7 +159,7 @@ class PostgreSQLJobStore:
         return len(rows)
 
     async def list_jobs(self, listing: Listing, now_ms: int) -> list[Job]:
-        statement, values = page("jobstatus.jobs", listing, now_ms, "%s")
+        statement, values = page("jobstatus.jobs", listing, now_ms, mark="%s", position="strpos")
         rows = await self._long.use(lambda connection: _fetch(connection, statement, values))
         return [job_of(row) for row in rows]
 
@@ -169,6 +169,13 @@ class PostgreSQLJobStore:
             lambda connection: _fetch(connection, statements.COUNT, values), self._limits.count_seconds
         )
         return count_of(row)
+
+    async def count_types(self) -> dict[tuple[JobState, RequestType], int]:
+        return types_of(await self._read_all(statements.COUNT_TYPES))
+
+    async def worker_signs(self) -> WorkerSigns:
+        (row,) = await self._read_all(statements.WORKER_SIGNS)
+        return WorkerSigns._make(row)
 
     async def probe(self) -> None:
         await self._write(lambda connection: _fetch(connection, statements.PROBE))
@@ -228,6 +235,10 @@ class PostgreSQLJobStore:
 
     async def _read(self, statement: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
         return await self._short.use(lambda connection: _fetch(connection, statement, values))
+
+    async def _read_all(self, statement: str) -> list[tuple[Any, ...]]:
+        """Do a read of many rows, which may take as long as a count."""
+        return await self._long.use(lambda connection: _fetch(connection, statement), self._limits.count_seconds)
 
     async def _write(self, work: Callable[[Connection], Awaitable[T]]) -> T:
         async def guarded(connection: Connection) -> T:

@@ -83,6 +83,11 @@ def job_in(row: bytes, result: bytes | None) -> Job:
     return job_of([*map(document.get, _ROW_COLUMNS), result, *map(document.get, _ADDED_NAMES)])
 
 
+def row_text(document: object) -> bytes:
+    """Encode `row`, or a part of it, always in the same way, so that a part can be sought as text."""
+    return json.dumps(document, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "surrogatepass")
+
+
 def _fields(job: Job, answer: bytes) -> list[Word]:
     """Encode a job as field, value, field, value, …"""
     row = zip((*_ROW_COLUMNS, *_ADDED_NAMES), (*row_of(job)[:-1], job.last_writer, job.traceparent), strict=True)
@@ -99,7 +104,7 @@ def _fields(job: Job, answer: bytes) -> list[Word]:
         "ended_at_ms": ended_at_ms(job),
         "progress": None if job.progress is None else repr(job.progress),
         "body": answer,
-        "row": json.dumps(document, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "surrogatepass"),
+        "row": row_text(document),
         "result_size": None if result is None else len(result),
         RESULT_FIELDS[0 if is_small else 1]: result,
     }

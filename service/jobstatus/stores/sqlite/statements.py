@@ -4,7 +4,7 @@ from typing import Any, Final
 
 from jobstatus.core.rules import GIVEN_UP_CODES
 from jobstatus.core.store import SMALL_RESULT_BYTES, Change
-from jobstatus.stores.counting import count
+from jobstatus.stores.counting import count, signs, types
 from jobstatus.stores.rows import ADDED_COLUMNS, COLUMNS, COLUMNS_WITHOUT_RESULT, NO_ADDED, added, added_of, row_of
 
 _ANSWER_COLUMNS: Final = f"""
@@ -27,6 +27,8 @@ PURGE: Final = """
     DELETE FROM jobs WHERE rowid IN (SELECT rowid FROM jobs WHERE expires_at_ms <= ? ORDER BY expires_at_ms LIMIT ?)"""
 HAS_EXPIRED: Final = "SELECT 1 FROM jobs WHERE expires_at_ms <= ? LIMIT 1"
 COUNT: Final = count("jobs", mark="?", greatest="max")
+COUNT_TYPES: Final = types("jobs")
+WORKER_SIGNS: Final = signs("jobs")
 
 _STORED: Final = (*COLUMNS, "answer", *ADDED_COLUMNS)
 _INSERT: Final = (

@@ -23,11 +23,11 @@ from typing import Any, Final, Self, TypeVar
 import apsw
 
 from jobstatus.core.errors import StoreFull, StoreUnavailable
-from jobstatus.core.job import Job
-from jobstatus.core.store import Answer, Change, Claim, JobCount, Listing, StoreError
+from jobstatus.core.job import Job, JobState, RequestType
+from jobstatus.core.store import Answer, Change, Claim, JobCount, Listing, StoreError, WorkerSigns
 from jobstatus.core.virtual_keys import VirtualKey
 from jobstatus.stores import StoreConfigError
-from jobstatus.stores.counting import count_of, count_values
+from jobstatus.stores.counting import count_of, count_values, types_of
 from jobstatus.stores.listing import page
 from jobstatus.stores.rows import job_of
 from jobstatus.stores.sqlite import schema, statements, virtual_keys
@@ -159,13 +159,21 @@ class SQLiteJobStore:
         return await self._write(purge)
 
     async def list_jobs(self, listing: Listing, now_ms: int) -> list[Job]:
-        rows = await self._scan(lambda connection: connection.execute(*page("jobs", listing, now_ms, "?")).fetchall())
+        statement, values = page("jobs", listing, now_ms, mark="?", position="instr")
+        rows = await self._scan(lambda connection: connection.execute(statement, values).fetchall())
         return [job_of(row) for row in rows]
 
     async def count_jobs(self, leases_count_from_ms: int = 0) -> JobCount:
         values = count_values(leases_count_from_ms)
         (row,) = await self._scan(lambda connection: connection.execute(statements.COUNT, values).fetchall())
         return count_of(row)
+
+    async def count_types(self) -> dict[tuple[JobState, RequestType], int]:
+        return types_of(await self._scan(lambda connection: connection.execute(statements.COUNT_TYPES).fetchall()))
+
+    async def worker_signs(self) -> WorkerSigns:
+        (row,) = await self._scan(lambda connection: connection.execute(statements.WORKER_SIGNS).fetchall())
+        return WorkerSigns._make(row)
 
     async def probe(self) -> None:
         await self._write(lambda connection: connection.execute(statements.COUNT_UP, ("probes",)))
