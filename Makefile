@@ -9,7 +9,7 @@ unexport PYTHONDONTWRITEBYTECODE
 SOURCES := service tests benchmarks examples protos docs
 
 .DEFAULT_GOAL := help
-.PHONY: help install run demo test soak check lint types imports generated generate format lock torture postgresql-torture cluster-torture replicas skew clocks partitions abuse migrations bench polling-day browser clients proxies stops interop clean
+.PHONY: help install run demo test soak check lint types imports generated generate format lock torture postgresql-torture cluster-torture replicas skew trace clocks partitions abuse migrations bench polling-day browser clients proxies stops interop clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F '\t' '{printf "  make %-19s %s\n", $$1, $$2}'
@@ -91,6 +91,9 @@ skew: install ## an earlier build (AGAINST=its checkout, installed) and this one
 
 clocks: install ## clocks that differ, a clock that steps, processes that stand still: does a live worker lose its job? (minutes)
 	$(BIN)/python tests/soak/clocks.py
+
+trace: install ## one job from its submission to its delivery, as a receiver of OpenTelemetry's traces sees it
+	@exec $(BIN)/python tests/soak/trace.py
 
 partitions: install ## networks that fall silent under load: who waits how long, is anything lost, does it heal? (minutes)
 	$(BIN)/python tests/soak/partitions.py

@@ -17,12 +17,16 @@ SLOW = {
         ),
         (
             *("apsw", "difflib", "grpc_reflection.v1alpha", "hiredis", "psycopg", "structlog", "tomllib"),
+            *("opentelemetry", "opentelemetry.trace"),
             *("importlib.readers", "jobstatus.processes.supervisor", "jobstatus.upstream", "unittest", "xml"),
         ),
     ),
     "a start of the edge": (
         "import jobstatus.cli.edge, jobstatus.processes.start, jobstatus.app.edge",
-        ("apsw", "grpc_health.v1", "grpc_reflection.v1alpha", "jobstatus.rpc.server", "jobstatus.stores.rows"),
+        (
+            *("apsw", "grpc_health.v1", "grpc_reflection.v1alpha", "jobstatus.rpc.server", "jobstatus.stores.rows"),
+            *("opentelemetry", "opentelemetry.trace"),
+        ),
     ),
     "a supervisor": ("import jobstatus.processes.start, jobstatus.processes.supervisor", ("apsw", "grpc", "structlog")),
     "the double": ("import jobstatus.testing", ("grpc_health.v1", "jobstatus.rpc.server", "prometheus_client")),

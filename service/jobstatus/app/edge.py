@@ -5,7 +5,7 @@ as the REST answers of that service: the same handlers, the same credentials, th
 """
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -16,6 +16,7 @@ import grpc
 from jobstatus.app.background import run_once, run_periodically, start_tasks
 from jobstatus.app.clocks import Clocks, keep_time
 from jobstatus.app.frontend import Frontend, Reload, build_frontend, open_audit_log
+from jobstatus.app.tracing import open_tracing
 from jobstatus.auth.remote_keys import JwksLimits
 from jobstatus.auth.tls_files import Pem
 from jobstatus.auth.virtual_key_cache import LOOKUPS
@@ -79,11 +80,13 @@ async def serving_edge(
     """
     metrics = Metrics(clocks.seconds, clocks.monotonic)
     pem = read_pem(settings)
-    channel = upstream_channel(settings, pem, limits.upstream)
     clock = clocks.timekeeper(limits.time, metrics)
     clocks = replace(clocks, seconds=clock.seconds, ms=clock.ms)
     async with AsyncExitStack() as stack:
+        tracing = await stack.enter_async_context(open_tracing())
         audit = open_audit_log(settings, stack, metrics)
+        interceptors = () if tracing is None else tracing.client_interceptors()
+        channel = upstream_channel(settings, pem, limits.upstream, interceptors)
         upstream = UpstreamReader(await stack.enter_async_context(channel), limits.upstream, clock=clock)
         stack.push_async_callback(upstream.close)
         follower = UpstreamFollower(channel, limits.follower)
@@ -110,7 +113,10 @@ async def serving_edge(
             clocks=clocks,
             hears_of_changes=lambda: follower.is_connected,
             audit=audit,
+            traced=None if tracing is None else partial(tracing.polls, upstream),
         )
+        if tracing is not None:
+            stack.push_async_callback(tracing.close)
         await run_once("refresh_credentials", frontend.authenticator.refresh, metrics)
         for stop in (frontend.admin.stop, frontend.public.stop):
             stack.push_async_callback(stop)
@@ -174,7 +180,12 @@ def _certificate_dates(settings: Settings) -> CertificateDates:
     return read_dates([settings.upstream_tls_cert, settings.upstream_tls_ca], [settings.upstream_tls_key])
 
 
-def upstream_channel(settings: Settings, pem: Pem | None, limits: UpstreamLimits) -> ServiceChannel:
+def upstream_channel(
+    settings: Settings,
+    pem: Pem | None,
+    limits: UpstreamLimits,
+    interceptors: Sequence[grpc.aio.ClientInterceptor] = (),
+) -> ServiceChannel:
     """Return a channel to the service, to be entered."""
     return ServiceChannel(
         str(settings.upstream),
@@ -182,6 +193,7 @@ def upstream_channel(settings: Settings, pem: Pem | None, limits: UpstreamLimits
         timeout_seconds=limits.call_seconds,
         retry=True,
         balancing=settings.upstream_balancing,
+        interceptors=interceptors,
         first_try_part=1,
         transient=(ServiceUnreachable, ShuttingDown, Overloaded),  # its clients come again when its store fails
     )

@@ -38,6 +38,9 @@ from jobstatus.telemetry.metrics import Level, Metrics
 Reload: TypeAlias = Callable[[Settings, tuple[IssuerSettings, ...]], Awaitable[list[str]]]
 """Takes the reloadable part of these settings into use, or raises and changes nothing."""
 
+TracedPolls: TypeAlias = Callable[[Handler, TryAnswer], tuple[Handler, TryAnswer]]
+"""Returns both, with a span for each request."""
+
 _ADMIN_CONNECTIONS: Final = 100
 
 
@@ -77,11 +80,12 @@ def build_frontend(
     clocks: Clocks,
     hears_of_changes: Callable[[], bool] = lambda: True,
     audit: AuditLog | None = None,
+    traced: TracedPolls | None = None,
 ) -> Frontend:
     """Build the front end; call this in the running loop. Raise KeyConfigError when an issuer's key is unusable.
 
     `grace_seconds` is how long polls under way may take at a stop; `hears_of_changes` as in LongPoller; `audit` records
-    the polls of admins.
+    the polls of admins; `traced` puts spans around polls.
     """
     accepted = AcceptedIssuers(replace(jwks, keep_seconds=settings.jwks_keep_seconds), clocks, metrics)
     long_poller = LongPoller(
@@ -122,6 +126,8 @@ def build_frontend(
     try_answer: TryAnswer = handler.try_answer
     if cors.is_on:
         answer, try_answer = cors_handler(answer, cors, metrics), cors_try_answer(try_answer, cors)
+    if traced is not None:
+        answer, try_answer = traced(answer, try_answer)
     public = HttpServer(
         answer,
         try_answer if polls.polls_at_once else None,

@@ -1,16 +1,19 @@
 """The composition root of the service: builds all parts, starts them in order and stops them in order."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Final
 
+import grpc
+
 from jobstatus.app.background import run_once, run_periodically, start_tasks
 from jobstatus.app.clocks import Clocks, keep_time
 from jobstatus.app.frontend import Frontend, Reload, build_frontend, open_audit_log
 from jobstatus.app.limits import ServiceLimits
+from jobstatus.app.tracing import open_tracing
 from jobstatus.core.readiness import Readiness
 from jobstatus.core.rules import Policy
 from jobstatus.core.store import Store
@@ -73,9 +76,13 @@ async def serving(
     """
     metrics = Metrics(clocks.seconds, clocks.monotonic)
     async with AsyncExitStack() as stack:
+        tracing = await stack.enter_async_context(open_tracing())
         audit = open_audit_log(settings, stack, metrics)
         opening = store or open_store(settings.store, redis_replicas=settings.redis_replicas)
-        opened = await stack.enter_async_context(opening)
+        opened = real_store = await stack.enter_async_context(opening)
+        if tracing is not None:
+            opened = tracing.store(real_store, settings.store)
+            stack.push_async_callback(tracing.close)
         subscriptions = JobSubscriptions()
         clock = clocks.timekeeper(limits.time, metrics)
         clocks = replace(clocks, seconds=clock.seconds, ms=clock.ms)
@@ -99,6 +106,7 @@ async def serving(
             lookups=limits.lookups,
             clocks=clocks,
             audit=audit,
+            traced=None if tracing is None else partial(tracing.polls, real_store),
         )
         await frontend.authenticator.refresh()
         virtual_keys = VirtualKeysServicer(
@@ -116,6 +124,7 @@ async def serving(
             is_child=is_child,
             limits=limits.rpc,
             audit=audit,
+            interceptors=() if tracing is None else tracing.server_interceptors(),
         )
         count = partial(_count_jobs, sweeper, opened, clock, metrics)
         sweep = partial(_sweep, sweeper, partial(run_once, "count_jobs", count, metrics), metrics)
@@ -227,6 +236,7 @@ def _rpc_server(
     is_child: bool,
     limits: RpcLimits,
     audit: AuditLog | None,
+    interceptors: Sequence[grpc.aio.ServerInterceptor],
 ) -> RpcServer:
     return RpcServer(
         job_status=JobStatusServicer(tracker, max_result_bytes=settings.max_result_bytes, limits=limits),
@@ -238,6 +248,7 @@ def _rpc_server(
         shared=is_child,
         limits=limits,
         audit=_call_audit(settings, audit),
+        interceptors=interceptors,
     )
 
 

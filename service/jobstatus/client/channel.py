@@ -17,7 +17,9 @@ import grpc
 
 from jobstatus.client import errors
 from jobstatus.client.forks import check_process
+from jobstatus.client.trace_context import trace_metadata
 from jobstatus.core.errors import JobStatusError
+from jobstatus.core.traceparent import TRACEPARENT_KEY
 from jobstatus.v1.job_status_pb2_grpc import JobStatusStub
 from jobstatus.v1.virtual_keys_pb2_grpc import VirtualKeysStub
 
@@ -186,8 +188,13 @@ class ServiceChannel:
             await self._channel.close()
 
     def metadata(self) -> Metadata:
-        """Return what a call carries now: what the caller's function returns, or the same at any time."""
-        return checked_metadata(self._metadata()) if callable(self._metadata) else self._metadata
+        """Return what a call carries now: what the caller's function returns, or the same at any time.
+
+        The current span is named, too, unless the caller names one.
+        """
+        given = checked_metadata(self._metadata()) if callable(self._metadata) else self._metadata
+        traced = trace_metadata()
+        return (*given, *traced) if traced and not any(name == TRACEPARENT_KEY for name, _ in given) else given
 
     async def call(
         self,

@@ -19,6 +19,7 @@ from jobstatus.client.channel import Balancing, Metadata, Options, ServiceChanne
 from jobstatus.client.encoding import Default
 from jobstatus.client.merging import MergeLimits, WriteMerger
 from jobstatus.client.run import JobRun, RunLimits, new_worker_id
+from jobstatus.client.trace_context import current_traceparent
 from jobstatus.client.watching import WatchLimits
 from jobstatus.client.writes import Write, encoded_result, job_error, operation
 from jobstatus.core.commands import (
@@ -153,6 +154,7 @@ class JobStatusClient:
             provider=provider,
             model_requested=model_requested,
             max_attempts=max_attempts,
+            traceparent=current_traceparent(),
         )
         return await self._writes.apply(command)
 

@@ -6,6 +6,10 @@ Anyone may have sent one, so only what has the format of https://www.w3.org/TR/t
 import re
 from typing import Final
 
+TRACEPARENT_KEY: Final = "traceparent"
+TRACESTATE_KEY: Final = "tracestate"
+"""The names of the header lines, and of gRPC's metadata."""
+
 _FORMAT: Final = re.compile("([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(-.*)?")
 _LENGTH: Final = 55
 _MAX_LENGTH: Final = 512

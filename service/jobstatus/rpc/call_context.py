@@ -2,12 +2,11 @@
 
 from typing import Final
 
-from jobstatus.core.traceparent import valid_traceparent
+from jobstatus.core.traceparent import TRACEPARENT_KEY, valid_traceparent
 from jobstatus.rpc.intake import Context
 
 CREATING_METHODS: Final = frozenset({"CreateJob", "BatchWrite"})
 """The calls that may create jobs, which keep the traceparent of the call."""
-TRACEPARENT_KEY: Final = "traceparent"
 
 
 def traceparent_in(context: Context) -> str | None:

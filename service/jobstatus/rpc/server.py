@@ -92,7 +92,7 @@ class _Security:
             if method not in EDGE_METHODS:
                 WRITER.set(client_name(context))
         if method in CREATING_METHODS:
-            TRACEPARENT.set(traceparent_in(context))
+            TRACEPARENT.set(traceparent_in(context) or TRACEPARENT.get())
 
     def _fetch(self) -> grpc.ServerCertificateConfiguration | None:
         """Return the certificates if they are new since the last call, which is from a thread of gRPC."""
@@ -115,6 +115,7 @@ class RpcServer:
         shared: bool = False,
         limits: RpcLimits = RpcLimits(),  # noqa: B008  # a frozen value
         audit: CallAudit | None = None,
+        interceptors: Sequence[grpc.aio.ServerInterceptor] = (),
     ) -> None:
         """With `shared` other processes of the same user listen on the same address; `audit` as in RpcAdapter."""
         self._security = _Security(tls)
@@ -122,6 +123,7 @@ class RpcServer:
         self._server = grpc.aio.server(
             options=server_options(max_result_bytes, limits, shared=shared),
             maximum_concurrent_rpcs=limits.max_rpcs,
+            interceptors=interceptors,
         )
         self._hold_seconds = limits.hold_seconds
         intake = Intake(limits.max_message_bytes, max_message_length(max_result_bytes))
