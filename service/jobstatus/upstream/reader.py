@@ -45,7 +45,8 @@ class UpstreamLimits:
     large_result_seconds: float = 10.0
     large_at_a_time: int = 4
     """How many large results are fetched at a time: each is in memory several times until it has been sent on."""
-    batches: BatchReaderLimits = BatchReaderLimits()  # noqa: RUF009  # a frozen value
+    batches: BatchReaderLimits = BatchReaderLimits(late_seconds=0.005)  # noqa: RUF009  # a frozen value
+    """A call costs as much as the answers of many polls."""
     breaker: BreakerLimits = BreakerLimits()  # noqa: RUF009  # a frozen value
 
 
