@@ -5,7 +5,7 @@ import base64
 import binascii
 import hashlib
 import json
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import aclosing
 from dataclasses import replace
 from typing import Any, Final
@@ -14,12 +14,13 @@ from jobstatus.core import commands as core
 from jobstatus.core.commands import MAX_BATCH, check_id, check_status_code
 from jobstatus.core.errors import InvalidField, JobStatusError
 from jobstatus.core.job import Job, is_valid_id
-from jobstatus.core.store import Listing, StoreError
+from jobstatus.core.store import Answer, Listing, StoreError
 from jobstatus.core.tracker import JobTracker
 from jobstatus.core.watching.change_feed import ChangeFeed
 from jobstatus.rpc import commands
 from jobstatus.rpc.errors import operation_error
 from jobstatus.rpc.messages import (
+    answer_fields,
     check_count,
     job_fields,
     job_state_of,
@@ -101,6 +102,8 @@ class JobStatusServicer:
         check_count("job_ids", len(request.job_ids))
         for job_id in request.job_ids:
             check_id("job_ids", job_id)
+        if request.as_answers:
+            return await self._batch_get_answers(request)
         sizes: dict[str, int | None] = {}
         if request.omit_result:
             jobs = await self._tracker.get_many(request.job_ids, with_results=False)
@@ -110,9 +113,7 @@ class JobStatusServicer:
         else:
             _check_size(await self._tracker.result_bytes(request.job_ids))
             jobs = await self._tracker.get_many(request.job_ids, with_results=True)
-        failed = {job_id: job for job_id, job in zip(request.job_ids, jobs, strict=True) if isinstance(job, StoreError)}
-        if failed and not request.allow_partial_success:
-            raise next(iter(failed.values()))
+        failed = _failed(request, jobs)
         found = [job_fields(job, left_out_bytes=sizes.get(job.job_id)) for job in jobs if isinstance(job, Job)]
         response = pb.BatchGetJobsResponse(jobs=found, unavailable_job_ids=failed)
         if request.omit_result:
@@ -178,6 +179,13 @@ class JobStatusServicer:
                 reading.cancel()
                 await asyncio.gather(reading, return_exceptions=True)
 
+    async def _batch_get_answers(self, request: pb.BatchGetJobsRequest) -> pb.BatchGetJobsResponse:
+        answers = await self._tracker.answers(request.job_ids)
+        return pb.BatchGetJobsResponse(
+            answers=[answer_fields(answer) if isinstance(answer, Answer) else {} for answer in answers],
+            unavailable_job_ids=_failed(request, answers),
+        )
+
     def _idle_seconds(self, request: pb.WatchJobRequest) -> float | None:
         if not request.HasField("idle_interval"):
             return None
@@ -205,6 +213,14 @@ async def _read_followed(requests: AsyncIterator[pb.FollowJobsRequest], feed: Ch
 def _watch_response(job: Job) -> bytes:
     """Return the bytes of the response with this job, which all its watchers are sent."""
     return pb.WatchJobResponse(job=job_fields(job)).SerializeToString()
+
+
+def _failed(request: pb.BatchGetJobsRequest, found: Sequence[object]) -> list[str]:
+    """Return the ids of the jobs that cannot be read now. Raise the first one's error unless a part will do."""
+    failed = {job_id: item for job_id, item in zip(request.job_ids, found, strict=True) if isinstance(item, StoreError)}
+    if failed and not request.allow_partial_success:
+        raise next(iter(failed.values()))
+    return list(failed)
 
 
 def _check_size(outcome_bytes: int) -> None:
