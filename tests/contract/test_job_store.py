@@ -28,6 +28,8 @@ EVERY_FIELD = job(
     lease_expires_at_ms=3001,
     progress=0.1,
     message="almost",
+    last_writer="gateway ü",
+    traceparent=f"00-{'a' * 32}-{'b' * 16}-01",
     error=JobError(
         event_id="e",
         type="t",
@@ -46,6 +48,18 @@ async def test_a_job_comes_back_as_it_went_in(store: Store) -> None:
     plain = job("job-2")
     assert await store.commit([change(EVERY_FIELD), change(plain)]) == {}
     assert await store.read_jobs(["job-2", "job-1"], with_results=True) == [plain, EVERY_FIELD]
+
+
+async def test_the_last_writer_is_that_of_the_version(store: Store) -> None:
+    """A version without one has none, whoever wrote those before it; the trace stays if the rules keep it."""
+    first = job(last_writer="one", traceparent=f"00-{'a' * 32}-{'b' * 16}-01")
+    second = first._replace(version=2, last_writer=None)
+    third = second._replace(version=3, last_writer="two", traceparent=None)
+    fourth = third._replace(version=4, last_writer=None)
+    for replaced, following in enumerate((first, second, third, fourth)):
+        assert await store.commit([change(following, replaced)]) == {}
+        for with_results in (True, False):
+            assert await store.read_jobs(["job-1"], with_results=with_results) == [following]
 
 
 @pytest.mark.parametrize("result", [b"{}", bytes(range(256)), b"\0", b"x" * 2_000_000])

@@ -169,7 +169,7 @@ async def test_a_poll_does_not_touch_a_large_result(opened: PostgreSQLJobStore) 
 
     await pages(statements.ANSWERS, "large")
     assert await pages(statements.ANSWERS, "large") == await pages(statements.ANSWERS, "none")
-    small = f"SELECT md5(result) FROM ({statements.JOBS}) AS job"
+    small = f"SELECT md5(result) FROM ({statements.JOBS[True, True]}) AS job"
     assert await pages(small, "large") > await pages(statements.ANSWERS, "large") + 100
 
 
@@ -185,9 +185,12 @@ async def test_every_statement_finds_its_rows_by_an_index(opened: PostgreSQLJobS
     rare = page("jobstatus.jobs", sought, 0, mark="%s", position="strpos")
     asked = {
         "answers": (statements.ANSWERS, (NAMES,)),
-        "jobs": (statements.JOBS_WITHOUT_RESULT, (NAMES,)),
+        "jobs": (statements.JOBS[False, True], (NAMES,)),
         "changed": (statements.CHANGED, (NAMES[:20], [1] * 20)),
-        "commit": (statements.COMMIT, statements.columns_of([change(job(name, version=2), 1) for name in NAMES[:20]])),
+        "commit": (
+            statements.COMMIT[True],
+            statements.columns_of([change(job(name, version=2), 1) for name in NAMES[:20]], has_added=True),
+        ),
         "due": (statements.DUE, (LEFT_END, 50_000, 100)),
         "purge": (statements.PURGE, (LEFT_END, 50, 100)),
         "count": (statements.COUNT, (0,)),

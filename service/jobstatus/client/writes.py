@@ -41,6 +41,7 @@ def create_request(command: CreateJob) -> CreateJobRequest:
         provider=_well_formed(command.provider),
         model_requested=_well_formed(command.model_requested),
         max_attempts=command.max_attempts,
+        traceparent=_well_formed(command.traceparent),
     )
 
 

@@ -132,6 +132,8 @@ def job_fields(job: Job, *, omit_result: bool = False, left_out_bytes: int | Non
         "progress": job.progress,
         "message": job.message,
         "result_size": left_out_bytes,
+        "last_writer": job.last_writer,
+        "traceparent": job.traceparent,
     }
 
 
@@ -205,6 +207,8 @@ def job_from_message(message: pb.Job) -> Job:
         lease_expires_at_ms=at("lease_expires_at"),
         progress=optional(message, "progress"),
         message=optional(message, "message"),
+        last_writer=optional(message, "last_writer"),
+        traceparent=optional(message, "traceparent"),
     )
 
 

@@ -163,6 +163,8 @@ class Job(_message.Message):
     PROGRESS_FIELD_NUMBER: _builtins.int
     MESSAGE_FIELD_NUMBER: _builtins.int
     RESULT_SIZE_FIELD_NUMBER: _builtins.int
+    LAST_WRITER_FIELD_NUMBER: _builtins.int
+    TRACEPARENT_FIELD_NUMBER: _builtins.int
     job_id: _builtins.str
     """Identifies the job, here and in the REST path."""
     request_type: Global___RequestType.ValueType
@@ -193,6 +195,13 @@ class Job(_message.Message):
     """A note of the worker's on what it is doing."""
     result_size: _builtins.int
     """The size in bytes of a result that was left out because of omit_large_results; absent otherwise."""
+    last_writer: _builtins.str
+    """The names in the client certificate of whoever made this version, separated by commas. Absent without a
+    certificate, where the service itself made it, where an earlier version of the service did, and in listings. It may
+    also be absent where a large result is left out.
+    """
+    traceparent: _builtins.str
+    """The W3C traceparent of the request that submitted the job. Absent where none came with it, and as last_writer is."""
     @_builtins.property
     def created_at(self) -> _timestamp_pb2.Timestamp:
         """When it was recorded."""
@@ -246,10 +255,12 @@ class Job(_message.Message):
         progress: _builtins.float | None = ...,
         message: _builtins.str | None = ...,
         result_size: _builtins.int | None = ...,
+        last_writer: _builtins.str | None = ...,
+        traceparent: _builtins.str | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_completed_at", b"_completed_at", "_error", b"_error", "_expires_at", b"_expires_at", "_lease_expires_at", b"_lease_expires_at", "_message", b"_message", "_model_requested", b"_model_requested", "_progress", b"_progress", "_provider", b"_provider", "_result", b"_result", "_result_size", b"_result_size", "_started_at", b"_started_at", "_status_code", b"_status_code", "_virtual_key_id", b"_virtual_key_id", "_worker_id", b"_worker_id", "completed_at", b"completed_at", "created_at", b"created_at", "error", b"error", "expires_at", b"expires_at", "lease_expires_at", b"lease_expires_at", "message", b"message", "model_requested", b"model_requested", "progress", b"progress", "provider", b"provider", "result", b"result", "result_size", b"result_size", "result_ttl", b"result_ttl", "started_at", b"started_at", "status_code", b"status_code", "virtual_key_id", b"virtual_key_id", "worker_id", b"worker_id"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_completed_at", b"_completed_at", "_error", b"_error", "_expires_at", b"_expires_at", "_last_writer", b"_last_writer", "_lease_expires_at", b"_lease_expires_at", "_message", b"_message", "_model_requested", b"_model_requested", "_progress", b"_progress", "_provider", b"_provider", "_result", b"_result", "_result_size", b"_result_size", "_started_at", b"_started_at", "_status_code", b"_status_code", "_traceparent", b"_traceparent", "_virtual_key_id", b"_virtual_key_id", "_worker_id", b"_worker_id", "completed_at", b"completed_at", "created_at", b"created_at", "error", b"error", "expires_at", b"expires_at", "last_writer", b"last_writer", "lease_expires_at", b"lease_expires_at", "message", b"message", "model_requested", b"model_requested", "progress", b"progress", "provider", b"provider", "result", b"result", "result_size", b"result_size", "result_ttl", b"result_ttl", "started_at", b"started_at", "status_code", b"status_code", "traceparent", b"traceparent", "virtual_key_id", b"virtual_key_id", "worker_id", b"worker_id"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_completed_at", b"_completed_at", "_error", b"_error", "_expires_at", b"_expires_at", "_lease_expires_at", b"_lease_expires_at", "_message", b"_message", "_model_requested", b"_model_requested", "_progress", b"_progress", "_provider", b"_provider", "_result", b"_result", "_result_size", b"_result_size", "_started_at", b"_started_at", "_status_code", b"_status_code", "_virtual_key_id", b"_virtual_key_id", "_worker_id", b"_worker_id", "attempt", b"attempt", "completed_at", b"completed_at", "created_at", b"created_at", "error", b"error", "expires_at", b"expires_at", "job_id", b"job_id", "lease_expires_at", b"lease_expires_at", "max_attempts", b"max_attempts", "message", b"message", "model_requested", b"model_requested", "progress", b"progress", "provider", b"provider", "request_type", b"request_type", "result", b"result", "result_size", b"result_size", "result_ttl", b"result_ttl", "started_at", b"started_at", "state", b"state", "status_code", b"status_code", "version", b"version", "virtual_key_id", b"virtual_key_id", "worker_id", b"worker_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_completed_at", b"_completed_at", "_error", b"_error", "_expires_at", b"_expires_at", "_last_writer", b"_last_writer", "_lease_expires_at", b"_lease_expires_at", "_message", b"_message", "_model_requested", b"_model_requested", "_progress", b"_progress", "_provider", b"_provider", "_result", b"_result", "_result_size", b"_result_size", "_started_at", b"_started_at", "_status_code", b"_status_code", "_traceparent", b"_traceparent", "_virtual_key_id", b"_virtual_key_id", "_worker_id", b"_worker_id", "attempt", b"attempt", "completed_at", b"completed_at", "created_at", b"created_at", "error", b"error", "expires_at", b"expires_at", "job_id", b"job_id", "last_writer", b"last_writer", "lease_expires_at", b"lease_expires_at", "max_attempts", b"max_attempts", "message", b"message", "model_requested", b"model_requested", "progress", b"progress", "provider", b"provider", "request_type", b"request_type", "result", b"result", "result_size", b"result_size", "result_ttl", b"result_ttl", "started_at", b"started_at", "state", b"state", "status_code", b"status_code", "traceparent", b"traceparent", "version", b"version", "virtual_key_id", b"virtual_key_id", "worker_id", b"worker_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__completed_at: _TypeAlias = _typing.Literal["completed_at"]  # noqa: Y015
     _WhichOneofArgType__completed_at: _TypeAlias = _typing.Literal["_completed_at", b"_completed_at"]  # noqa: Y015
@@ -257,6 +268,8 @@ class Job(_message.Message):
     _WhichOneofArgType__error: _TypeAlias = _typing.Literal["_error", b"_error"]  # noqa: Y015
     _WhichOneofReturnType__expires_at: _TypeAlias = _typing.Literal["expires_at"]  # noqa: Y015
     _WhichOneofArgType__expires_at: _TypeAlias = _typing.Literal["_expires_at", b"_expires_at"]  # noqa: Y015
+    _WhichOneofReturnType__last_writer: _TypeAlias = _typing.Literal["last_writer"]  # noqa: Y015
+    _WhichOneofArgType__last_writer: _TypeAlias = _typing.Literal["_last_writer", b"_last_writer"]  # noqa: Y015
     _WhichOneofReturnType__lease_expires_at: _TypeAlias = _typing.Literal["lease_expires_at"]  # noqa: Y015
     _WhichOneofArgType__lease_expires_at: _TypeAlias = _typing.Literal["_lease_expires_at", b"_lease_expires_at"]  # noqa: Y015
     _WhichOneofReturnType__message: _TypeAlias = _typing.Literal["message"]  # noqa: Y015
@@ -275,6 +288,8 @@ class Job(_message.Message):
     _WhichOneofArgType__started_at: _TypeAlias = _typing.Literal["_started_at", b"_started_at"]  # noqa: Y015
     _WhichOneofReturnType__status_code: _TypeAlias = _typing.Literal["status_code"]  # noqa: Y015
     _WhichOneofArgType__status_code: _TypeAlias = _typing.Literal["_status_code", b"_status_code"]  # noqa: Y015
+    _WhichOneofReturnType__traceparent: _TypeAlias = _typing.Literal["traceparent"]  # noqa: Y015
+    _WhichOneofArgType__traceparent: _TypeAlias = _typing.Literal["_traceparent", b"_traceparent"]  # noqa: Y015
     _WhichOneofReturnType__virtual_key_id: _TypeAlias = _typing.Literal["virtual_key_id"]  # noqa: Y015
     _WhichOneofArgType__virtual_key_id: _TypeAlias = _typing.Literal["_virtual_key_id", b"_virtual_key_id"]  # noqa: Y015
     _WhichOneofReturnType__worker_id: _TypeAlias = _typing.Literal["worker_id"]  # noqa: Y015
@@ -285,6 +300,8 @@ class Job(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__error) -> _WhichOneofReturnType__error | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__expires_at) -> _WhichOneofReturnType__expires_at | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__last_writer) -> _WhichOneofReturnType__last_writer | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__lease_expires_at) -> _WhichOneofReturnType__lease_expires_at | None: ...
     @_typing.overload
@@ -303,6 +320,8 @@ class Job(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__started_at) -> _WhichOneofReturnType__started_at | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__status_code) -> _WhichOneofReturnType__status_code | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__traceparent) -> _WhichOneofReturnType__traceparent | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__virtual_key_id) -> _WhichOneofReturnType__virtual_key_id | None: ...
     @_typing.overload
@@ -498,6 +517,7 @@ class CreateJobRequest(_message.Message):
     PROVIDER_FIELD_NUMBER: _builtins.int
     MODEL_REQUESTED_FIELD_NUMBER: _builtins.int
     MAX_ATTEMPTS_FIELD_NUMBER: _builtins.int
+    TRACEPARENT_FIELD_NUMBER: _builtins.int
     job_id: _builtins.str
     """Absent: the service makes a UUIDv4. Give one to make the call safe to repeat."""
     request_type: Global___RequestType.ValueType
@@ -510,6 +530,10 @@ class CreateJobRequest(_message.Message):
     """The model that was asked for; at most 256 characters."""
     max_attempts: _builtins.int
     """How many attempts a leased job has before a lost lease fails it: 1 to 1000, default 1."""
+    traceparent: _builtins.str
+    """The W3C traceparent of the request that submits the job, kept with it. Absent: the one in the call's metadata. What
+    is not a valid traceparent is ignored.
+    """
     @_builtins.property
     def result_ttl(self) -> _duration_pb2.Duration:
         """How long the outcome can be read after the end: 1 s to 30 days, default 3600 s."""
@@ -524,10 +548,11 @@ class CreateJobRequest(_message.Message):
         provider: _builtins.str | None = ...,
         model_requested: _builtins.str | None = ...,
         max_attempts: _builtins.int | None = ...,
+        traceparent: _builtins.str | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_job_id", b"_job_id", "_max_attempts", b"_max_attempts", "_model_requested", b"_model_requested", "_provider", b"_provider", "_result_ttl", b"_result_ttl", "_virtual_key_id", b"_virtual_key_id", "job_id", b"job_id", "max_attempts", b"max_attempts", "model_requested", b"model_requested", "provider", b"provider", "result_ttl", b"result_ttl", "virtual_key_id", b"virtual_key_id"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_job_id", b"_job_id", "_max_attempts", b"_max_attempts", "_model_requested", b"_model_requested", "_provider", b"_provider", "_result_ttl", b"_result_ttl", "_traceparent", b"_traceparent", "_virtual_key_id", b"_virtual_key_id", "job_id", b"job_id", "max_attempts", b"max_attempts", "model_requested", b"model_requested", "provider", b"provider", "result_ttl", b"result_ttl", "traceparent", b"traceparent", "virtual_key_id", b"virtual_key_id"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_job_id", b"_job_id", "_max_attempts", b"_max_attempts", "_model_requested", b"_model_requested", "_provider", b"_provider", "_result_ttl", b"_result_ttl", "_virtual_key_id", b"_virtual_key_id", "job_id", b"job_id", "max_attempts", b"max_attempts", "model_requested", b"model_requested", "provider", b"provider", "request_type", b"request_type", "result_ttl", b"result_ttl", "virtual_key_id", b"virtual_key_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_job_id", b"_job_id", "_max_attempts", b"_max_attempts", "_model_requested", b"_model_requested", "_provider", b"_provider", "_result_ttl", b"_result_ttl", "_traceparent", b"_traceparent", "_virtual_key_id", b"_virtual_key_id", "job_id", b"job_id", "max_attempts", b"max_attempts", "model_requested", b"model_requested", "provider", b"provider", "request_type", b"request_type", "result_ttl", b"result_ttl", "traceparent", b"traceparent", "virtual_key_id", b"virtual_key_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__job_id: _TypeAlias = _typing.Literal["job_id"]  # noqa: Y015
     _WhichOneofArgType__job_id: _TypeAlias = _typing.Literal["_job_id", b"_job_id"]  # noqa: Y015
@@ -539,6 +564,8 @@ class CreateJobRequest(_message.Message):
     _WhichOneofArgType__provider: _TypeAlias = _typing.Literal["_provider", b"_provider"]  # noqa: Y015
     _WhichOneofReturnType__result_ttl: _TypeAlias = _typing.Literal["result_ttl"]  # noqa: Y015
     _WhichOneofArgType__result_ttl: _TypeAlias = _typing.Literal["_result_ttl", b"_result_ttl"]  # noqa: Y015
+    _WhichOneofReturnType__traceparent: _TypeAlias = _typing.Literal["traceparent"]  # noqa: Y015
+    _WhichOneofArgType__traceparent: _TypeAlias = _typing.Literal["_traceparent", b"_traceparent"]  # noqa: Y015
     _WhichOneofReturnType__virtual_key_id: _TypeAlias = _typing.Literal["virtual_key_id"]  # noqa: Y015
     _WhichOneofArgType__virtual_key_id: _TypeAlias = _typing.Literal["_virtual_key_id", b"_virtual_key_id"]  # noqa: Y015
     @_typing.overload
@@ -551,6 +578,8 @@ class CreateJobRequest(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__provider) -> _WhichOneofReturnType__provider | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__result_ttl) -> _WhichOneofReturnType__result_ttl | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__traceparent) -> _WhichOneofReturnType__traceparent | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__virtual_key_id) -> _WhichOneofReturnType__virtual_key_id | None: ...
 
