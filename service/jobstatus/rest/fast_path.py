@@ -15,13 +15,17 @@ from aiohttp.http import RawRequestMessage
 from aiohttp.streams import EMPTY_PAYLOAD
 from aiohttp.web_protocol import RequestHandler
 
-from jobstatus.rest.headers import HOST, TRANSFER_ENCODING, is_host
+from jobstatus.rest.headers import HOST, PREFER, TRANSFER_ENCODING, is_host
+from jobstatus.rest.parked import Guest, Parkable, ParkedConnection, Parking
 from jobstatus.rest.protocol import HEAD_END, RestProtocol
 from jobstatus.rest.responses import ALLOWED_METHODS
 
 TryAnswer: TypeAlias = Callable[[RawRequestMessage], bytes | None]
 """Return the whole answer to a GET or HEAD over HTTP/1.1 on a connection that stays open; None to leave it to the
 handler."""
+BeginWait: TypeAlias = Callable[[RawRequestMessage, Parkable], bytes | None]
+"""Return the whole answer to such a request that need not wait; an empty one where it waits on a parked connection;
+None to leave it to the handler."""
 Requests: TypeAlias = Sequence[tuple[RawRequestMessage, StreamReader]]
 
 
@@ -57,13 +61,17 @@ class FastPathProtocol(RestProtocol):
         *,
         try_answer: TryAnswer,
         write_batch: WriteBatch,
+        begin_wait: BeginWait | None = None,
+        parking: Parking | None = None,
         **options: Any,
     ) -> None:
-        """`options` are those of RestProtocol."""
+        """`options` are those of RestProtocol. `parking` is where connections wait for what `begin_wait` has begun."""
         super().__init__(server, **options)
         self._parser = cast("Any", InterceptingParser(self._parser, self))
         self._try_answer = try_answer
         self._write_batch = write_batch
+        self._begin_wait = begin_wait
+        self._parking = parking
         self._under_way = 0
         """Requests that the handler has still to answer; answers must keep the order of their requests."""
 
@@ -82,11 +90,20 @@ class FastPathProtocol(RestProtocol):
             and is_host(headers.get(HOST, ""))
         ):
             answer = self._try_answer(request)
+            if answer is None and self._begin_wait is not None and PREFER in headers:
+                answer = self._begin_wait(request, self)
             if answer is not None:
+                if not answer:
+                    return True  # it comes later, on a parked connection
                 self._write_batch.put(transport, answer)
                 self._next_keepalive_close_time = self._loop.time() + self._keepalive_timeout
                 return True
         return False
+
+    def park(self, guest: Guest) -> ParkedConnection:
+        """Give the connection up, except for its transport, while the guest waits."""
+        assert self._parking is not None  # noqa: S101  # for the type checker: whoever begins a wait may park it
+        return self._parking.park(*self.give_up(), guest)
 
     def hand_over(self, requests: Requests) -> None:
         """Note the requests that are passed to the handler."""
