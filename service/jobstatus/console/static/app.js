@@ -18,7 +18,7 @@ const VIEWS = [
   ["jobs", "Jobs", jobsView],
   ["failures", "Failures", failuresView],
   ["workers", "Workers", workersView],
-  ["keys", "Virtual keys", keysView],
+  ["keys", "Keys", keysView],
 ];
 const TICKET = "#ticket=";
 

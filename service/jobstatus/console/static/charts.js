@@ -7,14 +7,14 @@ const dark = matchMedia("(prefers-color-scheme: dark)");
 
 export const FORMATS = { rate, count, seconds: (value) => duration(value * 1000) };
 
-/** A chart with a title, its curves named by [label, colour token], and values written by `format`. */
+/** A chart with a title, its curves as [label, colour token, "filled" or "dashed"], and values written by `format`. */
 export function chart(title, note, curves, format, options = {}) {
   const values = curves.map(() => el("span", { class: "value" }, "–"));
-  const legend = el("ul", { class: "keys" }, ...curves.map(([label, token], at) => el("li", {}, colored("i", token), label, " ", values[at])));
+  const legend = el("ul", { class: "keys" }, ...curves.map(([label, token], at) => el("li", {}, swatch(curves[at]), label, " ", values[at])));
   const place = el("div", { class: "chart", role: "img", "aria-label": title });
   const empty = el("p", { class: "empty" }, "The curve begins now.");
   place.append(empty);
-  const card = el("section", { class: "card" }, el("header", {}, el("h2", {}, title), el("p", {}, note), legend), place);
+  const card = el("section", { class: "card" }, el("header", {}, el("h2", {}, title), el("p", {}, note)), legend, place);
   let data = [[], ...curves.map(() => [])];
   let plot = null;
 
@@ -56,8 +56,8 @@ export function chart(title, note, curves, format, options = {}) {
 
 const HEIGHT = 180;
 
-function colored(tag, token) {
-  const element = el(tag, { "aria-hidden": "true" });
+function swatch([, token, kind]) {
+  const element = el("i", { "aria-hidden": "true", class: kind === "dashed" ? "dashed" : null });
   element.style.color = `var(--${token})`;
   return element;
 }
@@ -80,12 +80,13 @@ function settings(width, curves, format, { log = false } = {}, showAt) {
     cursor: { points: { size: 6 }, drag: { x: false, y: false } },
     scales: { x: { time: true }, y: log ? { distr: 3 } : { range: (_, least, most) => [0, Math.max(1, most * 1.1)] } },
     axes: [
-      { ...axis, values: (_, ticks) => ticks.map((at) => time(at).slice(0, 5)), space: 60 },
+      { ...axis, size: 26, values: (_, ticks) => ticks.map((at) => time(at).slice(0, ticks.at(-1) - ticks[0] < 300_000 ? 8 : 5)), space: 72 },
       { ...axis, size: 56, values: (_, ticks) => ticks.map((value) => (value === null ? "" : format(value))), space: 32 },
     ],
-    series: [{}, ...curves.map(([label, token, filled]) => ({
+    series: [{}, ...curves.map(([label, token, kind]) => ({
       label, stroke: color(token), width: 1.75, spanGaps: true, points: { show: false },
-      fill: filled ? `${color(token)}22` : undefined,
+      fill: kind === "filled" ? `${color(token)}22` : undefined,
+      dash: kind === "dashed" ? [4, 3] : undefined,
     }))],
     hooks: { setCursor: [(plot) => showAt(plot.cursor.idx)] },
   };

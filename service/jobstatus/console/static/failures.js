@@ -58,7 +58,7 @@ function rowOf(group, most) {
     el("td", { class: "number" }, count(group.jobs)),
     el("td", {}, String(group.code ?? "")),
     el("td", {}, types),
-    el("td", { title: time(group.latest.ended) }, el("a", { class: "id", href: `#/jobs/${encodeURIComponent(group.latest.id)}`, "data-row": true }, group.latest.id), ` ${ago(group.latest.ended)}`),
+    el("td", { class: "brief", title: time(group.latest.ended) }, el("a", { class: "id", href: `#/jobs/${encodeURIComponent(group.latest.id)}`, "data-row": true }, group.latest.id), ` ${ago(group.latest.ended)}`),
     el("td", { class: "muted" }, group.latest.error_message ?? ""),
   );
 }

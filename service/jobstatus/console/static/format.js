@@ -53,7 +53,8 @@ export function coarse(ms) {
 }
 
 export function ago(atMs) {
-  return atMs ? `${coarse(now() - atMs)} ago` : "–";
+  if (!atMs) return "–";
+  return now() - atMs < 1500 ? "just now" : `${coarse(now() - atMs)} ago`;
 }
 
 const CLOCK = new Intl.DateTimeFormat("en-GB", { hour: "2-digit", minute: "2-digit", second: "2-digit" });

@@ -23,7 +23,7 @@ export function keysView({ params, context, reload }) {
       el("th", { scope: "row" }, el("a", { class: "id", href: `#/jobs?key=${encodeURIComponent(key.id)}`, "data-row": true }, key.id)),
       el("td", {}, el("span", { class: "state", "data-state": key.state }, key.state)),
       el("td", { class: "number" }, count(key.keys)),
-      el("td", { title: key.used ? time(key.used) : null }, key.used ? ago(key.used) : el("span", { class: "muted" }, "not lately")),
+      el("td", { class: "brief", title: key.used ? time(key.used) : null }, key.used ? ago(key.used) : el("span", { class: "muted" }, "not lately")),
       el("td", {}, key.expires ? time(key.expires) : el("span", { class: "muted" }, "never")),
       el("td", {}, time(key.updated)),
       el("td", { class: "number" }, act || ""),

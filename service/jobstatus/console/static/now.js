@@ -26,9 +26,9 @@ export function nowView({ context }) {
     ].map(([name, title]) => [name, tile(title)]),
   );
   const charts = [
-    chart("Throughput", "jobs a second", [["created", "accent"], ["completed", "completed"], ["failed", "failed"]], FORMATS.rate),
-    chart("Backlog", "jobs", [["pending", "pending", true], ["processing", "processing"]], FORMATS.count),
-    chart("Times", "p50 and p99 of a minute", [["queued p50", "pending"], ["queued p99", "failed"], ["run p50", "processing"], ["run p99", "accent"]], FORMATS.seconds, { log: true }),
+    chart("Throughput", "jobs a second", [["created", "created"], ["completed", "completed"], ["failed", "failed"]], FORMATS.rate),
+    chart("Backlog", "jobs", [["pending", "pending", "filled"], ["processing", "processing"]], FORMATS.count),
+    chart("Times", "p50 and p99 of a minute", [["queued p50", "pending"], ["p99", "pending", "dashed"], ["run p50", "processing"], ["p99", "processing", "dashed"]], FORMATS.seconds, { log: true }),
   ];
   const types = el("tbody");
   const totals = el("tr");

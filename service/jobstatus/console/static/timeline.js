@@ -3,8 +3,8 @@
 import { svg } from "./element.js";
 import { coarse, duration, now, time } from "./format.js";
 
-const HEIGHT = 96;
-const BAR = { y: 40, height: 18 };
+const HEIGHT = 84;
+const BAR = { y: 34, height: 18 };
 const EDGE = 2;
 const MAX_BEATS = 200;
 

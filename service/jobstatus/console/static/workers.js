@@ -51,14 +51,14 @@ export function workersView() {
 
 function rowOf(worker) {
   const shown = worker.jobs.slice(0, SHOWN_JOBS);
-  const links = shown.flatMap((job, at) => [at ? ", " : "", el("a", { class: "id", href: `#/jobs/${encodeURIComponent(job.id)}`, "data-row": true }, job.id), isLate(job) ? el("span", { class: "state", "data-state": "failed" }, "lease ended") : ""]);
-  const more = worker.jobs.length > shown.length ? ` and ${count(worker.jobs.length - shown.length)} more` : "";
+  const links = shown.map((job) => el("li", {}, el("a", { class: "id", href: `#/jobs/${encodeURIComponent(job.id)}`, "data-row": true }, job.id), isLate(job) && el("span", { class: "state", "data-state": "failed" }, "lease ended")));
+  const more = worker.jobs.length > shown.length && el("li", { class: "muted" }, `and ${count(worker.jobs.length - shown.length)} more`);
   return el(
     "tr", {},
     el("th", { scope: "row" }, worker.id ? el("code", {}, worker.id) : el("span", { class: "muted" }, "without a name")),
-    el("td", { title: worker.heard ? time(worker.heard) : null }, ago(worker.heard)),
+    el("td", { class: "brief", title: worker.heard ? time(worker.heard) : null }, ago(worker.heard)),
     el("td", { class: "number" }, count(worker.jobs.length)),
-    el("td", {}, ...links, more),
+    el("td", {}, el("ul", { class: "held" }, ...links, more)),
     el("td", { class: "number" }, count(worker.completed)),
     el("td", { class: "number" }, count(worker.failed)),
   );
