@@ -28,6 +28,8 @@ EVERY_FIELD = job(
     lease_expires_at_ms=3001,
     progress=0.1,
     message="almost",
+    last_writer="gateway ü",
+    traceparent=f"00-{'a' * 32}-{'b' * 16}-01",
     error=JobError(
         event_id="e",
         type="t",
@@ -46,6 +48,18 @@ async def test_a_job_comes_back_as_it_went_in(store: Store) -> None:
     plain = job("job-2")
     assert await store.commit([change(EVERY_FIELD), change(plain)]) == {}
     assert await store.read_jobs(["job-2", "job-1"], with_results=True) == [plain, EVERY_FIELD]
+
+
+async def test_the_last_writer_is_that_of_the_version(store: Store) -> None:
+    """A version without one has none, whoever wrote those before it; the trace stays if the rules keep it."""
+    first = job(last_writer="one", traceparent=f"00-{'a' * 32}-{'b' * 16}-01")
+    second = first._replace(version=2, last_writer=None)
+    third = second._replace(version=3, last_writer="two", traceparent=None)
+    fourth = third._replace(version=4, last_writer=None)
+    for replaced, following in enumerate((first, second, third, fourth)):
+        assert await store.commit([change(following, replaced)]) == {}
+        for with_results in (True, False):
+            assert await store.read_jobs(["job-1"], with_results=with_results) == [following]
 
 
 @pytest.mark.parametrize("result", [b"{}", bytes(range(256)), b"\0", b"x" * 2_000_000])
@@ -193,11 +207,23 @@ async def test_purge_frees_only_what_has_expired(store: Store) -> None:
     assert [item is not None for item in left] == [False, False, False, True, True]
 
 
+_IN_WORDS = '"code":"lease_lost","worker_id":"w-2","status_code":500,"error":"x"'
 LISTED = [
     job("a", created_at_ms=10),
-    job("b", created_at_ms=20, virtual_key_id="vk-1", state=JobState.PROCESSING),
+    job("b", created_at_ms=20, virtual_key_id="vk-1", state=JobState.PROCESSING, worker_id="w-1", message=_IN_WORDS),
     job("c", created_at_ms=20, virtual_key_id="vk-1", request_type=RequestType.OCR),
-    job("d", created_at_ms=30, state=JobState.FAILED, due_at_ms=None, expires_at_ms=100),
+    job(
+        "d",
+        created_at_ms=30,
+        state=JobState.FAILED,
+        due_at_ms=None,
+        expires_at_ms=100,
+        worker_id="w-10",
+        status_code=422,
+        error=JobError(
+            error=ErrorField(message=_IN_WORDS, code='too "short" \\ ü', type="lease_lost"), status_code=502
+        ),
+    ),
     job("e", created_at_ms=40, state=JobState.COMPLETED, due_at_ms=None, expires_at_ms=200, result=b"1"),
 ]
 
@@ -218,6 +244,13 @@ LISTED = [
         ({"created_after_ms": 20}, "edcb"),
         ({"created_before_ms": 20}, "a"),
         ({"created_after_ms": 20, "created_before_ms": 30}, "cb"),
+        ({"worker_id": "w-1"}, "b"),
+        ({"worker_id": "w-2"}, ""),
+        ({"error_code": 'too "short" \\ ü'}, "d"),
+        ({"error_code": "lease_lost"}, ""),
+        ({"status_code": 422}, "d"),
+        ({"status_code": 502}, ""),
+        ({"status_code": 422, "worker_id": "w-10", "error_code": 'too "short" \\ ü'}, "d"),
         ({"before": (20, "c")}, "ba"),
         ({"before": (20, "b")}, "a"),
         ({"before": (30, "0")}, "cba"),

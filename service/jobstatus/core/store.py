@@ -118,7 +118,8 @@ class Claim(NamedTuple):
 class Listing:
     """Which jobs a listing returns, newest first: by (created_at_ms, job_id), both descending.
 
-    Every filter that is given must hold. `before` is the key of the last job of the page before.
+    Every filter that is given must hold; `error_code` is that of `JobError.error`. `before` is the key of the last job
+    of the page before.
     """
 
     limit: int
@@ -127,6 +128,9 @@ class Listing:
     virtual_key_id: str | None = None
     created_after_ms: int | None = None
     created_before_ms: int | None = None
+    worker_id: str | None = None
+    error_code: str | None = None
+    status_code: int | None = None
     before: tuple[int, str] | None = None
 
 

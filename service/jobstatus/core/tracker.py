@@ -19,7 +19,7 @@ from jobstatus.core.rules import Policy
 from jobstatus.core.store import Answer, JobStore, Listing, StoreError
 from jobstatus.core.timekeeper import Timekeeper
 from jobstatus.core.watching.change_feed import ChangeFeed
-from jobstatus.core.watching.shared_reads import Reading, SharedReads, Waiter
+from jobstatus.core.watching.shared_reads import AwaitingWaiter, Reading, SharedReads
 from jobstatus.core.watching.subscriptions import ConcurrencyLimit, JobSubscriptions
 from jobstatus.core.write_queue import Outcome, WriterLimits
 from jobstatus.core.writer import Writer
@@ -117,6 +117,16 @@ class JobTracker:
         now_ms = self._expiry_ms()
         return [None if isinstance(job, Job) and job.is_expired(now_ms) else job for job in jobs]
 
+    async def answers(self, job_ids: Sequence[str]) -> list[Answer | StoreError | None]:
+        """Return what polls are told of jobs, in the order asked for; None and errors as in `get_many`."""
+        with timed(self._observer, "read_answers"):
+            answers = await self._store.read_answers(job_ids)
+        now_ms = self._expiry_ms()
+        return [
+            None if isinstance(answer, Answer) and (answer.expires_at_ms or now_ms + 1) <= now_ms else answer
+            for answer in answers
+        ]
+
     async def get_many_small(self, job_ids: Sequence[str]) -> list[tuple[Job | StoreError | None, int | None]]:
         """As `get_many`, with the results that come along with an answer (see Answer), without larger ones.
 
@@ -170,7 +180,7 @@ class JobTracker:
                 if reading is None:
                     self._subscriptions.check_open()
 
-    async def _read_for(self, waiter: Waiter[Job], job_id: str, *, with_result: bool) -> Reading[Job]:
+    async def _read_for(self, waiter: AwaitingWaiter[Job], job_id: str, *, with_result: bool) -> Reading[Job]:
         waiter.begin_own_read()
         reading = Reading(await self._read(job_id, with_result=with_result))
         if reading.job is not None:

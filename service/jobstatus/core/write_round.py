@@ -163,12 +163,16 @@ def _decide(
     """Return the outcome of each command, given what those before it made of its job, and what becomes of each job."""
     current = dict(stored)
     outcomes: list[Outcome] = []
-    for _, _, command in items:
+    for submission, _, command in items:
         before = current[command.job_id]
         if isinstance(before, JobStatusError):
             outcomes.append(before)
             continue
         after, refusal = rules.decide(before, command, now_ms, policy)
+        if after is not None and after is not before:
+            writer = submission.writer if refusal is None else None  # what changed in spite of it, the service did
+            if after.last_writer != writer:
+                after = after._replace(last_writer=writer)
         current[command.job_id] = after
         outcomes.append(refusal or after or before or JobNotFound())
     return outcomes, current

@@ -162,13 +162,22 @@ class _Supervisor:
 
     async def _reload_late(self, child: ChildProcess) -> None:
         """Have a child reload that began before a reload, or end: its replacement serves what is in use."""
-        problem = await child.ask("reload", seconds=self._limits.reload_seconds)
-        if problem:
-            _log.error(
-                "A serving process could not reload and is replaced.",
-                extra={"event": "child_reload_failed", "child": child.number, "problem": problem},
-            )
-            child.send(signal.SIGTERM)
+        answer = await child.ask("reload", seconds=self._limits.reload_seconds)
+        self._replace_unless_reloaded(child, answer)
+
+    def _replace_unless_reloaded(self, child: ChildProcess, answer: str | None) -> None:
+        """End a child that does not serve what is in use, so that its replacement does. `answer`: to the reload."""
+        if answer == "" or not child.is_up:
+            return
+        _log.error(
+            "A serving process could not reload and is replaced.",
+            extra={
+                "event": "child_reload_failed",
+                "child": child.number,
+                "problem": "it does not answer" if answer is None else answer,
+            },
+        )
+        child.send(signal.SIGTERM)
 
     async def _keep(self, child: ChildProcess) -> None:
         """Replace the child whenever it ends, until the service stops."""
@@ -233,12 +242,17 @@ class _Supervisor:
         self._reloads += 1
         asked = self._those_up()
         seconds = self._limits.reload_seconds
-        problems = await asyncio.gather(*(child.ask("reload", seconds=seconds) for child in asked))
-        if asked and all(problems):  # the files have changed since they were checked, and no child has taken them
+        answers = await asyncio.gather(*(child.ask("reload", seconds=seconds) for child in asked))
+        if asked and "" not in answers:  # the files have changed since they were checked, and no child has taken them
             self._in_use, self._pem = before
-        for child, problem in zip(asked, problems, strict=True):
-            if problem or (problem is None and child.is_up):
-                raise OSError(f"serving process {child.number}: {problem or 'it does not answer'}")
+            told = [
+                f"serving process {child.number}: {answer}"
+                for child, answer in zip(asked, answers, strict=True)
+                if answer
+            ]
+            raise OSError(told[0] if told else "no serving process answers")
+        for child, answer in zip(asked, answers, strict=True):
+            self._replace_unless_reloaded(child, answer)
         return changed
 
     def _for_child(self, settings: Settings) -> Settings:

@@ -151,5 +151,8 @@ def _is_wanted(job: Job, listing: Listing, now_ms: int) -> bool:
         and listing.virtual_key_id in (None, job.virtual_key_id)
         and (listing.created_after_ms is None or job.created_at_ms >= listing.created_after_ms)
         and (listing.created_before_ms is None or job.created_at_ms < listing.created_before_ms)
+        and listing.worker_id in (None, job.worker_id)
+        and listing.status_code in (None, job.status_code)
+        and (listing.error_code is None or (job.error is not None and job.error.error.code == listing.error_code))
         and (listing.before is None or _listing_key(job) < listing.before)
     )

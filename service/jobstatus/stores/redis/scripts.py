@@ -116,7 +116,7 @@ return purged
 PAGE: Final = _script(
     """
 local listed, prefix = KEYS[1], ARGV[1]
-local from, before, least, now, state_list, request_type, owner, limit, scans = unpack(ARGV, 2, 10)
+local from, before, least, now, state_list, request_type, owner, limit, scans, code = unpack(ARGV, 2, 11)
 limit, scans = tonumber(limit), tonumber(scans)
 
 local function is_before(one, other)
@@ -125,6 +125,17 @@ local function is_before(one, other)
     if left ~= right then return left < right end
   end
   return #one < #other
+end
+
+local function has(text, part) return string.find(text, part, 1, true) end
+
+local function fits(row)
+  for at = 12, #ARGV do
+    if not has(row, ARGV[at]) then return false end
+  end
+  if code == '' then return true end
+  local error = cjson.decode(row).error
+  return error ~= nil and has(error, code)
 end
 
 local first = 0
@@ -149,7 +160,8 @@ for at = 1, #found, 2 do
   if job[1] and (state_list == '' or wanted[job[1]])
     and (request_type == '' or job[2] == request_type)
     and (owner == '' or job[3] == owner)
-    and not (job[4] and tonumber(job[4]) <= tonumber(now)) then
+    and not (job[4] and tonumber(job[4]) <= tonumber(now))
+    and fits(job[5]) then
     page[#page + 1] = {created, id, job[5]}
     if #page == limit then break end
   end
@@ -160,8 +172,9 @@ return {page, found[place + 1], found[place]}
 )
 """A part of a listing. KEYS: `Bucket.indexes`. ARGV: the prefix of keys of jobs; created_at_ms and id before which the
 part begins, or '' and ''; the least created_at_ms or ''; now; states, request type and virtual key, or ''; how many
-jobs it may return and scan. Returns the jobs, as created_at_ms, id and row each, and the created_at_ms and id before
-which the next part begins, or nothing where there is none."""
+jobs it may return and scan; what the error must contain, or ''; and the texts that the row must contain. Returns the
+jobs, as created_at_ms, id and row each, and the created_at_ms and id before which the next part begins, or nothing
+where there is none."""
 
 COUNT: Final = _script(
     """
