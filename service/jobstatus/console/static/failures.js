@@ -55,7 +55,7 @@ function rowOf(group, most) {
   return el(
     "tr", {},
     el("th", { scope: "row" }, el("code", {}, group.error), share),
-    el("td", { class: "number" }, count(group.jobs)),
+    el("td", { class: "number" }, el("a", { href: `#/jobs?${new URLSearchParams({ state: "failed", [group.filter]: group[group.filter === "error" ? "error" : "code"] })}`, "aria-label": `Show ${count(group.jobs)} jobs` }, count(group.jobs))),
     el("td", {}, String(group.code ?? "")),
     el("td", {}, types),
     el("td", { class: "brief", title: time(group.latest.ended) }, el("a", { class: "id", href: `#/jobs/${encodeURIComponent(group.latest.id)}`, "data-row": true }, group.latest.id), ` ${ago(group.latest.ended)}`),

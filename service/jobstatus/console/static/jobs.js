@@ -22,7 +22,7 @@ const TYPING_MS = 350;
 /** The filters of an address as parameters of a question; ages become times. */
 export function filtersOf(params) {
   const query = new URLSearchParams();
-  for (const name of ["state", "type", "key", "worker", "error", "page"]) if (params.get(name)) query.set(name, params.get(name));
+  for (const name of ["state", "type", "key", "worker", "error", "status", "page"]) if (params.get(name)) query.set(name, params.get(name));
   const [, kind, seconds] = /^([lo])(\d+)$/.exec(params.get("age") ?? "") ?? [];
   if (kind) query.set(kind === "l" ? "after" : "before", Math.floor(now() - 1000 * Number(seconds)));
   return query;
@@ -183,11 +183,13 @@ function filterBar(params) {
     el("fieldset", {}, el("legend", {}, "State"), el("div", { class: "chips" }, ...states)),
     choice("Type", "type", [["", "All types"], ...TYPES.map((type) => [type, typeName(type)])], params),
     field("Virtual key", "key", params),
+    field("Worker", "worker", params),
+    field("Error code", "error", params),
     choice("Age", "age", AGES, params),
   );
   const apply = () => {
-    const next = { state: [...bar.querySelectorAll("[name=state]:checked")].map((box) => box.value).join(","), page: "" };
-    for (const name of ["type", "key", "age"]) next[name] = bar.elements[name].value.trim();
+    const next = { status: "", state: [...bar.querySelectorAll("[name=state]:checked")].map((box) => box.value).join(","), page: "" };
+    for (const name of ["type", "key", "worker", "error", "age"]) next[name] = bar.elements[name].value.trim();
     const hash = address(params, next);
     if (hash !== location.hash) location.hash = hash;
   };

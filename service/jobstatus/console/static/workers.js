@@ -55,7 +55,7 @@ function rowOf(worker) {
   const more = worker.jobs.length > shown.length && el("li", { class: "muted" }, `and ${count(worker.jobs.length - shown.length)} more`);
   return el(
     "tr", {},
-    el("th", { scope: "row" }, worker.id ? el("code", {}, worker.id) : el("span", { class: "muted" }, "without a name")),
+    el("th", { scope: "row" }, worker.id ? el("a", { class: "id", href: `#/jobs?worker=${encodeURIComponent(worker.id)}` }, worker.id) : el("span", { class: "muted" }, "without a name")),
     el("td", { class: "brief", title: worker.heard ? time(worker.heard) : null }, ago(worker.heard)),
     el("td", { class: "number" }, count(worker.jobs.length)),
     el("td", {}, el("ul", { class: "held" }, ...links, more)),
