@@ -48,11 +48,11 @@ class Target:
 
     def cpu_seconds(self) -> float:
         """Of the serving process with all its children."""
-        return _cpu_seconds(self.process)
+        return cpu_seconds(self.process)
 
     def cpu_seconds_behind(self) -> float:
         """Of the processes that it asks: servers of its store, or the service behind an edge."""
-        return sum(map(_cpu_seconds, self.behind))
+        return sum(map(cpu_seconds, self.behind))
 
     def resident_bytes(self) -> int:
         """Memory of the process and its children."""
@@ -73,7 +73,8 @@ def behind(kind: str) -> tuple[psutil.Process, ...]:
             return ()
 
 
-def _cpu_seconds(process: psutil.Process) -> float:
+def cpu_seconds(process: psutil.Process) -> float:
+    """Return the user and system time of a process with all its children."""
     return sum(_own_cpu_seconds(one) for one in (process, *process.children(recursive=True)))
 
 

@@ -10,7 +10,9 @@ import pytest
 from harness.logged import events_logged
 from harness.postgresql import server
 from harness.stores import change, deletion, job
+from harness.tracking import Clock, creation, tracker_on
 from harness.waiting import until
+from jobstatus.core.commands import HeartbeatJob, StartJob
 from jobstatus.core.job import Job, JobState
 from jobstatus.core.store import Answer, Listing
 from jobstatus.core.virtual_keys import VirtualKey, hash_key
@@ -167,7 +169,7 @@ async def test_a_poll_does_not_touch_a_large_result(opened: PostgreSQLJobStore) 
 
     await pages(statements.ANSWERS, "large")
     assert await pages(statements.ANSWERS, "large") == await pages(statements.ANSWERS, "none")
-    small = f"SELECT md5(result) FROM ({statements.JOBS}) AS job"
+    small = f"SELECT md5(result) FROM ({statements.JOBS[True, True]}) AS job"
     assert await pages(small, "large") > await pages(statements.ANSWERS, "large") + 100
 
 
@@ -179,12 +181,16 @@ async def test_every_statement_finds_its_rows_by_an_index(opened: PostgreSQLJobS
     ended = {"state": JobState.FAILED, "completed_at_ms": 1, "due_at_ms": None}
     await opened.commit([change(job(f"old-{number}", expires_at_ms=number, **ended)) for number in range(100)])
     server().execute("VACUUM ANALYZE jobstatus.jobs", database)
-    rare = page("jobstatus.jobs", Listing(limit=50, states=[JobState.COMPLETED]), 0, "%s")
+    sought = Listing(limit=50, states=[JobState.COMPLETED])
+    rare = page("jobstatus.jobs", sought, 0, mark="%s", position="strpos")
     asked = {
         "answers": (statements.ANSWERS, (NAMES,)),
-        "jobs": (statements.JOBS_WITHOUT_RESULT, (NAMES,)),
+        "jobs": (statements.JOBS[False, True], (NAMES,)),
         "changed": (statements.CHANGED, (NAMES[:20], [1] * 20)),
-        "commit": (statements.COMMIT, statements.columns_of([change(job(name, version=2), 1) for name in NAMES[:20]])),
+        "commit": (
+            statements.COMMIT[True],
+            statements.columns_of([change(job(name, version=2), 1) for name in NAMES[:20]], has_added=True),
+        ),
         "due": (statements.DUE, (LEFT_END, 50_000, 100)),
         "purge": (statements.PURGE, (LEFT_END, 50, 100)),
         "count": (statements.COUNT, (0,)),
@@ -271,6 +277,23 @@ async def test_a_snapshot_that_stays_open_makes_no_sweep_dearer(opened: PostgreS
         full_ms = now_ms + FULL_SCAN_MS
         assert await entries_read(opened, database, "jobs_due", opened.due(full_ms, 500)) > len(gone)
         assert await entries_read(opened, database, "jobs_expiring", opened.purge(full_ms, 500)) >= len(gone)
+
+
+async def test_heartbeats_change_no_index(opened: PostgreSQLJobStore, database: str) -> None:
+    """They are HOT updates, all but one in each lease."""
+    clock = Clock()
+    tracker = tracker_on(opened, clock)
+    await tracker.write([creation("a"), StartJob(job_id="a", worker_id="w", lease_ms=30_000)])
+    for _ in range(30):
+        clock.move(5)
+        await tracker.apply(HeartbeatJob(job_id="a", attempt=1))
+
+    async def tell(connection: Connection) -> None:
+        await connection.execute(b"SELECT pg_stat_force_next_flush()")
+
+    await opened._short.use(tell)  # on the connection that was used last
+    asked = "SELECT n_tup_upd, n_tup_hot_upd FROM pg_stat_user_tables WHERE relname = 'jobs'"
+    assert server().execute(asked, database) == [(30, 25)]
 
 
 async def test_no_job_is_passed_over_by_sweeps(opened: PostgreSQLJobStore, database: str) -> None:

@@ -39,6 +39,9 @@ from jobstatus.telemetry.metrics import Level, Metrics
 Reload: TypeAlias = Callable[[Settings, tuple[IssuerSettings, ...]], Awaitable[list[str]]]
 """Takes the reloadable part of these settings into use, or raises and changes nothing."""
 
+BuildConsole: TypeAlias = Callable[[Authenticator, Callable[[], int]], Handler | None]
+"""Takes what authenticates, and what returns how many polls wait."""
+
 _ADMIN_CONNECTIONS: Final = 100
 
 
@@ -78,11 +81,12 @@ def build_frontend(
     clocks: Clocks,
     hears_of_changes: Callable[[], bool] = lambda: True,
     audit: AuditLog | None = None,
+    build_console: BuildConsole = lambda *_: None,
 ) -> Frontend:
     """Build the front end; call this in the running loop. Raise KeyConfigError when an issuer's key is unusable.
 
     `grace_seconds` is how long polls under way may take at a stop; `hears_of_changes` as in LongPoller; `audit` records
-    the polls of admins.
+    the polls of admins. `build_console` returns what handles /console on the admin port, if anything does.
     """
     accepted = AcceptedIssuers(replace(jwks, keep_seconds=settings.jwks_keep_seconds), clocks, metrics)
     long_poller = LongPoller(
@@ -152,7 +156,8 @@ def build_frontend(
     metrics.report_level(Level.LARGE_ANSWER_BYTES, lambda: large.held_bytes, limits.max_large_bytes)
     metrics.report_health(lambda: readiness.health)
     metrics.report_keys(files=authenticator.files_changed_at, fetched=authenticator.fetched_ages)
-    admin = admin_handler(readiness.check, metrics.exposition)
+    console = build_console(authenticator, lambda: long_poller.count)
+    admin = admin_handler(readiness.check, metrics.exposition, console=console)
     return Frontend(
         authenticator=authenticator,
         issuers=accepted,

@@ -78,8 +78,11 @@ class Job(NamedTuple):
     """A job at one version. A new version is a new value; only `rules` makes them.
 
     A tuple, because several are made for each write, and changing a field costs a fifth of what a dataclass takes.
-    `due_at_ms` is when a lease or a timeout ends by itself; None for a terminal job. `lease_ms` is the duration of a
-    lease, by which a heartbeat renews it; None while the attempt has no lease.
+    `due_at_ms` is when a sweep has to see whether a lease or a timeout has ended: not later than it ends, and earlier
+    where heartbeats have renewed the lease since; None for a terminal job. `lease_ms` is the duration of a lease, by
+    which a heartbeat renews it; None while the attempt has no lease. `last_writer` is the name in the client
+    certificate of whoever made this version; None without one, and where the service made it. `traceparent` is that of
+    the request that submitted the job, see `traceparent`.
     """
 
     job_id: str
@@ -105,6 +108,8 @@ class Job(NamedTuple):
     message: str | None = None
     error: JobError | None = None
     result: bytes | None = None
+    last_writer: str | None = None
+    traceparent: str | None = None
 
     @property
     def is_terminal(self) -> bool:

@@ -118,7 +118,8 @@ class Claim(NamedTuple):
 class Listing:
     """Which jobs a listing returns, newest first: by (created_at_ms, job_id), both descending.
 
-    Every filter that is given must hold. `before` is the key of the last job of the page before.
+    Every filter that is given must hold; `error_code` is that of `JobError.error`. `before` is the key of the last job
+    of the page before.
     """
 
     limit: int
@@ -127,6 +128,9 @@ class Listing:
     virtual_key_id: str | None = None
     created_after_ms: int | None = None
     created_before_ms: int | None = None
+    worker_id: str | None = None
+    error_code: str | None = None
+    status_code: int | None = None
     before: tuple[int, str] | None = None
 
 
@@ -144,6 +148,19 @@ class JobCount(NamedTuple):
     by_state: dict[JobState, int]
     oldest_created_ms: int | None
     leased_until_ms: int | None
+
+
+class WorkerSigns(NamedTuple):
+    """What `worker_signs` found of the jobs that are processing.
+
+    `heard_ms` is when a worker last took or renewed a lease. `on_time_until_ms` is until when at least one worker is on
+    time: a client renews a lease three times in its duration, so it is late after two fifths of it. Both are None
+    without leases. `unleased` is the number of jobs that are processing without a lease.
+    """
+
+    heard_ms: int | None
+    on_time_until_ms: int | None
+    unleased: int
 
 
 class JobReader(Protocol):
@@ -239,6 +256,17 @@ class JobStore(JobReader, Protocol):
         OLDEST_SOUGHT jobs of a state, the oldest is that of those which time out first: the very oldest, unless the
         timeouts were changed since it was created. Must not delay point reads and commits.
         """
+        ...
+
+    async def count_types(self) -> dict[tuple[JobState, RequestType], int]:
+        """Return how many jobs of each state and type are stored; a pair without jobs may be left out.
+
+        May take time in proportion to the number of jobs. Must not delay point reads and commits.
+        """
+        ...
+
+    async def worker_signs(self) -> WorkerSigns:
+        """Return when workers were heard last, by the OLDEST_SOUGHT jobs that are processing and time out last."""
         ...
 
     async def probe(self) -> None:

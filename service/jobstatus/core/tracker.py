@@ -117,6 +117,16 @@ class JobTracker:
         now_ms = self._expiry_ms()
         return [None if isinstance(job, Job) and job.is_expired(now_ms) else job for job in jobs]
 
+    async def answers(self, job_ids: Sequence[str]) -> list[Answer | StoreError | None]:
+        """Return what polls are told of jobs, in the order asked for; None and errors as in `get_many`."""
+        with timed(self._observer, "read_answers"):
+            answers = await self._store.read_answers(job_ids)
+        now_ms = self._expiry_ms()
+        return [
+            None if isinstance(answer, Answer) and (answer.expires_at_ms or now_ms + 1) <= now_ms else answer
+            for answer in answers
+        ]
+
     async def get_many_small(self, job_ids: Sequence[str]) -> list[tuple[Job | StoreError | None, int | None]]:
         """As `get_many`, with the results that come along with an answer (see Answer), without larger ones.
 

@@ -2,13 +2,15 @@
 
 For each request to a handler aiohttp makes a request, a writer, a future and a task, and the event loop turns twice
 more, which costs more than the poll itself. So what can be answered without waiting is answered before aiohttp sees it.
+A poller asks for the same again and again: a request that repeats the last one of its connection, byte for byte, is not
+even parsed. For that each open connection keeps its last request.
 
 This relies on private parts of aiohttp; `fast_path_check` verifies at start that they are there and behave.
 """
 
 import asyncio
 from collections.abc import Callable, Sequence
-from typing import Any, TypeAlias, cast
+from typing import Any, Final, TypeAlias, cast
 
 from aiohttp import HttpVersion11, StreamReader, web
 from aiohttp.http import RawRequestMessage
@@ -26,6 +28,8 @@ handler."""
 BeginWait: TypeAlias = Callable[[RawRequestMessage, Parkable], bytes | None]
 """Return the whole answer to such a request that need not wait; an empty one where it waits on a parked connection;
 None to leave it to the handler."""
+MAX_REPEATED_BYTES: Final = 8 * 1024
+"""A longer request is parsed each time, because each open connection may keep one."""
 Requests: TypeAlias = Sequence[tuple[RawRequestMessage, StreamReader]]
 
 
@@ -74,31 +78,30 @@ class FastPathProtocol(RestProtocol):
         self._parking = parking
         self._under_way = 0
         """Requests that the handler has still to answer; answers must keep the order of their requests."""
+        self.last_poll: tuple[bytes, RawRequestMessage] | None = None
+        """What was received last, where it was exactly one request that was answered at once."""
 
-    data_received = RequestHandler.data_received
-    """Without a further frame for each poll: InterceptingParser calls `note`."""
+    def data_received(self, data: bytes) -> None:
+        """Take bytes. InterceptingParser calls `note`, which spares each poll a frame."""
+        last = self.last_poll
+        if last is None or data != last[0] or self._close or not self.is_answered(last[1]):
+            RequestHandler.data_received(self, data)
 
     def is_answered(self, request: RawRequestMessage) -> bool:
-        """Answer a request without a body, if that is possible at once, and return whether it was."""
-        transport, headers = self.transport, request.headers
-        if (
-            not self._under_way
-            and transport is not None
-            and not self.writing_paused
-            and not request.should_close
-            and TRANSFER_ENCODING not in headers
-            and is_host(headers.get(HOST, ""))
-        ):
-            answer = self._try_answer(request)
-            if answer is None and self._begin_wait is not None and PREFER in headers:
-                answer = self._begin_wait(request, self)
-            if answer is not None:
-                if not answer:
-                    return True  # it comes later, on a parked connection
-                self._write_batch.put(transport, answer)
-                self._next_keepalive_close_time = self._loop.time() + self._keepalive_timeout
-                return True
-        return False
+        """Answer a plain request at once, or have it wait, if that is possible. Return whether it needs no handler."""
+        transport = self.transport
+        if self._under_way or transport is None or self.writing_paused:
+            return False
+        answer = self._try_answer(request)
+        if answer is None:
+            if self._begin_wait is None or PREFER not in request.headers:
+                return False
+            answer = self._begin_wait(request, self)
+            if not answer:  # empty: it comes later, on a parked connection
+                return answer is not None
+        self._write_batch.put(transport, answer)
+        self._next_keepalive_close_time = self._loop.time() + self._keepalive_timeout
+        return True
 
     def park(self, guest: Guest) -> ParkedConnection:
         """Give the connection up, except for its transport, while the guest waits."""
@@ -128,18 +131,34 @@ class InterceptingParser:
 
     def feed_data(self, data: bytes) -> tuple[Requests, bool, bytes]:
         """Return the requests for the handler, whether the last one is an upgrade, and the bytes that follow it."""
+        connection = self._connection
+        connection.last_poll = None
         requests, is_upgrade, rest = self._parser.feed_data(data)
-        if self._connection.request_timer is not None or not data.endswith(HEAD_END):
-            self._connection.note(data, requests[-1][1] if requests else None)
+        is_whole = connection.request_timer is None and data.endswith(HEAD_END)
+        if not is_whole:
+            connection.note(data, requests[-1][1] if requests else None)
         if len(requests) == 1 and not is_upgrade:
             [(request, body)] = requests
-            is_plain = request.method in ALLOWED_METHODS and request.version == HttpVersion11 and body is EMPTY_PAYLOAD
-            if is_plain and self._connection.is_answered(request):
+            if body is EMPTY_PAYLOAD and _is_plain(request) and connection.is_answered(request):
                 self.message_consumed()
+                if is_whole and len(data) <= MAX_REPEATED_BYTES:
+                    connection.last_poll = data, request
                 return (), False, rest
-        self._connection.hand_over(requests)
+        connection.hand_over(requests)
         return requests, is_upgrade, rest
 
     def __getattr__(self, name: str) -> Any:
         """Return what else aiohttp uses of its parser."""
         return getattr(self._parser, name)
+
+
+def _is_plain(request: RawRequestMessage) -> bool:
+    """Return whether a request without a body is a valid GET or HEAD over HTTP/1.1 that does not end its connection."""
+    headers = request.headers
+    return (
+        request.method in ALLOWED_METHODS
+        and request.version == HttpVersion11
+        and not request.should_close
+        and TRANSFER_ENCODING not in headers
+        and is_host(headers.get(HOST, ""))
+    )

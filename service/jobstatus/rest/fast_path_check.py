@@ -1,9 +1,9 @@
 """Check at start that the installed aiohttp has the private parts that the fast path uses, and that they behave.
 
-The check drives three connections inside the process: their transports are in memory, their handler is a stub. It asks
-more plain requests than the parser holds unconsumed, has a request wait in the handler while another arrives, watches
-the keep-alive timer, sends a request with a body, and has a connection parked and become a whole one again. Any
-deviation, including a missing attribute, is a reason to switch the fast path off.
+The check drives connections inside the process: their transports are in memory, their handler is a stub. It asks more
+plain requests than the parser holds unconsumed, some of them repeated, has a request wait in the handler while another
+arrives, watches the keep-alive timer, closes a connection, sends a request with a body, and has a connection parked and
+become a whole one again. Any deviation, including a missing attribute, is a reason to switch the fast path off.
 """
 
 import asyncio
@@ -24,6 +24,8 @@ _MORE_THAN_QUEUED: Final = 40
 """Requests; aiohttp's parser pauses at 32 that are not consumed."""
 _FAST: Final = b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nfast"
 _PLAIN: Final = b"GET /fast HTTP/1.1\r\nHost: check\r\n\r\n"
+_NEXT: Final = b"GET /fast HTTP/1.1\r\nHost: check:80\r\n\r\n"
+"""Another one than the last, so that it is parsed."""
 _WITH_BODY: Final = b"GET /fast HTTP/1.1\r\nHost: check\r\nContent-Length: 2\r\n\r\n{}"
 _OTHER: Final = b"POST /fast HTTP/1.1\r\nHost: check\r\n\r\n"
 _WAIT: Final = b"GET /wait HTTP/1.1\r\nHost: check\r\nPrefer: wait=1\r\n\r\n"
@@ -109,6 +111,8 @@ async def _check(limits: RestLimits, options: Mapping[str, Any]) -> None:
         await _check_order(connection, transport, handled)
         _check_keepalive(connection, transport)
     with connected() as (connection, transport):
+        await _check_close(connection, transport)
+    with connected() as (connection, transport):
         connection.data_received(_WITH_BODY)
         await transport.until_written(b"handled 5")
         _expect(_FAST not in transport.written, "a request with a body is answered without the handler")
@@ -128,9 +132,11 @@ def _connected(connection: Any) -> Iterator[tuple[Any, _Transport]]:
 async def _check_order(connection: FastPathProtocol, transport: _Transport, handled: list[str]) -> None:
     """Raise UnexpectedBehaviour unless plain requests need no handler, all others do, and all are in order."""
     for _ in range(_MORE_THAN_QUEUED):
-        connection.data_received(_PLAIN)
-        await asyncio.sleep(0)
-    _expect((transport.written, handled) == (_FAST * _MORE_THAN_QUEUED, []), "plain requests are not answered at once")
+        for request in (_PLAIN, _NEXT, _NEXT):
+            connection.data_received(request)
+            await asyncio.sleep(0)
+    answers = _FAST * 3 * _MORE_THAN_QUEUED
+    _expect((transport.written, handled) == (answers, []), "plain requests are not answered at once")
     transport.written = b""
     connection.data_received(_SLOW + _PLAIN)
     await asyncio.sleep(0)
@@ -156,6 +162,16 @@ def _check_keepalive(connection: Any, transport: _Transport) -> None:
     connection._next_keepalive_close_time = now  # noqa: SLF001
     connection._process_keepalive()  # noqa: SLF001
     _expect(transport.is_closing(), "an idle connection is not closed")
+
+
+async def _check_close(connection: Any, transport: _Transport) -> None:
+    """Raise UnexpectedBehaviour unless a connection that is to be closed answers nothing more."""
+    for _ in range(2):
+        connection.data_received(_PLAIN)
+    connection.close()
+    connection.data_received(_PLAIN)
+    await asyncio.sleep(0)
+    _expect(transport.written == _FAST * 2, "a request is answered after the connection's end")
 
 
 async def _check_parking(limits: RestLimits, server: web.Server, options: Mapping[str, Any]) -> None:

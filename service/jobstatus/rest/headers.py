@@ -3,7 +3,7 @@
 import ipaddress
 import random
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from typing import Final
 
@@ -66,8 +66,10 @@ def entity_tag(version: int, created_at_ms: int) -> str:
     return f'"{created_at_ms:x}-{version}"'
 
 
-def is_known(if_none_match: Iterable[str], tag: str) -> bool:
+def is_known(if_none_match: Sequence[str], tag: str) -> bool:
     """Return whether the client has this document already (RFC 9110, section 13.1.2: weak comparison)."""
+    if tag in if_none_match or "*" in if_none_match:  # as nearly all clients send it
+        return True
     tags = {known.removeprefix("W/") for line in if_none_match for known in _entity_tags(line)}
     return "*" in tags or tag in tags
 

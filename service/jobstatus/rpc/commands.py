@@ -7,8 +7,10 @@ from typing import Any, Final, TypeAlias, TypeVar
 from google.protobuf.message import Message
 
 from jobstatus.core import commands as core
+from jobstatus.core.caller import TRACEPARENT
 from jobstatus.core.errors import InvalidField, JobStatusError
 from jobstatus.core.json_slices import check_result
+from jobstatus.core.traceparent import valid_traceparent
 from jobstatus.rpc.messages import error_from_message, ms_from_duration, optional, request_type_of
 from jobstatus.v1 import job_status_pb2 as pb
 
@@ -36,6 +38,7 @@ def create_job(message: pb.CreateJobRequest) -> core.CreateJob:
     return core.CreateJob(
         job_id=message.job_id if message.HasField("job_id") else str(uuid.uuid4()),
         request_type=request_type_of(message.request_type),
+        traceparent=valid_traceparent(message.traceparent) if message.traceparent else TRACEPARENT.get(),
         **given,
     )
 

@@ -5,21 +5,22 @@ import base64
 import binascii
 import hashlib
 import json
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import aclosing
 from dataclasses import replace
 from typing import Any, Final
 
 from jobstatus.core import commands as core
-from jobstatus.core.commands import MAX_BATCH, check_id
+from jobstatus.core.commands import MAX_BATCH, check_id, check_status_code
 from jobstatus.core.errors import InvalidField, JobStatusError
 from jobstatus.core.job import Job, is_valid_id
-from jobstatus.core.store import Listing, StoreError
+from jobstatus.core.store import Answer, Listing, StoreError
 from jobstatus.core.tracker import JobTracker
 from jobstatus.core.watching.change_feed import ChangeFeed
 from jobstatus.rpc import commands
 from jobstatus.rpc.errors import operation_error
 from jobstatus.rpc.messages import (
+    answer_fields,
     check_count,
     job_fields,
     job_state_of,
@@ -36,6 +37,8 @@ from jobstatus.v1 import job_status_pb2 as pb
 
 MAX_IDLE_MS: Final = 3_600_000
 """The longest interval of signs of life that a watch may ask for."""
+MAX_CODE_CHARACTERS: Final = 1024
+"""The longest error code that a listing may ask for."""
 MAX_LISTED_ERROR_BYTES: Final = 16 * 1024
 """A larger error is left out of listings."""
 
@@ -99,6 +102,8 @@ class JobStatusServicer:
         check_count("job_ids", len(request.job_ids))
         for job_id in request.job_ids:
             check_id("job_ids", job_id)
+        if request.as_answers:
+            return await self._batch_get_answers(request)
         sizes: dict[str, int | None] = {}
         if request.omit_result:
             jobs = await self._tracker.get_many(request.job_ids, with_results=False)
@@ -108,9 +113,7 @@ class JobStatusServicer:
         else:
             _check_size(await self._tracker.result_bytes(request.job_ids))
             jobs = await self._tracker.get_many(request.job_ids, with_results=True)
-        failed = {job_id: job for job_id, job in zip(request.job_ids, jobs, strict=True) if isinstance(job, StoreError)}
-        if failed and not request.allow_partial_success:
-            raise next(iter(failed.values()))
+        failed = _failed(request, jobs)
         found = [job_fields(job, left_out_bytes=sizes.get(job.job_id)) for job in jobs if isinstance(job, Job)]
         response = pb.BatchGetJobsResponse(jobs=found, unavailable_job_ids=failed)
         if request.omit_result:
@@ -133,10 +136,12 @@ class JobStatusServicer:
             virtual_key_id=optional(request, "virtual_key_id"),
             created_after_ms=_at(request, "created_after"),
             created_before_ms=_at(request, "created_before"),
+            worker_id=optional(request, "worker_id"),
+            error_code=optional(request, "error_code"),
+            status_code=optional(request, "status_code"),
             before=_read_token(request.page_token, digest) if request.page_token else None,
         )
-        if listing.virtual_key_id is not None:
-            check_id("virtual_key_id", listing.virtual_key_id)
+        _check_filters(listing)
         page = pb.ListJobsResponse()
         last = await fill(
             page.jobs,
@@ -174,6 +179,13 @@ class JobStatusServicer:
                 reading.cancel()
                 await asyncio.gather(reading, return_exceptions=True)
 
+    async def _batch_get_answers(self, request: pb.BatchGetJobsRequest) -> pb.BatchGetJobsResponse:
+        answers = await self._tracker.answers(request.job_ids)
+        return pb.BatchGetJobsResponse(
+            answers=[answer_fields(answer) if isinstance(answer, Answer) else {} for answer in answers],
+            unavailable_job_ids=_failed(request, answers),
+        )
+
     def _idle_seconds(self, request: pb.WatchJobRequest) -> float | None:
         if not request.HasField("idle_interval"):
             return None
@@ -203,6 +215,14 @@ def _watch_response(job: Job) -> bytes:
     return pb.WatchJobResponse(job=job_fields(job)).SerializeToString()
 
 
+def _failed(request: pb.BatchGetJobsRequest, found: Sequence[object]) -> list[str]:
+    """Return the ids of the jobs that cannot be read now. Raise the first one's error unless a part will do."""
+    failed = {job_id: item for job_id, item in zip(request.job_ids, found, strict=True) if isinstance(item, StoreError)}
+    if failed and not request.allow_partial_success:
+        raise next(iter(failed.values()))
+    return list(failed)
+
+
 def _check_size(outcome_bytes: int) -> None:
     if outcome_bytes > MAX_ANSWER_BYTES:
         raise InvalidField.of("job_ids", f"their results and errors exceed {MAX_ANSWER_BYTES} bytes: ask for fewer")
@@ -220,6 +240,17 @@ def _listed_fields(job: Job) -> Any:
     if job.error is not None and fields["error"].ByteSize() > MAX_LISTED_ERROR_BYTES:
         fields["error"] = None
     return fields
+
+
+def _check_filters(listing: Listing) -> None:
+    """Raise InvalidField for a filter that no job can pass."""
+    for field in ("virtual_key_id", "worker_id"):
+        if (wanted := getattr(listing, field)) is not None:
+            check_id(field, wanted)
+    if listing.error_code is not None and not 1 <= len(listing.error_code) <= MAX_CODE_CHARACTERS:
+        raise InvalidField.of("error_code", f"must have from 1 to {MAX_CODE_CHARACTERS} characters")
+    if listing.status_code is not None:
+        check_status_code("status_code", listing.status_code)
 
 
 def _after(listing: Listing, last: Job | None, limit: int) -> Listing:

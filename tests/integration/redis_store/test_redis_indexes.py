@@ -6,7 +6,7 @@ import pytest
 from harness import valkey
 from harness.stores import change, deletion, job
 from harness.waiting import until
-from jobstatus.core.job import Job, JobState
+from jobstatus.core.job import Job, JobState, RequestType
 from jobstatus.core.store import SMALL_RESULT_BYTES, Change, Listing, Store, answer_of
 from jobstatus.stores import open_store
 from jobstatus.stores.redis.encoding import TTL_SLACK_MS
@@ -161,6 +161,15 @@ async def test_pages_of_a_listing_have_every_job_once(server: valkey.Server, sca
     """Page by page, with many jobs of one moment, filters that pass few, and a few jobs scanned at a time."""
     async with RedisJobStore(server.url(), limits=RedisLimits(max_scans=scans)) as store:
         await assert_pages_have_every_job_once(store)
+
+
+async def test_types_are_counted_part_by_part(server: valkey.Server) -> None:
+    """Whatever the number of jobs in a bucket, which may be a multiple of those that are read at a time."""
+    jobs = [job(f"job-{number}", request_type=list(RequestType)[number % 3]) for number in range(600)]
+    async with RedisJobStore(server.url(), limits=RedisLimits(types_at_once=3)) as store:
+        await store.commit([change(each) for each in jobs])
+        expected = {(JobState.PENDING, request_type): 200 for request_type in list(RequestType)[:3]}
+        assert await store.count_types() == expected
 
 
 async def assert_pages_have_every_job_once(store: Store) -> None:

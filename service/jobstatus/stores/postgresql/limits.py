@@ -18,6 +18,10 @@ class PostgreSQLLimits:
     """No caller waits for a count, and it may have to read every job."""
     start_seconds: float = 60.0
     """A replica that starts may have to wait for another one's migration."""
+    added_lock_ms: int = 200
+    """How long adding a column waits for those who use the table, while all others wait behind it."""
+    added_pause_seconds: float = 60.0
+    """After which pause columns that could not be added are tried again."""
     close_seconds: float = 4.0
     """For what is under way when the store closes."""
     max_hanging_writes: int = 4

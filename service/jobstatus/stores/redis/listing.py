@@ -13,10 +13,12 @@ from jobstatus.core.errors import StoreUnavailable
 from jobstatus.core.job import Job
 from jobstatus.core.store import Listing
 from jobstatus.stores.redis import scripts
+from jobstatus.stores.redis.cluster.connection import Word
 from jobstatus.stores.redis.cluster.router import ClusterClient, Command
-from jobstatus.stores.redis.encoding import job_in
+from jobstatus.stores.redis.encoding import job_in, row_text
 from jobstatus.stores.redis.errors import raise_first
 from jobstatus.stores.redis.keys import BUCKETS, Bucket
+from jobstatus.stores.rows import error_code_text
 
 AT_ONCE: Final = 4
 """How many buckets are read at a time."""
@@ -81,8 +83,17 @@ def _command(part: _Part, listing: Listing, now_ms: int, max_scans: int) -> byte
         listing.virtual_key_id or "",
         2 * listing.limit // BUCKETS + 8,
         max_scans,
+        *_contained(listing),
     ]
     return scripts.PAGE.call(part.bucket.indexes, arguments)
+
+
+def _contained(listing: Listing) -> list[Word]:
+    """Return the text that the error of a wanted job contains, or '', then those that its row contains."""
+    code = "" if listing.error_code is None else error_code_text(listing.error_code)
+    sought = {"worker_id": listing.worker_id, "status_code": listing.status_code}
+    members = [row_text({name: value})[1:-1] for name, value in sought.items() if value is not None]
+    return [code, *members, *([row_text(code)[1:-1]] if code else [])]
 
 
 def _begin(listing: Listing) -> tuple[int | str, str]:

@@ -116,7 +116,7 @@ return purged
 PAGE: Final = _script(
     """
 local listed, prefix = KEYS[1], ARGV[1]
-local from, before, least, now, state_list, request_type, owner, limit, scans = unpack(ARGV, 2, 10)
+local from, before, least, now, state_list, request_type, owner, limit, scans, code = unpack(ARGV, 2, 11)
 limit, scans = tonumber(limit), tonumber(scans)
 
 local function is_before(one, other)
@@ -125,6 +125,17 @@ local function is_before(one, other)
     if left ~= right then return left < right end
   end
   return #one < #other
+end
+
+local function has(text, part) return string.find(text, part, 1, true) end
+
+local function fits(row)
+  for at = 12, #ARGV do
+    if not has(row, ARGV[at]) then return false end
+  end
+  if code == '' then return true end
+  local error = cjson.decode(row).error
+  return error ~= nil and has(error, code)
 end
 
 local first = 0
@@ -149,7 +160,8 @@ for at = 1, #found, 2 do
   if job[1] and (state_list == '' or wanted[job[1]])
     and (request_type == '' or job[2] == request_type)
     and (owner == '' or job[3] == owner)
-    and not (job[4] and tonumber(job[4]) <= tonumber(now)) then
+    and not (job[4] and tonumber(job[4]) <= tonumber(now))
+    and fits(job[5]) then
     page[#page + 1] = {created, id, job[5]}
     if #page == limit then break end
   end
@@ -160,8 +172,9 @@ return {page, found[place + 1], found[place]}
 )
 """A part of a listing. KEYS: `Bucket.indexes`. ARGV: the prefix of keys of jobs; created_at_ms and id before which the
 part begins, or '' and ''; the least created_at_ms or ''; now; states, request type and virtual key, or ''; how many
-jobs it may return and scan. Returns the jobs, as created_at_ms, id and row each, and the created_at_ms and id before
-which the next part begins, or nothing where there is none."""
+jobs it may return and scan; what the error must contain, or ''; and the texts that the row must contain. Returns the
+jobs, as created_at_ms, id and row each, and the created_at_ms and id before which the next part begins, or nothing
+where there is none."""
 
 COUNT: Final = _script(
     """
@@ -192,6 +205,54 @@ return {count[1], count[2], count[3], count[4], text(created), text(leased)}
 """KEYS: `Bucket.indexes`. ARGV: the prefix of keys of jobs, among how many jobs of a state to look for the oldest, from
 when leases count. Returns how many jobs of each state there are, when the oldest pending one was created, and the
 earliest end of a lease; nothing in place of a time where there is none."""
+
+COUNT_TYPES: Final = _script(
+    """
+local prefix, first, last = ARGV[1], ARGV[2], ARGV[3]
+local counts, found = {}, 0
+for _, id in ipairs(redis.call('ZRANGE', KEYS[1], first, last)) do
+  found = found + 1
+  local request_type = redis.call('HGET', prefix .. id, 'request_type')
+  if request_type then counts[request_type] = (counts[request_type] or 0) + 1 end
+end
+local reply = {found}
+for request_type, count in pairs(counts) do
+  reply[#reply + 1] = request_type
+  reply[#reply + 1] = count
+end
+return reply
+""",
+    "no-writes",
+)
+"""KEYS: one of `Bucket.indexes`. ARGV: the prefix of keys of jobs, first and last place in the index. Returns how many
+entries there are between them, and after that each request type with the number of its jobs."""
+
+WORKER_SIGNS: Final = _script(
+    """
+local prefix, limit = ARGV[1], tonumber(ARGV[2])
+local heard, on_time, unleased
+unleased = 0
+for _, id in ipairs(redis.call('ZREVRANGE', KEYS[3], 0, limit - 1)) do
+  local row = redis.call('HGET', prefix .. id, 'row')
+  if row then
+    local job = cjson.decode(row)
+    if type(job.lease_ms) == 'number' then
+      local begun = job.lease_expires_at_ms - job.lease_ms
+      local late = job.lease_expires_at_ms - math.floor(job.lease_ms * 3 / 5)
+      if not heard or begun > heard then heard = begun end
+      if not on_time or late > on_time then on_time = late end
+    else
+      unleased = unleased + 1
+    end
+  end
+end
+local function text(at) return at and string.format('%.0f', at) or false end
+return {text(heard), text(on_time), unleased}
+""",
+    "no-writes",
+)
+"""KEYS: `Bucket.indexes`. ARGV: the prefix of keys of jobs, how many jobs to look at. Returns the values of a
+WorkerSigns, with nothing in place of a time where there is none."""
 
 CLAIM: Final = _script(
     """
@@ -252,7 +313,19 @@ return 1
 )
 """KEYS as above. ARGV: id. Returns whether it existed."""
 
-ALL: Final = (COMMIT, REMOVE, DUE, PURGE, PAGE, COUNT, CLAIM, PUT_VIRTUAL_KEY, DELETE_VIRTUAL_KEY)
+ALL: Final = (
+    COMMIT,
+    REMOVE,
+    DUE,
+    PURGE,
+    PAGE,
+    COUNT,
+    COUNT_TYPES,
+    WORKER_SIGNS,
+    CLAIM,
+    PUT_VIRTUAL_KEY,
+    DELETE_VIRTUAL_KEY,
+)
 
 
 LOADING: Final = ScriptLoading(b"".join(pack("SCRIPT", "LOAD", script.text) for script in ALL), len(ALL))

@@ -7,12 +7,13 @@ it, on the primary's disk and theirs. `keys` names the keys, `scripts` change th
 
 import heapq
 import logging
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple, Self
 
 from jobstatus.core.errors import ResultTooLarge, StoreUnavailable
-from jobstatus.core.job import Job, JobState
+from jobstatus.core.job import Job, JobState, RequestType
 from jobstatus.core.store import (
     NOT_NOW,
     OLDEST_SOUGHT,
@@ -24,6 +25,7 @@ from jobstatus.core.store import (
     Listing,
     NotNow,
     StoreError,
+    WorkerSigns,
 )
 from jobstatus.stores.redis import listing as pages
 from jobstatus.stores.redis import scripts
@@ -54,6 +56,8 @@ class RedisLimits:
     cluster: ClusterLimits = ClusterLimits()  # noqa: RUF009  # a frozen value
     max_scans: int = 100
     """How many jobs of one bucket one part of a listing scans."""
+    types_at_once: int = 500
+    """How many jobs of one bucket one part of a count by type reads."""
 
 
 _log = logging.getLogger(__name__)
@@ -186,21 +190,49 @@ class RedisJobStore(VirtualKeys):
     async def count_jobs(self, leases_count_from_ms: int = 0) -> JobCount:
         """Count in each bucket, a few at a time; raise what any of them raises."""
         share = OLDEST_SOUGHT // BUCKETS
-        replies: list[Any] = []
-        for first in range(0, BUCKETS, BUCKETS_AT_ONCE):
-            part = self._buckets[first : first + BUCKETS_AT_ONCE]
-            replies += await self._client.execute(
+        replies = await self._in_all_buckets(
+            lambda bucket: scripts.COUNT.call(bucket.indexes, [bucket.job_prefix, share, leases_count_from_ms])
+        )
+        *counts, created, leased = zip(*replies, strict=True)
+        return JobCount(dict(zip(JobState, map(sum, counts), strict=True)), _least(created), _least(leased))
+
+    async def count_types(self) -> dict[tuple[JobState, RequestType], int]:
+        """Count part by part, a few buckets at a time; raise what any of them raises."""
+        counts: Counter[tuple[JobState, RequestType]] = Counter()
+        for place, state in enumerate(JobState, start=1):
+            for first in range(0, BUCKETS, BUCKETS_AT_ONCE):
+                await self._count_types_in(self._buckets[first : first + BUCKETS_AT_ONCE], place, state, counts)
+        return dict(counts)
+
+    async def _count_types_in(
+        self, buckets: Sequence[Bucket], place: int, state: JobState, counts: Counter[tuple[JobState, RequestType]]
+    ) -> None:
+        """Add the jobs of a state in these buckets, whose index of the state is at this place of `Bucket.indexes`."""
+        start, at_once = 0, self._limits.types_at_once
+        while buckets:
+            last = start + at_once - 1
+            replies: list[Any] = await self._client.execute(
                 [
                     Command(
-                        bucket.slot,
-                        scripts.COUNT.call(bucket.indexes, [bucket.job_prefix, share, leases_count_from_ms]),
+                        bucket.slot, scripts.COUNT_TYPES.call([bucket.indexes[place]], [bucket.job_prefix, start, last])
                     )
-                    for bucket in part
+                    for bucket in buckets
                 ]
             )
             raise_first(replies)
-        *counts, created, leased = zip(*replies, strict=True)
-        return JobCount(dict(zip(JobState, map(sum, counts), strict=True)), _least(created), _least(leased))
+            for _, *found in replies:
+                for name, number in zip(found[::2], found[1::2], strict=True):
+                    counts[state, RequestType(name.decode())] += number
+            buckets = [bucket for bucket, reply in zip(buckets, replies, strict=True) if reply[0] == at_once]
+            start += at_once
+
+    async def worker_signs(self) -> WorkerSigns:
+        share = OLDEST_SOUGHT // BUCKETS
+        replies = await self._in_all_buckets(
+            lambda bucket: scripts.WORKER_SIGNS.call(bucket.indexes, [bucket.job_prefix, share])
+        )
+        heard, on_time, unleased = zip(*replies, strict=True)
+        return WorkerSigns(_greatest(heard), _greatest(on_time), sum(unleased))
 
     async def probe(self) -> None:
         """Write to every primary. Raises only where all refuse; fewer are logged when their number changes."""
@@ -270,6 +302,15 @@ class RedisJobStore(VirtualKeys):
                 shares[bucket] = shares.get(bucket, 0) + share
         return shares
 
+    async def _in_all_buckets(self, command: Callable[[Bucket], bytes]) -> list[Any]:
+        """Execute a command in every bucket, a few at a time; raise what any of them raises."""
+        replies: list[Any] = []
+        for first in range(0, BUCKETS, BUCKETS_AT_ONCE):
+            part = self._buckets[first : first + BUCKETS_AT_ONCE]
+            replies += await self._client.execute([Command(bucket.slot, command(bucket)) for bucket in part])
+            raise_first(replies)
+        return replies
+
     async def _in_buckets(self, command: Callable[[Bucket], bytes], buckets: Sequence[Bucket]) -> list[Any]:
         """Execute a command in each bucket. Return the replies of those that answer; raise when none does."""
         replies: list[Any] = []
@@ -314,6 +355,10 @@ def _commit(bucket: Bucket, changes: Sequence[Change]) -> Command:
 
 def _least(times: Iterable[bytes | None]) -> int | None:
     return min((int(time) for time in times if time is not None), default=None)
+
+
+def _greatest(times: Iterable[bytes | None]) -> int | None:
+    return max((int(time) for time in times if time is not None), default=None)
 
 
 def _pairs(reply: Sequence[bytes]) -> Iterable[tuple[int, bytes]]:

@@ -23,11 +23,11 @@ from typing import Any, Final, Self, TypeVar
 import apsw
 
 from jobstatus.core.errors import StoreFull, StoreUnavailable
-from jobstatus.core.job import Job
-from jobstatus.core.store import Answer, Change, Claim, JobCount, Listing, StoreError
+from jobstatus.core.job import Job, JobState, RequestType
+from jobstatus.core.store import Answer, Change, Claim, JobCount, Listing, StoreError, WorkerSigns
 from jobstatus.core.virtual_keys import VirtualKey
 from jobstatus.stores import StoreConfigError
-from jobstatus.stores.counting import count_of, count_values
+from jobstatus.stores.counting import count_of, count_values, types_of
 from jobstatus.stores.listing import page
 from jobstatus.stores.rows import job_of
 from jobstatus.stores.sqlite import schema, statements, virtual_keys
@@ -64,6 +64,7 @@ class SQLiteJobStore:
         self._file: tuple[int, int] | None = None
         self._writes = 0
         self._opened = 0
+        self._has_added = True
         self._rowids: dict[str, int] = {}
         self._compared: tuple[frozenset[str], tuple[int, int]] = frozenset(), (0, 0)
         self._sweep_lock = SweepLock(self._path)
@@ -105,7 +106,10 @@ class SQLiteJobStore:
         return Answer(*answer)
 
     async def read_jobs(self, job_ids: Sequence[str], *, with_results: bool) -> list[Job | StoreError | None]:
-        statement = statements.JOB if with_results else statements.JOB_WITHOUT_RESULT
+        if self._has_added:
+            statement = statements.JOB if with_results else statements.JOB_WITHOUT_RESULT
+        else:
+            statement = statements.OLD_JOB if with_results else statements.OLD_JOB_WITHOUT_RESULT
         found = [self._read(statement, (job_id,)) for job_id in job_ids]
         return [job_of(rows[0]) if rows else None for rows in found]
 
@@ -155,13 +159,21 @@ class SQLiteJobStore:
         return await self._write(purge)
 
     async def list_jobs(self, listing: Listing, now_ms: int) -> list[Job]:
-        rows = await self._scan(lambda connection: connection.execute(*page("jobs", listing, now_ms, "?")).fetchall())
+        statement, values = page("jobs", listing, now_ms, mark="?", position="instr")
+        rows = await self._scan(lambda connection: connection.execute(statement, values).fetchall())
         return [job_of(row) for row in rows]
 
     async def count_jobs(self, leases_count_from_ms: int = 0) -> JobCount:
         values = count_values(leases_count_from_ms)
         (row,) = await self._scan(lambda connection: connection.execute(statements.COUNT, values).fetchall())
         return count_of(row)
+
+    async def count_types(self) -> dict[tuple[JobState, RequestType], int]:
+        return types_of(await self._scan(lambda connection: connection.execute(statements.COUNT_TYPES).fetchall()))
+
+    async def worker_signs(self) -> WorkerSigns:
+        (row,) = await self._scan(lambda connection: connection.execute(statements.WORKER_SIGNS).fetchall())
+        return WorkerSigns._make(row)
 
     async def probe(self) -> None:
         await self._write(lambda connection: connection.execute(statements.COUNT_UP, ("probes",)))
@@ -191,6 +203,7 @@ class SQLiteJobStore:
         """Open the writer's connection, on its thread."""
         self._writer = schema.open_writer(self._path, self._limits.busy_timeout_ms, create=create)
         self._opened += 1
+        self._has_added = True
         self._file = self._file or schema.identity(self._name)
         return self._writer
 
@@ -202,6 +215,7 @@ class SQLiteJobStore:
             try:
                 with closing(schema.open_reader(self._path)) as reader:
                     is_current = schema.is_current(reader)
+                    self._has_added = schema.has_added(reader)
             except apsw.Error:
                 raise full from None
             if not is_current:
