@@ -3,7 +3,7 @@
 For each request to a handler aiohttp makes a request, a writer, a future and a task, and the event loop turns twice
 more, which costs more than the poll itself. So what can be answered without waiting is answered before aiohttp sees it.
 A poller asks for the same again and again: a request that repeats the last one of its connection, byte for byte, is not
-even parsed. For that each open connection keeps its last request.
+even parsed. For that each open connection keeps the bytes of its last poll, and what was found in them.
 
 This relies on private parts of aiohttp; `fast_path_check` verifies at start that they are there and behave.
 """
@@ -21,9 +21,10 @@ from jobstatus.rest.headers import HOST, TRANSFER_ENCODING, is_host
 from jobstatus.rest.protocol import HEAD_END, RestProtocol
 from jobstatus.rest.responses import ALLOWED_METHODS
 
-TryAnswer: TypeAlias = Callable[[RawRequestMessage], bytes | None]
-"""Return the whole answer to a GET or HEAD over HTTP/1.1 on a connection that stays open; None to leave it to the
-handler."""
+TryAnswer: TypeAlias = Callable[[], bytes | None]
+"""Return the whole answer to one request, or None to leave it to the handler. It is called for each repetition."""
+Prepare: TypeAlias = Callable[[RawRequestMessage], TryAnswer | None]
+"""Return what answers a GET or HEAD over HTTP/1.1 on a connection that stays open; None to leave it to the handler."""
 Requests: TypeAlias = Sequence[tuple[RawRequestMessage, StreamReader]]
 
 
@@ -57,18 +58,18 @@ class FastPathProtocol(RestProtocol):
         self,
         server: web.Server,
         *,
-        try_answer: TryAnswer,
+        prepare: Prepare,
         write_batch: WriteBatch,
         **options: Any,
     ) -> None:
         """`options` are those of RestProtocol."""
         super().__init__(server, **options)
         self._parser = cast("Any", InterceptingParser(self._parser, self))
-        self._try_answer = try_answer
+        self.prepare = prepare
         self._write_batch = write_batch
         self._under_way = 0
         """Requests that the handler has still to answer; answers must keep the order of their requests."""
-        self.last_poll: tuple[bytes, RawRequestMessage] | None = None
+        self.last_poll: tuple[bytes, TryAnswer] | None = None
         """What was received last, where it was exactly one request that was answered at once."""
 
     def data_received(self, data: bytes) -> None:
@@ -77,12 +78,12 @@ class FastPathProtocol(RestProtocol):
         if last is None or data != last[0] or self._close or not self.is_answered(last[1]):
             RequestHandler.data_received(self, data)
 
-    def is_answered(self, request: RawRequestMessage) -> bool:
+    def is_answered(self, try_answer: TryAnswer) -> bool:
         """Answer a plain request if that is possible at once, and return whether it was."""
         transport = self.transport
         if self._under_way or transport is None or self.writing_paused:
             return False
-        answer = self._try_answer(request)
+        answer = try_answer()
         if answer is None:
             return False
         self._write_batch.put(transport, answer)
@@ -120,10 +121,11 @@ class InterceptingParser:
             connection.note(data, requests[-1][1] if requests else None)
         if len(requests) == 1 and not is_upgrade:
             [(request, body)] = requests
-            if body is EMPTY_PAYLOAD and _is_plain(request) and connection.is_answered(request):
+            try_answer = connection.prepare(request) if body is EMPTY_PAYLOAD and _is_plain(request) else None
+            if try_answer is not None and connection.is_answered(try_answer):
                 self.message_consumed()
                 if is_whole:
-                    connection.last_poll = data, request
+                    connection.last_poll = data, try_answer
                 return (), False, rest
         connection.hand_over(requests)
         return requests, is_upgrade, rest

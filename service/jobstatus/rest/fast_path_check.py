@@ -14,7 +14,7 @@ from typing import Any, Final
 from aiohttp import web
 from aiohttp.http import RawRequestMessage
 
-from jobstatus.rest.fast_path import FastPathProtocol, WriteBatch
+from jobstatus.rest.fast_path import FastPathProtocol, TryAnswer, WriteBatch
 from jobstatus.rest.limits import RestLimits
 
 CHECK_SECONDS: Final = 5.0
@@ -90,13 +90,13 @@ async def _check(limits: RestLimits, options: Mapping[str, Any]) -> None:
         await asyncio.sleep(0)  # a handler that waits, so that a request can arrive meanwhile
         return web.Response(body=f"handled {len(handled)}".encode())
 
-    def try_answer(request: RawRequestMessage) -> bytes | None:
-        return _FAST if request.path == "/fast" else None
+    def prepare(request: RawRequestMessage) -> TryAnswer | None:
+        return (lambda: _FAST) if request.path == "/fast" else None
 
     server = web.Server(handle)
 
     def connected() -> AbstractContextManager[tuple[Any, _Transport]]:
-        return _connected(limits.connection_type(server, try_answer=try_answer, write_batch=WriteBatch(), **options))
+        return _connected(limits.connection_type(server, prepare=prepare, write_batch=WriteBatch(), **options))
 
     with connected() as (connection, transport):
         await _check_order(connection, transport, handled)

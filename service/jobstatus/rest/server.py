@@ -14,7 +14,7 @@ import aiohttp
 from aiohttp import web
 
 from jobstatus.rest.connection_table import ConnectionTable, Door, Limit
-from jobstatus.rest.fast_path import FastPathProtocol, TryAnswer, WriteBatch
+from jobstatus.rest.fast_path import FastPathProtocol, Prepare, WriteBatch
 from jobstatus.rest.fast_path_check import find_problem
 from jobstatus.rest.limits import RestLimits
 from jobstatus.rest.protocol import Handler, RestProtocol, only_valid
@@ -36,7 +36,7 @@ class HttpServer:
     def __init__(
         self,
         handler: Handler,
-        try_answer: TryAnswer | None = None,
+        prepare: Prepare | None = None,
         *,
         max_connections: int,
         max_connections_each: int = 0,
@@ -48,12 +48,12 @@ class HttpServer:
         """`max_connections`, `max_connections_each` and `on_refused` are those of ConnectionTable.
 
         Requests under way have `grace_seconds` to be answered at a stop; idle connections live `keepalive_seconds`.
-        The handler is not called for what `try_answer` answers.
+        The handler is not called for what `prepare` finds an answer to.
         """
         server = web.Server(only_valid(handler), handler_cancellation=True)  # a client that disconnects waits no longer
         # aiohttp waits this long for handlers, then cancels them and waits as long again.
         self._runner = web.ServerRunner(server, shutdown_timeout=grace_seconds / 2)
-        self._try_answer = try_answer
+        self._prepare = prepare
         self._table = ConnectionTable(limit=max_connections, limit_each=max_connections_each, on_refused=on_refused)
         self._keepalive_seconds = keepalive_seconds
         self._limits = limits
@@ -101,7 +101,7 @@ class HttpServer:
         }
         connection_type = await self._connection_type(options)
         if issubclass(connection_type, FastPathProtocol):
-            options |= {"try_answer": self._try_answer, "write_batch": WriteBatch()}
+            options |= {"prepare": self._prepare, "write_batch": WriteBatch()}
 
         def connect(release: Callable[[], None]) -> asyncio.Protocol:
             return connection_type(server, on_lost=release, **options)
@@ -112,7 +112,7 @@ class HttpServer:
     async def _connection_type(self, options: dict[str, Any]) -> type[RestProtocol]:
         """Return the class of connections: without the fast path where it is not wanted or does not work."""
         chosen = self._limits.connection_type
-        if self._try_answer is None or not issubclass(chosen, FastPathProtocol):
+        if self._prepare is None or not issubclass(chosen, FastPathProtocol):
             return RestProtocol
         problem = await find_problem(self._limits, options)
         if not problem:
