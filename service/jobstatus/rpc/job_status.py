@@ -14,7 +14,7 @@ from jobstatus.core import commands as core
 from jobstatus.core.commands import MAX_BATCH, check_id, check_status_code
 from jobstatus.core.errors import InvalidField, JobStatusError
 from jobstatus.core.job import Job, is_valid_id
-from jobstatus.core.store import Answer, Listing, StoreError
+from jobstatus.core.store import Answer, Listing, Place, StoreError
 from jobstatus.core.tracker import JobTracker
 from jobstatus.core.watching.change_feed import ChangeFeed
 from jobstatus.rpc import commands
@@ -156,14 +156,22 @@ class JobStatusServicer:
         )
         _check_filters(listing)
         page = pb.ListJobsResponse()
+        goes_on: Place | None = None
+
+        async def read(last: Job | None, limit: int) -> list[Job]:
+            nonlocal goes_on
+            jobs, goes_on = await self._tracker.list_page(_after(listing, last, limit))
+            return jobs
+
         last = await fill(
             page.jobs,
-            lambda last, limit: self._tracker.list_jobs(_after(listing, last, limit)),
+            read,
             lambda job: _fill_listed(page.jobs.add(), job),
             count=count,
             limits=self._limits.pages,
         )
-        page.next_page_token = "" if last is None else _make_token(last, digest)
+        place = goes_on if last is None else (last.created_at_ms, last.job_id)
+        page.next_page_token = "" if place is None else _make_token(place, digest)
         return page
 
     async def WatchJob(self, request: pb.WatchJobRequest) -> AsyncGenerator[pb.WatchJobResponse | bytes]:
@@ -282,11 +290,11 @@ def _at(request: pb.ListJobsRequest, field: str) -> int | None:
     return None if value is None else ms_from_timestamp(value, field)
 
 
-def _make_token(last: Job, digest: str) -> str:
-    return base64.urlsafe_b64encode(json.dumps([last.created_at_ms, last.job_id, digest]).encode()).decode()
+def _make_token(place: Place, digest: str) -> str:
+    return base64.urlsafe_b64encode(json.dumps([*place, digest]).encode()).decode()
 
 
-def _read_token(token: str, digest: str) -> tuple[int, str]:
+def _read_token(token: str, digest: str) -> Place:
     """Return where the last page ended. Raises InvalidField for a token that is invalid or belongs to other filters."""
     try:
         created_at_ms, job_id, made_for = json.loads(base64.b64decode(token.encode(), altchars=b"-_", validate=True))

@@ -1,4 +1,4 @@
-"""SQLite behind the port: one thread that writes, point reads on the event loop, long reads on a second thread.
+"""SQLite behind the port: one thread that writes, point reads on the event loop, long reads on two more threads.
 
 Group commit comes from `core.writer`; here one batch is one `BEGIN IMMEDIATE` … `COMMIT` on the writer's thread, which
 is never cancelled half-way: asyncio can end the wait, not the work. Point reads by id take microseconds, less than a
@@ -24,14 +24,15 @@ import apsw
 
 from jobstatus.core.errors import StoreFull, StoreUnavailable
 from jobstatus.core.job import Job, JobState, RequestType
-from jobstatus.core.store import Answer, Change, Claim, JobCount, Listing, StoreError, WorkerSigns
+from jobstatus.core.store import Answer, Change, Claim, JobCount, JobPage, Listing, StoreError, WorkerSigns
 from jobstatus.core.virtual_keys import VirtualKey
 from jobstatus.stores import StoreConfigError
 from jobstatus.stores.counting import count_of, count_values, types_of
-from jobstatus.stores.listing import page
+from jobstatus.stores.listing import Dialect, read_page
 from jobstatus.stores.rows import job_of
 from jobstatus.stores.sqlite import schema, statements, virtual_keys
 from jobstatus.stores.sqlite.limits import SQLiteLimits
+from jobstatus.stores.sqlite.long_reader import LongReader
 from jobstatus.stores.sqlite.reader import PointReader
 from jobstatus.stores.sqlite.sweep_lock import SweepLock
 
@@ -39,6 +40,7 @@ _log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
+_DIALECT: Final = Dialect("jobs", "?", "instr")
 _COMPARED_AT_ONCE: Final = 500
 """Jobs whose versions are read before polls are answered in between."""
 _FAULTS: Final = (apsw.Error, OSError, StoreConfigError)
@@ -60,7 +62,6 @@ class SQLiteJobStore:
         self._writer: apsw.Connection | None = None
         self._reader: PointReader | None = None
         self._releasing: asyncio.TimerHandle | None = None
-        self._scanner: apsw.Connection | None = None
         self._file: tuple[int, int] | None = None
         self._writes = 0
         self._opened = 0
@@ -69,7 +70,8 @@ class SQLiteJobStore:
         self._compared: tuple[frozenset[str], tuple[int, int]] = frozenset(), (0, 0)
         self._sweep_lock = SweepLock(self._path)
         self._write_thread = ThreadPoolExecutor(1, "sqlite-writer")
-        self._scan_thread = ThreadPoolExecutor(1, "sqlite-scanner")
+        self._listings = LongReader(self._path, "sqlite-listings")
+        self._counts = LongReader(self._path, "sqlite-counts")
 
     async def __aenter__(self) -> Self:
         try:
@@ -80,7 +82,8 @@ class SQLiteJobStore:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        await self._in(self._scan_thread, lambda: _close(self._scanner))
+        for reader in (self._listings, self._counts):
+            await reader.close()
         if self._releasing is not None:
             self._releasing.cancel()
         self._close_reader()
@@ -162,21 +165,19 @@ class SQLiteJobStore:
 
         return await self._write(purge)
 
-    async def list_jobs(self, listing: Listing, now_ms: int) -> list[Job]:
-        statement, values = page("jobs", listing, now_ms, mark="?", position="instr")
-        rows = await self._scan(lambda connection: connection.execute(statement, values).fetchall())
-        return [job_of(row) for row in rows]
+    async def list_page(self, listing: Listing, now_ms: int) -> JobPage:
+        return await read_page(_DIALECT, listing, now_ms, self._listings.fetch, self._limits.max_scans)
 
     async def count_jobs(self, leases_count_from_ms: int = 0) -> JobCount:
         values = count_values(leases_count_from_ms)
-        (row,) = await self._scan(lambda connection: connection.execute(statements.COUNT, values).fetchall())
+        (row,) = await self._counts.fetch(statements.COUNT, values)
         return count_of(row)
 
     async def count_types(self) -> dict[tuple[JobState, RequestType], int]:
-        return types_of(await self._scan(lambda connection: connection.execute(statements.COUNT_TYPES).fetchall()))
+        return types_of(await self._counts.fetch(statements.COUNT_TYPES))
 
     async def worker_signs(self) -> WorkerSigns:
-        (row,) = await self._scan(lambda connection: connection.execute(statements.WORKER_SIGNS).fetchall())
+        (row,) = await self._counts.fetch(statements.WORKER_SIGNS)
         return WorkerSigns._make(row)
 
     async def probe(self) -> None:
@@ -275,21 +276,6 @@ class SQLiteJobStore:
             self._reader.close()
             self._reader = None
 
-    async def _scan(self, read: Callable[[apsw.Connection], T]) -> T:
-        """Do a read that may be long, on its own thread and connection."""
-
-        def scan() -> T:
-            try:
-                if self._scanner is None:
-                    self._scanner = schema.open_reader(self._path)
-                return read(self._scanner)
-            except _FAULTS as error:
-                _close(self._scanner)
-                self._scanner = None
-                raise StoreUnavailable from error
-
-        return await self._in(self._scan_thread, scan)
-
     async def _write(self, work: Callable[[apsw.Connection], T]) -> T:
         """Do the work in a transaction on the writer's thread. Return when it is committed and synced."""
         ends_at = time.monotonic() + self._limits.busy_timeout_ms / 1000
@@ -346,7 +332,8 @@ class SQLiteJobStore:
 
     def _stop_threads(self) -> None:
         self._write_thread.shutdown()
-        self._scan_thread.shutdown()
+        for reader in (self._listings, self._counts):
+            reader.stop_thread()
 
 
 def _close(connection: apsw.Connection | None) -> None:
