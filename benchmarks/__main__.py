@@ -30,7 +30,7 @@ SECTIONS: Final = ("polls", "outcomes", "large", "writes", "waiting", "growth")
 STOPPED: Final = 130
 _WIDTH: Final = 110
 """Of what is printed into a file."""
-_QUICK: Final = {"rounds": 1, "jobs": 2000, "seconds": 1, "credentials": 100}
+_QUICK: Final = {"rounds": 1, "jobs": 2000, "seconds": 1, "credentials": 100, "waiters": 500}
 
 
 def read_options(words: Sequence[str] | None = None) -> argparse.Namespace:
@@ -45,6 +45,7 @@ def read_options(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--jobs", type=_positive, default=100_000, help="stored jobs that are polled (%(default)s)")
     parser.add_argument("--seconds", type=_positive, default=3, help="of load on each server in a round (%(default)s)")
     parser.add_argument("--connections", type=_positive, default=64, help="polls in flight (%(default)s)")
+    parser.add_argument("--waiters", type=_positive, default=10_000, help="polls that wait at a time (%(default)s)")
     parser.add_argument(
         "--quick", action="store_true", help="a try: one short round with few jobs; no figures to quote"
     )
@@ -102,7 +103,9 @@ def write(report: Report, folder: Path) -> None:
 
 
 def _options(chosen: argparse.Namespace, folder: Path, progress: Progress) -> Options:
-    values: dict[str, Any] = {name: getattr(chosen, name) for name in ("rounds", "jobs", "seconds", "connections")}
+    values: dict[str, Any] = {
+        name: getattr(chosen, name) for name in ("rounds", "jobs", "seconds", "connections", "waiters")
+    }
     if chosen.quick:
         values |= {name: min(values.get(name, most), most) for name, most in _QUICK.items()}
     return Options(

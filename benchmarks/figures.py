@@ -107,6 +107,7 @@ class Options:
     credentials: int = 1000
     connections: int = 64
     seconds: int = 3
+    waiters: int = 10_000
     stores: tuple[str, ...]
     quick: bool = False
     progress: Progress = field(default=_silent)

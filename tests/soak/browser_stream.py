@@ -4,6 +4,7 @@ Needs Chromium and ChromeDriver, which no wheel brings; the script says so where
 
 * The page of examples/browser, behind its own proxy: a job goes through its life while headless Chromium follows it,
   with heartbeats in between, the service stopped and started again, and a result with line breaks.
+* The same page where something else than the service answers with a 404: it says so, and does not ask again.
 * Pages of two other origins, which ask the service itself: one that JOBSTATUS_CORS_ORIGINS names polls, waits and
   follows, and reads errors; the other one is refused, as both are by a service without that setting.
 
@@ -159,6 +160,22 @@ async def is_ended(chromium: Browser) -> bool:
     return bool(end) and states == ["pending", "processing", "completed"] and json.loads(end) == json.loads(RESULT)
 
 
+async def refused_without_json(chromium: Browser) -> str:
+    """The page asks something that is not the service; what it showed."""
+    async with served(of_another_origin()) as origin:
+        await chromium.open(f"{origin}/index.html")
+        await chromium.run(FOLLOW, "/nothing", "token")
+        await until(lambda: says_something(chromium), STEP_SECONDS)
+        said = str((await chromium.run(SHOWN))[1])
+    if said != "The server answered with 404":
+        raise RuntimeError(f"the page shows {said!r} for a 404 without JSON")
+    return said
+
+
+async def says_something(chromium: Browser) -> bool:
+    return bool((await chromium.run(SHOWN))[1])
+
+
 def of_another_origin() -> web.Application:
     """The example's page, with nothing behind it."""
     pages = web.Application()
@@ -254,6 +271,7 @@ async def main() -> int:
         async with Process(place, STOP_DELAY_SECONDS="0") as process, browser(place / "profile") as chromium:
             states = await follow(process, chromium)
             print(f"the page showed {', '.join(states)}, each once, and ended with the result")
+            print(f"it says of a 404 without JSON: {await refused_without_json(chromium)}")
             states = await across_origins(place, chromium)
     print(f"a page of a named origin polled, waited and followed: {', '.join(states)}; other origins were refused")
     return 0

@@ -31,6 +31,7 @@ from jobstatus.rest.limits import RestLimits
 from jobstatus.rest.openapi import OpenApiDocument
 from jobstatus.rest.protocol import Handler
 from jobstatus.rest.server import HttpServer
+from jobstatus.rest.waiting import WaitHandler
 from jobstatus.settings import IssuerSettings, Settings
 from jobstatus.telemetry.audit import AuditLog
 from jobstatus.telemetry.metrics import Level, Metrics
@@ -107,6 +108,7 @@ def build_frontend(
     )
     large = limits.large_responses(metrics.large_answer_refused)
     cors = Cors(settings.cors_origins)
+    admission = _admission(settings, clocks, audit)
     handler = PollHandler(
         authenticator=authenticator,
         tracker=polls,
@@ -120,7 +122,18 @@ def build_frontend(
         openapi=OpenApiDocument(
             each_second=limits.documents_each if settings.connections_each else 0, monotonic=clocks.monotonic
         ),
-        admission=_admission(settings, clocks, audit),
+        admission=admission,
+    )
+    waits = WaitHandler(
+        authenticator=authenticator,
+        polls=polls,
+        waits=long_poller,
+        outcomes=handler.outcomes,
+        metrics=metrics,
+        max_wait_seconds=settings.max_wait_seconds,
+        large=large,
+        cors=cors,
+        admission=admission,
     )
     answer: Handler = handler.answer
     try_answer: TryAnswer = handler.try_answer
@@ -129,6 +142,7 @@ def build_frontend(
     public = HttpServer(
         answer,
         try_answer if polls.polls_at_once else None,
+        waits.begin_wait,
         max_connections=settings.max_connections,
         max_connections_each=settings.connections_each,
         on_refused=metrics.connection_refused,

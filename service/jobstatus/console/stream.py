@@ -118,7 +118,7 @@ class Streamer:
             if self._pulse.now != now:
                 now = self._pulse.now
                 parts.append(f'"now":{now}')
-            if new := self._pulse.curves.since(points):
+            if name == "now" and (new := self._pulse.curves.since(points)):
                 points = self._pulse.curves.added
                 parts.append(f'"points":{json.dumps(new, separators=(",", ":"))}')
             parts = [part for part in parts if part]

@@ -5,6 +5,7 @@ The outcome of a command is delivered after the commit, so what is acknowledged 
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
+from typing import Final
 
 from jobstatus.core import rules
 from jobstatus.core.answer import render
@@ -19,6 +20,7 @@ from jobstatus.core.write_queue import Outcome, Submission
 Item = tuple[Submission, int, Command]
 """A command, with its submission and its place there."""
 _Stored = Job | StoreError | None
+_COMPLETED: Final = JobState.COMPLETED
 
 
 class WriteRound:
@@ -111,9 +113,9 @@ class WriteRound:
             with timed(self._observer, "read_jobs"):
                 stored = dict(zip(job_ids, await self._store.read_jobs(job_ids, with_results=False), strict=True))
             sizes: dict[str, set[int | None]] = {}
-            for _, _, command in items:
-                job = stored[command.job_id]
-                if isinstance(command, CompleteJob) and isinstance(job, Job) and job.state is JobState.COMPLETED:
+            completed = {job_id for job_id, job in stored.items() if isinstance(job, Job) and job.state is _COMPLETED}
+            for _, _, command in items if completed else ():
+                if isinstance(command, CompleteJob) and command.job_id in completed:
                     sizes.setdefault(command.job_id, set()).add(len(command.result))
             if sizes:
                 answers = zip(sizes, await self._store.read_answers(list(sizes)), strict=True)
@@ -189,12 +191,7 @@ def _changes(stored: Mapping[str, _Stored], following: Mapping[str, _Stored]) ->
 
 
 def _change(job_id: str, stored: Job | None, following: Job | None) -> Change:
-    return Change(
-        job_id=job_id,
-        replaces=stored.version if stored else 0,
-        job=following,
-        answer=None if following is None else render(following),
-    )
+    return Change(job_id, stored.version if stored else 0, following, None if following is None else render(following))
 
 
 def _size(answer: Answer | StoreError | None) -> int | None:

@@ -10,20 +10,26 @@ This relies on private parts of aiohttp; `fast_path_check` verifies at start tha
 
 import asyncio
 from collections.abc import Callable, Sequence
-from typing import Any, TypeAlias, cast
+from typing import Any, Final, TypeAlias, cast
 
 from aiohttp import HttpVersion11, StreamReader, web
 from aiohttp.http import RawRequestMessage
 from aiohttp.streams import EMPTY_PAYLOAD
 from aiohttp.web_protocol import RequestHandler
 
-from jobstatus.rest.headers import HOST, TRANSFER_ENCODING, is_host
+from jobstatus.rest.headers import HOST, PREFER, TRANSFER_ENCODING, is_host
+from jobstatus.rest.parked import Guest, Parkable, ParkedConnection, Parking
 from jobstatus.rest.protocol import HEAD_END, RestProtocol
 from jobstatus.rest.responses import ALLOWED_METHODS
 
 TryAnswer: TypeAlias = Callable[[RawRequestMessage], bytes | None]
 """Return the whole answer to a GET or HEAD over HTTP/1.1 on a connection that stays open; None to leave it to the
 handler."""
+BeginWait: TypeAlias = Callable[[RawRequestMessage, Parkable], bytes | None]
+"""Return the whole answer to such a request that need not wait; an empty one where it waits on a parked connection;
+None to leave it to the handler."""
+MAX_REPEATED_BYTES: Final = 8 * 1024
+"""A longer request is parsed each time, because each open connection may keep one."""
 Requests: TypeAlias = Sequence[tuple[RawRequestMessage, StreamReader]]
 
 
@@ -59,13 +65,17 @@ class FastPathProtocol(RestProtocol):
         *,
         try_answer: TryAnswer,
         write_batch: WriteBatch,
+        begin_wait: BeginWait | None = None,
+        parking: Parking | None = None,
         **options: Any,
     ) -> None:
-        """`options` are those of RestProtocol."""
+        """`options` are those of RestProtocol. `parking` is where connections wait for what `begin_wait` has begun."""
         super().__init__(server, **options)
         self._parser = cast("Any", InterceptingParser(self._parser, self))
         self._try_answer = try_answer
         self._write_batch = write_batch
+        self._begin_wait = begin_wait
+        self._parking = parking
         self._under_way = 0
         """Requests that the handler has still to answer; answers must keep the order of their requests."""
         self.last_poll: tuple[bytes, RawRequestMessage] | None = None
@@ -78,16 +88,25 @@ class FastPathProtocol(RestProtocol):
             RequestHandler.data_received(self, data)
 
     def is_answered(self, request: RawRequestMessage) -> bool:
-        """Answer a plain request if that is possible at once, and return whether it was."""
+        """Answer a plain request at once, or have it wait, if that is possible. Return whether it needs no handler."""
         transport = self.transport
         if self._under_way or transport is None or self.writing_paused:
             return False
         answer = self._try_answer(request)
         if answer is None:
-            return False
+            if self._begin_wait is None or PREFER not in request.headers:
+                return False
+            answer = self._begin_wait(request, self)
+            if not answer:  # empty: it comes later, on a parked connection
+                return answer is not None
         self._write_batch.put(transport, answer)
         self._next_keepalive_close_time = self._loop.time() + self._keepalive_timeout
         return True
+
+    def park(self, guest: Guest) -> ParkedConnection:
+        """Give the connection up, except for its transport, while the guest waits."""
+        assert self._parking is not None  # noqa: S101  # for the type checker: whoever begins a wait may park it
+        return self._parking.park(*self.give_up(), guest)
 
     def hand_over(self, requests: Requests) -> None:
         """Note the requests that are passed to the handler."""
@@ -122,7 +141,7 @@ class InterceptingParser:
             [(request, body)] = requests
             if body is EMPTY_PAYLOAD and _is_plain(request) and connection.is_answered(request):
                 self.message_consumed()
-                if is_whole:
+                if is_whole and len(data) <= MAX_REPEATED_BYTES:
                     connection.last_poll = data, request
                 return (), False, rest
         connection.hand_over(requests)

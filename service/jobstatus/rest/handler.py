@@ -127,6 +127,11 @@ class PollHandler:
         self._openapi = openapi
         self._admission = admission
 
+    @property
+    def outcomes(self) -> Outcomes:
+        """What makes the responses, for those who wait without this handler too."""
+        return self._outcomes
+
     def try_answer(self, message: RawRequestMessage) -> bytes | None:
         """Return the whole answer to a plain poll, whatever its outcome; None for all that only `answer` can answer.
 
@@ -135,12 +140,12 @@ class PollHandler:
         started = time.perf_counter()
         headers = message.headers
         asked_for = target(message.path, message.url)
-        if asked_for is None or PREFER in headers or (ACCEPT in headers and _may_want_events(headers)):
+        if asked_for is None or PREFER in headers or (ACCEPT in headers and may_want_events(headers)):
             return None
         request_type, job_id = asked_for
         request_id, admission, admitted = request_id_of(headers.get(X_REQUEST_ID)), self._admission, None
         try:
-            principal = self._try_authenticate(*_credentials(headers))
+            principal = self._try_authenticate(*credentials_of(headers))
             if admission is not None and principal is not None:
                 admission.check(principal)
                 admitted = principal
@@ -182,7 +187,7 @@ class PollHandler:
                     counted_as = WAITING
                     response = await self._wait(request, request_type, job_id, seconds, request_id)
                 else:
-                    principal = await self._authenticate(*_credentials(headers))
+                    principal = await self._authenticate(*credentials_of(headers))
                     if self._admission is not None:
                         self._admission.check(principal)
                         self._admission.count(principal, request_type.value, job_id, request_id)
@@ -260,7 +265,7 @@ class PollHandler:
     def _reauthenticate(
         self, request: web.BaseRequest, request_type: RequestType, job_id: str, request_id: str
     ) -> Reauthenticate:
-        authenticate = partial(self._authenticate, *_credentials(request.headers))
+        authenticate = partial(self._authenticate, *credentials_of(request.headers))
         if self._admission is None:
             return authenticate
         return self._admission.once(authenticate, request_type.value, job_id, request_id)
@@ -274,7 +279,7 @@ class PollHandler:
         return self._openapi.answer(request, request_id), "openapi"
 
 
-def _credentials(headers: MultiMapping[str]) -> tuple[Sequence[str], Sequence[str]]:
+def credentials_of(headers: MultiMapping[str]) -> tuple[Sequence[str], Sequence[str]]:
     """Return the values of all Authorization headers, and of all headers that hold a virtual key."""
     keys: Sequence[str] = ()
     if KEY_1 in headers or KEY_2 in headers or KEY_3 in headers:  # spelt out because each poll pays for it
@@ -284,8 +289,8 @@ def _credentials(headers: MultiMapping[str]) -> tuple[Sequence[str], Sequence[st
 
 def _wants_events(request: web.BaseRequest) -> bool:
     headers = request.headers
-    return _may_want_events(headers) and request.method == "GET" and prefers_events(headers.getall(ACCEPT))
+    return may_want_events(headers) and request.method == "GET" and prefers_events(headers.getall(ACCEPT))
 
 
-def _may_want_events(headers: MultiMapping[str]) -> bool:
+def may_want_events(headers: MultiMapping[str]) -> bool:
     return "stream" in "".join(headers.getall(ACCEPT)).lower()

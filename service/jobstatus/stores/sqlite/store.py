@@ -113,8 +113,12 @@ class SQLiteJobStore:
             statement = statements.JOB if with_results else statements.JOB_WITHOUT_RESULT
         else:
             statement = statements.OLD_JOB if with_results else statements.OLD_JOB_WITHOUT_RESULT
-        found = [self._read(statement, (job_id,)) for job_id in job_ids]
-        return [job_of(rows[0]) if rows else None for rows in found]
+        if len(job_ids) == 1:
+            rows = self._read(statement, job_ids)
+        else:
+            rows = self._read_each(statement, [(job_id,) for job_id in job_ids])
+        found = {row[0]: job_of(row) for row in rows}
+        return [found.get(job_id) for job_id in job_ids]
 
     def part_of(self, job_id: str) -> None:
         """There is one part."""
@@ -231,11 +235,24 @@ class SQLiteJobStore:
         """Do a short read on the event loop's thread."""
         try:
             if self._reader is None:
-                self._reader = PointReader(self._path, self._limits.max_kept_frames, self._release_soon)
+                self._reader = self._open_reader()
             return self._reader.fetch(statement, values, keep=not self._writes)
         except _FAULTS as error:
             self._close_reader()
             raise StoreUnavailable from error
+
+    def _read_each(self, statement: str, values: Sequence[Sequence[Any]]) -> list[Any]:
+        """As `_read` for each of the values, in one transaction."""
+        try:
+            if self._reader is None:
+                self._reader = self._open_reader()
+            return self._reader.fetch_each(statement, values)
+        except _FAULTS as error:
+            self._close_reader()
+            raise StoreUnavailable from error
+
+    def _open_reader(self) -> PointReader:
+        return PointReader(self._path, self._limits.max_kept_frames, self._release_soon)
 
     def _release_reader(self) -> None:
         """Let the log restart. A reader that fails to is closed, and reopened when it is needed."""
@@ -324,8 +341,22 @@ def _close(connection: apsw.Connection | None) -> None:
         connection.close(True)  # force: the operation has reported the error already
 
 
-def _commit(connection: apsw.Connection, changes: Iterable[Change]) -> list[str]:
-    """Try every change. Return the ids of those whose version did not fit."""
+def _commit(connection: apsw.Connection, changes: Sequence[Change]) -> list[str]:
+    """Try every change. Return the ids of those whose version did not fit.
+
+    At first it is only counted how many fit. It is seldom not all of them: then begin anew and ask after each.
+    """
+    before = connection.total_changes()
+    cursor = connection.cursor()
+    for statement, values in statements.steps(changes):
+        cursor.executemany(statement, values)
+    if connection.total_changes() - before == len(changes):
+        return []
+    connection.execute("ROLLBACK; BEGIN IMMEDIATE")
+    return _commit_one_by_one(connection, changes)
+
+
+def _commit_one_by_one(connection: apsw.Connection, changes: Iterable[Change]) -> list[str]:
     execute = connection.cursor().execute
     lost = []
     for change in changes:
