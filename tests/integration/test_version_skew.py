@@ -53,7 +53,7 @@ async def works_beside_it(store: Store) -> None:
     assert await store.commit([change(later, replaces=2), change(NEW)]) == {}
     for with_results in (True, False):
         assert await read(store, "old", "new", with_results=with_results) == [later, NEW]
-    assert {each.job_id for each in await store.list_jobs(Listing(limit=10), 0)} == {"old", "new"}
+    assert {each.job_id for each in (await store.list_page(Listing(limit=10), 0)).jobs} == {"old", "new"}
 
 
 async def test_sqlite(tmp_path: Path) -> None:
@@ -78,6 +78,22 @@ async def test_sqlite(tmp_path: Path) -> None:
             old.execute(sql["delete"], ("newest", 1))
             old.execute(sql["purge"], (10**14, 10))
             assert await read(store, "newest") == [None]
+
+
+async def test_a_large_result_costs_nobody_who_does_not_want_it(tmp_path: Path) -> None:
+    """In a file of the earlier version the new columns stand behind it, and are left out with it; in a new one not."""
+    old, new = tmp_path / "old.db", tmp_path / "new.db"
+    with closing(apsw.Connection(str(old))) as file:
+        for pragma in ("journal_mode=WAL", f"application_id={FIRST['sqlite']['application_id']}", "user_version=1"):
+            file.execute(f"PRAGMA {pragma}")
+        file.execute(FIRST["sqlite"]["schema"])
+    large = NEW._replace(state=JobState.COMPLETED, result=b"x" * 100_000)
+    bare = large._replace(result=None)
+    for path, expected in ((new, bare), (old, bare._replace(last_writer=None, traceparent=None))):
+        async with SQLiteJobStore(str(path)) as store:
+            await store.commit([change(large)])
+            assert await read(store, "new") == [large]
+            assert await read(store, "new", with_results=False) == [expected]
 
 
 async def test_a_full_disk_with_a_file_of_the_earlier_version(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -23,14 +23,15 @@ from jobstatus.rest.admin import admin_handler
 from jobstatus.rest.admission import Admission, RateLimit, RateLimiter, record_read
 from jobstatus.rest.connection_table import Limit
 from jobstatus.rest.cors import Cors
-from jobstatus.rest.cors_handler import cors_handler, cors_try_answer
+from jobstatus.rest.cors_handler import cors_handler, cors_prepare
 from jobstatus.rest.event_stream import EventSender
-from jobstatus.rest.fast_path import TryAnswer
+from jobstatus.rest.fast_path import Prepare
 from jobstatus.rest.handler import PollHandler
 from jobstatus.rest.limits import RestLimits
 from jobstatus.rest.openapi import OpenApiDocument
 from jobstatus.rest.protocol import Handler
 from jobstatus.rest.server import HttpServer
+from jobstatus.rest.waiting import WaitHandler
 from jobstatus.settings import IssuerSettings, Settings
 from jobstatus.telemetry.audit import AuditLog
 from jobstatus.telemetry.metrics import Level, Metrics
@@ -38,8 +39,10 @@ from jobstatus.telemetry.metrics import Level, Metrics
 Reload: TypeAlias = Callable[[Settings, tuple[IssuerSettings, ...]], Awaitable[list[str]]]
 """Takes the reloadable part of these settings into use, or raises and changes nothing."""
 
-TracedPolls: TypeAlias = Callable[[Handler, TryAnswer], tuple[Handler, TryAnswer]]
+TracedPolls: TypeAlias = Callable[[Handler, Prepare], tuple[Handler, Prepare]]
 """Returns both, with a span for each request."""
+BuildConsole: TypeAlias = Callable[[Authenticator, Callable[[], int]], Handler | None]
+"""Takes what authenticates, and what returns how many polls wait."""
 
 _ADMIN_CONNECTIONS: Final = 100
 
@@ -81,11 +84,13 @@ def build_frontend(
     hears_of_changes: Callable[[], bool] = lambda: True,
     audit: AuditLog | None = None,
     traced: TracedPolls | None = None,
+    build_console: BuildConsole = lambda *_: None,
 ) -> Frontend:
     """Build the front end; call this in the running loop. Raise KeyConfigError when an issuer's key is unusable.
 
     `grace_seconds` is how long polls under way may take at a stop; `hears_of_changes` as in LongPoller; `audit` records
-    the polls of admins; `traced` puts spans around polls.
+    the polls of admins; `traced` puts spans around polls. `build_console` returns what handles /console on the admin
+    port, if anything does.
     """
     accepted = AcceptedIssuers(replace(jwks, keep_seconds=settings.jwks_keep_seconds), clocks, metrics)
     long_poller = LongPoller(
@@ -107,6 +112,7 @@ def build_frontend(
     )
     large = limits.large_responses(metrics.large_answer_refused)
     cors = Cors(settings.cors_origins)
+    admission = _admission(settings, clocks, audit)
     handler = PollHandler(
         authenticator=authenticator,
         tracker=polls,
@@ -120,17 +126,29 @@ def build_frontend(
         openapi=OpenApiDocument(
             each_second=limits.documents_each if settings.connections_each else 0, monotonic=clocks.monotonic
         ),
-        admission=_admission(settings, clocks, audit),
+        admission=admission,
+    )
+    waits = WaitHandler(
+        authenticator=authenticator,
+        polls=polls,
+        waits=long_poller,
+        outcomes=handler.outcomes,
+        metrics=metrics,
+        max_wait_seconds=settings.max_wait_seconds,
+        large=large,
+        cors=cors,
+        admission=admission,
     )
     answer: Handler = handler.answer
-    try_answer: TryAnswer = handler.try_answer
+    prepare: Prepare = handler.prepare
     if cors.is_on:
-        answer, try_answer = cors_handler(answer, cors, metrics), cors_try_answer(try_answer, cors)
+        answer, prepare = cors_handler(answer, cors, metrics), cors_prepare(prepare, cors)
     if traced is not None:
-        answer, try_answer = traced(answer, try_answer)
+        answer, prepare = traced(answer, prepare)
     public = HttpServer(
         answer,
-        try_answer if polls.polls_at_once else None,
+        prepare if polls.polls_at_once else None,
+        waits.begin_wait if traced is None else None,  # the handler's waits have spans
         max_connections=settings.max_connections,
         max_connections_each=settings.connections_each,
         on_refused=metrics.connection_refused,
@@ -144,7 +162,8 @@ def build_frontend(
     metrics.report_level(Level.LARGE_ANSWER_BYTES, lambda: large.held_bytes, limits.max_large_bytes)
     metrics.report_health(lambda: readiness.health)
     metrics.report_keys(files=authenticator.files_changed_at, fetched=authenticator.fetched_ages)
-    admin = admin_handler(readiness.check, metrics.exposition)
+    console = build_console(authenticator, lambda: long_poller.count)
+    admin = admin_handler(readiness.check, metrics.exposition, console=console)
     return Frontend(
         authenticator=authenticator,
         issuers=accepted,

@@ -11,7 +11,7 @@ import grpc
 
 from jobstatus.core.job import Job
 from jobstatus.core.store import JobReader, Store
-from jobstatus.rest.fast_path import TryAnswer
+from jobstatus.rest.fast_path import Prepare
 from jobstatus.rest.protocol import Handler
 from jobstatus.telemetry.tracing import traces
 
@@ -32,7 +32,7 @@ class Tracing:
 
         return traced_store(store, self._spans, url)
 
-    def polls(self, reader: JobReader, answer: Handler, try_answer: TryAnswer) -> tuple[Handler, TryAnswer]:
+    def polls(self, reader: JobReader, answer: Handler, prepare: Prepare) -> tuple[Handler, Prepare]:
         """Return both with spans, linked to the requests that submitted the jobs, of which `reader` tells."""
         from jobstatus.rest.traced_polls import TracedPolls  # noqa: PLC0415
 
@@ -42,7 +42,7 @@ class Tracing:
 
         traced = TracedPolls(self._spans, read_traceparent)
         self._closing.append(traced.close)
-        return traced.handler(answer), traced.try_answer(try_answer)
+        return traced.handler(answer), traced.prepare(prepare)
 
     def server_interceptors(self) -> Sequence[grpc.aio.ServerInterceptor]:
         """Return what makes spans of the calls that a service answers."""

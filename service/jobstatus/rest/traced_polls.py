@@ -7,17 +7,20 @@ submitted the job: its answer does not wait for that, the span ends a little lat
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
-from typing import Any, Final, TypeAlias
+from functools import partial
+from typing import Final, NamedTuple, TypeAlias
 
 from aiohttp import web
 from aiohttp.http import RawRequestMessage
 from multidict import CIMultiDictProxy
+from opentelemetry.context import Context
 from opentelemetry.trace import Span, SpanKind
+from yarl import URL
 
 from jobstatus.core.errors import JobStatusError
 from jobstatus.core.job import is_valid_id
 from jobstatus.core.traceparent import TRACEPARENT_KEY, TRACESTATE_KEY
-from jobstatus.rest.fast_path import TryAnswer
+from jobstatus.rest.fast_path import Prepare, TryAnswer
 from jobstatus.rest.protocol import Handler
 from jobstatus.rest.responses import ALLOWED_METHODS
 from jobstatus.rest.routes import PATHS, target
@@ -44,51 +47,47 @@ class TracedPolls:
         """Return `handler` with a span for each request, which lasts until its answer is sent or is ready to be."""
 
         async def answer(request: web.BaseRequest) -> web.StreamResponse:
-            span, job_id = self._begin(request.method, request.raw_path, request.rel_url, request.headers)
-            status = 0
+            asked = _asked(request.method, request.raw_path, request.rel_url, request.headers)
+            span, status = self._begin(asked), 0
             try:
                 with self._spans.current(span):
                     response = await handler(request)
                 status = response.status
             finally:
-                self._end(span, job_id, status)
+                self._end(span, asked.job_id, status)
             return response
 
         return answer
 
-    def try_answer(self, try_answer: TryAnswer) -> TryAnswer:
-        """Return `try_answer` with a span for what it answers."""
+    def prepare(self, prepare: Prepare) -> Prepare:
+        """Return `prepare` with a span for each answer."""
 
-        def answer(message: RawRequestMessage) -> bytes | None:
-            span, job_id = self._begin(message.method, message.path, message.url, message.headers)
-            with self._spans.current(span):
-                whole = try_answer(message)
-            if whole is not None:  # else the span is dropped: the handler makes one of its own
-                self._end(span, job_id, int(whole[_STATUS]))
-            return whole
+        def traced(message: RawRequestMessage) -> TryAnswer | None:
+            try_answer = prepare(message)
+            if try_answer is None:
+                return None
+            asked = _asked(message.method, message.path, message.url, message.headers)
+            return partial(self._try_answer, asked, try_answer)
 
-        return answer
+        return traced
+
+    def _try_answer(self, asked: "_Asked", try_answer: TryAnswer) -> bytes | None:
+        """Return the answer. Where the handler is to answer the span is dropped, because it makes one of its own."""
+        span = self._begin(asked)
+        with self._spans.current(span):
+            whole = try_answer()
+        if whole is not None:
+            self._end(span, asked.job_id, int(whole[_STATUS]))
+        return whole
 
     async def close(self) -> None:
         """Return when the spans of all answers have ended."""
         await asyncio.gather(*self._linking, return_exceptions=True)
 
-    def _begin(self, method: str, path: str, url: Any, headers: "CIMultiDictProxy[str]") -> tuple[Span, str | None]:
-        """Return the span of a request, and the id of the job that it is about, if any."""
-        method = method if method in (*ALLOWED_METHODS, "OPTIONS") else "_OTHER"
-        attributes = {"http.request.method": method, "url.scheme": "http"}
-        asked_for, job_id, name = target(path, url), None, method
-        if asked_for is not None:
-            route = f"{PATHS[asked_for[0]]}{{job_id}}"
-            name, attributes["http.route"] = f"{method} {route}", route
-            if is_valid_id(asked_for[1]):
-                job_id = asked_for[1]
-                attributes |= {"url.path": f"{PATHS[asked_for[0]]}{job_id}", "jobstatus.job_id": job_id}
-        parent = span_context(headers.get(TRACEPARENT_KEY), headers.get(TRACESTATE_KEY))
-        span = self._spans.tracer.start_span(
-            name, context=context_of(parent), kind=SpanKind.SERVER, attributes=attributes
+    def _begin(self, asked: "_Asked") -> Span:
+        return self._spans.tracer.start_span(
+            asked.name, context=asked.context, kind=SpanKind.SERVER, attributes=asked.attributes
         )
-        return span, job_id
 
     def _end(self, span: Span, job_id: str | None, status: int) -> None:
         """End the span of an answer; `status` 0: there was none, because the client has gone or the service stops."""
@@ -114,3 +113,27 @@ class TracedPolls:
             span.set_attribute("jobstatus.link_error", type(error).__name__)
         finally:
             span.end(ended_ns)
+
+
+class _Asked(NamedTuple):
+    """What a request says of its span. `job_id` is None where it is about no job."""
+
+    name: str
+    attributes: dict[str, str]
+    context: Context
+    job_id: str | None
+
+
+def _asked(method: str, path: str, url: URL, headers: "CIMultiDictProxy[str]") -> _Asked:
+    """Read a request. A path is told only where it is a job's."""
+    method = method if method in (*ALLOWED_METHODS, "OPTIONS") else "_OTHER"
+    attributes = {"http.request.method": method, "url.scheme": "http"}
+    context = context_of(span_context(headers.get(TRACEPARENT_KEY), headers.get(TRACESTATE_KEY)))
+    if (asked_for := target(path, url)) is None:
+        return _Asked(method, attributes, context, None)
+    route = PATHS[asked_for[0]]
+    attributes["http.route"] = f"{route}{{job_id}}"
+    job_id = asked_for[1] if is_valid_id(asked_for[1]) else None
+    if job_id is not None:
+        attributes |= {"url.path": f"{route}{job_id}", "jobstatus.job_id": job_id}
+    return _Asked(f"{method} {route}{{job_id}}", attributes, context, job_id)

@@ -6,7 +6,7 @@ percentile is off by a tenth at most. Counts only grow: a reader keeps those of 
 
 from bisect import bisect_left
 from collections import Counter
-from typing import Any, Final
+from typing import Final
 
 from jobstatus.core.job import RequestType
 from jobstatus.core.rules import JobOutcome
@@ -44,11 +44,11 @@ class JobFigures:
         if run_seconds is not None:
             self._run[bisect_left(BOUNDS, run_seconds)] += 1
 
-    def counts(self) -> dict[str, Any]:
-        """Return all counts, fit for JSON: the number of an interval of BOUNDS is a text."""
+    def counts(self) -> dict[str, int]:
+        """Return all counts: of `created`, of `ended.` and an outcome, of `queued.` or `run.` and a place of BOUNDS."""
         return {
             "created": sum(self._created.values()),
-            "ended": dict(self._ended),
-            "queued": {str(place): number for place, number in self._queued.items()},
-            "run": {str(place): number for place, number in self._run.items()},
+            **{f"ended.{outcome}": number for outcome, number in self._ended.items()},
+            **{f"queued.{place}": number for place, number in self._queued.items()},
+            **{f"run.{place}": number for place, number in self._run.items()},
         }

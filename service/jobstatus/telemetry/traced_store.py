@@ -14,7 +14,7 @@ from opentelemetry.context import Context
 from opentelemetry.trace import SpanContext, SpanKind
 
 from jobstatus.core.job import Job
-from jobstatus.core.store import Answer, Change, CommitError, Listing, NotNow, Store, StoreError
+from jobstatus.core.store import Answer, Change, CommitError, JobPage, Listing, NotNow, Store, StoreError
 from jobstatus.core.virtual_keys import VirtualKey
 from jobstatus.telemetry.spans import Attributes, Spans, context_of, failed, links_to, origins
 
@@ -59,8 +59,8 @@ class TracedStore:
         reading = self._store.read_jobs(job_ids, with_results=with_results)
         return await self._read("read_jobs", JOBS, len(job_ids), reading)
 
-    async def list_jobs(self, listing: Listing, now_ms: int) -> list[Job]:
-        return await self._read("list_jobs", JOBS, 1, self._store.list_jobs(listing, now_ms))
+    async def list_page(self, listing: Listing, now_ms: int) -> JobPage:
+        return await self._read("list_page", JOBS, 1, self._store.list_page(listing, now_ms))
 
     async def read_virtual_keys(self, virtual_key_ids: Sequence[str]) -> list[VirtualKey | None]:
         reading = self._store.read_virtual_keys(virtual_key_ids)

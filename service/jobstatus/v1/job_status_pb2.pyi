@@ -1176,6 +1176,7 @@ class BatchGetJobsRequest(_message.Message):
     OMIT_RESULT_FIELD_NUMBER: _builtins.int
     OMIT_LARGE_RESULTS_FIELD_NUMBER: _builtins.int
     ALLOW_PARTIAL_SUCCESS_FIELD_NUMBER: _builtins.int
+    AS_ANSWERS_FIELD_NUMBER: _builtins.int
     omit_result: _builtins.bool
     """Leave out the results' bytes. Then an answer stays below 4 MiB, as that of BatchWrite does (see OperationResult)."""
     omit_large_results: _builtins.bool
@@ -1183,6 +1184,10 @@ class BatchGetJobsRequest(_message.Message):
     allow_partial_success: _builtins.bool
     """Answer with the jobs that can be read although a part of the store does not answer, and name the others in
     unavailable_job_ids. Without it the whole call fails with STORE_UNAVAILABLE then.
+    """
+    as_answers: _builtins.bool
+    """Answer with what polls are told of the jobs, in `answers`, instead of with the jobs; for an edge. Results of more
+    than 16 KiB are left out. An older service ignores this, and answers with the jobs.
     """
     @_builtins.property
     def job_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
@@ -1195,19 +1200,24 @@ class BatchGetJobsRequest(_message.Message):
         omit_result: _builtins.bool | None = ...,
         omit_large_results: _builtins.bool | None = ...,
         allow_partial_success: _builtins.bool | None = ...,
+        as_answers: _builtins.bool | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_allow_partial_success", b"_allow_partial_success", "_omit_large_results", b"_omit_large_results", "_omit_result", b"_omit_result", "allow_partial_success", b"allow_partial_success", "omit_large_results", b"omit_large_results", "omit_result", b"omit_result"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_allow_partial_success", b"_allow_partial_success", "_as_answers", b"_as_answers", "_omit_large_results", b"_omit_large_results", "_omit_result", b"_omit_result", "allow_partial_success", b"allow_partial_success", "as_answers", b"as_answers", "omit_large_results", b"omit_large_results", "omit_result", b"omit_result"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_allow_partial_success", b"_allow_partial_success", "_omit_large_results", b"_omit_large_results", "_omit_result", b"_omit_result", "allow_partial_success", b"allow_partial_success", "job_ids", b"job_ids", "omit_large_results", b"omit_large_results", "omit_result", b"omit_result"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_allow_partial_success", b"_allow_partial_success", "_as_answers", b"_as_answers", "_omit_large_results", b"_omit_large_results", "_omit_result", b"_omit_result", "allow_partial_success", b"allow_partial_success", "as_answers", b"as_answers", "job_ids", b"job_ids", "omit_large_results", b"omit_large_results", "omit_result", b"omit_result"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__allow_partial_success: _TypeAlias = _typing.Literal["allow_partial_success"]  # noqa: Y015
     _WhichOneofArgType__allow_partial_success: _TypeAlias = _typing.Literal["_allow_partial_success", b"_allow_partial_success"]  # noqa: Y015
+    _WhichOneofReturnType__as_answers: _TypeAlias = _typing.Literal["as_answers"]  # noqa: Y015
+    _WhichOneofArgType__as_answers: _TypeAlias = _typing.Literal["_as_answers", b"_as_answers"]  # noqa: Y015
     _WhichOneofReturnType__omit_large_results: _TypeAlias = _typing.Literal["omit_large_results"]  # noqa: Y015
     _WhichOneofArgType__omit_large_results: _TypeAlias = _typing.Literal["_omit_large_results", b"_omit_large_results"]  # noqa: Y015
     _WhichOneofReturnType__omit_result: _TypeAlias = _typing.Literal["omit_result"]  # noqa: Y015
     _WhichOneofArgType__omit_result: _TypeAlias = _typing.Literal["_omit_result", b"_omit_result"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__allow_partial_success) -> _WhichOneofReturnType__allow_partial_success | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__as_answers) -> _WhichOneofReturnType__as_answers | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__omit_large_results) -> _WhichOneofReturnType__omit_large_results | None: ...
     @_typing.overload
@@ -1223,6 +1233,7 @@ class BatchGetJobsResponse(_message.Message):
 
     JOBS_FIELD_NUMBER: _builtins.int
     UNAVAILABLE_JOB_IDS_FIELD_NUMBER: _builtins.int
+    ANSWERS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def jobs(self) -> _containers.RepeatedCompositeFieldContainer[Global___Job]:
         """In the order asked for; unknown ones left out."""
@@ -1231,19 +1242,109 @@ class BatchGetJobsResponse(_message.Message):
     def unavailable_job_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Of which nothing can be said now, since their part of the store does not answer. Only with allow_partial_success."""
 
+    @_builtins.property
+    def answers(self) -> _containers.RepeatedCompositeFieldContainer[Global___PollAnswer]:
+        """With as_answers: one for each of the request's job_ids, in the same order."""
+
     def __init__(
         self,
         *,
         jobs: _abc.Iterable[Global___Job] | None = ...,
         unavailable_job_ids: _abc.Iterable[_builtins.str] | None = ...,
+        answers: _abc.Iterable[Global___PollAnswer] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["jobs", b"jobs", "unavailable_job_ids", b"unavailable_job_ids"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["answers", b"answers", "jobs", b"jobs", "unavailable_job_ids", b"unavailable_job_ids"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___BatchGetJobsResponse: _TypeAlias = BatchGetJobsResponse  # noqa: Y015
+
+@_typing.final
+class PollAnswer(_message.Message):
+    """What a poll is told of one job: the bytes that the service has stored for it, and what decides who may have them.
+
+    Nothing is set where there is no such job, or where nothing can be said of it. Times are milliseconds since the Unix
+    epoch, because an edge reads one of these for each poll.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_TYPE_FIELD_NUMBER: _builtins.int
+    VIRTUAL_KEY_ID_FIELD_NUMBER: _builtins.int
+    CREATED_AT_MS_FIELD_NUMBER: _builtins.int
+    EXPIRES_AT_MS_FIELD_NUMBER: _builtins.int
+    ENDED_AT_MS_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    PROGRESS_FIELD_NUMBER: _builtins.int
+    BODY_FIELD_NUMBER: _builtins.int
+    RESULT_SIZE_FIELD_NUMBER: _builtins.int
+    RESULT_FIELD_NUMBER: _builtins.int
+    request_type: Global___RequestType.ValueType
+    """The REST path that serves the job. Unspecified where there is no such job."""
+    virtual_key_id: _builtins.str
+    """The virtual key whose holders may poll the job; absent: admins only, unless the edge is set otherwise."""
+    created_at_ms: _builtins.int
+    """When the job was recorded."""
+    expires_at_ms: _builtins.int
+    """From when on every read says not found; terminal jobs only."""
+    ended_at_ms: _builtins.int
+    """When the report of a worker ended the job; absent where nobody's did."""
+    version: _builtins.int
+    """The job's version."""
+    progress: _builtins.float
+    """0 to 1, as the worker last reported it."""
+    body: _builtins.bytes
+    """The JSON document; for a completed job up to its result, which is followed by a closing brace."""
+    result_size: _builtins.int
+    """The result's size in bytes; completed jobs only."""
+    result: _builtins.bytes
+    """The result, unless it has more than 16 KiB; GetJob has it then."""
+    def __init__(
+        self,
+        *,
+        request_type: Global___RequestType.ValueType = ...,
+        virtual_key_id: _builtins.str | None = ...,
+        created_at_ms: _builtins.int = ...,
+        expires_at_ms: _builtins.int | None = ...,
+        ended_at_ms: _builtins.int | None = ...,
+        version: _builtins.int = ...,
+        progress: _builtins.float | None = ...,
+        body: _builtins.bytes = ...,
+        result_size: _builtins.int | None = ...,
+        result: _builtins.bytes | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_ended_at_ms", b"_ended_at_ms", "_expires_at_ms", b"_expires_at_ms", "_progress", b"_progress", "_result", b"_result", "_result_size", b"_result_size", "_virtual_key_id", b"_virtual_key_id", "ended_at_ms", b"ended_at_ms", "expires_at_ms", b"expires_at_ms", "progress", b"progress", "result", b"result", "result_size", b"result_size", "virtual_key_id", b"virtual_key_id"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_ended_at_ms", b"_ended_at_ms", "_expires_at_ms", b"_expires_at_ms", "_progress", b"_progress", "_result", b"_result", "_result_size", b"_result_size", "_virtual_key_id", b"_virtual_key_id", "body", b"body", "created_at_ms", b"created_at_ms", "ended_at_ms", b"ended_at_ms", "expires_at_ms", b"expires_at_ms", "progress", b"progress", "request_type", b"request_type", "result", b"result", "result_size", b"result_size", "version", b"version", "virtual_key_id", b"virtual_key_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__ended_at_ms: _TypeAlias = _typing.Literal["ended_at_ms"]  # noqa: Y015
+    _WhichOneofArgType__ended_at_ms: _TypeAlias = _typing.Literal["_ended_at_ms", b"_ended_at_ms"]  # noqa: Y015
+    _WhichOneofReturnType__expires_at_ms: _TypeAlias = _typing.Literal["expires_at_ms"]  # noqa: Y015
+    _WhichOneofArgType__expires_at_ms: _TypeAlias = _typing.Literal["_expires_at_ms", b"_expires_at_ms"]  # noqa: Y015
+    _WhichOneofReturnType__progress: _TypeAlias = _typing.Literal["progress"]  # noqa: Y015
+    _WhichOneofArgType__progress: _TypeAlias = _typing.Literal["_progress", b"_progress"]  # noqa: Y015
+    _WhichOneofReturnType__result: _TypeAlias = _typing.Literal["result"]  # noqa: Y015
+    _WhichOneofArgType__result: _TypeAlias = _typing.Literal["_result", b"_result"]  # noqa: Y015
+    _WhichOneofReturnType__result_size: _TypeAlias = _typing.Literal["result_size"]  # noqa: Y015
+    _WhichOneofArgType__result_size: _TypeAlias = _typing.Literal["_result_size", b"_result_size"]  # noqa: Y015
+    _WhichOneofReturnType__virtual_key_id: _TypeAlias = _typing.Literal["virtual_key_id"]  # noqa: Y015
+    _WhichOneofArgType__virtual_key_id: _TypeAlias = _typing.Literal["_virtual_key_id", b"_virtual_key_id"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__ended_at_ms) -> _WhichOneofReturnType__ended_at_ms | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__expires_at_ms) -> _WhichOneofReturnType__expires_at_ms | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__progress) -> _WhichOneofReturnType__progress | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__result) -> _WhichOneofReturnType__result | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__result_size) -> _WhichOneofReturnType__result_size | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__virtual_key_id) -> _WhichOneofReturnType__virtual_key_id | None: ...
+
+Global___PollAnswer: _TypeAlias = PollAnswer  # noqa: Y015
 
 @_typing.final
 class ListJobsRequest(_message.Message):
@@ -1345,7 +1446,7 @@ class ListJobsResponse(_message.Message):
     JOBS_FIELD_NUMBER: _builtins.int
     NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     next_page_token: _builtins.str
-    """Empty on the last page."""
+    """Where the listing goes on; empty on the last page, and only there."""
     @_builtins.property
     def jobs(self) -> _containers.RepeatedCompositeFieldContainer[Global___Job]:
         """Newest first, without results."""

@@ -8,6 +8,7 @@ import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from enum import Enum
 from pathlib import Path
 from typing import Any, Final
 
@@ -48,6 +49,9 @@ MIGRATIONS: Final = (
         lease_expires_at_ms INTEGER,
         progress REAL,
         message TEXT,
+        last_writer TEXT,
+        traceparent TEXT,
+        annotated_version INTEGER,
         error TEXT,
         answer BLOB NOT NULL,
         result BLOB -- last: what stands before a large value is read without it
@@ -79,11 +83,21 @@ MIGRATIONS: Final = (
 """Migration n takes a file from `user_version` n to n + 1. Never edited once released, only added to.
 
 A version refuses a file that a later migration has changed. What an earlier version can ignore is therefore none, but
-added to the file that the migrations make, see ADDED.
+added to the file that the migrations make, see ADDED. The first migration has it as well, where its place matters.
 """
 
 ADDED: Final = {"last_writer": "TEXT", "traceparent": "TEXT", "annotated_version": "INTEGER"}
 """Columns of `jobs` that came later, with their types. Each may be absent, or null where an earlier version wrote."""
+
+
+class Place(Enum):
+    """Where the columns that came later stand, from which follows what reading them costs."""
+
+    ABSENT = "absent"
+    """The disk is full, so they could not be added yet."""
+    BEHIND_RESULT = "behind"
+    """They were added to a file of an earlier version. SQLite reads a result to find what stands behind it."""
+    BEFORE_RESULT = "before"
 
 
 class DiskFull(StoreConfigError):
@@ -139,9 +153,13 @@ def is_current(connection: apsw.Connection) -> bool:
     return found == (APPLICATION_ID, len(MIGRATIONS))
 
 
-def has_added(connection: apsw.Connection) -> bool:
-    """Return whether the file has what came later."""
-    return ADDED.keys() <= _columns(connection)
+def place_of_added(connection: apsw.Connection) -> Place:
+    """Return where the file has the columns that came later."""
+    columns = _columns(connection)
+    if not ADDED.keys() <= set(columns):
+        return Place.ABSENT
+    is_behind = columns.index("result") < max(columns.index(name) for name in ADDED)
+    return Place.BEHIND_RESULT if is_behind else Place.BEFORE_RESULT
 
 
 def close_writer(connection: apsw.Connection) -> None:
@@ -253,12 +271,12 @@ def _migrate(connection: apsw.Connection) -> None:
     with_version = _pragma(connection, "user_version")
     for migration in MIGRATIONS[with_version:]:
         connection.execute(migration)
-    for name in ADDED.keys() - _columns(connection):
+    for name in ADDED.keys() - set(_columns(connection)):
         connection.execute(f"ALTER TABLE jobs ADD COLUMN {name} {ADDED[name]}")
     _pragma(connection, "application_id", APPLICATION_ID)
     _pragma(connection, "user_version", len(MIGRATIONS))
     connection.execute("COMMIT")
 
 
-def _columns(connection: apsw.Connection) -> set[str]:
-    return {name for (name,) in connection.execute("SELECT name FROM pragma_table_info('jobs')")}
+def _columns(connection: apsw.Connection) -> list[str]:
+    return [name for (name,) in connection.execute("SELECT name FROM pragma_table_info('jobs') ORDER BY cid")]

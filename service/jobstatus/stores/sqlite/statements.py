@@ -1,11 +1,13 @@
 """The statements and their values."""
 
+from collections.abc import Sequence
 from typing import Any, Final
 
 from jobstatus.core.rules import GIVEN_UP_CODES
 from jobstatus.core.store import SMALL_RESULT_BYTES, Change
 from jobstatus.stores.counting import count, signs, types
-from jobstatus.stores.rows import ADDED_COLUMNS, COLUMNS, COLUMNS_WITHOUT_RESULT, NO_ADDED, added, added_of, row_of
+from jobstatus.stores.rows import ADDED_COLUMNS, COLUMNS, NO_ADDED, added, added_of, row_of
+from jobstatus.stores.sqlite.schema import Place
 
 _ANSWER_COLUMNS: Final = f"""
     request_type, virtual_key_id, created_at_ms, expires_at_ms,
@@ -13,14 +15,23 @@ _ANSWER_COLUMNS: Final = f"""
     CASE WHEN length(result) <= {SMALL_RESULT_BYTES} THEN result END"""
 ANSWER: Final = f"SELECT {_ANSWER_COLUMNS}, rowid FROM jobs WHERE job_id = ?"  # noqa: S608  # fixed names
 ANSWER_AT_ROWID: Final = f"SELECT {_ANSWER_COLUMNS} FROM jobs WHERE rowid = ? AND job_id = ?"  # noqa: S608
-_FIRST: Final = ", ".join(COLUMNS[:-1])
+
+
+def _job(result: str, added: str) -> str:
+    return f"SELECT {', '.join(COLUMNS[:-1])}, {result}, {added} FROM jobs WHERE job_id = ?"  # noqa: S608  # fixed names
+
+
 _IS_SMALL: Final = f"ifnull(length(result), 0) <= {SMALL_RESULT_BYTES}"
-JOB: Final = f"SELECT {_FIRST}, result, {added()} FROM jobs WHERE job_id = ?"  # noqa: S608  # fixed names
-JOB_WITHOUT_RESULT: Final = f"SELECT {_FIRST}, NULL, {added(_IS_SMALL)} FROM jobs WHERE job_id = ?"  # noqa: S608
-"""Columns that were added to a table stand behind the result, and SQLite reads what is before them."""
-OLD_JOB: Final = f"SELECT {_FIRST}, result, {NO_ADDED} FROM jobs WHERE job_id = ?"  # noqa: S608
-OLD_JOB_WITHOUT_RESULT: Final = f"SELECT {COLUMNS_WITHOUT_RESULT} FROM jobs WHERE job_id = ?"  # noqa: S608
-"""For a file to which no columns could be added yet, because the disk is full."""
+JOBS: Final = {
+    (True, Place.BEFORE_RESULT): _job("result", added()),
+    (True, Place.BEHIND_RESULT): _job("result", added()),
+    (True, Place.ABSENT): _job("result", NO_ADDED),
+    (False, Place.BEFORE_RESULT): _job("NULL", added()),
+    (False, Place.BEHIND_RESULT): _job("NULL", added(_IS_SMALL)),
+    (False, Place.ABSENT): _job("NULL", NO_ADDED),
+}
+"""By whether the result is wanted, and where the columns are that came later. So that a large result costs nobody who
+does not want it anything, they are left out where they are behind one."""
 VERSION: Final = "SELECT version FROM jobs WHERE job_id = ?"
 DUE: Final = "SELECT job_id FROM jobs WHERE due_at_ms <= ? ORDER BY due_at_ms LIMIT ?"
 PURGE: Final = """
@@ -43,6 +54,15 @@ _UPDATE: Final = (
 """Values: the same, and the version that is replaced."""
 _DELETE: Final = "DELETE FROM jobs WHERE job_id = ? AND version = ?"
 COUNT_UP: Final = "UPDATE counters SET value = value + 1 WHERE name = ?"
+
+
+def steps(changes: Sequence[Change]) -> list[tuple[str, list[tuple[Any, ...]]]]:
+    """Return each statement that `step` names for these changes, with the values of all its rows."""
+    together: dict[str, list[tuple[Any, ...]]] = {}
+    for change in changes:
+        statement, values = step(change)
+        together.setdefault(statement, []).append(values)
+    return list(together.items())
 
 
 def step(change: Change) -> tuple[str, tuple[Any, ...]]:
