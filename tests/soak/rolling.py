@@ -6,8 +6,8 @@ One replica after the other gets SIGTERM, as from a kubelet, and starts anew whe
 when the first has been ready for as long as the chart's probe needs. The stop delay, the readiness probe (HAProxy's
 check) and the time until SIGKILL are those of the chart. Polls and writes go through the proxy, with the files of
 docs/proxies, at a steady rate and over connections that are kept. Calls are never tried again. Exits with 0 when none
-was lost. nginx can be tried too, but has no checks, as a Service of Kubernetes has: it goes on sending to a replica that
-stops, and a call that is on its way just when gRPC closes is lost (docs/proxies.md).
+was lost. nginx can be tried too, but has no checks, as a Service of Kubernetes has: it goes on sending to a replica
+that stops, and a call that is on its way just when gRPC closes is lost (docs/proxies.md).
 """
 
 import argparse
