@@ -454,11 +454,11 @@ KINDS: Final = (
 # --- Prometheus ---
 
 
-def configuration(targets: Mapping[str, int]) -> str:
-    """Return the configuration that scrapes these admin ports, each as a job of its own."""
+def configuration(jobs: Mapping[str, Sequence[int]]) -> str:
+    """Return the configuration that scrapes the admin ports of these jobs."""
     scraped = [
-        {"job_name": f"jobstatus-{name}", "static_configs": [{"targets": [f"127.0.0.1:{port}"]}]}
-        for name, port in targets.items()
+        {"job_name": f"jobstatus-{name}", "static_configs": [{"targets": [f"127.0.0.1:{port}" for port in of_job]}]}
+        for name, of_job in jobs.items()
     ]
     every = f"{SCRAPE_SECONDS}s"
     return yaml.safe_dump(
@@ -489,10 +489,10 @@ class Prometheus:
 
 
 @asynccontextmanager
-async def prometheus(folder: Path, targets: Mapping[str, int]) -> AsyncIterator[Prometheus]:
+async def prometheus(folder: Path, jobs: Mapping[str, Sequence[int]]) -> AsyncIterator[Prometheus]:
     """Yield a Prometheus that scrapes these ports."""
     config, port = folder / "prometheus.yaml", ports.reserve()
-    config.write_text(configuration(targets))
+    config.write_text(configuration(jobs))
     with (folder / "prometheus.log").open("wb") as log:
         process = await asyncio.create_subprocess_exec(
             PROMETHEUS,
@@ -531,8 +531,8 @@ async def run(kinds: Sequence[Kind], folder: Path, seconds: float, console: Cons
         for kind in kinds:
             (folder / kind.name).mkdir()
             trials[kind.name] = await stack.enter_async_context(kind.make(folder / kind.name))
-        targets = {name: trial.service.admin_port for name, trial in trials.items()}
-        watching = await stack.enter_async_context(prometheus(folder, targets))
+        jobs = {name: [trial.service.admin_port] for name, trial in trials.items()}
+        watching = await stack.enter_async_context(prometheus(folder, jobs))
         well = asyncio.create_task(trials[HEALTHY].fault())
         console.print(f"{len(kinds)} services are well for {QUIET_SECONDS:.0f} s.")
         await looked(watching, QUIET_SECONDS, lambda: False)

@@ -19,7 +19,7 @@ import time
 import urllib.parse
 import urllib.request
 from collections.abc import Awaitable, Callable, Sequence
-from contextlib import AsyncExitStack, suppress
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -54,6 +54,9 @@ INCHES: Final = (16.0, 0.3)
 BACKGROUND, PANEL, TEXT, FAINT = "#111217", "#181b1f", "#ccccdc", "#8e8e9c"
 COLOURS: Final = ("#73bf69", "#f2cc0c", "#5794f2", "#ff780a", "#b877d9", "#f2495c", "#8ab8ff", "#c4162a", "#96d98d")
 NAMED: Final = {"green": "#73bf69", "orange": "#ff780a", "red": "#f2495c"}
+CAPTION: Final = (
+    "two replicas on Valkey under load; the queries of deploy/grafana/dashboard.json, drawn by make dashboard"
+)
 ADMIN: Final = bearer(admin_token())
 TENANT: Final = bearer(virtual_key_token("vk-1"))
 FORGED: Final = bearer(admin_token(secret="a secret that the service does not know, 32 bytes"))
@@ -68,17 +71,18 @@ TYPES: Final = tuple(KINDS)[:3]
 async def life(services: Sequence[Service], name: str, randomness: random.Random) -> None:
     """One job, from its creation to the poll that delivers its result, by the replicas in turn."""
     service, other = randomness.sample(list(services), 2)
-    kind = randomness.choice(TYPES)
+    kind, waits = randomness.choice(TYPES), randomness.random() < 0.3
     await create(service, name, request_type=number_of(kind))
-    polling = asyncio.create_task(poll_until_ended(other, name, KINDS[kind], waits=randomness.random() < 0.3))
-    await asyncio.sleep(randomness.expovariate(1.5))
-    await start(other, name, lease=timedelta(seconds=30))
-    await asyncio.sleep(randomness.lognormvariate(1.0, 0.6))
-    if randomness.random() < 0.06:
-        await fail(service, name)
-    else:
-        await complete(service, name, b'{"text": "%s"}' % (b"x" * randomness.randrange(200, 4000)))
-    await polling
+    async with asyncio.TaskGroup() as group:
+        group.create_task(poll_until_ended(other, name, KINDS[kind], waits=waits))
+        await asyncio.sleep(randomness.expovariate(1.5))
+        await start(service, name, lease=timedelta(minutes=1))
+        await asyncio.sleep(randomness.lognormvariate(1.0, 0.6))
+        if randomness.random() < 0.06:
+            await fail(service, name, attempt=1)
+        else:
+            result = b'{"text": "%s"}' % (b"x" * randomness.randrange(200, 4000))
+            await complete(service, name, result, attempt=1)
 
 
 async def poll_until_ended(service: Service, name: str, kind: str, *, waits: bool) -> None:
@@ -95,8 +99,10 @@ async def in_waves(rate: float, work: Callable[[int], Awaitable[object]]) -> Non
     began, number = time.monotonic(), 0
 
     async def one(number: int) -> None:
-        with suppress(OSError, TimeoutError, grpc.aio.AioRpcError):
+        try:
             await work(number)
+        except* (OSError, TimeoutError, AssertionError, grpc.aio.AioRpcError) as refused:
+            sys.stderr.write(f"{refused.exceptions[0]!r}\n")
 
     async with asyncio.TaskGroup() as group:
         while True:
@@ -110,8 +116,8 @@ async def load(services: Sequence[Service]) -> None:
     """Keep both replicas busy."""
     randomness = random.Random(16)
     async with asyncio.TaskGroup() as group:
-        group.create_task(in_waves(12, lambda number: life(services, f"job-{number}", randomness)))
-        group.create_task(in_waves(60, lambda number: services[number % 2].poll(f"job-{number % 40}", ADMIN)))
+        group.create_task(in_waves(8, lambda number: life(services, f"job-{number}", randomness)))
+        group.create_task(in_waves(50, lambda number: services[number % 2].poll(f"job-{number % 40}", ADMIN)))
         group.create_task(in_waves(1.5, lambda number: services[number % 2].poll("job-1", FORGED)))
         group.create_task(in_waves(0.7, lambda number: services[number % 2].poll("job-1")))
 
@@ -185,7 +191,7 @@ def draw_stat(axes: Axes, panel: Any, series: Sequence[Series]) -> None:
 def draw_lines(axes: Axes, panel: Any, series: Sequence[Series]) -> None:
     """Draw lines, or areas on top of each other."""
     defaults = panel["fieldConfig"]["defaults"]
-    lines = sorted((one for one in series if one.values), key=lambda one: -sum(one.values))[: len(COLOURS)]
+    lines = sorted((one for one in series if any(one.values)), key=lambda one: -sum(one.values))[: len(COLOURS)]
     if defaults["custom"]["stacking"]["mode"] == "normal" and lines:
         times = sorted({at for one in lines for at in one.times})
         rows = [[dict(zip(one.times, one.values, strict=True)).get(at, 0.0) for at in times] for one in lines]
@@ -201,6 +207,7 @@ def draw_lines(axes: Axes, panel: Any, series: Sequence[Series]) -> None:
     axes.xaxis.set_major_locator(MaxNLocator(4))
     axes.xaxis.set_major_formatter(DateFormatter("%H:%M"))  # type: ignore[no-untyped-call]
     axes.tick_params(labelsize=6.5, colors=FAINT, length=0)
+    axes.set_axisbelow(True)
     axes.grid(color="#2a2d33", linewidth=0.6)
     for spine in axes.spines.values():
         spine.set_visible(False)
@@ -224,6 +231,7 @@ def draw(port: int, seconds: float, output: Path) -> None:
     width, height = INCHES[0], INCHES[1] * rows
     figure = plt.figure(figsize=(width, height), facecolor=BACKGROUND)
     figure.text(0.008, 1 - 1.1 / rows, dashboard["title"], color=TEXT, fontsize=15, va="center")
+    figure.text(0.992, 1 - 1.1 / rows, CAPTION, color=FAINT, fontsize=8, va="center", ha="right")
     for panel in dashboard["panels"]:
         at = panel["gridPos"]
         left, bottom = at["x"] / COLUMNS, 1 - (at["y"] + at["h"] + 2) / rows
@@ -248,17 +256,18 @@ async def run(seconds: float, output: Path, folder: Path) -> None:
     async with AsyncExitStack() as stack:
         store = Server().start()
         stack.callback(store.remove)
-        services, targets = [], {}
+        services, targets = [], []
         for name in ("a", "b"):
             (folder / name).mkdir()
             process = await stack.enter_async_context(Process(folder / name, STORE=store.url()))
             services.append(await stack.enter_async_context(process.connected()))
-            targets[name] = process.port("ADMIN")
-        watching = await stack.enter_async_context(prometheus(folder, targets))
+            targets.append(process.port("ADMIN"))
+        watching = await stack.enter_async_context(prometheus(folder, {"replicas": targets}))
         loading = asyncio.create_task(load(services))
         await asyncio.wait({loading}, timeout=seconds)
         await asyncio.to_thread(draw, watching.port, seconds - 40, output)
         loading.cancel()
+        await asyncio.wait({loading})
 
 
 def main() -> int:
