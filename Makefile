@@ -9,7 +9,7 @@ unexport PYTHONDONTWRITEBYTECODE
 SOURCES := service tests benchmarks examples protos docs deploy
 
 .DEFAULT_GOAL := help
-.PHONY: help install run demo test soak check lint types imports generated generate format lock torture postgresql-torture cluster-torture replicas clocks partitions abuse migrations bench polling-day browser clients proxies stops interop deploy-check alerts dashboard rolling image clean
+.PHONY: help install run demo test soak check lint types imports generated generate format lock torture postgresql-torture cluster-torture replicas skew clocks partitions abuse migrations bench polling-day browser clients proxies stops interop deploy-check alerts dashboard rolling image clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F '\t' '{printf "  make %-19s %s\n", $$1, $$2}'
@@ -89,6 +89,9 @@ cluster-torture: install ## kill a primary of a cluster 20 times under load and 
 
 replicas: install ## two services on each shared store under load: does anybody read what is older than acknowledged?
 	$(BIN)/python tests/soak/replicas.py
+
+skew: install ## an earlier build (AGAINST=its checkout, installed) and this one upon one store: is anything lost, wrong or refused?
+	$(BIN)/python tests/soak/version_skew.py --against $(AGAINST)
 
 clocks: install ## clocks that differ, a clock that steps, processes that stand still: does a live worker lose its job? (minutes)
 	$(BIN)/python tests/soak/clocks.py

@@ -10,9 +10,9 @@ from typing import Any, Final
 
 import uvloop
 
-from jobstatus.processes.child_channel import answering
+from jobstatus.processes.child_channel import Answers, answering
 from jobstatus.processes.hangup import HangUps
-from jobstatus.processes.launch import Launch, end_start
+from jobstatus.processes.launch import Launch, end_start, sign_in_links
 from jobstatus.processes.reload import Reloader
 from jobstatus.processes.service_manager import ServiceManager, alive, service_manager
 
@@ -44,27 +44,30 @@ async def _serve_until_signal(launch: Launch) -> None:
     is_child = launch.child is not None
     catch_signals(stop, is_child=is_child)
     hangups = HangUps(stop.set, is_child=is_child)
+    links = None if is_child else sign_in_links(launch)
     manager = service_manager(is_child=is_child)
     service = serving(
         launch.settings,
         launch.issuers,
         with_reflection=launch.dev or launch.settings.grpc_reflection,
         is_child=is_child,
+        links=links,
     )
     async with AsyncExitStack() as outlasting, service as listening:
         reloader = Reloader(launch, listening.reload, manager)
         if is_child:
-            answers = {
+            answers: Answers = {
                 "reload": reloader.reload,
                 "health": listening.health,
                 "metrics": listening.exposition,
                 "alive": _alive,
                 "restart_leases": listening.restart_leases,
+                **listening.console,
             }
             # The supervisor is answered until the service has stopped, or it would take a long stop for a hang.
             await outlasting.enter_async_context(answering(answers, on_end=stop.set))
         else:
-            launch.announce({"http": listening.http, "grpc": listening.grpc, "admin": listening.admin})
+            launch.announce({"http": listening.http, "grpc": listening.grpc, "admin": listening.admin}, links)
         await _stopped(stop, hangups, reloader, manager)
     _end()
 
