@@ -9,7 +9,7 @@ unexport PYTHONDONTWRITEBYTECODE
 SOURCES := service tests benchmarks examples protos docs deploy
 
 .DEFAULT_GOAL := help
-.PHONY: help install run demo test soak check lint types imports generated generate format lock torture postgresql-torture cluster-torture replicas skew trace clocks partitions abuse migrations bench polling-day browser clients proxies stops interop deploy-check clean
+.PHONY: help install run demo test soak check lint types imports generated generate format lock torture postgresql-torture cluster-torture replicas skew trace clocks partitions abuse migrations bench polling-day browser clients proxies stops interop deploy-check alerts dashboard rolling image clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F '\t' '{printf "  make %-19s %s\n", $$1, $$2}'
@@ -134,6 +134,18 @@ interop: install ## workers in six languages through all that can happen to a jo
 
 deploy-check: install ## render and validate deploy/ with the field's own tools, which it installs into deploy/tools/bin (needs Go)
 	$(BIN)/python deploy/check.py
+
+alerts: install ## make each alert fire by a real fault, in a real Prometheus (a quarter of an hour; after deploy-check)
+	$(BIN)/python tests/soak/alerts.py
+
+dashboard: install ## draw the Grafana dashboard of two replicas under load into docs/dashboard.png (after deploy-check)
+	$(BIN)/python tests/soak/dashboard.py
+
+rolling: install ## restart two replicas behind HAProxy and nginx with the chart's times, amid polls and writes: is any lost?
+	$(BIN)/python tests/soak/rolling.py $(ROLLING)
+
+image: install ## the Containerfile's steps in an empty root, and its service read-only as a nameless user (needs root, debootstrap)
+	$(BIN)/python tests/soak/image.py
 
 clean: ## remove .venv and what runs leave behind
 	rm -rf $(VENV) var deploy/tools/bin deploy/tools/python .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache .import_linter_cache

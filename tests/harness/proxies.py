@@ -134,9 +134,11 @@ def filled_in(text: str, ports: Ports) -> str:
 
 
 @asynccontextmanager
-async def running(proxy: Proxy, folder: Path, ports: Ports) -> AsyncIterator[None]:
-    """The proxy, listening, with a folder of its own; what it prints is in `log` there."""
-    command = _prepared(proxy, folder, ports)
+async def running(
+    proxy: Proxy, folder: Path, ports: Ports, change: Callable[[str], str] = lambda text: text
+) -> AsyncIterator[None]:
+    """The proxy, listening, with a folder of its own; what it prints is in `log` there. `change` alters its file."""
+    command = _prepared(proxy, folder, ports, change)
     with (folder / "log").open("wb") as log:
         child = await asyncio.create_subprocess_exec(
             *command, cwd=folder, env=_environment(folder), stdout=log, stderr=log, stdin=subprocess.DEVNULL
@@ -148,10 +150,10 @@ async def running(proxy: Proxy, folder: Path, ports: Ports) -> AsyncIterator[Non
         await _end(child)
 
 
-def _prepared(proxy: Proxy, folder: Path, ports: Ports) -> list[str]:
+def _prepared(proxy: Proxy, folder: Path, ports: Ports, change: Callable[[str], str]) -> list[str]:
     """The command, with its files in the new folder."""
     folder.mkdir()
-    (folder / proxy.file).write_text(filled_in((FILES / proxy.file).read_text(), ports))
+    (folder / proxy.file).write_text(change(filled_in((FILES / proxy.file).read_text(), ports)))
     assert proxy.program is not None
     return proxy.command(proxy.program, folder, ports)
 

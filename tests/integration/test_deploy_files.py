@@ -120,6 +120,11 @@ def test_what_ends_a_process_waits_for_its_stop() -> None:
     assert int(grace[1]) >= stop + 5
     compose = yaml.safe_load((DEPLOY / "compose.yaml").read_text())["services"]["jobstatus"]
     assert int(compose["stop_grace_period"].removesuffix("s")) >= stop + 5
+    for unit in (DEPLOY / "systemd").glob("*.service"):
+        given = dict(line.split("=", 1) for line in unit.read_text().splitlines() if "=" in line)
+        assert int(given["TimeoutStopSec"]) >= stop + 5
+        assert given["Type"] == "notify"
+        assert int(given["WatchdogSec"]) > 0
 
 
 def test_the_chart_carries_the_rules_and_the_dashboard() -> None:
