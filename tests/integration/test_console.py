@@ -70,12 +70,13 @@ class Stream:
 
     def __init__(self, reader: asyncio.StreamReader) -> None:
         self._reader = reader
+        self._until = asyncio.get_running_loop().time() + LIMIT_SECONDS
         self.told: dict[str, Any] = {}
         """The newest value of each part."""
 
     async def line(self) -> dict[str, Any] | None:
         """The next line, None at the end."""
-        async with asyncio.timeout(LIMIT_SECONDS):
+        async with asyncio.timeout_at(self._until):
             size = int(await self._reader.readline(), 16)
             data = await self._reader.readexactly(size)
             await self._reader.readline()
@@ -397,7 +398,7 @@ async def test_a_fleet_that_is_gone_is_told() -> None:
             await create(service, name)
         await start(service, "a", lease=Duration(seconds=30))
         async with stream(service, "view=now") as told:
-            await told.until_told("now", lambda now: now["count"].get("heard_ms"))
+            await told.until_told("now", lambda now: now["heard_ms"] and now["count"])
             clock.move(seconds=9)
             now = await told.until_told("now", lambda now: now["at_ms"] >= clock.ms - 1)
             assert now["cause"] is None
