@@ -216,6 +216,18 @@ async def test_a_stream_tells_each_step_of_a_job(service: Service) -> None:
         assert (await told.until_told("rows", lambda part: part["gone"]))["gone"] == ["old"]
 
 
+async def test_the_first_jobs_of_an_empty_table_are_told_at_once(service: Service) -> None:
+    """Instead of their number: there is nothing that they could push away."""
+    async with stream(service, "view=jobs") as told:
+        assert (await told.until_told("jobs"))["jobs"] == []
+        await create(service, "first")
+        assert [job["id"] for job in (await told.until_told("jobs"))["jobs"]] == ["first"]
+        await delete(service, "first")
+        await told.until_told("rows", lambda part: part["gone"])
+        await create(service, "second")
+        assert [job["id"] for job in (await told.until_told("jobs", lambda part: part["jobs"]))["jobs"]] == ["second"]
+
+
 async def test_a_stream_tells_what_happens_now(service: Service) -> None:
     """Counts by state and type, rates, times and the curves; those are there for who comes later."""
     await create(service, "waits")
