@@ -6,7 +6,7 @@ from typing import Any, Final
 from jobstatus.core.commands import check_id
 from jobstatus.core.errors import InvalidField
 from jobstatus.core.job import Job, JobState, RequestType, is_valid_id
-from jobstatus.core.store import Listing
+from jobstatus.core.store import Listing, Place
 
 NAMES: Final = ("state", "type", "key", "worker", "error", "status", "after", "before", "page", "at")
 """The parameters that a page may send."""
@@ -43,6 +43,11 @@ def listing_of(arguments: Mapping[str, Any], limit: int) -> Listing:
 def place_of(job: Job) -> str:
     """Return the place of a job in a listing as a text."""
     return f"{job.created_at_ms}.{job.job_id}"
+
+
+def place_text(place: Place | None) -> str | None:
+    """Return a place in a listing as a text."""
+    return None if place is None else f"{place[0]}.{place[1]}"
 
 
 def place_in(arguments: Mapping[str, Any], name: str) -> tuple[int, str] | None:
