@@ -9,7 +9,7 @@ unexport PYTHONDONTWRITEBYTECODE
 SOURCES := service tests benchmarks examples protos docs deploy
 
 .DEFAULT_GOAL := help
-.PHONY: help install run demo test soak check lint types imports generated generate format lock torture postgresql-torture cluster-torture replicas skew trace clocks partitions abuse migrations bench polling-day browser clients proxies stops interop deploy-check alerts dashboard rolling image clean
+.PHONY: help install run demo test soak check lint types imports generated generate format lock torture postgresql-torture cluster-torture replicas skew trace clocks partitions abuse migrations bench polling-day browser console clients proxies stops interop deploy-check alerts dashboard rolling image clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F '\t' '{printf "  make %-19s %s\n", $$1, $$2}'
@@ -125,6 +125,9 @@ proxies: install ## waits, events, large results, gRPC and a stop through each p
 
 stops: install ## stop one of two replicas amid writes that are never tried again, directly, through HAProxy and through nginx: is any lost?
 	$(BIN)/python tests/soak/stops.py
+
+console: install ## the console in headless Chromium: steps, strangers, policy, axe, a dead fleet, a killed process (needs Chromium, ChromeDriver, npm; CONSOLE=--help)
+	$(BIN)/python tests/soak/console_page.py $(CONSOLE)
 
 clients: install ## clients that eight generators make of /openapi.json poll a running service (needs Java, Maven, Go, Node.js)
 	$(BIN)/python tests/soak/generated_clients.py $(CLIENTS)

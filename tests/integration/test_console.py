@@ -70,12 +70,13 @@ class Stream:
 
     def __init__(self, reader: asyncio.StreamReader) -> None:
         self._reader = reader
+        self._until = asyncio.get_running_loop().time() + LIMIT_SECONDS
         self.told: dict[str, Any] = {}
         """The newest value of each part."""
 
     async def line(self) -> dict[str, Any] | None:
         """The next line, None at the end."""
-        async with asyncio.timeout(LIMIT_SECONDS):
+        async with asyncio.timeout_at(self._until):
             size = int(await self._reader.readline(), 16)
             data = await self._reader.readexactly(size)
             await self._reader.readline()
@@ -213,6 +214,18 @@ async def test_a_stream_tells_each_step_of_a_job(service: Service) -> None:
         assert (rows[0]["state"], rows[0]["outcome"]) == ("completed", "completed")
         await delete(service, "old")
         assert (await told.until_told("rows", lambda part: part["gone"]))["gone"] == ["old"]
+
+
+async def test_the_first_jobs_of_an_empty_table_are_told_at_once(service: Service) -> None:
+    """Instead of their number: there is nothing that they could push away."""
+    async with stream(service, "view=jobs") as told:
+        assert (await told.until_told("jobs"))["jobs"] == []
+        await create(service, "first")
+        assert [job["id"] for job in (await told.until_told("jobs"))["jobs"]] == ["first"]
+        await delete(service, "first")
+        await told.until_told("rows", lambda part: part["gone"])
+        await create(service, "second")
+        assert [job["id"] for job in (await told.until_told("jobs", lambda part: part["jobs"]))["jobs"]] == ["second"]
 
 
 async def test_a_stream_tells_what_happens_now(service: Service) -> None:
@@ -397,7 +410,7 @@ async def test_a_fleet_that_is_gone_is_told() -> None:
             await create(service, name)
         await start(service, "a", lease=Duration(seconds=30))
         async with stream(service, "view=now") as told:
-            await told.until_told("now", lambda now: now["count"].get("heard_ms"))
+            await told.until_told("now", lambda now: now["heard_ms"] and now["count"])
             clock.move(seconds=9)
             now = await told.until_told("now", lambda now: now["at_ms"] >= clock.ms - 1)
             assert now["cause"] is None

@@ -60,7 +60,7 @@ WATCH: Final = """
 SIGN_IN: Final = """
     document.querySelector("[name=token]").value = arguments[0];
     document.querySelector("form").requestSubmit();"""
-SEEN: Final = "return document.getElementById('main').innerText;"
+SEEN: Final = "return document.querySelector(arguments[0])?.innerText ?? '';"
 REQUESTED: Final = """
     return performance.getEntriesByType("resource").map((entry) => new URL(entry.name).origin)
       .filter((origin) => origin !== location.origin);"""
@@ -105,11 +105,11 @@ class Delays:
     seconds: dict[str, float] = field(default_factory=dict)
 
     @asynccontextmanager
-    async def until_shown(self, step: str, chromium: Browser, text: str) -> AsyncIterator[None]:
-        """Do the block, and wait until the page has the text."""
+    async def until_shown(self, step: str, chromium: Browser, text: str, place: str = "tbody") -> AsyncIterator[None]:
+        """Do the block, and wait until the page has the text at this place."""
         yield
         began = time.perf_counter()
-        await shows(chromium, text)
+        await shows(chromium, text, place=place)
         self.seconds[step] = time.perf_counter() - began
 
     def check(self) -> None:
@@ -122,16 +122,16 @@ class Delays:
         return ", ".join(f"{step} {seconds * 1000:.0f} ms" for step, seconds in self.seconds.items())
 
 
-async def shows(chromium: Browser, text: str, seconds: float = STEP_SECONDS) -> None:
+async def shows(chromium: Browser, text: str, *, place: str = "main") -> None:
     """Return once the page has the text; Wrong with what it has when it does not."""
 
     async def does() -> bool:
-        return text in await chromium.run(SEEN)
+        return text in await chromium.run(SEEN, place)
 
     try:
-        await until(does, seconds)
+        await until(does, STEP_SECONDS)
     except TimeoutError:
-        raise Wrong(f"the page does not show {text!r} but {await chromium.run(SEEN)!r}") from None
+        raise Wrong(f"the page does not show {text!r} but {await chromium.run(SEEN, place)!r}") from None
 
 
 async def go(chromium: Browser, place: str, text: str) -> None:
@@ -163,9 +163,9 @@ async def lives(process: DevelopmentProcess, chromium: Browser) -> Delays:
             await start(service, "life-1", lease=Duration(seconds=30))
         async with delays.until_shown("reported", chromium, "42 %"):
             await service.jobs.HeartbeatJob(heartbeat("life-1", attempt=1, progress=0.42))
-        async with delays.until_shown("completed", chromium, "completed\n"):
+        async with delays.until_shown("completed", chromium, "completed"):
             await complete(service, "life-1", SCRIPT, attempt=1)
-        async with delays.until_shown("counted as new", chromium, "1 new, show"):
+        async with delays.until_shown("counted as new", chromium, "1 new, show", "main"):
             await create(service, "life-2")
         await chromium.press("n")
         await shows(chromium, "life-2")
@@ -187,7 +187,7 @@ async def is_closed_to_strangers(process: Process, chromium: Browser) -> None:
         await chromium.open(f"{page_of(process)}#/jobs")
         await chromium.run(SIGN_IN, given)
         await shows(chromium, sentence)
-        if "life-1" in (seen := await chromium.run(SEEN)):
+        if "life-1" in (seen := await chromium.run(SEEN, "body")):
             raise Wrong(f"the page shows a job to a stranger: {seen!r}")
 
 

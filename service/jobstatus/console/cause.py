@@ -6,8 +6,6 @@ PATIENCE_MS: Final = 5_000
 """A job that waits for less is no reason to worry."""
 SILENCE_MS: Final = 10_000
 """How long no worker is heard before that is worth saying."""
-SLACK_MS: Final = 1_000
-"""How much later than `WorkerSigns.on_time_until_ms` the last worker is late, because counts take time."""
 LONG_SILENCE_MS: Final = 60_000
 """The same where jobs run without a lease, whose workers need not say anything before the end."""
 
@@ -21,10 +19,10 @@ def likely_cause(
     pending: int,
     oldest_created_ms: int | None,
     heard_ms: int | None,
-    on_time_until_ms: int | None,
+    is_on_time: bool,
     unleased: int,
 ) -> str | None:
-    """Return why jobs wait although they should not, or None.
+    """Return why jobs wait although they should not, or None. `is_on_time`: at least one worker with a lease is.
 
     NOTHING_RUNS: every worker is late or gone. SILENT: jobs without a lease may run, but no worker was heard for long.
     """
@@ -34,7 +32,7 @@ def likely_cause(
     silent_ms = waited_ms if heard_ms is None else now_ms - heard_ms
     if waited_ms < PATIENCE_MS or silent_ms < SILENCE_MS:
         return None
-    if on_time_until_ms is not None and now_ms <= on_time_until_ms + SLACK_MS:
+    if is_on_time:
         return None
     if unleased:
         return SILENT if min(waited_ms, silent_ms) >= LONG_SILENCE_MS else None

@@ -42,17 +42,18 @@ class Census:
         self._waiters = waiters
         self._limits = limits
         self._process = uuid.uuid4().hex
-        self._watched_until = self._alone_until = self._count_at = self._types_at = float("-inf")
+        self._watched_until = self._alone_until = self._count_at = self._signs_at = self._types_at = float("-inf")
         self._count: dict[str, Any] | None = None
+        self._signs: dict[str, Any] | None = None
         self._types: dict[str, Any] | None = None
 
     def note(self, count: JobCount | None) -> None:
         """Take over a count for the metrics; None where another process leads."""
         if count is None:
             if self._monotonic() > self._alone_until:
-                self._count = self._types = None
+                self._count = self._signs = self._types = None
         else:
-            self._count = (self._count or {}) | self._of(count)
+            self._count = self._of(count)
 
     async def figures(self, watch: str) -> str:
         """Return the figures of this process as a JSON object, at once. `watch` is a Watch as text."""
@@ -68,6 +69,7 @@ class Census:
                 "jobs": self._jobs.counts(),
                 "waiters": self._waiters(),
                 "count": self._count,
+                "signs": self._signs,
                 "types": self._types,
             }
         )
@@ -79,13 +81,17 @@ class Census:
             return
         if now >= self._count_at:
             self._count_at = await self._timed(self._count_jobs)
+        if now >= self._signs_at:
+            self._signs_at = await self._timed(self._look_for_signs)
         if now >= self._types_at:
             self._types_at = await self._timed(self._count_types)
 
     async def _count_jobs(self) -> None:
-        count = await self._store.count_jobs(self._clock.leases_count_from_ms())
-        signs = await self._store.worker_signs()
-        self._count = self._of(count) | signs._asdict()
+        self._count = self._of(await self._store.count_jobs(self._clock.leases_count_from_ms()))
+
+    async def _look_for_signs(self) -> None:
+        at_ms = self._clock.ms()
+        self._signs = {"at_ms": at_ms, **(await self._store.worker_signs())._asdict()}
 
     async def _count_types(self) -> None:
         counts = await self._store.count_types()

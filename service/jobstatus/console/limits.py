@@ -14,8 +14,8 @@ class ConsoleLimits:
     """Requests of all pages together, and how many may come at a time. A stream counts once."""
     tick_seconds: float = 0.4
     """The least time between two looks of a stream at what it shows."""
-    slowest_tick_seconds: float = 5.0
-    look_share: float = 0.05
+    slowest_tick_seconds: float = 2.0
+    look_share: float = 0.2
     """The looks of a stream take at most this part of the time, most of which they wait for the store."""
     count_share: float = 0.01
     """Each count of all jobs takes at most this part of the time."""

@@ -38,6 +38,7 @@ class Pulse:
         self._waiters = 0
         self._began_ms = clock()
         self._count: Mapping[str, Any] = {}
+        self._signs: Mapping[str, Any] = {}
         self._types: Mapping[str, Any] = {}
         self.curves = Curves(limits.samples)
         self.open_pages = 0
@@ -64,10 +65,11 @@ class Pulse:
         grown = self._growth.since_last({figures["process"]: figures["jobs"] for figures in found})
         self._recent.add(now, grown)
         self._since_sample.update(grown)
-        self._count = max((each["count"] for each in found if each["count"]), key=_age, default=self._count)
-        self._types = max((each["types"] for each in found if each["types"]), key=_age, default=self._types)
+        self._count = _newest(found, "count", self._count)
+        self._signs = _newest(found, "signs", self._signs)
+        self._types = _newest(found, "types", self._types)
         self._waiters = sum(each["waiters"] for each in found)
-        heard = [self._heard_ms, self._count.get("heard_ms")]
+        heard = [self._heard_ms, self._signs.get("heard_ms")]
         if any(name.startswith(OF_WORKERS) for name in grown):
             heard.append(self._clock())
         self._heard_ms = max((at_ms for at_ms in heard if at_ms is not None), default=None)
@@ -98,7 +100,7 @@ class Pulse:
         self._since_sample = Counter()
 
     def _shown(self, processes: int) -> dict[str, Any]:
-        now, count = self._monotonic(), self._count
+        now, count, signs = self._monotonic(), self._count, self._signs
         recent, _ = self._recent.total(now, self._limits.recent_seconds)
         lately, seconds = self._recent.total(now, RATE_SECONDS)
         by_state = count.get("by_state", {})
@@ -107,8 +109,8 @@ class Pulse:
             pending=by_state.get("pending", 0),
             oldest_created_ms=count.get("oldest_created_ms"),
             heard_ms=self._heard_ms,
-            on_time_until_ms=count.get("on_time_until_ms"),
-            unleased=count.get("unleased", 0),
+            is_on_time=signs.get("at_ms", 0) <= (signs.get("on_time_until_ms") or -1),
+            unleased=signs.get("unleased", 0),
         )
         return {
             "at_ms": self._clock(),
@@ -128,8 +130,11 @@ class Pulse:
         }
 
 
-def _age(counted: Mapping[str, Any]) -> int:
-    return int(counted["at_ms"])
+def _newest(found: Sequence[Mapping[str, Any]], name: str, known: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return what was found last under this name, by any process."""
+    given = [figures[name] for figures in found if figures[name]]
+    newest: Mapping[str, Any] = max((known, *given), key=lambda each: each.get("at_ms", 0))
+    return newest
 
 
 def _rate(number: int, seconds: float) -> float:

@@ -33,7 +33,7 @@ class View:
     def __init__(self, name: str, question: Question) -> None:
         self._name = name
         self._question = question
-        self._known: dict[str, int] | None = None
+        self._known: dict[str, int] = {}
         self._top = ""
         self._last = ""
 
@@ -41,7 +41,7 @@ class View:
         """Return what to ask at the next look."""
         if self._name == "now":
             return self._question._replace(what=_ASKED_WITHOUT_VIEW)
-        if self._name == "jobs" and self._known is not None:
+        if self._name == "jobs" and self._known:
             arguments = self._question.arguments | {"known": self._known, "top": self._top}
             return self._question._replace(what="rows", arguments=arguments)
         return self._question._replace(what=self._name)
@@ -58,11 +58,14 @@ class View:
         return f'"{self._name}":{answer.body}'
 
     def _change_of_table(self, answer: Answer) -> str:
-        found = json.loads(answer.body)
-        if self._known is None:
+        if not self._known:  # the first jobs of an empty table are shown at once
+            if answer.body == self._last:
+                return ""
+            found, self._last = json.loads(answer.body), answer.body
             self._known = {row["id"]: row["version"] for row in found["jobs"]}
             self._top = found["top"] or ""
             return f'"jobs":{answer.body}'
+        found = json.loads(answer.body)
         self._known |= {row["id"]: row["version"] for row in found["rows"]}
         for job_id in found["gone"]:
             self._known.pop(job_id)
