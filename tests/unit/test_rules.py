@@ -50,6 +50,14 @@ COMPLETE = CompleteJob(job_id="j", result=b"1")
 CANCEL = CancelJob(job_id="j", reason="Not needed.")
 
 
+def test_a_job_keeps_the_traceparent_that_it_was_created_with() -> None:
+    """A retry from another span of the same trace creates nothing, and is no conflict."""
+    first, second = (replace(CREATE, traceparent=f"00-{'a' * 32}-{digit * 16}-01") for digit in "bc")
+    job, reason = run((0, first), (1, second), (2, start()), (3, COMPLETE))
+    assert job is not None
+    assert (reason, job.traceparent) == ("LEASE_LOST", first.traceparent)
+
+
 @pytest.mark.parametrize(("now_ms", "state"), [(999, JobState.PENDING), (1000, JobState.FAILED)])
 def test_a_pending_job_times_out_at_its_moment(now_ms: int, state: JobState) -> None:
     """Pending ends exactly when the timeout has passed, as `never_started`."""

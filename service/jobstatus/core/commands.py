@@ -4,6 +4,7 @@ Each raises InvalidField with the name that the field has in the gRPC contract.
 """
 
 from dataclasses import dataclass
+from dataclasses import field as dataclass_field
 from typing import Final
 
 from jobstatus.core.errors import InvalidField
@@ -88,6 +89,8 @@ def check_error(error: JobError) -> None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CreateJob:
+    """`traceparent` is one that `traceparent.valid_traceparent` returned. A retry may have another."""
+
     job_id: str
     request_type: RequestType
     virtual_key_id: str | None = None
@@ -95,6 +98,7 @@ class CreateJob:
     provider: str | None = None
     model_requested: str | None = None
     max_attempts: int = 1
+    traceparent: str | None = dataclass_field(default=None, compare=False)
 
     def __post_init__(self) -> None:
         check_id("job_id", self.job_id)

@@ -80,7 +80,9 @@ class Job(NamedTuple):
     A tuple, because several are made for each write, and changing a field costs a fifth of what a dataclass takes.
     `due_at_ms` is when a sweep has to see whether a lease or a timeout has ended: not later than it ends, and earlier
     where heartbeats have renewed the lease since; None for a terminal job. `lease_ms` is the duration of a lease, by
-    which a heartbeat renews it; None while the attempt has no lease.
+    which a heartbeat renews it; None while the attempt has no lease. `last_writer` has the names in the certificate of
+    the client that made this version; None without one, and where the service made it. `traceparent` is that of the
+    request that submitted the job, see `traceparent`.
     """
 
     job_id: str
@@ -106,6 +108,8 @@ class Job(NamedTuple):
     message: str | None = None
     error: JobError | None = None
     result: bytes | None = None
+    last_writer: str | None = None
+    traceparent: str | None = None
 
     def ended(
         self, state: JobState, at_ms: int, status_code: int, result: bytes | None, error: JobError | None

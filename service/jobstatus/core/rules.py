@@ -5,7 +5,7 @@ leaves a terminal state, and `completed_at` is never before `created_at`, even w
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from enum import StrEnum
 from typing import Any, Final
 
@@ -36,6 +36,10 @@ GIVEN_UP_CODES: Final = (CLIENT_CLOSED_REQUEST, GATEWAY_TIMEOUT)
 """The status codes of jobs that a client or the service gave up. Their duration says nothing about other jobs."""
 CANCELLED_TYPE: Final = "cancelled"
 CANCELLED_CODE: Final = "cancelled_by_client"
+
+
+_CREATED_WITH: Final = tuple(field.name for field in fields(CreateJob) if field.compare)
+"""The fields in which a command that creates a job again must be the same."""
 
 
 class JobOutcome(StrEnum):
@@ -231,8 +235,9 @@ def _create(job: Job | None, command: CreateJob, now_ms: int, _: Policy) -> Job:
             created_at_ms=now_ms,
             result_ttl_ms=command.result_ttl_ms,
             max_attempts=command.max_attempts,
+            traceparent=command.traceparent,
         )
-    if any(getattr(job, field) != getattr(command, field) for field in command.__slots__):
+    if any(getattr(job, name) != getattr(command, name) for name in _CREATED_WITH):
         raise errors.JobExists
     return job
 

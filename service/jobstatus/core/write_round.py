@@ -89,11 +89,15 @@ class WriteRound:
         self._store_failed = has_failed
 
     def _report(self, stored: Mapping[str, _Stored], changes: Iterable[Change]) -> None:
-        """Count the jobs that these changes, which were committed, started and ended."""
-        for job_id, _, job, _ in changes:
-            if job is None or job.started_at_ms is job.completed_at_ms is None:
+        """Count the jobs that these changes, which were committed, created, started and ended."""
+        for job_id, replaces, job, _ in changes:
+            if job is None:
                 continue
             before = stored[job_id]
+            if not replaces or (isinstance(before, Job) and before.is_terminal):  # only a new job replaces an ended one
+                self._observer.job_created(job.request_type)
+            if job.started_at_ms is None and not job.is_terminal:
+                continue
             was_started = isinstance(before, Job) and before.started_at_ms is not None and not before.is_terminal
             if job.started_at_ms is not None and not was_started:
                 self._observer.job_started(job.request_type, (job.started_at_ms - job.created_at_ms) / 1000)
@@ -186,12 +190,16 @@ def _decide(
     """Return the outcome of each command, given what those before it made of its job, and what becomes of each job."""
     current = dict(stored)
     outcomes: list[Outcome] = []
-    for _, _, command in items:
+    for submission, _, command in items:
         before = current[command.job_id]
         if isinstance(before, JobStatusError):
             outcomes.append(before)
             continue
         after, refusal = rules.decide(before, command, now_ms, policy)
+        if after is not None and after is not before:
+            writer = submission.writer if refusal is None else None  # what changed in spite of it, the service did
+            if after.last_writer != writer:
+                after = after._replace(last_writer=writer)
         current[command.job_id] = after
         outcomes.append(refusal or after or before or JobNotFound())
     return outcomes, current

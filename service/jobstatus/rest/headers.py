@@ -3,9 +3,9 @@
 import ipaddress
 import random
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
-from typing import Final
+from typing import Final, NamedTuple
 
 from multidict import MultiMapping, istr
 
@@ -66,8 +66,24 @@ def entity_tag(version: int, created_at_ms: int) -> str:
     return f'"{created_at_ms:x}-{version}"'
 
 
-def is_known(if_none_match: Iterable[str], tag: str) -> bool:
+class Conditions(NamedTuple):
+    """The preconditions of a request: the values of its `If-Match` and `If-None-Match` headers."""
+
+    if_match: Sequence[str]
+    if_none_match: Sequence[str]
+
+
+def conditions_in(headers: MultiMapping[str]) -> Conditions | None:
+    """Return the preconditions of a request, None if it has none."""
+    if IF_NONE_MATCH in headers or IF_MATCH in headers:
+        return Conditions(headers.getall(IF_MATCH, ()), headers.getall(IF_NONE_MATCH, ()))
+    return None
+
+
+def is_known(if_none_match: Sequence[str], tag: str) -> bool:
     """Return whether the client has this document already (RFC 9110, section 13.1.2: weak comparison)."""
+    if tag in if_none_match or "*" in if_none_match:  # as nearly all clients send it
+        return True
     tags = {known.removeprefix("W/") for line in if_none_match for known in _entity_tags(line)}
     return "*" in tags or tag in tags
 

@@ -7,9 +7,11 @@ from typing import Any, Final, TypeAlias, TypeVar
 from google.protobuf.message import Message
 
 from jobstatus.core import commands as core
+from jobstatus.core.caller import TRACEPARENT
 from jobstatus.core.errors import InvalidField, JobStatusError
 from jobstatus.core.json_slices import SLICE_BYTES, check_result, check_small_result
 from jobstatus.core.json_text import Scanner
+from jobstatus.core.traceparent import valid_traceparent
 from jobstatus.rpc.messages import error_from_message, ms_from_duration, optional, request_type_of
 from jobstatus.v1 import job_status_pb2 as pb
 
@@ -43,6 +45,7 @@ def create_job(message: pb.CreateJobRequest) -> core.CreateJob:
         provider=message.provider if has("provider") else None,
         model_requested=message.model_requested if has("model_requested") else None,
         max_attempts=message.max_attempts if has("max_attempts") else 1,
+        traceparent=valid_traceparent(message.traceparent) if message.traceparent else TRACEPARENT.get(),
     )
 
 

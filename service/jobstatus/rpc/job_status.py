@@ -5,21 +5,22 @@ import base64
 import binascii
 import hashlib
 import json
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import aclosing
 from dataclasses import replace
 from typing import Final, TypeVar
 
 from jobstatus.core import commands as core
-from jobstatus.core.commands import MAX_BATCH, check_id
+from jobstatus.core.commands import MAX_BATCH, check_id, check_status_code
 from jobstatus.core.errors import InvalidField, JobStatusError
 from jobstatus.core.job import Job, is_valid_id
-from jobstatus.core.store import Listing, StoreError
+from jobstatus.core.store import Answer, Listing, Place, StoreError
 from jobstatus.core.tracker import JobTracker
 from jobstatus.core.watching.change_feed import ChangeFeed
 from jobstatus.rpc import commands
 from jobstatus.rpc.errors import operation_error
 from jobstatus.rpc.messages import (
+    answer_fields,
     check_count,
     fill_job,
     job_state_of,
@@ -46,6 +47,8 @@ Written = TypeVar(
 
 MAX_IDLE_MS: Final = 3_600_000
 """The longest interval of signs of life that a watch may ask for."""
+MAX_CODE_CHARACTERS: Final = 1024
+"""The longest error code that a listing may ask for."""
 MAX_LISTED_ERROR_BYTES: Final = 16 * 1024
 """A larger error is left out of listings."""
 
@@ -111,6 +114,8 @@ class JobStatusServicer:
         check_count("job_ids", len(request.job_ids))
         for job_id in request.job_ids:
             check_id("job_ids", job_id)
+        if request.as_answers:
+            return await self._batch_get_answers(request)
         sizes: dict[str, int | None] = {}
         if request.omit_result:
             jobs = await self._tracker.get_many(request.job_ids, with_results=False)
@@ -120,10 +125,7 @@ class JobStatusServicer:
         else:
             _check_size(await self._tracker.result_bytes(request.job_ids))
             jobs = await self._tracker.get_many(request.job_ids, with_results=True)
-        failed = {job_id: job for job_id, job in zip(request.job_ids, jobs, strict=True) if isinstance(job, StoreError)}
-        if failed and not request.allow_partial_success:
-            raise next(iter(failed.values()))
-        response = pb.BatchGetJobsResponse(unavailable_job_ids=failed)
+        response = pb.BatchGetJobsResponse(unavailable_job_ids=_failed(request, jobs))
         for job in jobs:
             if isinstance(job, Job):
                 fill_job(response.jobs.add(), job, left_out_bytes=sizes.get(job.job_id))
@@ -147,19 +149,29 @@ class JobStatusServicer:
             virtual_key_id=optional(request, "virtual_key_id"),
             created_after_ms=_at(request, "created_after"),
             created_before_ms=_at(request, "created_before"),
+            worker_id=optional(request, "worker_id"),
+            error_code=optional(request, "error_code"),
+            status_code=optional(request, "status_code"),
             before=_read_token(request.page_token, digest) if request.page_token else None,
         )
-        if listing.virtual_key_id is not None:
-            check_id("virtual_key_id", listing.virtual_key_id)
+        _check_filters(listing)
         page = pb.ListJobsResponse()
+        goes_on: Place | None = None
+
+        async def read(last: Job | None, limit: int) -> list[Job]:
+            nonlocal goes_on
+            jobs, goes_on = await self._tracker.list_page(_after(listing, last, limit))
+            return jobs
+
         last = await fill(
             page.jobs,
-            lambda last, limit: self._tracker.list_jobs(_after(listing, last, limit)),
+            read,
             lambda job: _fill_listed(page.jobs.add(), job),
             count=count,
             limits=self._limits.pages,
         )
-        page.next_page_token = "" if last is None else _make_token(last, digest)
+        place = goes_on if last is None else (last.created_at_ms, last.job_id)
+        page.next_page_token = "" if place is None else _make_token(place, digest)
         return page
 
     async def WatchJob(self, request: pb.WatchJobRequest) -> AsyncGenerator[pb.WatchJobResponse | bytes]:
@@ -187,6 +199,13 @@ class JobStatusServicer:
             finally:
                 reading.cancel()
                 await asyncio.gather(reading, return_exceptions=True)
+
+    async def _batch_get_answers(self, request: pb.BatchGetJobsRequest) -> pb.BatchGetJobsResponse:
+        answers = await self._tracker.answers(request.job_ids)
+        return pb.BatchGetJobsResponse(
+            answers=[answer_fields(answer) if isinstance(answer, Answer) else {} for answer in answers],
+            unavailable_job_ids=_failed(request, answers),
+        )
 
     def _idle_seconds(self, request: pb.WatchJobRequest) -> float | None:
         if not request.HasField("idle_interval"):
@@ -221,6 +240,14 @@ def _watch_response(job: Job) -> bytes:
     return response.SerializeToString()
 
 
+def _failed(request: pb.BatchGetJobsRequest, found: Sequence[object]) -> list[str]:
+    """Return the ids of the jobs that cannot be read now. Raise the first one's error unless a part will do."""
+    failed = {job_id: item for job_id, item in zip(request.job_ids, found, strict=True) if isinstance(item, StoreError)}
+    if failed and not request.allow_partial_success:
+        raise next(iter(failed.values()))
+    return list(failed)
+
+
 def _check_size(outcome_bytes: int) -> None:
     if outcome_bytes > MAX_ANSWER_BYTES:
         raise InvalidField.of("job_ids", f"their results and errors exceed {MAX_ANSWER_BYTES} bytes: ask for fewer")
@@ -241,6 +268,17 @@ def _fill_listed(message: pb.Job, job: Job) -> pb.Job:
     return message
 
 
+def _check_filters(listing: Listing) -> None:
+    """Raise InvalidField for a filter that no job can pass."""
+    for field in ("virtual_key_id", "worker_id"):
+        if (wanted := getattr(listing, field)) is not None:
+            check_id(field, wanted)
+    if listing.error_code is not None and not 1 <= len(listing.error_code) <= MAX_CODE_CHARACTERS:
+        raise InvalidField.of("error_code", f"must have from 1 to {MAX_CODE_CHARACTERS} characters")
+    if listing.status_code is not None:
+        check_status_code("status_code", listing.status_code)
+
+
 def _after(listing: Listing, last: Job | None, limit: int) -> Listing:
     """Return the listing of `limit` jobs after the last one; None: from where the page begins."""
     before = listing.before if last is None else (last.created_at_ms, last.job_id)
@@ -252,11 +290,11 @@ def _at(request: pb.ListJobsRequest, field: str) -> int | None:
     return None if value is None else ms_from_timestamp(value, field)
 
 
-def _make_token(last: Job, digest: str) -> str:
-    return base64.urlsafe_b64encode(json.dumps([last.created_at_ms, last.job_id, digest]).encode()).decode()
+def _make_token(place: Place, digest: str) -> str:
+    return base64.urlsafe_b64encode(json.dumps([*place, digest]).encode()).decode()
 
 
-def _read_token(token: str, digest: str) -> tuple[int, str]:
+def _read_token(token: str, digest: str) -> Place:
     """Return where the last page ended. Raises InvalidField for a token that is invalid or belongs to other filters."""
     try:
         created_at_ms, job_id, made_for = json.loads(base64.b64decode(token.encode(), altchars=b"-_", validate=True))

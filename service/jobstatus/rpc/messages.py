@@ -12,6 +12,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from jobstatus.core.commands import MAX_BATCH
 from jobstatus.core.errors import InvalidField
 from jobstatus.core.job import ErrorExtraFields, ErrorField, Job, JobError, JobState, RequestType
+from jobstatus.core.store import Answer
 from jobstatus.core.virtual_keys import VirtualKey
 from jobstatus.v1 import job_status_pb2 as pb
 from jobstatus.v1 import virtual_keys_pb2 as vk_pb
@@ -21,6 +22,9 @@ REQUEST_TYPES: Final[dict[RequestType, pb.RequestType.ValueType]] = {
 }
 JOB_STATES: Final[dict[JobState, pb.JobState.ValueType]] = {
     state: pb.JobState.Value(f"JOB_STATE_{state.name}") for state in JobState
+}
+_REQUEST_TYPES_BY_NAME: Final[dict[str, pb.RequestType.ValueType]] = {
+    request_type.value: number for request_type, number in REQUEST_TYPES.items()
 }
 _REQUEST_TYPES_BACK: Final[dict[int, RequestType]] = {
     number: request_type for request_type, number in REQUEST_TYPES.items()
@@ -137,6 +141,10 @@ def _fill_names(message: pb.Job, job: Job) -> None:
         message.model_requested = job.model_requested
     if job.worker_id is not None:
         message.worker_id = job.worker_id
+    if job.last_writer is not None:
+        message.last_writer = job.last_writer
+    if job.traceparent is not None:
+        message.traceparent = job.traceparent
 
 
 def _fill_times(message: pb.Job, job: Job) -> None:
@@ -155,6 +163,43 @@ def _fill_times(message: pb.Job, job: Job) -> None:
 def _set_ms(message: Timestamp | Duration, ms: int) -> None:
     message.seconds = ms // 1000
     message.nanos = ms % 1000 * _NANOS_PER_MS
+
+
+def answer_fields(answer: Answer) -> Any:
+    """Return the fields of a PollAnswer by name, as keywords of its message."""
+    return {
+        "request_type": _REQUEST_TYPES_BY_NAME[answer.request_type],
+        "virtual_key_id": answer.virtual_key_id,
+        "created_at_ms": answer.created_at_ms,
+        "expires_at_ms": answer.expires_at_ms,
+        "ended_at_ms": answer.ended_at_ms,
+        "version": answer.version,
+        "progress": answer.progress,
+        "body": answer.body,
+        "result_size": answer.result_size,
+        "result": answer.result,
+    }
+
+
+def answer_from_message(message: pb.PollAnswer) -> Answer | None:
+    """Return the answer, or None for no such job. Raises InvalidField for a type that this version does not know."""
+    has, number = message.HasField, message.request_type
+    answer = Answer(
+        _REQUEST_TYPES_BACK.get(number, ""),
+        message.virtual_key_id if has("virtual_key_id") else None,
+        message.created_at_ms,
+        message.expires_at_ms if has("expires_at_ms") else None,
+        message.ended_at_ms if has("ended_at_ms") else None,
+        message.version,
+        message.progress if has("progress") else None,
+        message.body,
+        message.result_size if has("result_size") else None,
+        message.result if has("result") else None,
+    )
+    if number == pb.REQUEST_TYPE_UNSPECIFIED:
+        return None
+    request_type_of(number)  # raises for an unknown one
+    return answer
 
 
 def job_from_message(message: pb.Job) -> Job:
@@ -185,6 +230,8 @@ def job_from_message(message: pb.Job) -> Job:
         lease_expires_at_ms=at("lease_expires_at"),
         progress=optional(message, "progress"),
         message=optional(message, "message"),
+        last_writer=optional(message, "last_writer"),
+        traceparent=optional(message, "traceparent"),
     )
 
 
