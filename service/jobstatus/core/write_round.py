@@ -9,7 +9,7 @@ from typing import Final
 
 from jobstatus.core import rules
 from jobstatus.core.answer import render
-from jobstatus.core.commands import Command, CompleteJob
+from jobstatus.core.commands import Command, CompleteJob, CreateJob
 from jobstatus.core.errors import JobNotFound, JobStatusError, StoreFull, StoreUnavailable
 from jobstatus.core.job import Job, JobState
 from jobstatus.core.observer import Observer, timed
@@ -44,14 +44,17 @@ class WriteRound:
         self._on_commit = on_commit
         self._store_failed = False
 
-    async def run(self, items: Sequence[Item]) -> list[Item]:
+    async def run(self, items: Sequence[Item], *, is_first: bool = False) -> list[Item]:
         """Decide and commit once, and deliver the outcomes. Return the items whose jobs another process changed first.
+
+        In the first round no job is read that is to be created, because there seldom is one. The commit finds it if
+        there is, and then its items are returned, too.
 
         An error of the store is the outcome of each command that wanted a change. After one, every lease runs once
         more in full, because heartbeats may have been lost.
         """
-        job_ids = list(dict.fromkeys([command.job_id for _, _, command in items]))
-        stored = await self._read(job_ids, items)
+        new = _created(items) if is_first else frozenset()
+        stored = await self._read(list(dict.fromkeys([command.job_id for _, _, command in items])), new, items)
         now_ms = self._clock.ms()
         policy = self._policy_at(now_ms)
         outcomes, following = _decide(items, stored, now_ms, policy)
@@ -73,7 +76,10 @@ class WriteRound:
         else:
             deliver(items, outcomes)
         self._on_commit(changed - lost)  # including uncertain changes, which may have happened
-        return [item for item in items if item[2].job_id in lost] if lost else []
+        again = [item for item in items if item[2].job_id in lost] if lost else []
+        if races := [item for item in again if item[2].job_id not in new]:
+            self._observer.races_lost(len(races))
+        return again
 
     def _note_health(self, found: Iterable[_Stored | CommitError], now_ms: int) -> None:
         """Note whether the store failed. Once it works again, let each lease run once more in full."""
@@ -115,11 +121,19 @@ class WriteRound:
             )
         return self._policy
 
-    async def _read(self, job_ids: list[str], items: Sequence[Item]) -> dict[str, _Stored]:
-        """Read the stored jobs, with a result only where a command completes the job with one of the same length."""
+    async def _read(self, job_ids: Sequence[str], new: Collection[str], items: Sequence[Item]) -> dict[str, _Stored]:
+        """Read the stored jobs, except for new ones.
+
+        With a result only where a command completes the job with one of the same length. A failure of the store is
+        that of the new ones, too, because a batch takes the time limit of one operation from a silent store.
+        """
+        stored: dict[str, _Stored] = dict.fromkeys(job_ids)
+        wanted = [job_id for job_id in job_ids if job_id not in new]
+        if not wanted:
+            return stored
         try:
             with timed(self._observer, "read_jobs"):
-                stored = dict(zip(job_ids, await self._store.read_jobs(job_ids, with_results=False), strict=True))
+                stored |= zip(wanted, await self._store.read_jobs(wanted, with_results=False), strict=True)
             sizes: dict[str, set[int | None]] = {}
             completed = {job_id for job_id, job in stored.items() if isinstance(job, Job) and job.state is _COMPLETED}
             for _, _, command in items if completed else ():
@@ -151,6 +165,12 @@ class WriteRound:
             return await self._store.confirm(job_ids)
         except (StoreUnavailable, StoreFull) as error:
             return dict.fromkeys(job_ids, error)
+
+
+def _created(items: Sequence[Item]) -> frozenset[str]:
+    """Return the jobs whose first command creates them."""
+    first = {command.job_id: command for _, _, command in reversed(items)}
+    return frozenset([job_id for job_id, command in first.items() if type(command) is CreateJob])
 
 
 def items_of(batch: Sequence[Submission]) -> list[Item]:

@@ -38,7 +38,6 @@ class Writer:
     ) -> None:
         """Arguments as in WriteRound."""
         self._part_of = store.part_of
-        self._observer = observer
         self._limits = limits
         self._open_round = partial(
             WriteRound, store, clock=clock, policy=policy, observer=observer, on_commit=on_commit
@@ -89,7 +88,7 @@ class Writer:
         try:
             for part, commands in calls:
                 if part not in self._parts:
-                    self._parts[part] = _PartWriter(self._open_round(), self._observer, self._limits)
+                    self._parts[part] = _PartWriter(self._open_round(), self._limits)
                 submissions.append(self._parts[part].admit(commands))
         except Overloaded:
             for submission in submissions:
@@ -101,8 +100,7 @@ class Writer:
 class _PartWriter:
     """Writes the jobs of one part of the store, one batch at a time."""
 
-    def __init__(self, one_round: WriteRound, observer: Observer, limits: WriterLimits) -> None:
-        self._observer = observer
+    def __init__(self, one_round: WriteRound, limits: WriterLimits) -> None:
         self._max_rounds = limits.max_rounds
         self.queue = WriteQueue(limits)
         self._round = one_round
@@ -141,12 +139,10 @@ class _PartWriter:
 
     async def _write(self, batch: Sequence[Submission]) -> None:
         items = items_of(batch)
-        for _ in range(self._max_rounds):
+        for number in range(self._max_rounds):
             if not items:
                 return
-            items = await self._round.run(items)
-            if items:
-                self._observer.races_lost(len(items))
+            items = await self._round.run(items, is_first=number == 0)
         deliver(items, [Overloaded()] * len(items))
 
 
