@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from harness.http import request
-from harness.jobs import completion, creation, starting
+from harness.jobs import completion, creation, next_job, starting
 from harness.logged import events_logged
 from harness.otlp import Received, Receiver, receiver
 from harness.ports import reserve
@@ -17,6 +17,7 @@ from harness.tokens import bearer, virtual_key_token
 from harness.waiting import until
 from harness.wire import refused
 from jobstatus.client import JobStatusClient, RequestType
+from jobstatus.v1 import job_status_pb2 as pb
 from opentelemetry import trace
 from opentelemetry.sdk.trace import TracerProvider
 
@@ -126,6 +127,17 @@ async def test_a_poll_of_an_edge_goes_on_in_its_service(traces: Receiver) -> Non
     assert (poll.links, called.kind, answered.kind) == (("b" * 16,), "client", "server")
     assert (called.parent, answered.parent) == (poll.span_id, called.span_id)
     assert answered.span_id in {span.parent for span in traces.named("read_answers jobs")}
+
+
+async def test_a_watch_that_its_client_ends_is_a_span(traces: Receiver) -> None:
+    """It lasts until then, and its service goes on."""
+    async with service_here() as service:
+        await service.jobs.CreateJob(creation("job-1"))
+        watch = service.jobs.WatchJob(pb.WatchJobRequest(job_id="job-1"))
+        assert (await next_job(watch)).job_id == "job-1"
+        watch.cancel()
+        await until(lambda: bool(traces.named(f"{CALL}WatchJob")))
+        assert (await service.poll("job-1", OWNER)).status == 202
 
 
 HOSTILE = [

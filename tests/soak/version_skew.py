@@ -28,6 +28,7 @@ from harness.service import INSTALLED, EdgeProcess, Process, Service, Starting
 from harness.stores import SHARED, STORES
 from harness.tokens import bearer, virtual_key_token
 from harness.verdict import verdict
+from harness.waiting import until
 from rich.console import Console
 from soak.replicas import Report, run, table_of
 
@@ -95,15 +96,20 @@ async def _polled(name: str, service: Service) -> list[str]:
 
 async def _polled_through_an_edge(name: str, service: Service, start: Starting, folder: Path) -> list[str]:
     """A plain poll, and one that waits for the end."""
-    place = folder / name
+    place, owner = folder / name, bearer(virtual_key_token(VIRTUAL_KEY))
     place.mkdir()
     process = EdgeProcess(place, service)
     process.start_command = start
     await service.jobs.CreateJob(creation(name))
     async with process:
         edge = service.behind(process.port("HTTP"), process.port("ADMIN"))
-        waiting = asyncio.create_task(edge.poll(name, bearer(virtual_key_token(VIRTUAL_KEY)), "Prefer: wait=30"))
-        pending = await edge.poll(name, bearer(virtual_key_token(VIRTUAL_KEY)))
+
+        async def can_wait() -> bool:
+            return "preference-applied" in (await edge.poll(name, owner, "Prefer: wait=1")).headers
+
+        await until(can_wait)  # from when on the edge hears of changes
+        pending = await edge.poll(name, owner)
+        waiting = asyncio.create_task(edge.poll(name, owner, "Prefer: wait=30"))
         await service.jobs.CompleteJob(completion(name, RESULT))
         waited = await waiting
         wrong = await _polled(name, edge)

@@ -4,7 +4,7 @@ A call is a child of the span that its client names, and is linked to the reques
 """
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from contextlib import aclosing, contextmanager
 from typing import Any, Final
 
 import grpc
@@ -101,8 +101,9 @@ def _streaming(handler: Any, begin: Callable[[], Span]) -> Any:
 
     async def handle(request: Any, context: Context) -> AsyncIterator[bytes]:
         with _span(begin, context):
-            async for response in behavior(request, context):
-                yield response
+            async with aclosing(behavior(request, context)) as responses:
+                async for response in responses:
+                    yield response
 
     if handler.request_streaming:
         return grpc.stream_stream_rpc_method_handler(handle)

@@ -56,7 +56,7 @@ def _open(environment: Mapping[str, str]) -> "Spans | None":
 
             return open_spans(exporter, environment)
         except ModuleNotFoundError as error:
-            problem = f"{error.name} is not installed: pip install '.[otel]' in the checkout"
+            problem = f"{error.name} is not installed; the extra otel has the SDK and its exporter over gRPC"
         except Exception as error:  # noqa: BLE001  # whatever the SDK makes of the variables, the service serves
             problem = f"OpenTelemetry does not accept its variables ({type(error).__name__})"
     _log.warning("No traces are made.", extra={"event": "traces_unavailable", "problem": problem})
