@@ -110,7 +110,7 @@ def install_go_tools() -> str:
         path = BIN / name
         if path.exists() and path.stat().st_mtime >= pinned_at:
             continue
-        options = ("-mod=readonly", "-buildvcs=false", "-trimpath", "-tags", TAGS, "-ldflags", "-s -w")
+        options = ("-mod=readonly", "-buildvcs=false", "-tags", TAGS, "-ldflags", "-s -w")
         run(go, "build", *options, "-o", path, package, cwd=TOOLS)
         path.touch()
         built.append(name)

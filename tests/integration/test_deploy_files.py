@@ -17,6 +17,7 @@ from jobstatus.settings import Settings
 from jobstatus.settings.sources import PREFIX
 from jobstatus.telemetry.collectors import Format
 from prometheus_client.parser import text_string_to_metric_families
+from soak.alerts import KINDS
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 DEPLOY: Final = ROOT / "deploy"
@@ -87,6 +88,11 @@ def test_each_alert_has_a_test_that_fires_and_one_that_does_not() -> None:
     tests = yaml.safe_load((DEPLOY / "prometheus" / "tests.yaml").read_text())["tests"]
     cases = Counter((case["alertname"], bool(case["exp_alerts"])) for test in tests for case in test["alert_rule_test"])
     assert set(cases) == {(alert, fires) for alert in alerts() for fires in (True, False)}
+
+
+def test_each_alert_has_a_fault_that_makes_it_fire() -> None:
+    """`make alerts` inflicts them."""
+    assert {f"JobStatus{alert}" for kind in KINDS for alert in kind.alerts} == set(alerts())
 
 
 @pytest.mark.parametrize("path", ["compose.yaml", "Containerfile", "helm/jobstatus/templates/configmap.yaml"])
