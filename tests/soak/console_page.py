@@ -287,9 +287,16 @@ async def work(service: Service, name: str, chance: random.Random) -> None:
         job_id = f"{name}-{number}"
         await create(service, job_id, request_type=1 + number % 4)
         await asyncio.sleep(chance.random() * 0.2)
-        await start(service, job_id, name, lease=Duration(seconds=30))
+        await start(service, job_id, name, lease=Duration(seconds=600))
         await asyncio.sleep(chance.random() * 0.4)
-        await complete(service, job_id, attempt=1)
+        if number % 13 == 5:
+            await service.jobs.HeartbeatJob(heartbeat(job_id, attempt=1, progress=chance.random(), message="decoding"))
+        elif number % 9 == 4:
+            error = job_error("The provider has no quota left.")
+            error.error.code = "quota_exceeded"
+            await fail(service, job_id, error, attempt=1, status_code=429)
+        else:
+            await complete(service, job_id, attempt=1)
 
 
 @asynccontextmanager
@@ -495,7 +502,7 @@ async def main() -> int:
         return 2
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        async with browser(folder / "profile") as chromium:
+        async with browser(folder / "profile", "--hide-scrollbars") as chromium:
             await chromium.command("Page.addScriptToEvaluateOnNewDocument", source=WATCH)
             try:
                 await run(options, folder, chromium)
