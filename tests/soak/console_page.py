@@ -437,8 +437,7 @@ async def many(url: str, jobs: int) -> None:
         for first in range(0, jobs, 1000):
             batch = []
             for number in range(first, min(jobs, first + 1000)):
-                created_at_ms = now_ms - 10 * (jobs - number)
-                times: dict[str, Any] = {"created_at_ms": created_at_ms, "due_at_ms": now_ms + 86_400_000}
+                times: dict[str, Any] = {
                     "created_at_ms": now_ms - 10 * (jobs - number),
                     "due_at_ms": now_ms + 86_400_000,
                 }
