@@ -1,6 +1,6 @@
 """The console in a real browser: is each step of a job seen in time, by admins only, by everyone who has to?
 
-    python tests/soak/console_page.py [--stores sqlite postgresql cluster] [--screenshots docs] [--load]
+    python tests/soak/console_page.py [--stores sqlite postgresql cluster] [--soon 1] [--screenshots docs] [--load]
 
 Needs Chromium and ChromeDriver, which no wheel brings, and npm for axe-core; the script says so where they are missing.
 
@@ -39,9 +39,11 @@ from google.protobuf.duration_pb2 import Duration
 from harness.chromium import Browser, browser, missing_programs
 from harness.jobs import complete, create, fail, heartbeat, job_error, start
 from harness.service import Process, Service
-from harness.stores import STORES
+from harness.stores import STORES, change, job
 from harness.tokens import admin_token, token, virtual_key_token
 from harness.waiting import until
+from jobstatus.core.job import JobState, RequestType
+from jobstatus.stores import open_store
 
 STEP_SECONDS: Final = 20.0
 SOON_SECONDS: Final = 1.0
@@ -112,9 +114,9 @@ class Delays:
         await shows(chromium, text, place=place)
         self.seconds[step] = time.perf_counter() - began
 
-    def check(self) -> None:
-        """Raise Wrong if a step took too long."""
-        late = {step: seconds for step, seconds in self.seconds.items() if seconds > SOON_SECONDS}
+    def check(self, soon: float) -> None:
+        """Raise Wrong if a step took longer."""
+        late = {step: seconds for step, seconds in self.seconds.items() if seconds > soon}
         if late:
             raise Wrong(f"these steps were shown late: {late}")
 
@@ -287,9 +289,16 @@ async def work(service: Service, name: str, chance: random.Random) -> None:
         job_id = f"{name}-{number}"
         await create(service, job_id, request_type=1 + number % 4)
         await asyncio.sleep(chance.random() * 0.2)
-        await start(service, job_id, name, lease=Duration(seconds=30))
+        await start(service, job_id, name, lease=Duration(seconds=600))
         await asyncio.sleep(chance.random() * 0.4)
-        await complete(service, job_id, attempt=1)
+        if number % 13 == 5:
+            await service.jobs.HeartbeatJob(heartbeat(job_id, attempt=1, progress=chance.random(), message="decoding"))
+        elif number % 9 == 4:
+            error = job_error("The provider has no quota left.")
+            error.error.code = "quota_exceeded"
+            await fail(service, job_id, error, attempt=1, status_code=429)
+        else:
+            await complete(service, job_id, attempt=1)
 
 
 @asynccontextmanager
@@ -397,12 +406,12 @@ def renderers(driver: int) -> list[int]:
     ]
 
 
-async def costs(folder: Path, chromium: Browser, seconds: float) -> list[str]:
+async def costs(folder: Path, chromium: Browser, seconds: float, jobs: int) -> list[str]:
     """What each view costs the browser and the service, beside what the same changes cost without a page."""
+    await many(STORES["sqlite"](folder), jobs)
     async with Process(folder, CONSOLE="on") as process, process.connected() as service:
         assert process.child is not None
         pid = process.child.pid
-        await many(service, 100_000)
         lines = []
         async with changing(service, 500):
             for view in ("", "now", "jobs", "workers", ""):
@@ -420,19 +429,23 @@ async def costs(folder: Path, chromium: Browser, seconds: float) -> list[str]:
         return lines
 
 
-async def many(service: Service, jobs: int) -> None:
-    """So many jobs, most of them ended."""
-    limit = asyncio.Semaphore(200)
-
-    async def one(number: int) -> None:
-        async with limit:
-            await create(service, f"many-{number}", request_type=1 + number % 11)
-            if number % 20:
-                await start(service, f"many-{number}", f"gpu-{number % 40}")
-                await complete(service, f"many-{number}")
-
-    for first in range(0, jobs, 5000):
-        await asyncio.gather(*(one(number) for number in range(first, min(jobs, first + 5000))))
+async def many(url: str, jobs: int) -> None:
+    """Store so many jobs of all types, most of them ended, before a service serves them."""
+    now_ms, types = int(time.time() * 1000), list(RequestType)
+    ended = {"state": JobState.COMPLETED, "due_at_ms": None, "status_code": 200, "attempt": 1, "result": b"{}"}
+    async with open_store(url) as store:
+        for first in range(0, jobs, 1000):
+            batch = []
+            for number in range(first, min(jobs, first + 1000)):
+                times: dict[str, Any] = {
+                    "created_at_ms": now_ms - 10 * (jobs - number),
+                    "due_at_ms": now_ms + 86_400_000,
+                }
+                if number % 20:
+                    times |= {"started_at_ms": now_ms, "completed_at_ms": now_ms, "expires_at_ms": now_ms + 86_400_000}
+                    times |= {**ended, "worker_id": f"gpu-{number % 40}"}
+                batch.append(change(job(f"many-{number}", request_type=types[number % len(types)], **times)))
+            await store.commit(batch)
 
 
 @asynccontextmanager
@@ -455,14 +468,14 @@ async def changing(service: Service, each_second: int) -> AsyncIterator[None]:
         yield
 
 
-async def on_each_store(stores: list[str], folder: Path, chromium: Browser) -> AsyncIterator[str]:
+async def on_each_store(stores: list[str], folder: Path, chromium: Browser, soon: float) -> AsyncIterator[str]:
     for store in stores:
         place = folder / store
         place.mkdir()
         async with DevelopmentProcess(place, STORE=STORES[store](place)) as process:
             delays = await lives(process, chromium)
             await check_policy(chromium)
-        delays.check()
+        delays.check(soon)
         yield f"{store}: each step of a job was seen soon ({delays})"
 
 
@@ -486,15 +499,17 @@ async def on_one(folder: Path, chromium: Browser, axe: str, screenshots: Path | 
 async def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--stores", nargs="*", default=["sqlite", "postgresql", "cluster"], choices=list(STORES))
+    parser.add_argument("--soon", type=float, default=SOON_SECONDS, help="how late a step may be seen (%(default)s s)")
     parser.add_argument("--screenshots", type=Path, help="a folder for pictures of the page")
     parser.add_argument("--load", type=float, nargs="?", const=30.0, help="measure the costs, each for so many seconds")
+    parser.add_argument("--jobs", type=int, default=100_000, help="with --load: jobs in the store (%(default)s)")
     options = parser.parse_args()
     if missing := missing_programs() or ("" if shutil.which("npm") else "npm cannot be found: install Node.js first"):
         print(missing, file=sys.stderr)
         return 2
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        async with browser(folder / "profile") as chromium:
+        async with browser(folder / "profile", "--hide-scrollbars") as chromium:
             await chromium.command("Page.addScriptToEvaluateOnNewDocument", source=WATCH)
             try:
                 await run(options, folder, chromium)
@@ -508,9 +523,9 @@ async def run(options: argparse.Namespace, folder: Path, chromium: Browser) -> N
     """Do what was asked, and print what was seen."""
     if options.load:
         (folder / "load").mkdir()
-        print("\n".join(await costs(folder / "load", chromium, options.load)))
+        print("\n".join(await costs(folder / "load", chromium, options.load, options.jobs)))
         return
-    async for line in on_each_store(options.stores, folder, chromium):
+    async for line in on_each_store(options.stores, folder, chromium, options.soon):
         print(line, flush=True)
     (folder / "one").mkdir()
     async for line in on_one(folder / "one", chromium, await axe_source(folder), options.screenshots):
