@@ -9,7 +9,7 @@ from jobstatus.core.answer import render
 from jobstatus.core.circuit_breaker import BreakerLimits
 from jobstatus.core.job import Job, JobState, RequestType
 from jobstatus.core.rules import JobOutcome
-from jobstatus.core.store import Change, Store
+from jobstatus.core.store import Change, NoticeChannel, Store
 from jobstatus.stores import open_store
 from jobstatus.stores.postgresql import PostgreSQLJobStore
 from jobstatus.stores.postgresql.limits import PostgreSQLLimits
@@ -53,7 +53,12 @@ def store_in(kind: str, folder: Path) -> Store:
 
 
 class DelegatingStore:
-    """A store in front of a real one: every operation is the real one's, unless a subclass overrides it."""
+    """A store in front of a real one: every operation is the real one's, unless a subclass overrides it.
+
+    It passes no notices of changes on.
+    """
+
+    notices: NoticeChannel | None = None
 
     def __init__(self, real: Store) -> None:
         self.real = real

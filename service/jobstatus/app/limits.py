@@ -8,6 +8,7 @@ from jobstatus.console.limits import ConsoleLimits
 from jobstatus.core.batch_reader import BatchReaderLimits
 from jobstatus.core.timekeeper import TimeLimits
 from jobstatus.core.tracker import TrackerLimits
+from jobstatus.core.watching.notices import NoticeLimits
 from jobstatus.rest.limits import RestLimits
 from jobstatus.rpc.options import RpcLimits
 
@@ -21,6 +22,7 @@ class ServiceLimits:
     jwks: JwksLimits = JwksLimits()  # noqa: RUF009  # a frozen value
     lookups: BatchReaderLimits = LOOKUPS
     rest: RestLimits = RestLimits()  # noqa: RUF009  # a frozen value
+    notices: NoticeLimits = NoticeLimits()  # noqa: RUF009  # a frozen value
     rpc: RpcLimits = RpcLimits()  # noqa: RUF009  # a frozen value
     console: ConsoleLimits = ConsoleLimits()  # noqa: RUF009  # a frozen value
     count_jobs_seconds: float = 15.0

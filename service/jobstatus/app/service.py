@@ -22,6 +22,7 @@ from jobstatus.core.store import Store
 from jobstatus.core.sweeper import Sweeper
 from jobstatus.core.timekeeper import Timekeeper
 from jobstatus.core.tracker import JobTracker, TrackerLimits
+from jobstatus.core.watching.notices import ChangeNotices
 from jobstatus.core.watching.subscriptions import JobSubscriptions
 from jobstatus.rpc.audit import CHANGES, WRITES, CallAudit
 from jobstatus.rpc.job_status import JobStatusServicer
@@ -91,7 +92,9 @@ async def serving(
         subscriptions = JobSubscriptions()
         clock = clocks.timekeeper(limits.time, metrics)
         clocks = replace(clocks, seconds=clock.seconds, ms=clock.ms)
-        tracker = _tracker(settings, opened, metrics, subscriptions, limits=limits.tracker, clock=clock)
+        channel = opened.notices if settings.change_notices else None
+        notices = None if channel is None else ChangeNotices(channel, subscriptions, limits.notices)
+        tracker = _tracker(settings, opened, metrics, subscriptions, notices, limits=limits.tracker, clock=clock)
         _report_writes(settings, tracker, metrics, limits.tracker)
         sweeper = Sweeper(tracker, opened, clock=clock, observer=metrics, every_seconds=settings.sweep_interval_seconds)
         await run_once("ask_time", sweeper.ask_time, metrics)
@@ -167,7 +170,8 @@ async def serving(
             stack,
             run_periodically(settings.sweep_interval_seconds, "sweep", sweep, metrics),
             keep_time(clock, metrics),
-            run_periodically(CHANGE_CHECK_SECONDS, "look_for_changes", tracker.notify_remote_changes, metrics),
+            run_periodically(CHANGE_CHECK_SECONDS, "look_for_changes", partial(_ask, tracker, notices), metrics),
+            *(() if notices is None else (notices.run(),)),
             run_periodically(2.0, "report_health", partial(_report_health, frontend.readiness, rpc), metrics),
             run_periodically(limits.count_jobs_seconds, "count_jobs", count, metrics),
             *console.tasks(),
@@ -219,6 +223,7 @@ def _tracker(
     store: Store,
     metrics: Metrics,
     subscriptions: JobSubscriptions,
+    notices: ChangeNotices | None,
     *,
     limits: TrackerLimits,
     clock: Timekeeper,
@@ -235,6 +240,7 @@ def _tracker(
         unscoped_for_all=settings.unscoped_jobs == "any_credential",
         max_watchers=settings.max_watchers,
         subscriptions=subscriptions,
+        announce=None if notices is None else notices.announce,
         limits=limits,
     )
 
@@ -289,6 +295,12 @@ def read_tls(settings: Settings) -> Tls | None:
         allowed_clients=settings.grpc_allowed_clients,
         edge_clients=settings.grpc_edge_clients,
     )
+
+
+async def _ask(tracker: JobTracker, notices: ChangeNotices | None) -> None:
+    """Ask the store for changes made elsewhere, more seldom while they are announced."""
+    if notices is None or notices.should_ask():
+        await tracker.notify_remote_changes()
 
 
 async def _report_health(readiness: Readiness, rpc: RpcServer) -> None:

@@ -17,7 +17,7 @@ For every operation:
 * Times are milliseconds since the Unix epoch.
 """
 
-from collections.abc import Collection, Hashable, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from enum import Enum
@@ -208,8 +208,25 @@ class JobReader(Protocol):
         ...
 
 
+class NoticeChannel(Protocol):
+    """Carries short texts between the processes that share a store. Any text may be lost."""
+
+    async def publish(self, text: str) -> None:
+        """Send a text, of at most 7,000 bytes, to all processes that hear, this one included."""
+        ...
+
+    async def hear(self, heard: Callable[[str], None]) -> str:
+        """Call `heard` with each text. Return why no more can be heard; raise StoreUnavailable when that fails."""
+        ...
+
+
 class JobStore(JobReader, Protocol):
     """Where jobs are kept."""
+
+    @property
+    def notices(self) -> NoticeChannel | None:
+        """What carries notices of changes between processes; None where nothing does."""
+        ...
 
     def part_of(self, job_id: str) -> Hashable:
         """Return the part that keeps the job at present; the same for every job where a store has no parts.

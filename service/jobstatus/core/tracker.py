@@ -4,7 +4,7 @@ Each read compares expiry with the clock, here and in `poll`, whether or not the
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Final, TypeVar
@@ -52,9 +52,10 @@ class JobTracker:
         unscoped_for_all: bool = False,
         max_watchers: int = 10_000,
         subscriptions: JobSubscriptions | None = None,
+        announce: Callable[[Collection[str]], None] | None = None,
         limits: TrackerLimits = TrackerLimits(),
     ) -> None:
-        """`unscoped_for_all` as in `access.may_read`."""
+        """`unscoped_for_all` as in `access.may_read`. `announce` is called with the ids of jobs that were changed."""
         self._limits = limits
         self._store = store
         self._expiry_ms = clock.expiry_ms
@@ -73,9 +74,13 @@ class JobTracker:
             clock=clock,
             policy=policy,
             observer=observer,
-            on_commit=self._subscriptions.wake,
+            on_commit=self._subscriptions.wake if announce is None else partial(self._committed, announce),
             limits=limits.writes,
         )
+
+    def _committed(self, announce: Callable[[Collection[str]], None], job_ids: Collection[str]) -> None:
+        self._subscriptions.wake(job_ids)
+        announce(job_ids)
 
     @property
     def watcher_count(self) -> int:

@@ -198,6 +198,7 @@ class Settings(BaseModel):
     pending_timeout_seconds: Seconds = _DAY
     processing_timeout_seconds: Seconds = _DAY
     sweep_interval_seconds: float = Field(default=1, ge=0.05, le=60)
+    change_notices: bool = True
     retry_after_seconds: int = Field(default=2, ge=1, le=30)
     max_wait_seconds: int = Field(default=45, ge=1, le=3600)
     keepalive_seconds: float = Field(default=650, ge=0.1, le=_DAY)

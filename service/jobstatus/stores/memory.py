@@ -26,6 +26,7 @@ class MemoryJobStore:
     """Implements `core.store.Store`. No operation suspends, so each is atomic, and there is no other process."""
 
     reads_at_once = True
+    notices = None
 
     def __init__(self) -> None:
         self._jobs: dict[str, tuple[Job, bytes]] = {}

@@ -40,6 +40,7 @@ from jobstatus.stores.postgresql.connections import (
     first_line,
 )
 from jobstatus.stores.postgresql.limits import PostgreSQLLimits
+from jobstatus.stores.postgresql.notices import PostgreSQLNotices
 from jobstatus.stores.postgresql.sweep_position import SweepPosition
 from jobstatus.stores.rows import job_of
 
@@ -74,6 +75,7 @@ class PostgreSQLJobStore:
         self._may_hang = False
         self._has_added = False
         self._adding: asyncio.Task[None] | None = None
+        self.notices = PostgreSQLNotices(self._connect, self._read)
         self._due, self._expiring = SweepPosition(), SweepPosition()
 
     async def __aenter__(self) -> Self:

@@ -40,6 +40,7 @@ from jobstatus.stores.redis.encoding import ANSWER_FIELDS, RESULT_FIELDS, answer
 from jobstatus.stores.redis.errors import raise_first, store_error
 from jobstatus.stores.redis.keys import BUCKETS, Bucket, Keys, bucket_of, encoded
 from jobstatus.stores.redis.listing import ListingLimits, Listings
+from jobstatus.stores.redis.notices import RedisNotices
 from jobstatus.stores.redis.size_limits import SizeLimits
 from jobstatus.stores.redis.url import parse_url
 from jobstatus.stores.redis.virtual_keys import VirtualKeys
@@ -81,6 +82,9 @@ class RedisJobStore(VirtualKeys):
         self._replicas = replicas
         self._buckets = keys.buckets
         self._first = self._buckets[0]
+        self.notices = RedisNotices(
+            self._client, self._nodes, self._config.cluster, self._config.prefix, limits.cluster.connect_seconds
+        )
         self._listings = Listings(self._client, self._buckets, limits.listings)
         self._confirmed = keys.confirmed
         self._refusing = 0

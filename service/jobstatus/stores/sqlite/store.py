@@ -53,6 +53,7 @@ class SQLiteJobStore:
     """Implements `core.store.Store` in one file. Any number of processes may have it open."""
 
     reads_at_once = True
+    notices = None
 
     def __init__(self, path: str, limits: SQLiteLimits = SQLiteLimits()) -> None:  # noqa: B008  # a frozen value
         self._limits = limits

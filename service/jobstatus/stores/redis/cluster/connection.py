@@ -7,14 +7,14 @@ finished without it, and one that fails, because of silence, a protocol error or
 
 import asyncio
 from collections.abc import Callable
-from typing import Any, Final, cast
+from typing import Any, Final, TypeVar, cast
 
 import hiredis
 
 from jobstatus.stores.redis.cluster.errors import Refused
 from jobstatus.stores.redis.cluster.url import ClusterConfig, NodeAddress
 
-_NOTHING_YET: Final = object()
+NOTHING_YET: Final = object()
 
 
 Word = str | bytes | int
@@ -30,7 +30,7 @@ class Connection(asyncio.Protocol):
 
     def __init__(self) -> None:
         self.is_open = False
-        self._reader = hiredis.Reader(notEnoughData=_NOTHING_YET)
+        self._reader = hiredis.Reader(notEnoughData=NOTHING_YET)
         self._replies: list[Any] = []
         self._wanted = 0
         self._waiting: asyncio.Future[list[Any]] | None = None
@@ -106,7 +106,7 @@ class Connection(asyncio.Protocol):
         reader, replies = self._reader, self._replies
         try:
             reader.feed(data)
-            while (reply := reader.gets(False)) is not _NOTHING_YET:
+            while (reply := reader.gets(False)) is not NOTHING_YET:
                 replies.append(reply)
         except hiredis.HiredisError as error:
             self._fail(error)
@@ -121,12 +121,20 @@ class Connection(asyncio.Protocol):
         self._fail(exc or ConnectionResetError())
 
 
+Made = TypeVar("Made", bound=Connection)
+
+
 async def connect(address: NodeAddress, config: ClusterConfig, seconds: float) -> Connection:
     """Return a connection that is logged in. Raises OSError, TimeoutError, hiredis.ProtocolError, or Refused."""
+    return await connect_as(Connection, address, config, seconds)
+
+
+async def connect_as(kind: type[Made], address: NodeAddress, config: ClusterConfig, seconds: float) -> Made:
+    """As `connect`, a connection of this kind."""
     loop = asyncio.get_running_loop()
     async with asyncio.timeout(seconds):
         _, connection = await loop.create_connection(
-            Connection, *address, ssl=config.tls, server_hostname=address.host if config.tls else None
+            kind, *address, ssl=config.tls, server_hostname=address.host if config.tls else None
         )
     greeting = [pack("CLIENT", "SETNAME", config.client_name)]
     if config.login:
