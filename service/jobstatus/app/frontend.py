@@ -1,5 +1,6 @@
 """Build the HTTP ports and the parts behind them, for the service and for an edge alike."""
 
+import asyncio
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
@@ -126,6 +127,7 @@ def build_frontend(
         openapi=OpenApiDocument(
             each_second=limits.documents_each if settings.connections_each else 0, monotonic=clocks.monotonic
         ),
+        quota=limits.turn_quota(asyncio.get_running_loop()),
         admission=admission,
     )
     waits = WaitHandler(

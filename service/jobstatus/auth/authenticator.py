@@ -91,6 +91,25 @@ class Authenticator:
         found = self._recognise(authorization, keys)
         return found if isinstance(found, Principal) else None
 
+    def recall(self, authorization: Sequence[str], keys: Sequence[str]) -> Principal | None:
+        """Return what `try_authenticate` returns for a credential that is known to be good; None for any other.
+
+        It verifies no signature. Raises MissingCredential and InvalidCredential.
+        """
+        credential = read_credential(authorization, keys)
+        now, digest = self._clock(), hash_key(credential)
+        if credential.startswith(KEY_PREFIX):
+            found = self._virtual_keys.find_cached(digest) if self._accepts_keys else None
+            return None if found is None else _holder(found, now)
+        token = self._tokens.get(digest)
+        if token is None or not token.since <= now < token.until:
+            return None
+        principal = token.principal
+        if principal.virtual_key_id is None:
+            return principal
+        known = self._virtual_keys.read_cached(principal.virtual_key_id)
+        return None if known is None else _bearer(principal, known[0], now)
+
     def files_changed_at(self) -> dict[str, float]:
         """As TokenVerifier.files_changed_at."""
         return {} if self._verifier is None else self._verifier.files_changed_at()

@@ -14,6 +14,7 @@ from aiohttp import HttpVersion11, web
 from aiohttp.http import RawRequestMessage
 from multidict import MultiMapping
 
+from jobstatus.auth.errors import CredentialError
 from jobstatus.core.access import Principal
 from jobstatus.core.answer import RESULT_TAIL
 from jobstatus.core.job import RequestType
@@ -44,6 +45,7 @@ from jobstatus.rest.outcomes import Outcomes, Response
 from jobstatus.rest.responses import MAX_BYTES, LargeResponse, document_bytes
 from jobstatus.rest.routes import target
 from jobstatus.rest.send_limits import LargeResponses, slices
+from jobstatus.rest.turn_quota import ADMINS, STRANGERS, TurnQuota
 from jobstatus.telemetry.metrics import Metrics
 
 WAITING: Final = "waiting"
@@ -54,6 +56,10 @@ STREAMING: Final = "streaming"
 class Authenticates(Protocol):
     """What the handler needs of `auth`: raises CredentialError, or StoreUnavailable or KeysUnavailable when the store
     or an issuer does not answer."""
+
+    def recall(self, authorization: Sequence[str], keys: Sequence[str]) -> Principal | None:
+        """Return the principal of a credential that is known to be good, at the cost of a look-up; None for others."""
+        ...
 
     def try_authenticate(self, authorization: Sequence[str], keys: Sequence[str]) -> Principal | None:
         """Return the principal, or None when only `authenticate` can tell."""
@@ -109,12 +115,15 @@ class PollHandler:
         large: LargeResponses,
         cors: Cors,
         openapi: OpenApiDocument,
+        quota: TurnQuota,
         admission: Admission | None = None,
     ) -> None:
         """`retry_after_seconds` is the least Retry-After, `max_wait_seconds` the longest wait that is granted.
 
         Of `cors` only what is sent in parts needs to know: event streams and large answers.
         """
+        self._quota = quota
+        self._recall = authenticator.recall
         self._try_authenticate = authenticator.try_authenticate
         self._authenticate = authenticator.authenticate
         self._try_poll = tracker.try_poll
@@ -156,7 +165,7 @@ class PollHandler:
         request_type, job_id, authorization, keys, given_id, conditions, is_head = plain
         request_id, admission, admitted = request_id_of(given_id), self._admission, None
         try:
-            principal = self._try_authenticate(authorization, keys)
+            principal = self._authenticate_in_turn(authorization, keys)
             if admission is not None and principal is not None:
                 admission.check(principal)
                 admitted = principal
@@ -175,10 +184,32 @@ class PollHandler:
         self._metrics.request_answered(request_type.value, response.status, time.perf_counter() - started)
         return response.head() if is_head else response.whole()
 
+    def _authenticate_in_turn(self, authorization: Sequence[str], keys: Sequence[str]) -> Principal | None:
+        """Return what `try_authenticate` returns, or None where the request has to wait for its turn."""
+        try:
+            principal = self._recall(authorization, keys)
+        except CredentialError:
+            if self._quota.take(STRANGERS):
+                raise
+            return None
+        if principal is None:
+            return self._try_authenticate(authorization, keys) if self._quota.take(STRANGERS) else None
+        return principal if self._quota.take(principal.virtual_key_id or ADMINS) else None
+
+    def _asker(self, headers: MultiMapping[str]) -> str:
+        """Return in whose quota the request is."""
+        try:
+            principal = self._recall(*credentials_of(headers))
+        except CredentialError:
+            return STRANGERS
+        return STRANGERS if principal is None else principal.virtual_key_id or ADMINS
+
     async def answer(self, request: web.BaseRequest) -> web.StreamResponse:
         """Return the response to any request. Plain polls are inlined: each further coroutine costs a microsecond."""
         started = time.perf_counter()
         headers = request.headers
+        if not self._quota.take(asker := self._asker(headers)):
+            await self._quota.wait(asker)
         request_id = request_id_of(headers.get(X_REQUEST_ID))
         asked_for = target(request.raw_path, request.rel_url)
         response: Response | web.StreamResponse
