@@ -40,7 +40,7 @@ from jobstatus.rest.openapi import OPENAPI_PATH, OpenApiDocument
 from jobstatus.rest.outcomes import Outcomes, Response
 from jobstatus.rest.responses import MAX_BYTES, LargeResponse, document_bytes
 from jobstatus.rest.routes import target
-from jobstatus.rest.send_limits import LargeResponses, slices
+from jobstatus.rest.send_limits import LargeResponses, pieces
 from jobstatus.telemetry.metrics import Metrics
 
 WAITING: Final = "waiting"
@@ -211,17 +211,17 @@ class PollHandler:
 
         Raise NoRoomForLarge before the result is read, and what reading it raises before anything is sent.
         """
-        poll, parts = large.poll, [large.poll.body]
+        poll, parts = large.poll, (b"", large.poll.body, b"")
         with self._large.hold(poll.reader, document_bytes(poll)):
             if poll.large_result is not None:
-                parts += [await self._read_result(poll.large_result), RESULT_TAIL]
+                parts = (poll.body, await self._read_result(poll.large_result), RESULT_TAIL)
             if (length := sum(map(len, parts))) <= MAX_BYTES:
                 return large.small(b"".join(parts)), 0.0
             response = large.begun(length, self._cors.lines(request.headers.get("Origin")))
             if ends_connection(request.headers):
                 response.force_close()
             began = time.perf_counter()
-            await self._large.send(request, response, slices(*parts))
+            await self._large.send(request, response, pieces(*parts))
             return response, time.perf_counter() - began
 
     def _wait_seconds(self, headers: MultiMapping[str]) -> int:

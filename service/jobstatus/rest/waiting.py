@@ -28,7 +28,7 @@ from jobstatus.rest.outcomes import Outcomes
 from jobstatus.rest.parked import Parkable, ParkedConnection
 from jobstatus.rest.responses import MAX_BYTES, LargeResponse, PrebuiltResponse, document_bytes
 from jobstatus.rest.routes import target
-from jobstatus.rest.send_limits import LargeResponses, slices
+from jobstatus.rest.send_limits import LargeResponses, pieces
 from jobstatus.telemetry.metrics import Metrics
 
 _NO_CONDITIONS: Final[MultiMapping[str]] = CIMultiDictProxy(CIMultiDict())
@@ -229,16 +229,16 @@ class WaitingRequest:
 
     async def _answer_large(self, large: LargeResponse) -> None:
         """Read the result and send it, as slowly as the client reads."""
-        poll, parts = large.poll, [large.poll.body]
+        poll, parts = large.poll, (b"", large.poll.body, b"")
         try:
             with self._parts.large.hold(poll.reader, document_bytes(poll)):
                 if poll.large_result is not None:
-                    parts += [await self._parts.polls.read_result(poll.large_result), RESULT_TAIL]
+                    parts = (poll.body, await self._parts.polls.read_result(poll.large_result), RESULT_TAIL)
                 if (length := sum(map(len, parts))) <= MAX_BYTES:
                     self._parked.answer(self._whole(large.small(b"".join(parts))))
                     return
                 self._count(large.status)
-                await self._parts.large.send_directly(self._parked, large.head(length, self._lines), slices(*parts))
+                await self._parts.large.send_directly(self._parked, large.head(length, self._lines), pieces(*parts))
         except Exception as error:  # noqa: BLE001  # it is the answer
             self._parked.answer(self._whole(self._parts.outcomes.refused(error, self._request_id)))
         else:
