@@ -36,8 +36,15 @@ def get(job_id: str, *headers: str) -> bytes:
 
 @pytest.mark.parametrize(
     ("request_", "status"),
-    [(get("job"), 401), (get("job", FORGED), 401), (get("job", OWNER), 202), (get("unknown", OWNER), 404)],
-    ids=["no credential", "forged", "owner", "unknown job"],
+    [
+        (get("job"), 401),
+        (get("job", FORGED), 401),
+        (get("job", "Prefer: wait=30"), 401),
+        (get("job", OWNER), 202),
+        (get("unknown", OWNER), 404),
+        (get("unknown", OWNER, "Prefer: wait=30"), 404),
+    ],
+    ids=["no credential", "forged", "no credential, a wait", "owner", "unknown job", "unknown job, a wait"],
 )
 async def test_a_crowd_is_answered(front: Service, request_: bytes, status: int) -> None:
     """Each connection has each of its answers, once."""

@@ -139,6 +139,7 @@ def build_frontend(
         max_wait_seconds=settings.max_wait_seconds,
         large=large,
         cors=cors,
+        has_turn=handler.has_turn,
         admission=admission,
     )
     answer: Handler = handler.answer

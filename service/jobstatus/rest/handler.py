@@ -44,7 +44,7 @@ from jobstatus.rest.openapi import OPENAPI_PATH, OpenApiDocument
 from jobstatus.rest.outcomes import Outcomes, Response
 from jobstatus.rest.responses import MAX_BYTES, LargeResponse, document_bytes
 from jobstatus.rest.routes import target
-from jobstatus.rest.send_limits import LargeResponses, slices
+from jobstatus.rest.send_limits import LargeResponses, pieces
 from jobstatus.rest.turn_quota import ADMINS, STRANGERS, TurnQuota
 from jobstatus.telemetry.metrics import Metrics
 
@@ -196,6 +196,10 @@ class PollHandler:
             return self._try_authenticate(authorization, keys) if self._quota.take(STRANGERS) else None
         return principal if self._quota.take(principal.virtual_key_id or ADMINS) else None
 
+    def has_turn(self, headers: MultiMapping[str]) -> bool:
+        """Return whether a request may be answered in this turn of the event loop, and count it if so."""
+        return self._quota.take(self._asker(headers))
+
     def _asker(self, headers: MultiMapping[str]) -> str:
         """Return in whose quota the request is."""
         try:
@@ -252,17 +256,17 @@ class PollHandler:
 
         Raise NoRoomForLarge before the result is read, and what reading it raises before anything is sent.
         """
-        poll, parts = large.poll, [large.poll.body]
+        poll, parts = large.poll, (b"", large.poll.body, b"")
         with self._large.hold(poll.reader, document_bytes(poll)):
             if poll.large_result is not None:
-                parts += [await self._read_result(poll.large_result), RESULT_TAIL]
+                parts = (poll.body, await self._read_result(poll.large_result), RESULT_TAIL)
             if (length := sum(map(len, parts))) <= MAX_BYTES:
                 return large.small(b"".join(parts)), 0.0
             response = large.begun(length, self._cors.lines(request.headers.get("Origin")))
             if ends_connection(request.headers):
                 response.force_close()
             began = time.perf_counter()
-            await self._large.send(request, response, slices(*parts))
+            await self._large.send(request, response, pieces(*parts))
             return response, time.perf_counter() - began
 
     def _wait_seconds(self, headers: MultiMapping[str]) -> int:

@@ -110,7 +110,7 @@ class ParkedConnection(asyncio.Protocol):
             at = asyncio.get_running_loop().time() + self._parking.keepalive_seconds
             self._tick = self._parking.wheel.add(self, at)
 
-    async def write(self, data: bytes) -> None:
+    async def write(self, data: bytes | memoryview) -> None:
         """Write a part of an answer, and return when there is room for more. Raise ConnectionError when it is lost."""
         if self._transport.is_closing():
             raise ConnectionResetError("the client has gone")

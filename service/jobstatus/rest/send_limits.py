@@ -1,7 +1,7 @@
 """Limits on large answers: how much memory they use, in all and for each reader, and how slowly they may be read.
 
-An answer holds its memory from before its result is read until it has been sent. It is sent in slices, so that the
-result is in memory once: what waits for the client is a slice, and the system keeps no more than that unsent.
+An answer holds its memory from before its result is read until it has been sent. It is sent in pieces, which
+are views of the result, so that it is in memory once; the system keeps no more than a slice unsent.
 """
 
 import asyncio
@@ -21,6 +21,9 @@ from jobstatus.rest.vanished_clients import ListeningSocket
 from jobstatus.telemetry.throttle import LogThrottle
 
 SLICE_BYTES: Final = 64 * 1024
+"""What a connection, and the system, keep unsent of an answer before no more is written."""
+PIECE_BYTES: Final = 4 * SLICE_BYTES
+"""What is written at a time of a large answer: each piece costs a turn of the loop."""
 _log = logging.getLogger(__name__)
 
 
@@ -47,7 +50,7 @@ class ReadingPace:
 class Connection(Protocol):
     """A connection on which an answer is written as bytes. `write` is as that of Writable."""
 
-    async def write(self, data: bytes, /) -> None: ...
+    async def write(self, data: bytes | memoryview, /) -> None: ...
 
     def abort(self) -> None: ...
 
@@ -55,7 +58,7 @@ class Connection(Protocol):
 class Writable(Protocol):
     """A response that has begun. `write` returns when the client has made room for more."""
 
-    async def write(self, data: bytes, /) -> None: ...
+    async def write(self, data: bytes | memoryview, /) -> None: ...
 
 
 class LargeResponses:
@@ -116,7 +119,9 @@ class LargeResponses:
             )
         raise NoRoomForLarge
 
-    async def send(self, request: web.BaseRequest, response: web.StreamResponse, pieces: Iterable[bytes]) -> None:
+    async def send(
+        self, request: web.BaseRequest, response: web.StreamResponse, pieces: Iterable[bytes | memoryview]
+    ) -> None:
         """Send the response with these pieces for its body; disconnect a client that reads it too slowly."""
 
         async def sending() -> None:
@@ -126,7 +131,7 @@ class LargeResponses:
 
         await self._or_cut_off(sending(), partial(cut_off, request))
 
-    async def send_directly(self, connection: Connection, head: bytes, pieces: Iterable[bytes]) -> None:
+    async def send_directly(self, connection: Connection, head: bytes, pieces: Iterable[bytes | memoryview]) -> None:
         """As `send`, for an answer that needs no help of aiohttp."""
         await self._or_cut_off(self.write(connection, chain((head,), pieces)), connection.abort)
 
@@ -143,7 +148,7 @@ class LargeResponses:
                 )
             cut()
 
-    async def write(self, response: Writable, pieces: Iterable[bytes]) -> None:
+    async def write(self, response: Writable, pieces: Iterable[bytes | memoryview]) -> None:
         """Write the pieces as fast as the client reads. Raise TimeoutError when it reads too slowly."""
         now = asyncio.get_running_loop().time
         started_at = progressed_at = now()
@@ -168,18 +173,21 @@ def cut_off(request: web.BaseRequest) -> None:
         request.transport.abort()
 
 
-def slices(*parts: bytes) -> Iterator[bytes]:
-    """Yield the parts, joined, in slices: copies, because one that waits to be sent would keep the whole in memory."""
-    rest = b""
-    for part in parts:
-        start = 0
-        while len(rest) + len(part) - start >= SLICE_BYTES:
-            end = start + SLICE_BYTES - len(rest)
-            yield rest + part[start:end]
-            rest, start = b"", end
-        rest += part[start:]
-    if rest:
-        yield rest
+def pieces(before: bytes, document: bytes, after: bytes) -> Iterator[bytes | memoryview]:
+    """Yield the three, joined, in pieces of at most PIECE_BYTES.
+
+    Most of them are views of the document, because copies would cost as much as sending does. The last ones are copies:
+    what of them still waits to be sent when the answer no longer counts as held would keep the whole in memory.
+    """
+    view, copies_from = memoryview(document), max(0, len(document) - 2 * SLICE_BYTES)
+    start = min(SLICE_BYTES, copies_from)
+    yield before + view[:start]
+    while start < copies_from:
+        end = min(start + PIECE_BYTES, copies_from)
+        yield view[start:end]
+        start = end
+    rest = view[start:].tobytes() + after
+    yield from (rest[first : first + SLICE_BYTES] for first in range(0, len(rest), SLICE_BYTES))
 
 
 def limit_unsent(listening: ListeningSocket) -> None:

@@ -9,9 +9,11 @@ where the fast path is off.
 
 import asyncio
 import time
+from collections.abc import Callable
 from typing import Final, Protocol
 
 from aiohttp.http import RawRequestMessage
+from multidict import MultiMapping
 
 from jobstatus.core.access import Principal
 from jobstatus.core.answer import RESULT_TAIL
@@ -27,7 +29,7 @@ from jobstatus.rest.outcomes import Outcomes
 from jobstatus.rest.parked import Parkable, ParkedConnection
 from jobstatus.rest.responses import MAX_BYTES, LargeResponse, PrebuiltResponse, document_bytes
 from jobstatus.rest.routes import target
-from jobstatus.rest.send_limits import LargeResponses, slices
+from jobstatus.rest.send_limits import LargeResponses, pieces
 from jobstatus.telemetry.metrics import Metrics
 
 
@@ -53,9 +55,10 @@ class WaitHandler:
         max_wait_seconds: int,
         large: LargeResponses,
         cors: Cors,
+        has_turn: Callable[[MultiMapping[str]], bool],
         admission: Admission | None = None,
     ) -> None:
-        """`max_wait_seconds` is the longest wait that is granted."""
+        """`max_wait_seconds` is the longest wait that is granted. `has_turn` is PollHandler's."""
         self.authenticator: Final = authenticator
         self.polls: Final = polls
         self.waits: Final = waits
@@ -65,6 +68,7 @@ class WaitHandler:
         self.admission: Final = admission
         self._max_wait_seconds = max_wait_seconds
         self._cors = cors
+        self._has_turn = has_turn
 
     def begin_wait(self, message: RawRequestMessage, connection: Parkable) -> bytes | None:
         """Return the whole answer to a poll that need not wait; an empty one where the connection was parked; None
@@ -76,6 +80,8 @@ class WaitHandler:
         asked_for = target(message.path, message.url)
         seconds = wait_seconds(headers.getall(PREFER), self._max_wait_seconds)
         if asked_for is None or not seconds or (ACCEPT in headers and may_want_events(headers)):
+            return None
+        if not self._has_turn(headers):
             return None
         lines = self._cors.lines(headers.get("Origin"))
         waiting = WaitingRequest(self, message, *asked_for, seconds=seconds, started=started, lines=lines)
@@ -226,16 +232,16 @@ class WaitingRequest:
 
     async def _answer_large(self, large: LargeResponse) -> None:
         """Read the result and send it, as slowly as the client reads."""
-        poll, parts = large.poll, [large.poll.body]
+        poll, parts = large.poll, (b"", large.poll.body, b"")
         try:
             with self._parts.large.hold(poll.reader, document_bytes(poll)):
                 if poll.large_result is not None:
-                    parts += [await self._parts.polls.read_result(poll.large_result), RESULT_TAIL]
+                    parts = (poll.body, await self._parts.polls.read_result(poll.large_result), RESULT_TAIL)
                 if (length := sum(map(len, parts))) <= MAX_BYTES:
                     self._parked.answer(self._whole(large.small(b"".join(parts))))
                     return
                 self._count(large.status)
-                await self._parts.large.send_directly(self._parked, large.head(length, self._lines), slices(*parts))
+                await self._parts.large.send_directly(self._parked, large.head(length, self._lines), pieces(*parts))
         except Exception as error:  # noqa: BLE001  # it is the answer
             self._parked.answer(self._whole(self._parts.outcomes.refused(error, self._request_id)))
         else:
