@@ -148,7 +148,7 @@ class InterceptingParser:
             if body is EMPTY_PAYLOAD and _is_plain(request):
                 answers = connection.prepare(request)
                 if answers is None:
-                    if connection.waits(request):
+                    if connection.request_timer is None and connection.waits(request):
                         self.message_consumed()
                         return (), False, rest
                 elif connection.is_answered(answers):

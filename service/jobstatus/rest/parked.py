@@ -12,9 +12,10 @@ from typing import Final, Protocol
 from jobstatus.core.watching.fan_out import FanOut
 from jobstatus.core.watching.timer_wheel import TimerWheel
 from jobstatus.rest.connection_table import Connect
+from jobstatus.rest.protocol import HEAD_END, MAX_HEAD_BYTES
 
 MAX_EARLY_BYTES: Final = 16 * 1024
-"""Received before the answer to the request that waits; then no more is read until it is answered."""
+"""Of requests that are received before the request that waits is answered; then no more are read until it is."""
 
 
 class Guest(Protocol):
@@ -146,8 +147,10 @@ class ParkedConnection(asyncio.Protocol):
         if self._guest is None:
             if not self._parking.is_stopping:
                 self._unpark()
-        elif len(self._early) > MAX_EARLY_BYTES:
+        elif self._is_full():
             self._transport.pause_reading()
+        elif len(self._early) > MAX_HEAD_BYTES:
+            self.close()
 
     def pause_writing(self) -> None:
         """Note that the client reads slowly. A whole connection limits how slowly it may read a small answer."""
@@ -173,17 +176,21 @@ class ParkedConnection(asyncio.Protocol):
 
     def _unpark(self) -> None:
         """Give the connection a parser, what was received already, and what it was told of its transport."""
-        transport, early = self._transport, self._early
+        transport, early, is_full = self._transport, self._early, self._is_full()
         self._leave()
         connection = self._parking.connect(self._on_lost)
         transport.set_protocol(connection)
         connection.connection_made(transport)
         if self._is_paused:
             connection.pause_writing()
-        if len(early) > MAX_EARLY_BYTES:
+        if is_full:
             transport.resume_reading()
         if early:
             connection.data_received(early)
+
+    def _is_full(self) -> bool:
+        """Return whether so many requests were received that no more are read until the guest is answered."""
+        return len(self._early) > MAX_EARLY_BYTES and HEAD_END in self._early
 
     def _leave(self) -> None:
         self._parking.wheel.remove(self, self._tick)
