@@ -2,6 +2,7 @@
 
 import random
 from pathlib import Path
+from typing import Any
 
 import apsw
 from harness.stores import change, job
@@ -24,10 +25,10 @@ async def test_a_poll_reads_two_pages_at_most(tmp_path: Path) -> None:
         reader = schema.open_reader(path)
         reader.execute("BEGIN")
 
-        def missed(statement: str, *values: object) -> tuple[int, int]:
+        def missed(statement: str, *values: Any) -> tuple[int, int]:
             """How many pages were not in the cache, and the row's last value."""
             before = reader.status(apsw.SQLITE_DBSTATUS_CACHE_MISS)[0]
-            (row,) = reader.execute(statement, values).fetchall()
+            (row,): list[Any] = reader.execute(statement, values).fetchall()
             return reader.status(apsw.SQLITE_DBSTATUS_CACHE_MISS)[0] - before, row[-1]
 
         for name in names[:WARMED]:
