@@ -14,15 +14,13 @@ Prints what the pages saw; exits with an error when it is not that.
 import argparse
 import asyncio
 import json
-import os
-import shutil
 import signal
 import sys
 import tempfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "examples"))
@@ -30,15 +28,14 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "examples"))
 import aiohttp
 from aiohttp import web
 from browser.page import FOLDER, application
+from harness.chromium import Browser, browser, missing_programs
 from harness.jobs import complete, create, start
 from harness.service import Process, Service
 from harness.tokens import virtual_key_token
 from harness.waiting import until
 from jobstatus.v1 import job_status_pb2 as pb
 
-START_SECONDS: Final = 20.0
 STEP_SECONDS: Final = 15.0
-ARGUMENTS: Final = ("--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run")
 RESULT: Final = b'{\n  "text": "hello"\n}'
 FOLLOW: Final = """
     const [path, token] = arguments, form = document.querySelector("form");
@@ -56,53 +53,6 @@ REFUSED: Final[tuple[int, str, list[str]]] = (0, "TypeError", [])
 SHOWN: Final = """
     const states = [...document.querySelectorAll("li")].map((item) => item.textContent);
     return [states, document.querySelector("pre").textContent];"""
-
-
-class Browser:
-    """A session of WebDriver's (https://www.w3.org/TR/webdriver2/)."""
-
-    def __init__(self, session: aiohttp.ClientSession, path: str) -> None:
-        self._session = session
-        self._path = path
-
-    async def open(self, url: str) -> None:
-        await post(self._session, f"{self._path}/url", {"url": url})
-
-    async def run(self, script: str, *arguments: str) -> Any:
-        return await post(self._session, f"{self._path}/execute/sync", {"script": script, "args": arguments})
-
-
-async def post(session: aiohttp.ClientSession, path: str, body: dict[str, Any]) -> Any:
-    async with session.post(path, json=body) as answer:
-        value = (await answer.json())["value"]
-        if answer.status != 200:
-            raise RuntimeError(f"the browser says: {value['message']}")
-        return value
-
-
-@asynccontextmanager
-async def browser(folder: Path) -> AsyncIterator[Browser]:
-    """Headless Chromium, driven."""
-    driver = await asyncio.create_subprocess_exec(
-        "chromedriver", "--port=0", stdout=asyncio.subprocess.PIPE, start_new_session=True
-    )
-    assert driver.stdout is not None
-    try:
-        async with asyncio.timeout(START_SECONDS):
-            while b"started successfully on port" not in (line := await driver.stdout.readline()):
-                if not line:
-                    raise RuntimeError("ChromeDriver did not start")
-        base = f"http://127.0.0.1:{int(line.rstrip().rstrip(b'.').rpartition(b' ')[2])}"
-        options = {"args": [*ARGUMENTS, f"--user-data-dir={folder}"]}
-        wanted = {"capabilities": {"alwaysMatch": {"browserName": "chrome", "goog:chromeOptions": options}}}
-        async with aiohttp.ClientSession(base, timeout=aiohttp.ClientTimeout(total=60)) as session:
-            path = f"/session/{(await post(session, '/session', wanted))['sessionId']}"
-            yield Browser(session, path)
-            async with session.delete(path):
-                pass
-    finally:
-        os.killpg(driver.pid, signal.SIGKILL)
-        await driver.wait()
 
 
 @asynccontextmanager
@@ -262,9 +212,8 @@ async def follows(chromium: Browser, process: Process, service: Service) -> list
 
 async def main() -> int:
     argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
-    missing = [name for name in ("chromium", "chromedriver") if shutil.which(name) is None]
-    if missing:
-        print(f"{' and '.join(missing)} cannot be found: install Chromium and ChromeDriver first", file=sys.stderr)
+    if missing := missing_programs():
+        print(missing, file=sys.stderr)
         return 2
     with tempfile.TemporaryDirectory() as name:
         place = Path(name)

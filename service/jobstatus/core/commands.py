@@ -21,6 +21,8 @@ MAX_NAME_CHARS: Final = 256
 MAX_MESSAGE_CHARS: Final = 1024
 MAX_ERROR_BYTES: Final = 64 * 1024
 MAX_BATCH: Final = 1000
+OK: Final = 200
+"""The status code of a completed job that names none."""
 
 
 def check_id(field: str, value: str) -> None:
@@ -146,12 +148,13 @@ class CompleteJob:
     job_id: str
     result: bytes
     attempt: int = 0
-    status_code: int = 200
+    status_code: int = OK
 
     def __post_init__(self) -> None:
         check_id("job_id", self.job_id)
         check_attempt(self.attempt)
-        check_status_code("status_code", self.status_code)
+        if self.status_code != OK:
+            check_status_code("status_code", self.status_code)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -111,8 +111,22 @@ class Job(NamedTuple):
     last_writer: str | None = None
     traceparent: str | None = None
 
+    def ended(
+        self, state: JobState, at_ms: int, status_code: int, result: bytes | None, error: JobError | None
+    ) -> "Job":
+        """Return the job as it ended at this time, in this state. It has no lease any more."""
+        values = [*self]
+        values[_STATE], values[_STATUS_CODE] = state, status_code
+        values[_COMPLETED_AT_MS], values[_EXPIRES_AT_MS] = at_ms, at_ms + self.result_ttl_ms
+        values[_LEASE_MS] = values[_LEASE_EXPIRES_AT_MS] = None
+        values[_ERROR], values[_RESULT] = error, result
+        return Job._make(values)
+
     def next_version(self, version: int, due_at_ms: int | None) -> "Job":
-        """Return the job with these two fields. Each write needs that, and `_replace` takes three times as long."""
+        """Return the job with these two fields.
+
+        This and `ended` are spelt out, because each write needs them and `_replace` takes three times as long.
+        """
         values = [*self]
         values[_VERSION], values[_DUE_AT_MS] = version, due_at_ms
         return Job._make(values)
@@ -133,3 +147,11 @@ class Job(NamedTuple):
 
 _VERSION: Final = Job._fields.index("version")
 _DUE_AT_MS: Final = Job._fields.index("due_at_ms")
+_STATE: Final = Job._fields.index("state")
+_STATUS_CODE: Final = Job._fields.index("status_code")
+_COMPLETED_AT_MS: Final = Job._fields.index("completed_at_ms")
+_EXPIRES_AT_MS: Final = Job._fields.index("expires_at_ms")
+_LEASE_MS: Final = Job._fields.index("lease_ms")
+_LEASE_EXPIRES_AT_MS: Final = Job._fields.index("lease_expires_at_ms")
+_ERROR: Final = Job._fields.index("error")
+_RESULT: Final = Job._fields.index("result")

@@ -84,10 +84,12 @@ class Scanner:
             problem = None if self._reads(text) else self._problem(text)
             if self._floats or self._integers:
                 self._check_numbers()
-            for members in self._objects:
-                if len(dict(members)) < len(members):
-                    check_names(members)
-            count = len(self._objects)
+            objects = self._objects
+            count = len(objects)
+            if sum(map(len, map(dict, objects))) < sum(map(len, objects)):
+                for members in objects:
+                    if len(dict(members)) < len(members):
+                        check_names(members)
         except (ValueError, RecursionError) as error:
             raise fault(data) from error
         finally:
@@ -118,11 +120,12 @@ class Scanner:
         self._integers.clear()
 
     def _check_numbers(self) -> None:
-        floats, integers = self._floats, self._integers
-        if floats and not (max(map(len, floats)) <= MAX_NUMBER_LENGTH and all(map(math.isfinite, map(float, floats)))):
-            raise ValueError("a number out of range")
-        if integers and max(map(len, integers)) > _SAFE_DIGITS and any(map(_number_problem, integers)):
-            raise ValueError("a number out of range")
+        floats, integers = "".join(self._floats), "".join(self._integers)
+        if "e" in floats or "E" in floats or max(len(floats), len(integers)) > _SAFE_DIGITS:
+            numbers = [*self._floats, *(text for text in self._integers if len(text) > _SAFE_DIGITS)]
+            longest = max(map(len, numbers), default=0)
+            if longest > MAX_NUMBER_LENGTH or not all(map(math.isfinite, map(float, numbers))):
+                raise ValueError("a number out of range")
 
 
 def check_json(data: bytes, scanner: Scanner | None = None) -> None:

@@ -184,16 +184,7 @@ def _ended(
     error: JobError | None = None,
 ) -> Job:
     completed_at_ms = max(now_ms, _since(job), job.created_at_ms)
-    return job._replace(
-        state=state,
-        completed_at_ms=completed_at_ms,
-        expires_at_ms=completed_at_ms + job.result_ttl_ms,
-        status_code=status_code,
-        result=result,
-        error=error,
-        lease_ms=None,
-        lease_expires_at_ms=None,
-    )
+    return job.ended(state, completed_at_ms, status_code, result=result, error=error)
 
 
 def completed_error(error: JobError, job: Job) -> JobError:

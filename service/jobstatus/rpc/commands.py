@@ -25,7 +25,6 @@ OPERATIONS_AT_ONCE: Final = 50
 BYTES_AT_ONCE: Final = 2 * SLICE_BYTES
 """After so many bytes of small results others may have it earlier."""
 
-_OF_CREATION: Final = ("virtual_key_id", "provider", "model_requested", "max_attempts")
 _OF_AN_END: Final = ("attempt", "status_code")
 
 
@@ -35,14 +34,18 @@ def _given(message: Message, optional_fields: Iterable[str]) -> dict[str, Any]:
 
 
 def create_job(message: pb.CreateJobRequest) -> core.CreateJob:
-    given = _given(message, _OF_CREATION)
-    if message.HasField("result_ttl"):
-        given["result_ttl_ms"] = ms_from_duration(message.result_ttl, "result_ttl")
+    has = message.HasField
     return core.CreateJob(
-        job_id=message.job_id if message.HasField("job_id") else str(uuid.uuid4()),
+        job_id=message.job_id if has("job_id") else str(uuid.uuid4()),
         request_type=request_type_of(message.request_type),
+        virtual_key_id=message.virtual_key_id if has("virtual_key_id") else None,
+        result_ttl_ms=ms_from_duration(message.result_ttl, "result_ttl")
+        if has("result_ttl")
+        else core.DEFAULT_RESULT_TTL_MS,
+        provider=message.provider if has("provider") else None,
+        model_requested=message.model_requested if has("model_requested") else None,
+        max_attempts=message.max_attempts if has("max_attempts") else 1,
         traceparent=valid_traceparent(message.traceparent) if message.traceparent else TRACEPARENT.get(),
-        **given,
     )
 
 
@@ -65,7 +68,12 @@ def heartbeat_job(message: pb.HeartbeatJobRequest) -> core.HeartbeatJob:
 
 def complete_job(message: pb.CompleteJobRequest) -> core.CompleteJob:
     """Return the command, whose result is still to be checked."""
-    return core.CompleteJob(job_id=message.job_id, result=message.result, **_given(message, _OF_AN_END))
+    return core.CompleteJob(
+        job_id=message.job_id,
+        result=message.result,
+        attempt=message.attempt,
+        status_code=message.status_code if message.HasField("status_code") else core.OK,
+    )
 
 
 def fail_job(message: pb.FailJobRequest) -> core.FailJob:
