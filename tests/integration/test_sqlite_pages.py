@@ -28,8 +28,8 @@ async def test_a_poll_reads_two_pages_at_most(tmp_path: Path) -> None:
         def missed(statement: str, *values: Any) -> tuple[int, int]:
             """How many pages were not in the cache, and the row's last value."""
             before = reader.status(apsw.SQLITE_DBSTATUS_CACHE_MISS)[0]
-            (row,): list[Any] = reader.execute(statement, values).fetchall()
-            return reader.status(apsw.SQLITE_DBSTATUS_CACHE_MISS)[0] - before, row[-1]
+            rows: list[Any] = reader.execute(statement, values).fetchall()
+            return reader.status(apsw.SQLITE_DBSTATUS_CACHE_MISS)[0] - before, rows[0][-1]
 
         for name in names[:WARMED]:
             missed(statements.ANSWER, name)
