@@ -168,7 +168,7 @@ def worded(value: float, unit: str) -> str:
             return f"{value * 100:.3g} %"
         case "reqps":
             return f"{value:.3g}/s"
-    return f"{value:.3g}"
+    return f"{value:,.0f}" if value >= 1000 else f"{value:.3g}"
 
 
 def draw_stat(axes: Axes, panel: Any, series: Sequence[Series]) -> None:
