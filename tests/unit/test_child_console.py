@@ -12,6 +12,8 @@ from typing import Any, cast
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import make_mocked_request
+from harness.logged import events_logged
+from harness.waiting import until
 from jobstatus.console.limits import ConsoleLimits
 from jobstatus.console.messages import UNAVAILABLE, Answer, Question, Watch, document
 from jobstatus.processes.child import ChildProcess
@@ -73,6 +75,16 @@ async def test_figures_are_those_of_all_children() -> None:
         assert await console._figures(Watch(is_open=True, is_alone=True)) == ['"0"', '"1"', '"2"']
         watches = [Watch.from_text(each.asked[0][1]) for each in told]
         assert watches == [Watch(is_open=True, is_alone=number == 0) for number in range(3)]
+
+
+async def test_a_bug_of_the_console_does_not_end_the_supervisor(caplog: pytest.LogCaptureFixture) -> None:
+    """Figures that cannot be read are logged, and collected again."""
+    async with child(Told({"console_figures": "no figures"})) as confused:
+        console = ChildConsole(lambda: [confused], None, ConsoleLimits(pulse_seconds=0, sample_seconds=0))
+        running = asyncio.create_task(console.run())
+        await until(lambda: events_logged(caplog) == ["console_figures_failed"])
+        assert not running.done()
+        running.cancel()
 
 
 @pytest.mark.parametrize(("path", "status"), [("/console/", 200), ("/console/api/session", 503), ("/console/x", 404)])

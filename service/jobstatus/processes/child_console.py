@@ -4,6 +4,7 @@ Any child can answer, so that the page goes on when one dies. Streams end at the
 """
 
 import asyncio
+import logging
 import time
 from collections.abc import Callable, Sequence
 from typing import NoReturn
@@ -16,10 +17,13 @@ from jobstatus.console.links import SignInLinks
 from jobstatus.console.messages import UNAVAILABLE, Answer, Question, Watch
 from jobstatus.console.pulse import Pulse
 from jobstatus.processes.child import ChildProcess
+from jobstatus.telemetry.throttle import LogThrottle
 
 ANSWER_SECONDS = 5.0
 """The time that a child has to answer a question of a page."""
 FIGURES_SECONDS = 2.0
+
+_log = logging.getLogger(__name__)
 
 
 class ChildConsole:
@@ -34,6 +38,7 @@ class ChildConsole:
         """`children` returns those that are up."""
         self._children = children
         self._limits = limits
+        self._failed = LogThrottle()
         self._pulse = Pulse(self._figures, clock=_now_ms, monotonic=time.monotonic, limits=limits)
         self._console = Console(
             self._ask, self._pulse, clock=_now_ms, monotonic=time.monotonic, links=links, limits=limits
@@ -46,8 +51,18 @@ class ChildConsole:
     async def run(self) -> NoReturn:
         """Collect figures for as long as this is not cancelled."""
         while True:
-            await self._pulse.refresh()
+            await self._refresh()
             await asyncio.sleep(self._limits.pulse_seconds)
+
+    async def _refresh(self) -> None:
+        try:
+            await self._pulse.refresh()
+        except Exception:  # noqa: BLE001  # the supervisor must outlive a bug of the console
+            if times := self._failed.should_log():
+                _log.exception(
+                    "The figures of the console could not be collected because of a bug of this program.",
+                    extra={"event": "console_figures_failed", "times": times},
+                )
 
     async def _ask(self, question: Question) -> Answer:
         """Ask one child after the other until one answers. Whatever is asked may be done twice."""

@@ -162,7 +162,7 @@ async function begin() {
   try {
     await redeem(hash.slice(TICKET.length));
   } catch (error) {
-    return showSignIn(error.message);
+    return leave(error.message);
   }
   frame(true);
   show();
