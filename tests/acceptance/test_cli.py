@@ -30,7 +30,7 @@ from yarl import URL
 NOWHERE = "127.0.0.1:1"
 LEAVES = [
     value
-    for value in vars(jobstatus.client).values()
+    for value in (getattr(jobstatus.client, name) for name in jobstatus.client.__all__)
     if isinstance(value, type) and issubclass(value, errors.JobStatusError) and value is not errors.JobStatusError
 ]
 """Every error that the client's calls raise."""

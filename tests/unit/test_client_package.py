@@ -5,6 +5,7 @@ import sys
 from typing import Final
 
 import jobstatus.client
+import pytest
 from jobstatus.rpc.errors import CODES
 
 SERVER_PACKAGES: Final = (
@@ -93,3 +94,14 @@ def test_the_client_exports_every_error_of_the_contract() -> None:
         and issubclass(each, jobstatus.client.JobStatusError)
         and each is not jobstatus.client.JobStatusError
     }
+
+
+def test_each_exported_name_is_what_its_module_has() -> None:
+    """The names are imported when they are used, from where the type checker is told that they are."""
+    for name in jobstatus.client.__all__:
+        exported = getattr(jobstatus.client, name)
+        assert getattr(sys.modules[getattr(exported, "__module__", "jobstatus.client")], name, exported) is exported
+        assert name in dir(jobstatus.client)
+    assert {*jobstatus.client._MODULE_OF} == {*jobstatus.client.__all__}
+    with pytest.raises(AttributeError):
+        _ = jobstatus.client.Nothing

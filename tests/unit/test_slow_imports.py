@@ -10,6 +10,26 @@ SLOW = {
     "the help of jobs": ("import jobstatus.cli.jobs", ("asyncio", "grpc", "google.protobuf")),
     "the help of keys": ("import jobstatus.cli.keys", ("asyncio", "grpc", "google.protobuf")),
     "the help of token": ("import jobstatus.cli.tokens", ("asyncio", "cryptography", "jwt", "pydantic")),
+    "a client": (
+        "from jobstatus.client import JobState, JobStatusClient",
+        ("jobstatus.client.blocking", "jobstatus.client.loop_thread"),
+    ),
+    "jobs get": (
+        "from jobstatus.cli import run; run(['jobs', 'get', 'x', '--grpc', '127.0.0.1:1'])",
+        (
+            *("aiohttp", "apsw", "cryptography", "grpc_health.v1", "grpc_reflection.v1alpha", "importlib.metadata"),
+            *(
+                "jobstatus.client.blocking",
+                "jobstatus.settings",
+                "jwt",
+                "prometheus_client",
+                "pydantic",
+                "rich",
+                "structlog",
+            ),
+            *("tomllib", "uvloop", "yaml"),
+        ),
+    ),
     "a start of the service": (
         (
             "import jobstatus.processes.start, jobstatus.app.service as _; "
@@ -45,3 +65,22 @@ def test_a_slow_package_is_not_loaded(case: str) -> None:
     env = {name: value for name, value in os.environ.items() if not name.startswith("JOBSTATUS_")}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True, env=env)
     assert done.stdout.strip() == "[]"
+
+
+def test_a_command_collects_garbage_once_it_is_imported() -> None:
+    """Not before, because nearly all that imports make stays; and never over that again."""
+    code = """
+import gc, sys
+import jobstatus.cli
+from jobstatus.cli.garbage import collect_from_now_on
+
+sys.argv = ["jobstatus", "--version"]
+try:
+    jobstatus.cli.main()
+except SystemExit:
+    print(gc.isenabled(), gc.get_freeze_count())
+collect_from_now_on()
+print(gc.isenabled(), gc.get_freeze_count() > 0)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout.split()[-4:] == ["False", "0", "True", "True"]

@@ -4,6 +4,7 @@ This module needs only the standard library, because the package without its `se
 says in one sentence what to install.
 """
 
+import gc
 import os
 import sys
 from collections.abc import Sequence
@@ -32,6 +33,7 @@ def run(arguments: Sequence[str]) -> int:
 
 def main() -> NoReturn:
     """Run the console script."""
+    gc.disable()  # until the command is imported (see `garbage`)
     _occupy_standard_descriptors()
     sys.exit(run(sys.argv[1:]))
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Final
 
 import click
 
+from jobstatus.cli.garbage import collect_from_now_on
 from jobstatus.cli.params import SPAN
 
 if TYPE_CHECKING:
@@ -98,6 +99,7 @@ def with_client(command: Callable[..., Coroutine[Any, Any, int | None]]) -> Call
             async with JobStatusClient(target, credentials=credentials, timeout=timeout, retry=False) as client:
                 return await command(client, **arguments)
 
+        collect_from_now_on()
         return asyncio.run(run())
 
     for option in reversed(_options):

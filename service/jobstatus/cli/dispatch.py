@@ -13,6 +13,7 @@ import click
 
 from jobstatus import __version__
 from jobstatus.cli.errors import EPILOG, ExitCode, explain
+from jobstatus.cli.garbage import collect_from_now_on
 
 _COMMANDS: Final = {
     "serve": ("serve", "Serve REST and gRPC until Ctrl-C or SIGTERM."),
@@ -23,6 +24,9 @@ _COMMANDS: Final = {
     "token": ("tokens", "Mint a JWT for polling."),
     "poll": ("poll", "Poll a job over REST until it ends."),
 }
+
+_IMPORT_MORE: Final = frozenset({"serve", "edge", "jobs", "keys"})
+"""The commands that import more when they run, and begin to collect garbage by themselves."""
 
 _LIBRARIES: Final = {
     "GRPC_VERBOSITY": "NONE",  # errors are ours to say, in a sentence
@@ -43,6 +47,8 @@ class _Commands(click.Group):
         for name, value in _LIBRARIES.items():
             os.environ.setdefault(name, value)
         command = import_module(f"jobstatus.cli.{_COMMANDS[cmd_name][0]}").command
+        if cmd_name not in _IMPORT_MORE:
+            collect_from_now_on()
         assert isinstance(command, click.Command)  # noqa: S101 (for the type checker)
         return command
 
