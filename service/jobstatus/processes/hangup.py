@@ -57,7 +57,8 @@ class HangUps:
         if is_child:
             signal.signal(signal.SIGHUP, signal.SIG_IGN)
         else:
-            asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._on_signal)
+            loop = asyncio.get_running_loop()
+            signal.signal(signal.SIGHUP, lambda *_: loop.call_soon_threadsafe(self._on_signal))
 
     def call(self, request: Callable[[], None]) -> None:
         """Call this at each SIGHUP from now on, and now if one has come."""

@@ -107,7 +107,6 @@ def _end() -> None:
     """Ignore signals from now on, because all work is done and a late signal must not change the exit code."""
     _log.info("The process has stopped.", extra={"event": "stopped"})
     for number in (*STOPPING, signal.SIGHUP):
-        asyncio.get_running_loop().remove_signal_handler(number)
         signal.signal(number, signal.SIG_IGN)
 
 
@@ -116,7 +115,11 @@ def catch_signals(stop: asyncio.Event, *, is_child: bool = False) -> None:
 
     A child ignores the second one, because it often gets two: a service manager such as systemd signals every process,
     and so does the supervisor. To end a child at once, the supervisor kills it.
+
+    These are no handlers of the event loop, because it sets the default ones when it gives its own up, and a signal
+    that came just then would end the process with an error.
     """
+    loop = asyncio.get_running_loop()
 
     def on_signal(number: signal.Signals) -> None:
         if stop.is_set() and not is_child:
@@ -124,4 +127,4 @@ def catch_signals(stop: asyncio.Event, *, is_child: bool = False) -> None:
         stop.set()
 
     for number in STOPPING:
-        asyncio.get_running_loop().add_signal_handler(number, on_signal, number)
+        signal.signal(number, lambda number, _: loop.call_soon_threadsafe(on_signal, signal.Signals(number)))
