@@ -1,6 +1,7 @@
 """Answers the console's questions from the store, for admins only, through the use cases that REST and gRPC use."""
 
 import asyncio
+import json
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final, Protocol
@@ -71,6 +72,7 @@ class ConsoleReader:
         self._limits = limits
         self._results = asyncio.Semaphore(_RESULTS_AT_ONCE)
         self._kept: LruCache[str, tuple[float, asyncio.Future[Answer]]] = LruCache(_KEPT_ANSWERS)
+        self._new: LruCache[str, tuple[float, int]] = LruCache(_KEPT_ANSWERS)
         self._reads: Mapping[str, Callable[[dict[str, Any]], Awaitable[Answer]]] = {
             "session": self._session,
             "jobs": self._jobs,
@@ -181,18 +183,31 @@ class ConsoleReader:
     async def _rows(self, arguments: dict[str, Any]) -> Answer:
         """Return which of the known jobs have changed or gone, and how many jobs there are above the page by now."""
         known: dict[str, int] = arguments["known"]
-        jobs = await self._tracker.get_many(list(known), with_results=False) if known else []
+        jobs, new = await asyncio.gather(
+            self._tracker.get_many(list(known), with_results=False), self._count_new(arguments)
+        )
         pairs = list(zip(known, jobs, strict=True))
         changed = [job for job_id, job in pairs if isinstance(job, Job) and job.version != known[job_id]]
         return document(
             {
                 "rows": [rows.row_of(job) for job in changed],
                 "gone": [job_id for job_id, job in pairs if job is None],
-                "new": await self._count_new(arguments),
+                "new": new,
             }
         )
 
     async def _count_new(self, arguments: dict[str, Any]) -> int:
+        """Return how many jobs there are above a page; the number of a moment ago where a listing takes long."""
+        loop, key = asyncio.get_running_loop(), json.dumps(arguments | {"known": {}})
+        kept = self._new.get(key)
+        began = loop.time()
+        if kept is not None and began < kept[0]:
+            return kept[1]
+        new = await self._list_new(arguments)
+        self._new.put(key, (loop.time() + (loop.time() - began) / self._limits.look_share, new))
+        return new
+
+    async def _list_new(self, arguments: dict[str, Any]) -> int:
         top = filters.place_in(arguments, "top")
         listing = filters.listing_of(arguments | {"page": "", "at": ""}, self._limits.max_new)
         if top is not None:
