@@ -4,8 +4,11 @@ A provider is trusted to say which keys are its own, and for nothing else: redir
 kept, answers are bounded in size and time and not decompressed.
 """
 
+import asyncio
 import re
+import ssl
 from collections.abc import Iterable
+from functools import cache
 from typing import Final
 from urllib.request import getproxies, proxy_bypass
 
@@ -36,7 +39,7 @@ async def fetch(url: str, limits: JwksLimits) -> Document:
                 cookie_jar=DummyCookieJar(),
                 auto_decompress=False,
             ) as session,
-            session.get(url, allow_redirects=False, proxy=proxy_of(url)) as response,
+            session.get(url, allow_redirects=False, proxy=proxy_of(url), ssl=await _trust_for(url)) as response,
         ):
             if response.status != _OK:
                 raise FetchFailed(f"{url} answered {response.status}; redirects are not followed")
@@ -49,6 +52,16 @@ async def fetch(url: str, limits: JwksLimits) -> Document:
         raise FetchFailed(f"{url} cannot be reached: {error}") from None
     except (ClientError, OSError, ValueError) as error:
         raise FetchFailed(f"{url} cannot be fetched: {type(error).__name__}") from None
+
+
+async def _trust_for(url: str) -> ssl.SSLContext | bool:
+    """Return a context that trusts the system's authorities. They are read in a thread, because that takes long."""
+    return await asyncio.to_thread(_trust) if URL(url).scheme == "https" else True
+
+
+@cache
+def _trust() -> ssl.SSLContext:
+    return ssl.create_default_context()
 
 
 async def _read(content: StreamReader, url: str, max_bytes: int) -> bytes:

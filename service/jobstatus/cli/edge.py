@@ -40,6 +40,9 @@ def command(*, dev: bool, check: bool, options: Mapping[str, str]) -> int:
     from jobstatus.processes.hangup import EarlyHangUps  # noqa: PLC0415 (as below)
 
     EarlyHangUps.expect()
+    from jobstatus.processes.quick_import import import_aiohttp  # noqa: PLC0415 (as below)
+
+    import_aiohttp()
     from jobstatus.processes.start import run_edge  # noqa: PLC0415 (the whole edge: not for --help)
 
     return run_edge(dev=dev, options=options)

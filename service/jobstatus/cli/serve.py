@@ -40,6 +40,9 @@ def command(*, dev: bool, check: bool, options: Mapping[str, str]) -> int:
     from jobstatus.processes.hangup import EarlyHangUps  # noqa: PLC0415 (as below)
 
     EarlyHangUps.expect()
+    from jobstatus.processes.quick_import import import_aiohttp  # noqa: PLC0415 (as below)
+
+    import_aiohttp()
     from jobstatus.processes.start import run  # noqa: PLC0415 (the whole service: not for --help)
 
     return run(dev=dev, options=options)

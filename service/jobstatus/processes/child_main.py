@@ -11,6 +11,9 @@ if __name__ == "__main__":
     from jobstatus.processes.hangup import EarlyHangUps
 
     EarlyHangUps.expect()
+    from jobstatus.processes.quick_import import import_aiohttp
+
+    import_aiohttp()
     from jobstatus.processes.start import run
 
     number, *options = sys.argv[1:]
