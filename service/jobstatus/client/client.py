@@ -69,7 +69,10 @@ class JobFilter(TypedDict, total=False):
 
 @dataclass(frozen=True, slots=True)
 class JobPage:
-    """One page of a listing, newest job first, without results. `next_page_token` is empty on the last page."""
+    """One page of a listing, newest job first, without results. `next_page_token` is empty on the last page.
+
+    A page may be short, or empty, although more follow.
+    """
 
     jobs: list[Job]
     next_page_token: str
