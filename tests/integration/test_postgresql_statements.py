@@ -18,6 +18,7 @@ from jobstatus.core.store import Answer, Listing
 from jobstatus.core.virtual_keys import VirtualKey, hash_key
 from jobstatus.stores.listing import page, window_end
 from jobstatus.stores.postgresql import PostgreSQLJobStore, statements
+from jobstatus.stores.postgresql.arrays import array_of
 from jobstatus.stores.postgresql.connections import KEEPALIVES, Connection, connect
 from jobstatus.stores.postgresql.limits import PostgreSQLLimits
 from jobstatus.stores.postgresql.store import DIALECT
@@ -280,6 +281,37 @@ async def test_a_snapshot_that_stays_open_makes_no_sweep_dearer(opened: PostgreS
         full_ms = now_ms + FULL_SCAN_MS
         assert await entries_read(opened, database, "jobs_due", opened.due(full_ms, 500)) > len(gone)
         assert await entries_read(opened, database, "jobs_expiring", opened.purge(full_ms, 500)) >= len(gone)
+
+
+@pytest.mark.parametrize(
+    ("type_name", "values"),
+    [
+        ("text", ["a", None, "ä€\U0001f600", ""]),
+        ("text", ["same"] * 3),
+        ("bigint", [-(2**63), None, 2**63 - 1, 0]),
+        ("integer", [599, 100, None]),
+        ("integer", [None] * 3),
+        ("double precision", [0.0, 0.1, None, 1.0]),
+        ("bytea", [b"", None, b"\x00\xff" * 1000]),
+        ("boolean", [True, False]),
+    ],
+)
+async def test_arrays_arrive_as_they_were(database: str, type_name: str, values: list[Any]) -> None:
+    """They are encoded here."""
+    connection = await connect(server().url(database))
+    try:
+        cursor = await connection.execute(f"SELECT %b::{type_name}[]".encode(), [array_of(values, type_name)])
+        assert await cursor.fetchone() == (values,)
+    finally:
+        await connection.close()
+
+
+async def test_texts_are_utf_8_whatever_the_url_says(database: str) -> None:
+    url = server().url(database)
+    async with PostgreSQLJobStore(f"{url}{'&' if '?' in url else '?'}client_encoding=LATIN1") as opened:
+        written = job(message="ä€", provider="Ω")
+        await opened.commit([change(written)])
+        assert await opened.read_jobs([written.job_id], with_results=True) == [written]
 
 
 async def test_heartbeats_change_no_index(opened: PostgreSQLJobStore, database: str) -> None:

@@ -54,7 +54,7 @@ _SPACE: Final = b" \t\r\n"
 
 def check_result(
     result: bytes, max_bytes: int, slice_bytes: int = SLICE_BYTES, scanner: Scanner | None = None
-) -> Iterator[None]:
+) -> Generator[None]:
     """Check a result, and yield before each slice of a large one.
 
     Raise ResultTooLarge, or ResultNotJson unless the bytes are what `json_text.check_json` accepts. The bytes are only

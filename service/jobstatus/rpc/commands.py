@@ -93,12 +93,15 @@ class CommandReader:
         self._max_result_bytes = max_result_bytes
         self._scanner = Scanner()
 
-    def complete_job(self, message: pb.CompleteJobRequest) -> Steps[core.CompleteJob]:
-        """Raises InvalidField, ResultTooLarge or ResultNotJson."""
-        command = complete_job(message)
-        del message  # it holds the result a second time
-        yield from check_result(command.result, self._max_result_bytes, scanner=self._scanner)
-        return command
+    def check(self, command: core.CompleteJob) -> Steps[None] | None:
+        """Check the result of a completion. Return the steps in which a large one is checked.
+
+        Raises ResultTooLarge or ResultNotJson, here or in a step.
+        """
+        if len(command.result) > SLICE_BYTES:
+            return check_result(command.result, self._max_result_bytes)
+        check_small_result(command.result, self._max_result_bytes, self._scanner)
+        return None
 
     def operations(self, message: pb.BatchWriteRequest) -> Steps[list[core.Command | JobStatusError]]:
         """Return the commands of a batch, and for an invalid one the error that the single call would raise."""
@@ -109,10 +112,8 @@ class CommandReader:
                 command = _operation(operation)
                 if type(command) is core.CompleteJob:
                     size += len(command.result)
-                    if len(command.result) <= SLICE_BYTES:
-                        check_small_result(command.result, self._max_result_bytes, self._scanner)
-                    else:
-                        yield from check_result(command.result, self._max_result_bytes)
+                    if (steps := self.check(command)) is not None:
+                        yield from steps
                 commands.append(command)
             except JobStatusError as error:
                 commands.append(error)

@@ -78,9 +78,11 @@ class JobStatusServicer:
         return await self._applied(commands.heartbeat_job(request), pb.HeartbeatJobResponse())
 
     async def CompleteJob(self, request: pb.CompleteJobRequest) -> pb.CompleteJobResponse:
-        steps = self._read.complete_job(request)
+        command = commands.complete_job(request)
         del request  # it holds the result a second time
-        return await self._applied(await self._pace.run(steps), pb.CompleteJobResponse())
+        if (steps := self._read.check(command)) is not None:
+            await self._pace.run(steps)
+        return await self._applied(command, pb.CompleteJobResponse())
 
     async def FailJob(self, request: pb.FailJobRequest) -> pb.FailJobResponse:
         return await self._applied(commands.fail_job(request), pb.FailJobResponse())

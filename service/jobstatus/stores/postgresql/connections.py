@@ -21,6 +21,7 @@ from psycopg import errors
 
 from jobstatus.core.circuit_breaker import CircuitBreaker
 from jobstatus.core.errors import JobStatusError, StoreFull, StoreUnavailable
+from jobstatus.stores.postgresql import arrays
 from jobstatus.stores.postgresql.limits import PostgreSQLLimits
 
 T = TypeVar("T")
@@ -91,11 +92,14 @@ async def connect(conninfo: str) -> Connection:
     other and to the socket, which would stay open until the garbage is collected.
     """
     try:
-        connection = await Connection.connect(conninfo, autocommit=True, prepare_threshold=None)
+        connection = await Connection.connect(
+            conninfo, autocommit=True, prepare_threshold=None, client_encoding="UTF8"
+        )  # whatever the URL says: `arrays` sends UTF-8
     except psycopg.Error as error:
         traceback.clear_frames(error.__traceback__)
         raise
     connection.add_notice_handler(connection._heed)  # noqa: SLF001  # its own
+    arrays.register(connection.adapters)
     try:
         await _ask(connection, KEEPALIVES, (connection.info.backend_pid,), _KEEPALIVES_SECONDS)
     except BaseException:

@@ -1,11 +1,12 @@
 """The statements and their values: one statement for each batch, whatever its size."""
 
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Final
 
 from jobstatus.core.rules import GIVEN_UP_CODES
 from jobstatus.core.store import SMALL_RESULT_BYTES, Change
 from jobstatus.stores.counting import count, signs, types
+from jobstatus.stores.postgresql.arrays import BinaryArray, array_of
 from jobstatus.stores.rows import ADDED_COLUMNS, COLUMNS, NO_ADDED, added, added_of, row_of
 
 _TYPES: Final = {
@@ -20,6 +21,7 @@ _TYPES: Final = {
 }
 _TYPE_OF: Final = {column: name for name, columns in _TYPES.items() for column in columns.split()}
 _STORED: Final = (*COLUMNS, "answer")
+_OF_THE_CHANGE: Final = ("replaces", "is_deletion")
 
 ANSWERS: Final = f"""
     SELECT job_id, request_type, virtual_key_id, created_at_ms, expires_at_ms,
@@ -41,7 +43,7 @@ def _commit(*, has_added: bool) -> str:
     is chosen, so that two batches wait for each other instead of deadlocking.
     """
     stored = (*_STORED, *ADDED_COLUMNS) if has_added else _STORED
-    given = (*stored, "replaces", "is_deletion")
+    given = (*stored, *_OF_THE_CHANGE)
     return f"""
     WITH given AS (
         SELECT * FROM unnest({", ".join(f"%b::{_TYPE_OF[column]}[]" for column in given)})
@@ -112,7 +114,7 @@ def askable(texts: Sequence[str]) -> list[str]:
     return [text for text in texts if text.isprintable()]
 
 
-def columns_of(changes: Sequence[Change], *, has_added: bool) -> list[list[Any]]:
+def columns_of(changes: Sequence[Change], *, has_added: bool) -> list[BinaryArray]:
     """Return the values of COMMIT, column by column, in the order of the ids."""
     nothing = (None,) * (len(_STORED) - 1 + (len(ADDED_COLUMNS) if has_added else 0))
     rows = [
@@ -127,4 +129,5 @@ def columns_of(changes: Sequence[Change], *, has_added: bool) -> list[list[Any]]
         )
         for change in sorted(changes, key=lambda change: change.job_id)
     ]
-    return [list(column) for column in zip(*rows, strict=True)]
+    given = (*_STORED, *(ADDED_COLUMNS if has_added else ()), *_OF_THE_CHANGE)
+    return [array_of(column, _TYPE_OF[name]) for name, column in zip(given, zip(*rows, strict=True), strict=True)]

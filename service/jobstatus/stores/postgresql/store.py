@@ -31,6 +31,7 @@ from jobstatus.stores.counting import count_of, count_values, types_of
 from jobstatus.stores.listing import Dialect, read_page
 from jobstatus.stores.postgresql import schema, statements, virtual_keys
 from jobstatus.stores.postgresql.address import conninfo_of, conninfo_of_host, host_count
+from jobstatus.stores.postgresql.arrays import BinaryArray
 from jobstatus.stores.postgresql.connections import (
     CONFLICTS,
     Connection,
@@ -286,7 +287,7 @@ async def _fetch(connection: Connection, statement: str, values: Sequence[Any] =
     return await cursor.fetchall()
 
 
-async def _commit(connection: Connection, statement: str, values: Sequence[list[Any]]) -> list[tuple[Any, ...]]:
+async def _commit(connection: Connection, statement: str, values: Sequence[BinaryArray]) -> list[tuple[Any, ...]]:
     """Try every change. Return the ids of those made. Repeat the batch after a deadlock with another process."""
     for pause_ms in CONFLICT_PAUSES_MS:
         try:

@@ -34,6 +34,7 @@ TTL_SLACK_MS: Final = 24 * 60 * 60 * 1000
 """How much later than its expiry the server itself drops a job, so that the purge comes first, and a clock of the
 server that steps by less takes no result away."""
 
+_to_text: Final = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 _ROW_COLUMNS: Final = COLUMNS[:-1]  # all but the result
 _ADDED_NAMES: Final = ADDED_COLUMNS[:2]
 """In `row`, too. An earlier version writes `row` anew, without them."""
@@ -85,7 +86,7 @@ def job_in(row: bytes, result: bytes | None) -> Job:
 
 def row_text(document: object) -> bytes:
     """Encode `row`, or a part of it, always in the same way, so that a part can be sought as text."""
-    return json.dumps(document, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "surrogatepass")
+    return _to_text(document).encode("utf-8", "surrogatepass")
 
 
 def _fields(job: Job, answer: bytes) -> list[Word]:
