@@ -1,70 +1,112 @@
-"""What the metrics cost with many jobs in an SQLite file: the count of jobs, and an answer of /metrics.
+"""What the metrics cost with many jobs in a store: the count of jobs, and an answer of /metrics. And are they true?
 
-    python benchmarks/counting.py [JOBS]
+    .venv/bin/python -m benchmarks.counting [--jobs 1000000] [--stores sqlite postgresql valkey cluster]
 
-The file is made by SQL and removed in the end. Times are CPU time of this process, the best of five.
+All but 20,000 of the jobs have ended. Times are CPU time of this process and of the store's servers, the best of five.
+Ends with 1 when a count is not of what was stored.
 """
 
+import argparse
 import asyncio
 import gzip
 import sys
 import tempfile
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any, Final
 
-import apsw
-from jobstatus.core.job import RequestType
-from jobstatus.core.rules import JobOutcome
+from harness.stores import SHARED
+from jobstatus.core.answer import render
+from jobstatus.core.commands import MAX_RESULT_TTL_MS, CompleteJob, CreateJob, StartJob
+from jobstatus.core.job import Job, JobState, RequestType
+from jobstatus.core.rules import JobOutcome, Policy, decide
+from jobstatus.core.store import Change, JobCount
 from jobstatus.rpc.options import DESCRIPTORS
-from jobstatus.stores.sqlite import SQLiteJobStore, schema
+from jobstatus.stores import open_store
 from jobstatus.telemetry.collectors import Format
 from jobstatus.telemetry.metrics import Metrics
+
+from benchmarks.servers import NAMES, behind, cpu_seconds, store_url
+from benchmarks.workload import job_id_of, result_of
 
 JOBS: Final = 1_000_000
 LIVE: Final = 10_000
 """How many of them are pending, and how many are processing."""
-
-_NUMBERS: Final = "WITH RECURSIVE numbers(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM numbers WHERE n < ?)"
-_COMMON: Final = "job_id, request_type, version, virtual_key_id, created_at_ms, result_ttl_ms, attempt, max_attempts"
-_ENDED: Final = f"""{_NUMBERS} INSERT INTO jobs
-    ({_COMMON}, state, started_at_ms, completed_at_ms, expires_at_ms, status_code, answer)
-    SELECT 'ended-' || n, 'transcription', 3, 'vk-' || (n % 100), n, 3600000, 1, 3,
-    CASE WHEN n % 10 THEN 'completed' ELSE 'failed' END, n, n + 1000, n + 3601000, 200, randomblob(300) FROM numbers"""
-_LIVE: Final = f"""{_NUMBERS} INSERT INTO jobs
-    ({_COMMON}, state, started_at_ms, due_at_ms, lease_ms, lease_expires_at_ms, answer)
-    SELECT 'live-' || n, 'transcription', 1, 'vk-' || (n % 100), n, 3600000, 1, 3,
-    CASE WHEN n % 2 THEN 'pending' ELSE 'processing' END, CASE WHEN n % 2 = 0 THEN n END, n + 86400000,
-    CASE WHEN n % 2 = 0 THEN 60000 END, CASE WHEN n % 2 = 0 THEN n + 60000 END, randomblob(300) FROM numbers"""
+LEASE_MS: Final = 3_600_000
+_BATCH: Final = 5000
+_POLICY: Final = Policy(pending_timeout_ms=MAX_RESULT_TTL_MS)
 
 
-def fill(path: Path, jobs: int) -> None:
-    """Make a file with so many jobs, nearly all of which have ended."""
-    connection = schema.open_writer(path, 1000, create=True)
-    connection.execute("BEGIN")
-    connection.execute(_ENDED, (jobs - 2 * LIVE,))
-    connection.execute(_LIVE, (2 * LIVE,))
-    connection.execute("COMMIT")
-    connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
-    connection.close()
+def job(number: int, now_ms: int) -> Job:
+    """Return a job that is made `number` ms after `now_ms`: of each 2 * LIVE the first half pending, all else ended."""
+    at_ms = now_ms + number
+    job_id = job_id_of(number)
+    create = CreateJob(
+        job_id=job_id,
+        request_type=RequestType.TRANSCRIPTION,
+        virtual_key_id=f"vk-{number % 100}",
+        result_ttl_ms=MAX_RESULT_TTL_MS,
+    )
+    commands = (
+        create,
+        StartJob(job_id=job_id, worker_id="worker", lease_ms=LEASE_MS),
+        CompleteJob(job_id=job_id, result=result_of(100), attempt=1),
+    )
+    made: Job | None = None
+    for command in commands[: 1 + (number >= LIVE) + (number >= 2 * LIVE)]:
+        made, refusal = decide(made, command, at_ms, _POLICY)
+        assert refusal is None, refusal
+    assert made is not None
+    return made
 
 
-async def cpu_ms(work: Callable[[], Awaitable[Any]]) -> float:
-    """Return how many milliseconds of CPU the work takes, at best."""
+def batches(jobs: int, now_ms: int) -> Iterator[list[Change]]:
+    """Yield the jobs in parts for one commit."""
+    for first in range(0, jobs, _BATCH):
+        part = [job(number, now_ms) for number in range(first, min(first + _BATCH, jobs))]
+        yield [Change(job_id=one.job_id, replaces=0, job=one, answer=render(one)) for one in part]
+
+
+def expected(jobs: int, now_ms: int) -> JobCount:
+    """Return what a true count of them is."""
+    by_state = {JobState.PENDING: LIVE, JobState.PROCESSING: LIVE, JobState.COMPLETED: jobs - 2 * LIVE}
+    return JobCount(
+        by_state=by_state | {JobState.FAILED: 0}, oldest_created_ms=now_ms, leased_until_ms=now_ms + LIVE + LEASE_MS
+    )
+
+
+async def best_ms(work: Callable[[], Awaitable[Any]], clock: Callable[[], float] = time.process_time) -> float:
+    """Return how many milliseconds the work takes by a clock, at best."""
     taken = []
     for _ in range(5):
-        began = time.process_time()
+        began = clock()
         await work()
-        taken.append((time.process_time() - began) * 1000)
+        taken.append((clock() - began) * 1000)
     return min(taken)
 
 
-async def measure(path: Path) -> None:
-    """Print the figures."""
-    async with SQLiteJobStore(str(path)) as store:
-        print(await store.count_jobs())  # what it is for
-        print(f"count: {await cpu_ms(store.count_jobs):.0f} ms of CPU")
+async def measure_count(kind: str, jobs: int, folder: Path) -> bool:
+    """Fill a store and print what a count of it costs; return whether the count is true."""
+    now_ms = time.time_ns() // 1_000_000
+    url = store_url(kind, folder)
+    servers = behind(kind)
+    async with open_store(url) as store:
+        for changes in batches(jobs, now_ms):
+            await store.commit(changes)
+        found = await store.count_jobs()
+        clocks = {
+            "in all": time.perf_counter,
+            "of CPU here": time.process_time,
+            "of CPU in the store's servers": lambda: sum(map(cpu_seconds, servers)),
+        }
+        taken = [f"{await best_ms(store.count_jobs, clock):.0f} ms {name}" for name, clock in clocks.items()]
+    print(f"{NAMES[kind]}, {jobs} jobs: a count takes {', '.join(taken)}")
+    return found == expected(jobs, now_ms)
+
+
+async def measure_expositions() -> None:
+    """Print what an answer of /metrics costs where every label has been seen."""
     metrics = Metrics()
     metrics.expect_writes([method.name for service in DESCRIPTORS for method in service.methods])
     for request_type in RequestType:
@@ -74,19 +116,32 @@ async def measure(path: Path) -> None:
     for form in Format:
         body = await metrics.exposition(form)
         packed = gzip.compress(body, 1)
-        took = await cpu_ms(lambda form=form: metrics.exposition(form))  # type: ignore[misc]  # mypy knows no default
+        took = await best_ms(lambda form=form: metrics.exposition(form))  # type: ignore[misc]  # mypy knows no default
         print(f"{form.name}: {took:.1f} ms of CPU, {len(body)} bytes, {len(packed)} in gzip")
 
 
-def main() -> None:
-    """Make the file, measure, and remove it."""
-    jobs = int(sys.argv[1]) if len(sys.argv) > 1 else JOBS
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "jobs.db"
-        fill(path, jobs)
-        print(f"{jobs} jobs, {path.stat().st_size >> 20} MiB")
-        asyncio.run(measure(path))
+async def measure(jobs: int, kinds: list[str]) -> int:
+    """Print all figures; return the exit code."""
+    untrue = []
+    for kind in kinds:
+        with tempfile.TemporaryDirectory(prefix="counting-") as folder:
+            if not await measure_count(kind, jobs, Path(folder)):
+                untrue.append(kind)
+    await measure_expositions()
+    for kind in untrue:
+        print(f"the count of {NAMES[kind]} is not what was stored", file=sys.stderr)
+    return 1 if untrue else 0
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--jobs", type=int, default=JOBS)
+    parser.add_argument("--stores", nargs="+", choices=SHARED, default=["sqlite"])
+    given = parser.parse_args()
+    if given.jobs < 2 * LIVE:
+        parser.error(f"--jobs: at least {2 * LIVE}")
+    return asyncio.run(measure(given.jobs, given.stores))
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

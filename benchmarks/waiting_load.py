@@ -1,8 +1,9 @@
 """Clients that wait and a worker that ends their jobs, run as a process of its own: `-m benchmarks.waiting_load`.
 
-Every client has a connection, asks with `Prefer: wait=60` for a job of its own, and listens on to the end, so that an
-answer that came twice would be seen. Prints a line once all have asked, is told by a line to go on, ends so many jobs a
-second whether or not the last have been answered, and prints what came of it as a line of JSON.
+Every client has a connection, asks with `Prefer: wait` for a job of its own, and listens on to the end, so that an
+answer that came twice would be seen. Does one step whenever it is told by a line to go on, and prints a line of JSON
+when it is done: plain polls, the connections, plain polls again, and the end of the jobs, so many a second whether or
+not the last have been answered.
 """
 
 import argparse
@@ -26,8 +27,13 @@ from jobstatus.v1.job_status_pb2_grpc import JobStatusStub
 from benchmarks.references.bare_waiting import DONE
 from benchmarks.workload import SMALL, credential_line, poll_request, result_of, virtual_key_id_of
 
-WAIT: Final = "Prefer: wait=60"
+WAIT_SECONDS: Final = 600
+"""Longer than all that is measured takes."""
+WAIT: Final = f"Prefer: wait={WAIT_SECONDS}"
 _AT_ONCE: Final = 200
+_OF_ONE_ADDRESS: Final = 20_000
+"""Connections from one address of this machine, which has no more than about 28,000 ports for them."""
+_POLLERS: Final = 16
 _PATIENCE_SECONDS: Final = 20.0
 """For the last answers after the last job has ended."""
 _LISTENING_SECONDS: Final = 0.5
@@ -51,6 +57,38 @@ class Client(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         self.received += data
         self.at = time.perf_counter()
+
+
+class Poller(asyncio.Protocol):
+    """One who polls so often, one poll after the other; `done` then."""
+
+    def __init__(self, asked: bytes, count: int) -> None:
+        self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._asked = asked
+        self._left = count
+        self._transport: asyncio.Transport | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast("asyncio.Transport", transport)
+        self._transport.write(self._asked)
+
+    def data_received(self, data: bytes) -> None:  # an answer, which is small, comes in one piece
+        assert self._transport is not None
+        self._left -= data.count(b"HTTP/1.1 ")
+        if self._left > 0:
+            self._transport.write(self._asked)
+        else:
+            self._transport.close()
+            self.done.set_result(None)
+
+
+async def poll(http_port: int, asked: bytes, count: int) -> None:
+    """Ask so often on some connections."""
+    loop = asyncio.get_running_loop()
+    pollers = [Poller(asked, count // _POLLERS) for _ in range(_POLLERS)]
+    for poller in pollers:
+        await loop.create_connection(lambda poller=poller: poller, "127.0.0.1", http_port)  # type: ignore[misc]  # a lambda's default
+    await asyncio.gather(*(poller.done for poller in pollers))
 
 
 @asynccontextmanager
@@ -86,8 +124,12 @@ async def connect(http_port: int, owners: dict[str, str], lines: Sequence[str]) 
     waiting = list(clients.values())
     for first in range(0, len(waiting), _AT_ONCE):
         part = waiting[first : first + _AT_ONCE]
+        own = (f"127.0.0.{2 + first // _OF_ONE_ADDRESS}", 0)
         await asyncio.gather(
-            *(loop.create_connection(lambda client=client: client, "127.0.0.1", http_port) for client in part)  # type: ignore[misc]  # a lambda's default
+            *(
+                loop.create_connection(lambda client=client: client, "127.0.0.1", http_port, local_addr=own)  # type: ignore[misc]  # a lambda's default
+                for client in part
+            )
         )
     return clients
 
@@ -139,19 +181,32 @@ async def run(options: argparse.Namespace) -> None:
         for number in range(options.waiters)
     }
     work = bare_worker(options.http) if options.grpc is None else worker(options.grpc, owners)
+    asked = poll_request(next(iter(owners)), lines[0])
+
+    async def polls() -> None:
+        if options.grpc is not None:  # the reference knows no plain polls
+            await poll(options.http, asked, options.polls)
+
     async with work as end:
-        print(json.dumps({"created": len(owners)}), flush=True)
-        await _told()
+        await _step({"created": len(owners)})
+        await polls()
+        await _step({"polled": options.polls})
         clients = await connect(options.http, owners, lines)
-        print(json.dumps({"connected": len(clients)}), flush=True)
-        await _told()
-        ended = await end_all(list(owners), end, options.rate)
-        await until_answered(clients)
-        print(json.dumps(outcome(clients, ended)), flush=True)
+        await _step({"connected": len(clients)})
+        await polls()
+        await _step({"polled": options.polls})
+        due = list(owners)[: options.ended]
+        ended = await end_all(due, end, options.rate)
+        answered = {job_id: clients[job_id] for job_id in due}
+        await until_answered(answered)
+        if any(client.received for job_id, client in clients.items() if job_id not in ended):
+            raise RuntimeError("an answer about a job that has not ended")
+        print(json.dumps(outcome(answered, ended)), flush=True)
 
 
-async def _told() -> None:
-    """Wait for a line."""
+async def _step(done: dict[str, int]) -> None:
+    """Say what is done, and wait for a line."""
+    print(json.dumps(done), flush=True)
     await asyncio.to_thread(sys.stdin.readline)
 
 
@@ -162,6 +217,8 @@ def main() -> None:
     parser.add_argument("--prefix", required=True, help="of the ids of the jobs")
     parser.add_argument("--waiters", type=int, required=True)
     parser.add_argument("--credentials", type=int, required=True)
+    parser.add_argument("--ended", type=int, required=True, help="jobs that end, at most")
+    parser.add_argument("--polls", type=int, required=True, help="plain polls before the wait and during it")
     parser.add_argument("--rate", type=float, required=True, help="jobs that end in a second")
     asyncio.Runner(loop_factory=uvloop.new_event_loop).run(run(parser.parse_args()))
 

@@ -53,6 +53,8 @@ class _Answered:
     def rpc_answered(self, method: str, code: str, seconds: float) -> None:  # noqa: ARG002  # the port's
         self.calls.append((method, code))
 
+    def job_created(self, request_type: RequestType) -> None: ...
+
     def job_started(self, request_type: RequestType, queued_seconds: float) -> None:  # noqa: ARG002  # the port's
         return None
 

@@ -2,12 +2,13 @@
 
 import asyncio
 import time
+from collections import Counter
 from typing import Any
 
 import pytest
 from harness.stores import change, deletion, job
 from jobstatus.core.job import ErrorExtraFields, ErrorField, JobError, JobState, RequestType
-from jobstatus.core.store import SMALL_RESULT_BYTES, Answer, Listing, Store
+from jobstatus.core.store import SMALL_RESULT_BYTES, Answer, Listing, Store, WorkerSigns
 
 EVERY_FIELD = job(
     state=JobState.FAILED,
@@ -27,6 +28,8 @@ EVERY_FIELD = job(
     lease_expires_at_ms=3001,
     progress=0.1,
     message="almost",
+    last_writer="gateway ü",
+    traceparent=f"00-{'a' * 32}-{'b' * 16}-01",
     error=JobError(
         event_id="e",
         type="t",
@@ -45,6 +48,18 @@ async def test_a_job_comes_back_as_it_went_in(store: Store) -> None:
     plain = job("job-2")
     assert await store.commit([change(EVERY_FIELD), change(plain)]) == {}
     assert await store.read_jobs(["job-2", "job-1"], with_results=True) == [plain, EVERY_FIELD]
+
+
+async def test_the_last_writer_is_that_of_the_version(store: Store) -> None:
+    """A version without one has none, whoever wrote those before it; the trace stays if the rules keep it."""
+    first = job(last_writer="one", traceparent=f"00-{'a' * 32}-{'b' * 16}-01")
+    second = first._replace(version=2, last_writer=None)
+    third = second._replace(version=3, last_writer="two", traceparent=None)
+    fourth = third._replace(version=4, last_writer=None)
+    for replaced, following in enumerate((first, second, third, fourth)):
+        assert await store.commit([change(following, replaced)]) == {}
+        for with_results in (True, False):
+            assert await store.read_jobs(["job-1"], with_results=with_results) == [following]
 
 
 @pytest.mark.parametrize("result", [b"{}", bytes(range(256)), b"\0", b"x" * 2_000_000])
@@ -192,11 +207,23 @@ async def test_purge_frees_only_what_has_expired(store: Store) -> None:
     assert [item is not None for item in left] == [False, False, False, True, True]
 
 
+_IN_WORDS = '"code":"lease_lost","worker_id":"w-2","status_code":500,"error":"x"'
 LISTED = [
     job("a", created_at_ms=10),
-    job("b", created_at_ms=20, virtual_key_id="vk-1", state=JobState.PROCESSING),
+    job("b", created_at_ms=20, virtual_key_id="vk-1", state=JobState.PROCESSING, worker_id="w-1", message=_IN_WORDS),
     job("c", created_at_ms=20, virtual_key_id="vk-1", request_type=RequestType.OCR),
-    job("d", created_at_ms=30, state=JobState.FAILED, due_at_ms=None, expires_at_ms=100),
+    job(
+        "d",
+        created_at_ms=30,
+        state=JobState.FAILED,
+        due_at_ms=None,
+        expires_at_ms=100,
+        worker_id="w-10",
+        status_code=422,
+        error=JobError(
+            error=ErrorField(message=_IN_WORDS, code='too "short" \\ ü', type="lease_lost"), status_code=502
+        ),
+    ),
     job("e", created_at_ms=40, state=JobState.COMPLETED, due_at_ms=None, expires_at_ms=200, result=b"1"),
 ]
 
@@ -217,6 +244,13 @@ LISTED = [
         ({"created_after_ms": 20}, "edcb"),
         ({"created_before_ms": 20}, "a"),
         ({"created_after_ms": 20, "created_before_ms": 30}, "cb"),
+        ({"worker_id": "w-1"}, "b"),
+        ({"worker_id": "w-2"}, ""),
+        ({"error_code": 'too "short" \\ ü'}, "d"),
+        ({"error_code": "lease_lost"}, ""),
+        ({"status_code": 422}, "d"),
+        ({"status_code": 502}, ""),
+        ({"status_code": 422, "worker_id": "w-10", "error_code": 'too "short" \\ ü'}, "d"),
         ({"before": (20, "c")}, "ba"),
         ({"before": (20, "b")}, "a"),
         ({"before": (30, "0")}, "cba"),
@@ -227,9 +261,10 @@ async def test_a_listing_has_what_it_asks_for_newest_first(store: Store, wanted:
     """Filters hold together, order is by time and id, and results are left out."""
     await store.commit([change(item) for item in LISTED])
     filters = {name: value for name, value in wanted.items() if name != "now_ms"}
-    jobs = await store.list_jobs(Listing(**({"limit": 10} | filters)), wanted.get("now_ms", 0))
+    jobs, next_before = await store.list_page(Listing(**({"limit": 10} | filters)), wanted.get("now_ms", 0))
     expected = [item._replace(result=None) for name in found for item in LISTED if item.job_id == name]
     assert jobs == expected
+    assert next_before == ((30, "d") if wanted == {"limit": 2} else None)
 
 
 async def test_jobs_are_counted_by_state(store: Store) -> None:
@@ -261,6 +296,27 @@ async def test_a_count_tells_how_long_jobs_wait(store: Store) -> None:
     assert (await store.count_jobs(leases_count_from_ms=7100))[1:] == (1000, 6000)
     await store.commit([deletion("unleased", 1), deletion("early", 1), deletion("old", 1)])
     assert (await store.count_jobs())[1:] == (3000, 8000)
+
+
+async def test_jobs_are_counted_by_state_and_type(store: Store) -> None:
+    """Each pair that has jobs is there with their number."""
+    assert await store.count_types() == {}
+    await store.commit([change(item) for item in LISTED])
+    assert await store.count_types() == Counter((item.state, item.request_type) for item in LISTED)
+
+
+async def test_the_signs_of_workers_are_those_of_the_latest_lease(store: Store) -> None:
+    """When one was heard last, until when one is on time, and how many jobs have no lease; ended jobs do not count."""
+    assert await store.worker_signs() == WorkerSigns(None, None, 0)
+    running = {"state": JobState.PROCESSING, "created_at_ms": 10, "started_at_ms": 20}
+    jobs = (
+        job("short", lease_ms=1000, lease_expires_at_ms=9000, due_at_ms=9000, **running),
+        job("long", lease_ms=10_000, lease_expires_at_ms=17_000, due_at_ms=17_000, **running),
+        job("unleased", due_at_ms=90_000, **running),
+        job("waiting", due_at_ms=99_000),
+    )
+    await store.commit([change(each) for each in jobs])
+    assert await store.worker_signs() == WorkerSigns(8000, 11_000, 1)
 
 
 async def test_a_cancelled_commit_happens_wholly_or_not_at_all(store: Store) -> None:

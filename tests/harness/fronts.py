@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Any, Final
 
 from jobstatus.v1 import job_status_pb2 as pb
@@ -15,13 +16,19 @@ from harness.tokens import admin_token, bearer
 from harness.waiting import until
 
 FRONTS: Final = ("the service's own edge", "an edge of its own")
+_KEPT: Final = ", on connections that are kept"
+WAYS: Final = (*FRONTS, *(front + _KEPT for front in FRONTS))
+"""Polls that wait are answered in two ways: by a handler, or without one on a connection that stays open."""
 _PROBE: Final = "probe-of-the-front"
 
 
 @asynccontextmanager
 async def front_here(front: str, store: str | DelegatingStore = "memory://", **settings: Any) -> AsyncIterator[Service]:
-    """A service in this process, met through this one of FRONTS, which has the settings."""
-    if front == FRONTS[0]:
+    """A service in this process, met through this one of WAYS, which has the settings."""
+    if front.endswith(_KEPT):
+        async with front_here(front.removesuffix(_KEPT), store, **settings) as service:
+            yield replace(service, keeps_connections=True)
+    elif front == FRONTS[0]:
         async with service_here(store, **settings) as service:
             yield service
     else:

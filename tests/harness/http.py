@@ -46,11 +46,33 @@ def parse(data: bytes, *, head_only: bool = False) -> Answer:
     return Answer(int(status_line.split(" ")[1]), headers, body)
 
 
-async def request(port: int, path: str | bytes, *headers: str | bytes, method: str = "GET") -> Answer:
-    """One request on a connection of its own. Path and headers go out as they are (str as Latin-1)."""
+async def request(
+    port: int, path: str | bytes, *headers: str | bytes, method: str = "GET", is_last: bool = True
+) -> Answer:
+    """One request on a connection of its own. Path and headers go out as they are (str as Latin-1).
+
+    `is_last`: the service is to close the connection; else the client does, once it has the answer.
+    """
 
     def raw(text: str | bytes) -> bytes:
         return text if isinstance(text, bytes) else text.encode("latin-1")
 
-    lines = [raw(method) + b" " + raw(path) + b" HTTP/1.1", b"Host: test", b"Connection: close", *map(raw, headers)]
-    return parse(await exchange(port, b"\r\n".join(lines) + b"\r\n\r\n"), head_only=method == "HEAD")
+    lines = [raw(method) + b" " + raw(path) + b" HTTP/1.1", b"Host: test", *map(raw, headers)]
+    if is_last:
+        lines.append(b"Connection: close")
+    data = b"\r\n".join(lines) + b"\r\n\r\n"
+    received = await (exchange(port, data) if is_last else _first_answer(port, data, has_body=method != "HEAD"))
+    return parse(received, head_only=method == "HEAD")
+
+
+async def _first_answer(port: int, data: bytes, *, has_body: bool) -> bytes:
+    """Send bytes, then read one answer."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    try:
+        writer.write(data)
+        async with asyncio.timeout(LIMIT_SECONDS):
+            head = await reader.readuntil(b"\r\n\r\n")
+            sizes = [int(line.partition(b":")[2]) for line in head.splitlines() if line.startswith(b"Content-Length:")]
+            return head + await reader.readexactly(sum(sizes) if has_body else 0)
+    finally:
+        writer.close()

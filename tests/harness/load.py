@@ -16,7 +16,7 @@ from harness.history import ENDED, GONE, PENDING, PROCESSING, STATES, Call, Hist
 from harness.http import Answer, request
 from harness.jobs import creation, job_error
 from harness.tokens import admin_token, bearer
-from harness.wire import refusal_of
+from harness.wire import refusal_in
 
 TRIES: Final = 200
 """A call that has got no answer so often will not get one, unless a run is told that it may last longer."""
@@ -216,7 +216,7 @@ class Load:
         if error.code() in _UNKNOWN:
             self.history.end(call, "unknown")
             return False
-        refusal = refusal_of(error)
+        refusal = refusal_in(error)
         if refusal.reason == "JOB_TERMINAL":
             self.history.end(call, "refused", Seen(rank=STATES[refusal.metadata["state"]]))
         elif refusal.reason == "JOB_NOT_FOUND":
@@ -292,7 +292,7 @@ class Load:
                 self._note(first, jobs[:1])
                 self._note(last, jobs[-1:])
                 if error.code() not in _UNKNOWN:
-                    self.history.faults.append(f"{job_id}: a watch was answered {refusal_of(error)}")
+                    self.history.faults.append(f"{job_id}: a watch was answered {refusal_in(error)}")
                     return
                 continue
             self._note(first, jobs[:1])

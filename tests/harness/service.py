@@ -50,6 +50,8 @@ class Service:
     admin_port: int
     jobs: JobStatusStub
     virtual_keys: VirtualKeysStub
+    keeps_connections: bool = False
+    """Whether `poll` leaves it to the client to close the connection."""
 
     def behind(self, http_port: int, admin_port: int) -> "Service":
         """The same service, polled through another front."""
@@ -57,7 +59,8 @@ class Service:
 
     async def poll(self, job_id: str, *headers: str, method: str = "GET", kind: str = "audio/transcriptions") -> Answer:
         """One raw request to the job's path."""
-        return await request(self.http_port, f"/v1/async/{kind}/{job_id}", *headers, method=method)
+        path, is_last = f"/v1/async/{kind}/{job_id}", not self.keeps_connections
+        return await request(self.http_port, path, *headers, method=method, is_last=is_last)
 
 
 @asynccontextmanager

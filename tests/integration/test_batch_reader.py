@@ -61,6 +61,32 @@ async def test_a_read_begins_after_it_was_asked_for() -> None:
     assert slow.begun == [["a"], ["a", "b"]]
 
 
+async def test_those_behind_a_read_stay_together_unless_they_fill_one() -> None:
+    """With a pause, who comes during a read is in the next one, after it; a full one begins at once; a late one too."""
+    slow = SlowReads()
+    reader = BatchReader(slow.read, BatchReaderLimits(max_batch=3, late_seconds=60))
+    first = ask(reader, "a")
+    await until(lambda: slow.begun == [["a"]])
+    second = ask(reader, "b", "c")
+    for _ in range(10):
+        await asyncio.sleep(0)
+    assert slow.begun == [["a"]]
+    third = ask(reader, "d", "e")
+    await until(lambda: slow.begun == [["a"], ["b", "c", "d"]])
+    slow.gate.set()
+    found = await asyncio.gather(*first, *second, *third)
+    assert found == [answer(name) for name in "abcde"]
+    assert slow.begun == [["a"], ["b", "c", "d"], ["e"]]
+    slow.gate.clear()
+    hasty = BatchReader(slow.read, BatchReaderLimits(late_seconds=0.001))
+    asked = ask(hasty, "x")
+    await until(lambda: slow.begun[3:] == [["x"]])
+    asked += ask(hasty, "y")
+    await until(lambda: slow.begun[3:] == [["x"], ["y"]])
+    slow.gate.set()
+    assert await asyncio.gather(*asked) == [answer("x"), answer("y")]
+
+
 async def test_a_read_is_bounded() -> None:
     """More callers than one read may have are spread over several; one more than may wait is Overloaded at once."""
     slow = SlowReads()

@@ -208,11 +208,16 @@ async def test_a_part_of_the_store_that_is_away_is_a_503_for_its_jobs_alone() ->
         for name in ("away", "here"):
             await job_in(service, JobState.COMPLETED, name)
 
-        async def read_jobs(job_ids: list[str], **options: Any) -> list[Any]:
-            jobs = await store.real.read_jobs(job_ids, **options)
-            return [StoreUnavailable() if job_id == "away" else job for job_id, job in zip(job_ids, jobs, strict=True)]
+        def in_part(name: str) -> Any:
+            async def read(job_ids: list[str], **options: Any) -> list[Any]:
+                found = await getattr(store.real, name)(job_ids, **options)
+                pairs = zip(job_ids, found, strict=True)
+                return [StoreUnavailable() if job_id == "away" else item for job_id, item in pairs]
 
-        store.replace("read_jobs", read_jobs)
+            return read
+
+        for name in ("read_jobs", "read_answers"):
+            store.replace(name, in_part(name))
         answers = await asyncio.gather(*(edge.poll(name, ADMIN) for name in ("away", "here", "unknown")))
         assert [answer.status for answer in answers] == [503, 200, 404]
         with pytest.raises(grpc.aio.AioRpcError) as refusal:

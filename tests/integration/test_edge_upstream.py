@@ -1,6 +1,7 @@
 """What an edge of its own makes of a service that hangs, is a stranger, or uses unknown words, and of many polls."""
 
 import asyncio
+import itertools
 import socket
 import time
 from collections import Counter
@@ -239,6 +240,48 @@ async def test_a_job_in_unknown_words_is_a_503_for_itself_alone(service: Service
         assert [answer.status for answer in answers] == [503, 503, 503, 202, 404]
 
 
+async def test_an_answer_in_unknown_words_is_a_503_for_itself_alone(service: Service) -> None:
+    """The same for the bytes of polls, of a service that tells those."""
+    usual = {"request_type": pb.REQUEST_TYPE_TRANSCRIPTION, "virtual_key_id": "vk-1", "created_at_ms": 1, "body": b"{}"}
+    fields_of: dict[str, dict[str, Any]] = {
+        "type": usual | {"request_type": 99},
+        "usual": usual,
+        "unknown": {},
+        "away": {},
+    }
+    sent = {name: pb.PollAnswer(**fields) for name, fields in fields_of.items()}
+
+    async def batch(asked: pb.BatchGetJobsRequest) -> pb.BatchGetJobsResponse:
+        assert asked.as_answers
+        away = [job_id for job_id in asked.job_ids if job_id == "away"]
+        return pb.BatchGetJobsResponse(answers=[sent[name] for name in asked.job_ids], unavailable_job_ids=away)
+
+    async with (
+        stand_in(BatchGetJobs=batch, BatchGetVirtualKeys=version) as address,
+        edge_here(service, upstream=address) as edge,
+    ):
+        answers = await asyncio.gather(*(edge.poll(name, OWNER) for name in sent))
+        assert [answer.status for answer in answers] == [503, 202, 404, 503]
+        assert answers[1].body == b"{}"
+
+
+async def test_replicas_of_two_versions_may_take_turns(service: Service) -> None:
+    """Each response is taken for what it is: one with jobs, and the next one with the bytes of polls."""
+    await create(service, "job-1")
+    turns = itertools.cycle((True, False))
+
+    async def batch(asked: pb.BatchGetJobsRequest) -> pb.BatchGetJobsResponse:
+        asked.as_answers = next(turns)
+        return await service.jobs.BatchGetJobs(asked)
+
+    async with (
+        stand_in(BatchGetJobs=batch, BatchGetVirtualKeys=version) as address,
+        edge_here(service, upstream=address) as edge,
+    ):
+        bodies = {(await edge.poll("job-1", OWNER)).body for _ in range(4)}
+        assert bodies == {(await service.poll("job-1", OWNER)).body}
+
+
 async def test_what_has_expired_by_the_clock_of_the_edge_is_gone(service: Service) -> None:
     """A service whose clock is late, and that still shows a job after its expires_at, is not believed."""
 
@@ -369,9 +412,9 @@ async def test_few_large_results_are_fetched_at_a_time() -> None:
 
 
 async def test_a_slow_part_of_the_store_is_waited_for_once() -> None:
-    """Jobs and small results are read at the same time inside, so that a part which takes a second takes no two."""
+    """For an older edge jobs and small results are read at the same time, so that a second of waiting is not two."""
     store = MeddledStore()
-    async with service_here(store) as service, edge_here(service) as edge:
+    async with service_here(store) as service:
         await job_in(service, JobState.COMPLETED, "done")
         reads = {"read_answers", "read_jobs"}
         begun: set[str] = set()
@@ -389,8 +432,20 @@ async def test_a_slow_part_of_the_store_is_waited_for_once() -> None:
 
         for name in reads:
             store.replace(name, meeting(name))
+        found = await service.jobs.BatchGetJobs(pb.BatchGetJobsRequest(job_ids=["done"], omit_large_results=True))
+        assert [job.job_id for job in found.jobs] == ["done"]
+
+
+async def test_an_edge_reads_the_bytes_that_are_stored() -> None:
+    """A poll through it costs the service one read of an answer, and none of a job."""
+    store = MeddledStore()
+    async with service_here(store) as service, edge_here(service) as edge:
+        await job_in(service, JobState.COMPLETED, "done")
+        store.calls.clear()
         answer = await edge.poll("done", OWNER)
-        assert answer.status == 200
+        assert answer.body == (await service.poll("done", OWNER)).body
+        assert len(store.calls_of("read_answers")) >= 1
+        assert store.calls_of("read_jobs") == []
 
 
 # --- who the service is ---

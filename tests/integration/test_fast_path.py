@@ -19,6 +19,7 @@ import pytest
 import pytest_asyncio
 from aiohttp.streams import EmptyStreamReader
 from google.protobuf.duration_pb2 import Duration
+from harness.fronts import waiting
 from harness.hostile_tokens import LEEWAY
 from harness.http import Answer as HttpAnswer
 from harness.http import request
@@ -197,7 +198,7 @@ LEFT: Final = {
     "no jobs at this path": (404, get("done", OWNER, kind="other")),
     "an unknown key": (401, get("done", "x-bf-vk: sk-bf-other")),
     "another method": (405, get("done", OWNER, method="DELETE")),
-    "a wait": (200, get("done", OWNER, "Prefer: wait=1")),
+    "a wait, as the last request": (200, get("done", OWNER, "Prefer: wait=1", "Connection: close")),
     "a large result": (200, get("large", OWNER)),
     "a very large result": (200, get("huge", OWNER)),
     "a body": (200, get("done", OWNER, "Content-Length: 2") + b"{}"),
@@ -303,7 +304,7 @@ async def test_nothing_overtakes_on_a_connection(service: Service, asked: list[s
         await create(service, name)
     async with client_of(service, OWNER) as client:
         client.writer.write(get("one", OWNER, "Prefer: wait=1"))
-        await until(lambda: asked[-1].endswith("/one"))
+        await waiting(service, 1)
         for _ in range(3):
             client.writer.write(get("two", OWNER))
             await asyncio.sleep(0)  # so that each arrives alone

@@ -10,14 +10,17 @@ import pytest
 from harness.logged import events_logged
 from harness.postgresql import server
 from harness.stores import change, deletion, job
+from harness.tracking import Clock, creation, tracker_on
 from harness.waiting import until
+from jobstatus.core.commands import HeartbeatJob, StartJob
 from jobstatus.core.job import Job, JobState
 from jobstatus.core.store import Answer, Listing
 from jobstatus.core.virtual_keys import VirtualKey, hash_key
-from jobstatus.stores.listing import page
+from jobstatus.stores.listing import page, window_end
 from jobstatus.stores.postgresql import PostgreSQLJobStore, statements
 from jobstatus.stores.postgresql.connections import KEEPALIVES, Connection, connect
 from jobstatus.stores.postgresql.limits import PostgreSQLLimits
+from jobstatus.stores.postgresql.store import DIALECT
 from jobstatus.stores.postgresql.sweep_position import FULL_SCAN_MS, LEFT_END
 
 LARGE = b'"' + b"x" * 1_000_000 + b'"'
@@ -97,13 +100,13 @@ async def test_nothing_outlives_a_statement(opened: PostgreSQLJobStore) -> None:
         await opened.commit([change(job(version=number + 1), replaces=number)])
         await opened.read_answers(["job-1"])
         await opened.read_jobs(["job-1"], with_results=True)
-        await opened.list_jobs(Listing(limit=1), 0)
+        await opened.list_page(Listing(limit=1), 0)
         await opened.count_jobs()
         await opened.try_lead("me", 1000)
         await opened.put_virtual_key(key)
         await opened.find_virtual_keys(key.key_sha256)
-    connections = [*opened._short._free, *opened._long._free]
-    assert len(connections) == 2
+    connections = [free for connections in opened._all() for free in connections._free]
+    assert len(connections) == 3
     left = """
         SELECT 'prepared', name FROM pg_prepared_statements
         UNION ALL SELECT 'setting', name FROM pg_settings WHERE source = 'session' AND name NOT LIKE 'tcp_%'
@@ -131,9 +134,9 @@ async def test_ids_are_in_the_order_of_their_code_points(opened: PostgreSQLJobSt
     """Not in that of any language, which would put _ and - elsewhere and small letters before capital ones."""
     names = sorted(["a", "B", "_", "-", "0", "Z", "z", "a-b", "a_b", "ab"])
     await opened.commit([change(job(name)) for name in names])
-    listed = await opened.list_jobs(Listing(limit=100), 0)
+    listed = (await opened.list_page(Listing(limit=100), 0)).jobs
     assert [one.job_id for one in listed] == names[::-1]
-    after = await opened.list_jobs(Listing(limit=100, before=(1000, "Z")), 0)
+    after = (await opened.list_page(Listing(limit=100, before=(1000, "Z")), 0)).jobs
     assert [one.job_id for one in after] == [name for name in names if name < "Z"][::-1]
 
 
@@ -167,7 +170,7 @@ async def test_a_poll_does_not_touch_a_large_result(opened: PostgreSQLJobStore) 
 
     await pages(statements.ANSWERS, "large")
     assert await pages(statements.ANSWERS, "large") == await pages(statements.ANSWERS, "none")
-    small = f"SELECT md5(result) FROM ({statements.JOBS}) AS job"
+    small = f"SELECT md5(result) FROM ({statements.JOBS[True, True]}) AS job"
     assert await pages(small, "large") > await pages(statements.ANSWERS, "large") + 100
 
 
@@ -179,16 +182,22 @@ async def test_every_statement_finds_its_rows_by_an_index(opened: PostgreSQLJobS
     ended = {"state": JobState.FAILED, "completed_at_ms": 1, "due_at_ms": None}
     await opened.commit([change(job(f"old-{number}", expires_at_ms=number, **ended)) for number in range(100)])
     server().execute("VACUUM ANALYZE jobstatus.jobs", database)
-    rare = page("jobstatus.jobs", Listing(limit=50, states=[JobState.COMPLETED]), 0, "%s")
+    sought = Listing(limit=50, states=[JobState.COMPLETED])
+    rare = page(DIALECT, sought, 0, (5_000, "job-5000"))
+    end = window_end(DIALECT, sought, 10_000)
     asked = {
         "answers": (statements.ANSWERS, (NAMES,)),
-        "jobs": (statements.JOBS_WITHOUT_RESULT, (NAMES,)),
+        "jobs": (statements.JOBS[False, True], (NAMES,)),
         "changed": (statements.CHANGED, (NAMES[:20], [1] * 20)),
-        "commit": (statements.COMMIT, statements.columns_of([change(job(name, version=2), 1) for name in NAMES[:20]])),
+        "commit": (
+            statements.COMMIT[True],
+            statements.columns_of([change(job(name, version=2), 1) for name in NAMES[:20]], has_added=True),
+        ),
         "due": (statements.DUE, (LEFT_END, 50_000, 100)),
         "purge": (statements.PURGE, (LEFT_END, 50, 100)),
         "count": (statements.COUNT, (0,)),
         "rare": rare,
+        "end": end,
     }
     for name, (statement, values) in asked.items():
         plan = json.dumps(await plan_of(opened, statement, values))
@@ -271,6 +280,23 @@ async def test_a_snapshot_that_stays_open_makes_no_sweep_dearer(opened: PostgreS
         full_ms = now_ms + FULL_SCAN_MS
         assert await entries_read(opened, database, "jobs_due", opened.due(full_ms, 500)) > len(gone)
         assert await entries_read(opened, database, "jobs_expiring", opened.purge(full_ms, 500)) >= len(gone)
+
+
+async def test_heartbeats_change_no_index(opened: PostgreSQLJobStore, database: str) -> None:
+    """They are HOT updates, all but one in each lease."""
+    clock = Clock()
+    tracker = tracker_on(opened, clock)
+    await tracker.write([creation("a"), StartJob(job_id="a", worker_id="w", lease_ms=30_000)])
+    for _ in range(30):
+        clock.move(5)
+        await tracker.apply(HeartbeatJob(job_id="a", attempt=1))
+
+    async def tell(connection: Connection) -> None:
+        await connection.execute(b"SELECT pg_stat_force_next_flush()")
+
+    await opened._short.use(tell)  # on the connection that was used last
+    asked = "SELECT n_tup_upd, n_tup_hot_upd FROM pg_stat_user_tables WHERE relname = 'jobs'"
+    assert server().execute(asked, database) == [(30, 25)]
 
 
 async def test_no_job_is_passed_over_by_sweeps(opened: PostgreSQLJobStore, database: str) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
 from harness.faults import MeddledStore
-from harness.fronts import FRONTS, front_here, listening_edge, waiting
+from harness.fronts import WAYS, front_here, listening_edge, waiting
 from harness.http import Answer
 from harness.jobs import complete, create, fail, job_in, put_virtual_key, start
 from harness.service import Service, service_here
@@ -31,7 +31,7 @@ PATH = "/v1/async/audio/transcriptions/"
 LONG = "Prefer: wait=8"
 
 
-@pytest.fixture(params=FRONTS)
+@pytest.fixture(params=WAYS)
 async def front(request: pytest.FixtureRequest) -> AsyncIterator[Service]:
     async with front_here(request.param) as running:
         yield running
@@ -85,7 +85,7 @@ async def test_a_poll_that_has_waited_long_enough_is_a_202(front: Service) -> No
     assert int(answer.headers["retry-after"]) >= 1
 
 
-@pytest.mark.parametrize("kind", FRONTS)
+@pytest.mark.parametrize("kind", WAYS)
 async def test_less_may_be_granted_than_was_asked_for(kind: str) -> None:
     """The longest wait is the operator's to set, and the answer says how much of the wish was granted."""
     async with front_here(kind, max_wait_seconds=1) as front:
@@ -159,7 +159,7 @@ async def test_a_change_made_through_another_process_ends_the_wait(replicas: tup
         assert [answer.status for answer in await in_time(*polls)] == [200, 200]
 
 
-@pytest.mark.parametrize("kind", FRONTS)
+@pytest.mark.parametrize("kind", WAYS)
 @pytest.mark.parametrize("store", SHARED)
 async def test_many_wait_on_every_store_and_each_gets_its_own(store: str, kind: str, tmp_path: Path) -> None:
     """Two hundred polls wait for two hundred jobs; each is answered with its own job's result.
@@ -207,7 +207,7 @@ async def test_a_credential_that_is_disabled_ends_the_wait(front: Service) -> No
     assert (await in_time(polls[2]))[0].status == 200
 
 
-@pytest.mark.parametrize("kind", FRONTS)
+@pytest.mark.parametrize("kind", WAYS)
 async def test_a_credential_that_expires_ends_the_wait(kind: str) -> None:
     """A token, and a virtual key, are good for no longer than they say, however long their poll wants to wait."""
     issuer = IssuerSettings(
@@ -233,7 +233,7 @@ async def test_a_job_that_is_deleted_ends_the_wait(front: Service) -> None:
     assert (await in_time(poll))[0].status == 404
 
 
-@pytest.mark.parametrize("kind", FRONTS)
+@pytest.mark.parametrize("kind", WAYS)
 async def test_a_stop_answers_all_who_wait(kind: str) -> None:
     """They get the job as it is, whole, and may ask another process."""
     async with front_here(kind) as service:
@@ -244,7 +244,7 @@ async def test_a_stop_answers_all_who_wait(kind: str) -> None:
     assert {(answer.status, answer.json["status"]) for answer in found} == {(202, "pending")}
 
 
-@pytest.mark.parametrize("kind", FRONTS)
+@pytest.mark.parametrize("kind", WAYS)
 @pytest.mark.parametrize(
     ("limits", "others"),
     [({"max_waiting_polls": 1}, OWNER), ({"max_waiting_polls_each": 1}, OWNER), ({"max_waiting_polls": 0}, OWNER)],
@@ -262,7 +262,7 @@ async def test_without_a_place_a_poll_is_answered_at_once(limits: dict[str, Any]
         assert (await in_time(first))[0].status in (200, 202)
 
 
-@pytest.mark.parametrize("kind", FRONTS)
+@pytest.mark.parametrize("kind", WAYS)
 async def test_each_credential_has_places_of_its_own(kind: str) -> None:
     """One who uses up all of theirs leaves others theirs."""
     async with front_here(kind, max_waiting_polls_each=1) as service:
@@ -274,7 +274,7 @@ async def test_each_credential_has_places_of_its_own(kind: str) -> None:
     assert ["preference-applied" in answer.headers for answer in found] == [True, True]
 
 
-@pytest.mark.parametrize("kind", FRONTS)
+@pytest.mark.parametrize("kind", WAYS)
 async def test_a_store_that_fails_while_somebody_waits_is_a_503(kind: str) -> None:
     """What cannot be known is not claimed."""
     store = MeddledStore()

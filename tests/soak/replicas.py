@@ -16,7 +16,7 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,9 +25,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
 
 import uvloop
+from harness import forking
 from harness.history import History
 from harness.load import Load, until_cancelled
-from harness.service import Process
+from harness.service import Process, Starting
 from harness.stores import SHARED, STORES
 from harness.verdict import verdict
 from rich.console import Console
@@ -48,21 +49,36 @@ class Report:
     violations: list[str] = field(default_factory=list)
 
 
-async def run(store: str, folder: Path, *, writers: int, jobs: int, seed: int) -> Report:
-    """The report; what went wrong is in it. Raises TimeoutError when it takes longer than it may."""
+async def run(
+    store: str,
+    folder: Path,
+    *,
+    writers: int,
+    jobs: int,
+    seed: int,
+    starts: Sequence[Starting] = (forking.start,) * REPLICAS,
+    also: Callable[[Sequence[Process]], Awaitable[list[str]]] | None = None,
+) -> Report:
+    """The report; what went wrong is in it. Raises TimeoutError when it takes longer than it may.
+
+    `starts` starts each service, in this order. `also` is awaited after the load; it returns what else is wrong.
+    """
     report, chance, began = Report(store=store), random.Random(seed), time.monotonic()
     async with AsyncExitStack() as stack:
         await stack.enter_async_context(asyncio.timeout(LIMIT_SECONDS))
         url = STORES[store](folder)
         services = []
-        for number in range(REPLICAS):
+        for number, start in enumerate(starts):
             place = folder / str(number)
             place.mkdir()
-            services.append(await stack.enter_async_context(Process(place, STORE=url)))
+            service = Process(place, STORE=url)
+            service.start_command = start
+            services.append(await stack.enter_async_context(service))
         ports = [(service.port("HTTP"), service.port("GRPC")) for service in services]
         load = Load(report.history, chance, http_port=ports[0][0], grpc_port=ports[0][1], others=ports[1:])
         stack.push_async_callback(load.close)
         await _work(load, writers, jobs)
+        report.history.faults += [] if also is None else await also(services)
         for service in services:
             service.send(signal.SIGTERM)
         for service in services:

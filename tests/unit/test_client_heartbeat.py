@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 import pytest
 from harness.skipping_loop import run_without_waiting
 from jobstatus.client.errors import ServiceUnreachable
-from jobstatus.client.heartbeat import BEATS_PER_LEASE, LIMIT_AFTER_LEASE_SECONDS, Heartbeat
+from jobstatus.client.heartbeat import BEATS_PER_LEASE, LIMIT_AFTER_LEASE_SECONDS, Heartbeat, shared_instant
 from jobstatus.core.commands import HeartbeatJob
 from jobstatus.core.errors import LeaseLost
 
@@ -107,3 +107,21 @@ def test_the_last_attempt_outlives_a_silent_service(caplog: pytest.LogCaptureFix
     assert ended_at == answers[-1] > 11 * LEASE
     assert len(answers) > BEATS_PER_LEASE
     assert [vars(record)["event"] for record in caplog.records] == ["heartbeat_failed"]
+
+
+def test_runs_that_began_at_different_times_send_at_the_same_instants() -> None:
+    """So that one batch carries the heartbeats of many; those of longer leases are sent at the same ones."""
+
+    async def beat_all() -> set[float]:
+        services = [Service(answered=10) for _ in range(50)]
+        starts = [number / 10 for number in range(50)]
+        await asyncio.gather(
+            *(lost_at(service.send, started_at=start) for service, start in zip(services, starts, strict=True))
+        )
+        return {at for service in services for at in service.sent_at[1:6]}
+
+    instants = run_without_waiting(beat_all())
+    assert {at * 4 % 1 for at in instants} == {0}
+    assert shared_instant(29.9, 30) == 29
+    assert shared_instant(29.9, 300) == 24
+    assert shared_instant(29.9, 1) == 29.875

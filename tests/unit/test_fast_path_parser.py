@@ -10,7 +10,7 @@ import pytest
 from aiohttp import web
 from aiohttp.http import RawRequestMessage
 from harness.waiting import until
-from jobstatus.rest.fast_path import FastPathProtocol, Prepare, TryAnswer, WriteBatch
+from jobstatus.rest.fast_path import MAX_REPEATED_BYTES, FastPathProtocol, Prepare, TryAnswer, WriteBatch
 from jobstatus.rest.limits import RestLimits
 from jobstatus.telemetry.throttle import LogThrottle
 
@@ -144,6 +144,20 @@ async def test_what_the_handler_must_answer_is_not_kept_for_the_next() -> None:
         first, second, by_handler, fourth = await send(*[REPEATED] * 4)
     assert (first, second, fourth) == (b"first", b"second", b"fourth")
     assert by_handler.startswith(b"HTTP/1.1 200")
+
+
+async def test_a_long_request_is_not_kept() -> None:
+    """Each open connection may keep one, and a stranger may open many."""
+    asked: list[RawRequestMessage] = []
+    lines = b"".join(b"X-%d: %s\r\n" % (number, b"x" * (MAX_REPEATED_BYTES // 2)) for number in range(2))
+
+    def prepare(request: RawRequestMessage) -> TryAnswer:
+        asked.append(request)
+        return lambda: b"at once"
+
+    async with polled(prepare) as send:
+        await send(REPEATED, *[REPEATED[:-2] + lines + b"\r\n"] * 2)
+    assert len(asked) == 3
 
 
 async def empty_answer(_: web.BaseRequest) -> web.StreamResponse:

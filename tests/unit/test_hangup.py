@@ -10,8 +10,9 @@ from jobstatus.processes.hangup import EarlyHangUps, HangUps
 
 
 @pytest.fixture(autouse=True)
-def handler_restored() -> Iterator[None]:
-    before = signal.getsignal(signal.SIGHUP)
+def default_handler() -> Iterator[None]:
+    """The tests may run under nohup, which has the signal ignored."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
     yield
     signal.signal(signal.SIGHUP, before)
 

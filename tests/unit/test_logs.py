@@ -199,3 +199,17 @@ def test_a_reader_who_has_gone_stops_nobody() -> None:
     handler.close()
     os.close(writer)
     assert handler.dropped == 3
+
+
+def test_a_descriptor_that_does_not_block_loses_no_line() -> None:
+    """Another program that shares the terminal or the pipe, as Node.js does, may have made it non-blocking."""
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    handler = logs.LineHandler(writer)
+    longer_than_a_pipe = 100_000 * "x"
+    for _ in range(3):
+        handler.handle(logging.makeLogRecord({"msg": longer_than_a_pipe}))
+    handler.close()
+    with os.fdopen(reader, encoding="utf-8") as lines, os.fdopen(writer, "wb"):
+        assert [next(lines) for _ in range(3)] == 3 * [longer_than_a_pipe + "\n"]
+    assert handler.dropped == 0

@@ -50,6 +50,14 @@ COMPLETE = CompleteJob(job_id="j", result=b"1")
 CANCEL = CancelJob(job_id="j", reason="Not needed.")
 
 
+def test_a_job_keeps_the_traceparent_that_it_was_created_with() -> None:
+    """A retry from another span of the same trace creates nothing, and is no conflict."""
+    first, second = (replace(CREATE, traceparent=f"00-{'a' * 32}-{digit * 16}-01") for digit in "bc")
+    job, reason = run((0, first), (1, second), (2, start()), (3, COMPLETE))
+    assert job is not None
+    assert (reason, job.traceparent) == ("LEASE_LOST", first.traceparent)
+
+
 @pytest.mark.parametrize(("now_ms", "state"), [(999, JobState.PENDING), (1000, JobState.FAILED)])
 def test_a_pending_job_times_out_at_its_moment(now_ms: int, state: JobState) -> None:
     """Pending ends exactly when the timeout has passed, as `never_started`."""
@@ -124,6 +132,27 @@ def test_a_job_whose_time_was_moved_is_due_anew() -> None:
     assert held.due_at_ms == 4000
     looked, _ = decide(held, LOOK, 4000, replace(POLICY, leases_count_from_ms=3000))
     assert looked == held._replace(due_at_ms=5000, version=held.version + 1)
+
+
+def test_heartbeats_leave_the_time_of_the_next_sweep_until_it_is_reached() -> None:
+    """`due_at_ms` has an index, so it changes once a lease, and is never later than the end of the lease."""
+    held = made((0, start("w1")), (2000, start("w2")))
+    beat = HeartbeatJob(job_id="j", attempt=2)
+    renewed, _ = run((3999, beat), job=held)
+    assert renewed is not None
+    assert (renewed.lease_expires_at_ms, renewed.due_at_ms) == (5999, 4000)
+    assert run((4000, LOOK), job=renewed)[0] == renewed._replace(due_at_ms=5999, version=renewed.version + 1)
+    late, _ = run((4500, beat), job=renewed)
+    assert late is not None
+    assert (late.lease_expires_at_ms, late.due_at_ms) == (6500, 6500)
+
+
+def test_a_shorter_lease_brings_the_next_sweep_forward() -> None:
+    held = made((0, start("w1")), (2000, start("w2", 5000)))
+    assert held.due_at_ms == 7000
+    shorter, _ = run((3000, start("w2", 1000)), job=held)
+    assert shorter is not None
+    assert shorter.due_at_ms == 4000
 
 
 def test_a_look_at_nothing_due_changes_nothing() -> None:

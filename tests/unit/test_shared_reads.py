@@ -11,7 +11,7 @@ from jobstatus.core.errors import ShuttingDown, StoreUnavailable
 from jobstatus.core.job import Job
 from jobstatus.core.store import NOT_NOW, NotNow, StoreError
 from jobstatus.core.watching.fan_out import FanOut
-from jobstatus.core.watching.shared_reads import Reading, SharedReads, Waiter
+from jobstatus.core.watching.shared_reads import AwaitingWaiter, Reading, SharedReads
 from jobstatus.core.watching.subscriptions import JobSubscriptions
 
 JOB = "job-1"
@@ -72,7 +72,7 @@ async def settle() -> None:
         await asyncio.sleep(0)
 
 
-def is_woken(waiter: Waiter[Job]) -> bool:
+def is_woken(waiter: AwaitingWaiter[Job]) -> bool:
     """Whether its next wait would end at once; it is used up by asking."""
     try:
         waiter.wait(None).send(None)
@@ -82,7 +82,7 @@ def is_woken(waiter: Waiter[Job]) -> bool:
     return False
 
 
-def taken(waiter: Waiter[Job]) -> int | None:
+def taken(waiter: AwaitingWaiter[Job]) -> int | None:
     """The version of its news."""
     reading = waiter.take()
     if reading is None or reading.job is None:

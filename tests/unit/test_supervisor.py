@@ -91,3 +91,21 @@ async def test_what_they_take_into_use_is_kept_for_the_next(monkeypatch: pytest.
     assert supervisor._in_use[0].log_level == "error"
     child.channel.close()
     await process.serving
+
+
+async def test_a_process_that_cannot_take_what_another_took_is_replaced(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The files were replaced between the two reads, and all processes must serve the same."""
+    supervisor, processes = supervisor_here(), [Child(""), Child("a file is gone")]
+    children = []
+    for number, process in enumerate(processes, 1):
+        monkeypatch.setattr(asyncio, "create_subprocess_exec", process.start)
+        children.append(await supervisor._start(number))
+    assert await supervisor._reload(Settings(log_level="error"), ()) == []
+    assert supervisor._in_use[0].log_level == "error"
+    assert events_logged(caplog) == ["child_reload_failed"]
+    assert [process.signals for process in processes] == [[], [signal.SIGTERM]]
+    for child, process in zip(children, processes, strict=True):
+        child.channel.close()
+        await process.serving

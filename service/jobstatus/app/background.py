@@ -64,9 +64,10 @@ async def run_once(
         return False
     except Exception:  # noqa: BLE001  # one chore must not end the service
         metrics.chore_failed(chore)
-        _log.exception(
-            "A background task failed because of a bug of this program.",
-            extra={"event": "chore_crashed", "chore": chore},
-        )
+        if should_log:
+            _log.exception(
+                "A background task failed because of a bug of this program.",
+                extra={"event": "chore_crashed", "chore": chore},
+            )
         return False
     return True

@@ -32,12 +32,16 @@ from jobstatus.rest.limits import RestLimits
 from jobstatus.rest.openapi import OpenApiDocument
 from jobstatus.rest.protocol import Handler
 from jobstatus.rest.server import HttpServer
+from jobstatus.rest.waiting import WaitHandler
 from jobstatus.settings import IssuerSettings, Settings
 from jobstatus.telemetry.audit import AuditLog
 from jobstatus.telemetry.metrics import Level, Metrics
 
 Reload: TypeAlias = Callable[[Settings, tuple[IssuerSettings, ...]], Awaitable[list[str]]]
 """Takes the reloadable part of these settings into use, or raises and changes nothing."""
+
+BuildConsole: TypeAlias = Callable[[Authenticator, Callable[[], int]], Handler | None]
+"""Takes what authenticates, and what returns how many polls wait."""
 
 _ADMIN_CONNECTIONS: Final = 100
 
@@ -78,11 +82,12 @@ def build_frontend(
     clocks: Clocks,
     hears_of_changes: Callable[[], bool] = lambda: True,
     audit: AuditLog | None = None,
+    build_console: BuildConsole = lambda *_: None,
 ) -> Frontend:
     """Build the front end; call this in the running loop. Raise KeyConfigError when an issuer's key is unusable.
 
     `grace_seconds` is how long polls under way may take at a stop; `hears_of_changes` as in LongPoller; `audit` records
-    the polls of admins.
+    the polls of admins. `build_console` returns what handles /console on the admin port, if anything does.
     """
     accepted = AcceptedIssuers(replace(jwks, keep_seconds=settings.jwks_keep_seconds), clocks, metrics)
     long_poller = LongPoller(
@@ -104,6 +109,7 @@ def build_frontend(
     )
     large = limits.large_responses(metrics.large_answer_refused)
     cors = Cors(settings.cors_origins)
+    admission = _admission(settings, clocks, audit)
     handler = PollHandler(
         authenticator=authenticator,
         tracker=polls,
@@ -118,7 +124,18 @@ def build_frontend(
             each_second=limits.documents_each if settings.connections_each else 0, monotonic=clocks.monotonic
         ),
         quota=limits.turn_quota(asyncio.get_running_loop()),
-        admission=_admission(settings, clocks, audit),
+        admission=admission,
+    )
+    waits = WaitHandler(
+        authenticator=authenticator,
+        polls=polls,
+        waits=long_poller,
+        outcomes=handler.outcomes,
+        metrics=metrics,
+        max_wait_seconds=settings.max_wait_seconds,
+        large=large,
+        cors=cors,
+        admission=admission,
     )
     answer: Handler = handler.answer
     prepare: Prepare = handler.prepare
@@ -127,6 +144,7 @@ def build_frontend(
     public = HttpServer(
         answer,
         prepare if polls.polls_at_once else None,
+        waits.begin_wait,
         max_connections=settings.max_connections,
         max_connections_each=settings.connections_each,
         on_refused=metrics.connection_refused,
@@ -140,7 +158,8 @@ def build_frontend(
     metrics.report_level(Level.LARGE_ANSWER_BYTES, lambda: large.held_bytes, limits.max_large_bytes)
     metrics.report_health(lambda: readiness.health)
     metrics.report_keys(files=authenticator.files_changed_at, fetched=authenticator.fetched_ages)
-    admin = admin_handler(readiness.check, metrics.exposition)
+    console = build_console(authenticator, lambda: long_poller.count)
+    admin = admin_handler(readiness.check, metrics.exposition, console=console)
     return Frontend(
         authenticator=authenticator,
         issuers=accepted,

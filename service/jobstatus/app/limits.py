@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from jobstatus.auth.remote_keys import JwksLimits
 from jobstatus.auth.virtual_key_cache import LOOKUPS
+from jobstatus.console.limits import ConsoleLimits
 from jobstatus.core.batch_reader import BatchReaderLimits
 from jobstatus.core.timekeeper import TimeLimits
 from jobstatus.core.tracker import TrackerLimits
@@ -21,5 +22,6 @@ class ServiceLimits:
     lookups: BatchReaderLimits = LOOKUPS
     rest: RestLimits = RestLimits()  # noqa: RUF009  # a frozen value
     rpc: RpcLimits = RpcLimits()  # noqa: RUF009  # a frozen value
+    console: ConsoleLimits = ConsoleLimits()  # noqa: RUF009  # a frozen value
     count_jobs_seconds: float = 15.0
     """How often the process that leads counts the jobs of the store."""

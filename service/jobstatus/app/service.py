@@ -1,7 +1,7 @@
 """The composition root of the service: builds all parts, starts them in order and stops them in order."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -9,8 +9,10 @@ from typing import Final
 
 from jobstatus.app.background import run_once, run_periodically, start_tasks
 from jobstatus.app.clocks import Clocks, keep_time
+from jobstatus.app.console import ServiceConsole
 from jobstatus.app.frontend import Frontend, Reload, build_frontend, open_audit_log
 from jobstatus.app.limits import ServiceLimits
+from jobstatus.console.links import SignInLinks
 from jobstatus.core.readiness import Readiness
 from jobstatus.core.rules import Policy
 from jobstatus.core.store import Store
@@ -43,6 +45,7 @@ class Listening:
     every lease run once more in full, and returns an empty string.
     `reload` takes issuers, certificates and allowed clients of other settings into use, or none of them: it raises
     KeyConfigError or OSError. It returns the names of the settings whose files have other content than before.
+    `console` has what a supervisor may ask about the console; nothing where that is off.
     """
 
     http: Address
@@ -52,6 +55,7 @@ class Listening:
     exposition: Callable[[], Awaitable[str]]
     restart_leases: Callable[[], Awaitable[str]]
     reload: Reload
+    console: Mapping[str, Callable[[str], Awaitable[str]]]
 
 
 @asynccontextmanager
@@ -61,6 +65,7 @@ async def serving(
     *,
     with_reflection: bool,
     is_child: bool = False,
+    links: SignInLinks | None = None,
     store: AbstractAsyncContextManager[Store] | None = None,
     limits: ServiceLimits = ServiceLimits(),  # noqa: B008  # a frozen value
     clocks: Clocks = Clocks(),  # noqa: B008  # a frozen value
@@ -68,8 +73,8 @@ async def serving(
     """Run the whole service while the context lasts; leaving it stops gracefully.
 
     `store` replaces the one that the settings name. With `is_child` other processes of this user may share the ports,
-    and the admin port is left to the supervisor. Raises KeyConfigError, StoreConfigError or OSError when a key, the
-    store or an address is not available.
+    and the admin port is left to the supervisor. `links` sign in to the console. Raises KeyConfigError,
+    StoreConfigError or OSError when a key, the store or an address is not available.
     """
     metrics = Metrics(clocks.seconds, clocks.monotonic)
     async with AsyncExitStack() as stack:
@@ -85,6 +90,19 @@ async def serving(
         await run_once("ask_time", sweeper.ask_time, metrics)
         clock.restart_leases(clock.ms())
         stack.push_async_callback(tracker.close)
+        console = ServiceConsole(
+            settings,
+            tracker=tracker,
+            store=opened,
+            sweeper=sweeper,
+            clock=clock,
+            clocks=clocks,
+            metrics=metrics,
+            audit=audit,
+            links=links,
+            is_child=is_child,
+            limits=limits,
+        )
         frontend = build_frontend(
             settings,
             issuers,
@@ -99,6 +117,7 @@ async def serving(
             lookups=limits.lookups,
             clocks=clocks,
             audit=audit,
+            build_console=console.build,
         )
         await frontend.authenticator.refresh()
         virtual_keys = VirtualKeysServicer(
@@ -117,7 +136,7 @@ async def serving(
             limits=limits.rpc,
             audit=audit,
         )
-        count = partial(_count_jobs, sweeper, opened, clock, metrics)
+        count = partial(_count_jobs, sweeper, opened, clock, metrics, console)
         sweep = partial(_sweep, sweeper, partial(run_once, "count_jobs", count, metrics), metrics)
         stack.push_async_callback(run_once, "give_up_sweep", sweeper.resign, metrics)
         for stop in (frontend.admin.stop, frontend.public.stop, partial(rpc.stop, 0)):
@@ -133,6 +152,7 @@ async def serving(
             exposition=partial(_exposition, metrics),
             restart_leases=partial(_restart_leases, clock),
             reload=partial(_reload, frontend, rpc, metrics),
+            console=console.answers,
         )
         await start_tasks(
             stack,
@@ -141,6 +161,7 @@ async def serving(
             run_periodically(CHANGE_CHECK_SECONDS, "look_for_changes", tracker.notify_remote_changes, metrics),
             run_periodically(2.0, "report_health", partial(_report_health, frontend.readiness, rpc), metrics),
             run_periodically(limits.count_jobs_seconds, "count_jobs", count, metrics),
+            *console.tasks(),
         )
         await frontend.start_refreshing(stack, metrics)
         try:
@@ -272,7 +293,10 @@ async def _sweep(sweeper: Sweeper, recount: Callable[[], Awaitable[object]], met
         await recount()
 
 
-async def _count_jobs(sweeper: Sweeper, store: Store, clock: Timekeeper, metrics: Metrics) -> None:
+async def _count_jobs(
+    sweeper: Sweeper, store: Store, clock: Timekeeper, metrics: Metrics, console: ServiceConsole
+) -> None:
     """Count jobs in the process that sweeps only, so that several processes do not report the same jobs."""
     count = await store.count_jobs(clock.leases_count_from_ms()) if sweeper.is_leader else None
     metrics.jobs_counted(count, clock.ms())
+    console.note(count)

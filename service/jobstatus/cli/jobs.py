@@ -6,7 +6,7 @@ import functools
 import sys
 from collections.abc import AsyncIterator, Callable, Sequence
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Any, BinaryIO, Final
+from typing import TYPE_CHECKING, Any, BinaryIO, Final, cast
 
 import click
 
@@ -237,7 +237,10 @@ def _result_of(job: Job) -> bytes:
     type=TIME,
     help="Only jobs created at or after this time: 2026-01-31T12:00:00Z, or 1h for an hour ago.",
 )
-@click.option("--created-before", type=TIME, help="Only jobs created before this time.")
+@click.option("--created-before", type=TIME, help="Only jobs created before this time; 1h: older than an hour.")
+@click.option("--worker-id", help="Only jobs that this worker runs, or ran when they ended.")
+@click.option("--error-code", help="Only failed jobs whose error has this code, such as lease_lost.")
+@click.option("--status-code", type=int, help="Only jobs that ended with this HTTP status code.")
 @click.option("--limit", type=click.IntRange(min=1), default=50, help="List at most this many jobs.")
 @json_option
 @with_client
@@ -249,6 +252,9 @@ async def list_(
     virtual_key_id: str | None,
     created_after: datetime | None,
     created_before: datetime | None,
+    worker_id: str | None,
+    error_code: str | None,
+    status_code: int | None,
     limit: int,
     as_json: bool,
 ) -> None:
@@ -258,15 +264,17 @@ async def list_(
     Example, the jobs of the last day that failed:
       jobstatus jobs list --state failed --created-after 1d
     """
-    filters: JobFilter = {"states": [JobState(state) for state in states]}
-    if request_type is not None:
-        filters["request_type"] = RequestType(request_type)
-    if virtual_key_id is not None:
-        filters["virtual_key_id"] = virtual_key_id
-    if created_after is not None:
-        filters["created_after"] = created_after
-    if created_before is not None:
-        filters["created_before"] = created_before
+    given = {
+        "states": [JobState(state) for state in states],
+        "request_type": None if request_type is None else RequestType(request_type),
+        "virtual_key_id": virtual_key_id,
+        "created_after": created_after,
+        "created_before": created_before,
+        "worker_id": worker_id,
+        "error_code": error_code,
+        "status_code": status_code,
+    }
+    filters = cast("JobFilter", {name: value for name, value in given.items() if value is not None})
     jobs = _first(client.list_jobs(page_size=min(limit + 1, 1000), **filters), limit)
     if as_json:
         async for job in jobs:

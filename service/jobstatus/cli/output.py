@@ -100,6 +100,8 @@ def job_document(job: Job) -> dict[str, Any]:
         lease_expires_at=_time(job.lease_expires_at_ms),
         progress=job.progress,
         message=job.message,
+        last_writer=job.last_writer,
+        traceparent=job.traceparent,
     )
 
 

@@ -196,9 +196,36 @@ class ServiceChannel:
         *,
         limit_seconds: float | None = None,
     ) -> Response:
-        """Return the response. Retry while that may help and the limit (default: the client's timeout) has not passed.
+        """Return the response, retried as `retried` does it.
 
         Raises the error that the last failure stands for, with gRPC's own error as its cause.
+        """
+        return await self.retried(lambda seconds: self.call_once(method, request, seconds), limit_seconds)
+
+    async def call_once(
+        self, method: grpc.aio.UnaryUnaryMultiCallable[Request, Response], request: Request, seconds: float
+    ) -> Response:
+        """Return the response of one try. Raises as `call` does."""
+        try:
+            return await method(request, timeout=seconds, metadata=self.metadata())
+        except grpc.aio.AioRpcError as error:
+            raise self.failure(error, request) from error
+
+    def failure(self, error: grpc.aio.AioRpcError, request: object) -> JobStatusError:
+        """Return the error that a failed call with this request stands for."""
+        return errors.from_call(error, self._target, is_read=_is_read(request))
+
+    def may_help(self, failure: JobStatusError) -> bool:
+        """Return whether a try that failed so may succeed a little later."""
+        return isinstance(failure, self._transient)
+
+    async def retried(
+        self, attempt: Callable[[float], Awaitable[Response]], limit_seconds: float | None = None
+    ) -> Response:
+        """Return what an attempt returns, which is given the seconds that it may take.
+
+        Try again while that may help and the limit (default: the client's timeout) has not passed; then raise the error
+        of the last attempt.
         """
         now = asyncio.get_running_loop().time
         limit_seconds = self.timeout_seconds if limit_seconds is None else limit_seconds
@@ -206,16 +233,14 @@ class ServiceChannel:
         try_seconds = min(limit_seconds / self._first_try_part, self.timeout_seconds) if self.retry else limit_seconds
         for pause in pauses():
             try:
-                return await method(request, timeout=try_seconds, metadata=self.metadata())
-            except grpc.aio.AioRpcError as error:
-                failure = errors.from_call(error, self._target, is_read=_is_read(request))
-                may_help = self.retry and isinstance(failure, self._transient)
-                if may_help and ends_at - now() - pause >= SHORTEST_TRY_SECONDS:
-                    await self._sleep(pause)
-                    try_seconds = min(2 * try_seconds, ends_at - now())
-                    if try_seconds >= SHORTEST_TRY_SECONDS:
-                        continue
-                raise failure from error
+                return await attempt(try_seconds)
+            except JobStatusError as failure:
+                if not self.retry or not self.may_help(failure) or ends_at - now() - pause < SHORTEST_TRY_SECONDS:
+                    raise
+                await self._sleep(pause)
+                try_seconds = min(2 * try_seconds, ends_at - now())
+                if try_seconds < SHORTEST_TRY_SECONDS:
+                    raise
         raise AssertionError("pauses never end")
 
     async def stream(

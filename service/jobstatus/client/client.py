@@ -17,20 +17,10 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from jobstatus.client import errors, watching
 from jobstatus.client.channel import Balancing, Metadata, Options, ServiceChannel
 from jobstatus.client.encoding import Default
+from jobstatus.client.merging import MergeLimits, WriteMerger
 from jobstatus.client.run import JobRun, RunLimits, new_worker_id
 from jobstatus.client.watching import WatchLimits
-from jobstatus.client.writes import (
-    Write,
-    cancel_request,
-    complete_request,
-    create_request,
-    encoded_result,
-    fail_request,
-    heartbeat_request,
-    job_error,
-    operation,
-    start_request,
-)
+from jobstatus.client.writes import Write, encoded_result, job_error, operation
 from jobstatus.core.commands import (
     DEFAULT_RESULT_TTL_MS,
     CancelJob,
@@ -61,13 +51,19 @@ DEFAULT_IDLE_INTERVAL: Final = timedelta(seconds=25)
 
 
 class JobFilter(TypedDict, total=False):
-    """Filters of a listing. A job is listed when it fulfils all that are given. Times have a zone."""
+    """Filters of a listing. A job is listed when it fulfils all that are given. Times have a zone.
+
+    `error_code` is that of `JobError.error`; an older service ignores it, `worker_id` and `status_code`.
+    """
 
     states: Iterable[JobState]
     request_type: RequestType
     virtual_key_id: str
     created_after: datetime
     created_before: datetime
+    worker_id: str
+    error_code: str
+    status_code: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,9 +82,14 @@ class JobStatusClient:
     idempotent; not with `retry=False`. Without `credentials` the channel has no TLS. `watch_limits` bound the pauses of
     `wait_for_job`, `run_limits` the last words of a run that is stopped.
 
+    Writes of callers that wait at the same time are sent as one `BatchWrite`, each with its own outcome, error and
+    deadline; a caller alone makes the single call at once. With `merge_writes=False` all calls are single ones.
+    `merge_limits` bound what waits.
+
     Calls take turns among all addresses that `target` stands for; with `balancing="pick_first"` they stay with one.
     `metadata` are pairs that every call carries, or a function that is called for them at each try. `interceptors` are
-    those of grpc.aio and see each try. `options` are gRPC's channel options and replace the client's own. Raises
+    those of grpc.aio and see each try, of merged writes as a BatchWrite. Writes are merged only if they carry
+    the same metadata. `options` are gRPC's channel options and replace the client's own. Raises
     ValueError for metadata that gRPC cannot send.
     """
 
@@ -105,6 +106,8 @@ class JobStatusClient:
         options: Options = (),
         watch_limits: WatchLimits = WatchLimits(),  # noqa: B008 (a frozen value)
         run_limits: RunLimits = RunLimits(),  # noqa: B008 (a frozen value)
+        merge_writes: bool = True,
+        merge_limits: MergeLimits = MergeLimits(),  # noqa: B008 (a frozen value)
     ) -> None:
         self._channel = ServiceChannel(
             target,
@@ -116,6 +119,7 @@ class JobStatusClient:
             metadata=metadata,
             options=options,
         )
+        self._writes = WriteMerger(self._channel, is_on=merge_writes, limits=merge_limits)
         self._watch_limits = watch_limits
         self._run_limits = run_limits
 
@@ -126,6 +130,7 @@ class JobStatusClient:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
+        await self._writes.close()
         await self._channel.__aexit__(kind, error, traceback)
 
     async def create_job(
@@ -149,22 +154,19 @@ class JobStatusClient:
             model_requested=model_requested,
             max_attempts=max_attempts,
         )
-        response = await self._channel.call(self._channel.jobs.CreateJob, create_request(command))
-        return job_from_message(response.job)
+        return await self._writes.apply(command)
 
     async def start_job(self, job_id: str, *, worker_id: str, lease: timedelta | None = None) -> Job:
         """Claim a job. Every later write must carry the `attempt` of the returned job."""
         command = StartJob(job_id=job_id, worker_id=worker_id, lease_ms=None if lease is None else milliseconds(lease))
-        response = await self._channel.call(self._channel.jobs.StartJob, start_request(command))
-        return job_from_message(response.job)
+        return await self._writes.apply(command)
 
     async def heartbeat_job(
         self, job_id: str, *, attempt: int = 0, progress: float | None = None, message: str | None = None
     ) -> Job:
         """Renew the lease, and record progress (0 to 1) and message where given."""
         command = HeartbeatJob(job_id=job_id, attempt=attempt, progress=progress, message=message)
-        response = await self._channel.call(self._channel.jobs.HeartbeatJob, heartbeat_request(command))
-        return job_from_message(response.job)
+        return await self._writes.apply(command)
 
     async def complete_job(
         self,
@@ -184,20 +186,17 @@ class JobStatusClient:
         """
         encoded = encoded_result(result, default=default)
         command = CompleteJob(job_id=job_id, result=encoded, attempt=attempt, status_code=status_code)
-        response = await self._channel.call(self._channel.jobs.CompleteJob, complete_request(command))
-        return job_from_message(response.job)
+        return await self._writes.apply(command)
 
     async def fail_job(self, job_id: str, error: JobError | str, *, attempt: int = 0, status_code: int = 500) -> Job:
         """End a job with an error. A `str` becomes the message of an error of type "worker_error"."""
         command = FailJob(job_id=job_id, error=job_error(error), attempt=attempt, status_code=status_code)
-        response = await self._channel.call(self._channel.jobs.FailJob, fail_request(command))
-        return job_from_message(response.job)
+        return await self._writes.apply(command)
 
     async def cancel_job(self, job_id: str, reason: str | None = None) -> Job:
         """Fail a job that nobody wants any more, also while a worker has a lease. `reason` is its error's message."""
         command = CancelJob(job_id=job_id, reason=reason)
-        response = await self._channel.call(self._channel.jobs.CancelJob, cancel_request(command))
-        return job_from_message(response.job)
+        return await self._writes.apply(command)
 
     async def batch_write(self, commands: Iterable[Write]) -> list[Job | JobStatusError]:
         """Apply up to 1000 writes, each on its own, in order, in one durable commit.
@@ -232,6 +231,9 @@ class JobStatusClient:
             virtual_key_id=filters.get("virtual_key_id"),
             created_after=time_stamp("created_after", filters.get("created_after")),
             created_before=time_stamp("created_before", filters.get("created_before")),
+            worker_id=filters.get("worker_id"),
+            error_code=filters.get("error_code"),
+            status_code=filters.get("status_code"),
             page_size=page_size,
             page_token=page_token,
         )
@@ -321,7 +323,13 @@ class JobStatusClient:
             worker_id=new_worker_id() if worker_id is None else worker_id,
             lease_ms=milliseconds(lease),
         )
-        return JobRun(self._channel, command, lease_seconds=lease.total_seconds(), limits=self._run_limits)
+        return JobRun(
+            self._writes,
+            command,
+            lease_seconds=lease.total_seconds(),
+            timeout_seconds=self._channel.timeout_seconds,
+            limits=self._run_limits,
+        )
 
     async def put_virtual_key(
         self,

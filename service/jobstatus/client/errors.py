@@ -15,7 +15,7 @@ from grpc_status import rpc_status
 from jobstatus.core import errors as core
 from jobstatus.core.errors import JobStatusError
 from jobstatus.core.rules import CANCELLED_CODE
-from jobstatus.rpc.errors import CODES, DOMAIN
+from jobstatus.rpc.errors import CODES, DOMAIN, REASON_KEY
 from jobstatus.v1.job_status_pb2 import OperationError
 
 
@@ -51,6 +51,7 @@ TRANSIENT: Final = (ServiceUnreachable, core.StoreUnavailable, core.StoreFull, c
 LOST: Final = (core.LeaseLost, core.JobTerminal, core.JobNotFound)
 """These tell a worker that the job no longer belongs to its attempt."""
 
+_STATUS_CODES: Final[dict[int, grpc.StatusCode]] = {code.value[0]: code for code in grpc.StatusCode}
 _LEAVES: Final = {leaf.reason: leaf for leaf in CODES}
 
 _WITHOUT_INFO: Final[dict[grpc.StatusCode, type[JobStatusError]]] = {
@@ -105,6 +106,21 @@ def from_stream(error: grpc.aio.AioRpcError, target: str) -> JobStatusError:
 def from_operation(error: OperationError) -> JobStatusError:
     """Return the error of a refused operation of a batch."""
     return _rebuilt(error.reason, error.message, error.metadata)
+
+
+def cause_of(error: OperationError) -> grpc.aio.AioRpcError:
+    """Return the error of gRPC's with which the single call would have failed, but for the bytes of its details."""
+    code = _STATUS_CODES.get(error.code, grpc.StatusCode.UNKNOWN)
+    return grpc.aio.AioRpcError(
+        code, grpc.aio.Metadata(), grpc.aio.Metadata((REASON_KEY, error.reason)), details=error.message
+    )
+
+
+def deadline_exceeded() -> grpc.aio.AioRpcError:
+    """Return the error of gRPC's for a call that took too long."""
+    return grpc.aio.AioRpcError(
+        grpc.StatusCode.DEADLINE_EXCEEDED, grpc.aio.Metadata(), grpc.aio.Metadata(), details="Deadline Exceeded"
+    )
 
 
 def _answer_too_large(target: str, details: str) -> AnswerTooLarge:

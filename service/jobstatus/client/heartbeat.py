@@ -1,7 +1,11 @@
-"""The heartbeats of one attempt: often enough to keep the lease, soon after a report, and at a bounded rate."""
+"""The heartbeats of one attempt: often enough to keep the lease, soon after a report, and at a bounded rate.
+
+Those without news are sent at instants that all runs of an event loop share, so that one batch carries many of them.
+"""
 
 import asyncio
 import logging
+import math
 import random
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
@@ -11,6 +15,8 @@ from jobstatus.client.errors import LOST
 from jobstatus.core.commands import HeartbeatJob
 
 BEATS_PER_LEASE: Final = 3
+INSTANTS_PER_LEASE: Final = 30
+"""The instants at which runs send heartbeats are at most this part of a lease apart."""
 SHORTEST_GAP_SECONDS: Final = 0.25
 LONGEST_GAP_AFTER_FAILURE_SECONDS: Final = 1.0
 LIMIT_AFTER_LEASE_SECONDS: Final = 1.0
@@ -72,27 +78,29 @@ class Heartbeat:
             self._loop.call_soon_threadsafe(self._news.set)
 
     async def run(self) -> None:
-        gap_seconds = self._usual_gap_seconds()
+        due_at = self._usually_due_at()
         try:
             while True:
-                await self._pause(gap_seconds)
-                gap_seconds = await self._beat()
+                await self._pause(due_at)
+                due_at = await self._beat()
         except Exception as error:  # noqa: BLE001 (whatever ends the heartbeats, the lease is lost)
             self._on_lost(error)
 
-    def _usual_gap_seconds(self) -> float:
-        return self._lease_seconds / BEATS_PER_LEASE * random.uniform(0.8, 1)  # noqa: S311 (no secret)
+    def _usually_due_at(self) -> float:
+        """Return when the next heartbeat is due if this one succeeds."""
+        gap_seconds = self._lease_seconds / BEATS_PER_LEASE * random.uniform(0.8, 1)  # noqa: S311 (no secret)
+        return shared_instant(self._sent_at + gap_seconds, self._lease_seconds)
 
-    async def _pause(self, gap_seconds: float) -> None:
-        """Wait until the gap has passed or there is a new report, but at least the shortest gap."""
+    async def _pause(self, due_at: float) -> None:
+        """Wait until then or until there is a new report, but at least the shortest gap."""
         with suppress(TimeoutError):
-            async with asyncio.timeout_at(self._sent_at + gap_seconds):
+            async with asyncio.timeout_at(due_at):
                 await self._news.wait()
         await asyncio.sleep(self._sent_at + SHORTEST_GAP_SECONDS - self._loop.time())
         self._news.clear()
 
     async def _beat(self) -> float:
-        """Send the latest report. Return the seconds until the next heartbeat."""
+        """Send the latest report. Return when the next heartbeat is due."""
         self._sent_at = self._loop.time()
         try:
             await self._send(self._latest, limit_seconds=self._limit_seconds())
@@ -108,10 +116,10 @@ class Heartbeat:
                     extra={"event": "heartbeat_failed", "job_id": self._latest.job_id},
                 )
             self._is_failing = True
-            return min(self._usual_gap_seconds(), LONGEST_GAP_AFTER_FAILURE_SECONDS)
+            return min(self._usually_due_at(), self._sent_at + LONGEST_GAP_AFTER_FAILURE_SECONDS)
         self._is_failing = False
         self._lease_ends_at = self._sent_at + self._lease_seconds
-        return self._usual_gap_seconds()
+        return self._usually_due_at()
 
     def _limit_seconds(self) -> float:
         """Return how long the heartbeat that is sent now may take."""
@@ -119,3 +127,11 @@ class Heartbeat:
         if left_seconds > 0:
             return left_seconds
         return self._lease_seconds if self._is_last_attempt else LIMIT_AFTER_LEASE_SECONDS
+
+
+def shared_instant(at: float, lease_seconds: float) -> float:
+    """Return the last instant until then that runs with such a lease share. The instants are a power of two apart, so
+    those of longer leases are among those of shorter ones.
+    """
+    apart_seconds = 2.0 ** math.floor(math.log2(lease_seconds / INSTANTS_PER_LEASE))
+    return at - at % apart_seconds

@@ -14,23 +14,14 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Final, Self
 
-from jobstatus.client.channel import ServiceChannel
 from jobstatus.client.encoding import Default
 from jobstatus.client.errors import LOST, JobCancelled
 from jobstatus.client.heartbeat import Heartbeat
-from jobstatus.client.writes import (
-    complete_request,
-    encoded_result,
-    fail_request,
-    heartbeat_request,
-    job_error,
-    job_error_from,
-    start_request,
-)
+from jobstatus.client.merging import WriteMerger
+from jobstatus.client.writes import encoded_result, job_error, job_error_from
 from jobstatus.core.commands import CompleteJob, FailJob, HeartbeatJob, StartJob
 from jobstatus.core.errors import InvalidField, JobStatusError, LeaseLost, ResultNotJson, ResultTooLarge
 from jobstatus.core.job import ErrorField, Job, JobError
-from jobstatus.rpc.messages import job_from_message
 
 REFUSED: Final = (InvalidField, ResultNotJson, ResultTooLarge)
 """These say that an outcome can never be stored as it is."""
@@ -59,10 +50,19 @@ class JobRun:
     Heartbeats are sent in the background and need the event loop: run blocking work in a thread.
     """
 
-    def __init__(self, channel: ServiceChannel, command: StartJob, *, lease_seconds: float, limits: RunLimits) -> None:
-        self._channel = channel
+    def __init__(
+        self,
+        writes: WriteMerger,
+        command: StartJob,
+        *,
+        lease_seconds: float,
+        timeout_seconds: float,
+        limits: RunLimits,
+    ) -> None:
+        self._writes = writes
         self._command = command
         self._lease_seconds = lease_seconds
+        self._timeout_seconds = timeout_seconds
         self._limits = limits
         self._outcome: CompleteJob | FailJob | None = None
         self._job: Job | None = None
@@ -134,8 +134,7 @@ class JobRun:
         if task is None:
             raise RuntimeError("a run must be entered inside a task")
         started_at = asyncio.get_running_loop().time()
-        response = await self._channel.call(self._channel.jobs.StartJob, start_request(self._command))
-        self._job = job_from_message(response.job)
+        self._job = await self._writes.apply(self._command)
         self._task, self._cancelling = task, task.cancelling()
         self._heartbeat = Heartbeat(
             self._send_heartbeat,
@@ -150,9 +149,7 @@ class JobRun:
         return self
 
     async def _send_heartbeat(self, command: HeartbeatJob, *, limit_seconds: float) -> None:
-        limit_seconds = min(limit_seconds, self._channel.timeout_seconds)
-        request = heartbeat_request(command)
-        await self._channel.call(self._channel.jobs.HeartbeatJob, request, limit_seconds=limit_seconds)
+        await self._writes.apply(command, limit_seconds=min(limit_seconds, self._timeout_seconds))
 
     def _lose(self, cause: Exception) -> None:
         """Cancel the block. Once it is being left, the write that ends the job finds out by itself."""
@@ -242,7 +239,9 @@ class JobRun:
         A cancellation does not stop it at once, but leaves it `last_words_seconds` (default: those of the limits).
         """
         last_words_seconds = self._limits.last_words_seconds if last_words_seconds is None else last_words_seconds
-        sending = asyncio.create_task(self._call(outcome, limit_seconds))
+        if limit_seconds is None:
+            limit_seconds = max(self._timeout_seconds, self._lease_seconds)
+        sending = asyncio.create_task(self._writes.apply(outcome, limit_seconds=limit_seconds))
         try:
             await asyncio.shield(sending)
         except asyncio.CancelledError:
@@ -254,15 +253,6 @@ class JobRun:
         finally:
             if sending.done() and not sending.cancelled():
                 sending.exception()  # retrieved, so that asyncio does not log it
-
-    async def _call(self, outcome: CompleteJob | FailJob, limit_seconds: float | None) -> None:
-        call, jobs = self._channel.call, self._channel.jobs
-        if limit_seconds is None:
-            limit_seconds = max(self._channel.timeout_seconds, self._lease_seconds)
-        if isinstance(outcome, CompleteJob):
-            await call(jobs.CompleteJob, complete_request(outcome), limit_seconds=limit_seconds)
-        else:
-            await call(jobs.FailJob, fail_request(outcome), limit_seconds=limit_seconds)
 
     def _loss(self, cause: Exception) -> LeaseLost | JobCancelled:
         """Return what the block raises when the job no longer belongs to this attempt."""

@@ -4,8 +4,11 @@ Commands check their bounds on construction, so most mistakes are found without 
 replaced where a message is made, so a write of a batch is sent as a single call is.
 """
 
-from dataclasses import fields, is_dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any, Final, TypeVar, cast
+
+from google.protobuf.message import Message
 
 from jobstatus.client.encoding import Default, json_bytes, mended, well_formed
 from jobstatus.core.commands import CancelJob, CompleteJob, CreateJob, FailJob, HeartbeatJob, StartJob
@@ -38,6 +41,7 @@ def create_request(command: CreateJob) -> CreateJobRequest:
         provider=_well_formed(command.provider),
         model_requested=_well_formed(command.model_requested),
         max_attempts=command.max_attempts,
+        traceparent=_well_formed(command.traceparent),
     )
 
 
@@ -77,21 +81,35 @@ def cancel_request(command: CancelJob) -> CancelJobRequest:
     return CancelJobRequest(job_id=command.job_id, reason=_well_formed(command.reason))
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WriteKind:
+    """How one kind of write is sent: its RPC, the field of an Operation, and what makes its request."""
+
+    rpc: str
+    field: str
+    request: Callable[[Any], Message]
+
+
+KINDS: Final[dict[type[Write], WriteKind]] = {
+    CreateJob: WriteKind(rpc="CreateJob", field="create_job", request=create_request),
+    StartJob: WriteKind(rpc="StartJob", field="start_job", request=start_request),
+    HeartbeatJob: WriteKind(rpc="HeartbeatJob", field="heartbeat_job", request=heartbeat_request),
+    CompleteJob: WriteKind(rpc="CompleteJob", field="complete_job", request=complete_request),
+    FailJob: WriteKind(rpc="FailJob", field="fail_job", request=fail_request),
+    CancelJob: WriteKind(rpc="CancelJob", field="cancel_job", request=cancel_request),
+}
+
+
 def operation(command: Write) -> Operation:
     """Return the command as one operation of a batch."""
-    match command:
-        case CreateJob():
-            return Operation(create_job=create_request(command))
-        case StartJob():
-            return Operation(start_job=start_request(command))
-        case HeartbeatJob():
-            return Operation(heartbeat_job=heartbeat_request(command))
-        case CompleteJob():
-            return Operation(complete_job=complete_request(command))
-        case FailJob():
-            return Operation(fail_job=fail_request(command))
-        case CancelJob():
-            return Operation(cancel_job=cancel_request(command))
+    kind = KINDS[type(command)]
+    return operation_of(kind, kind.request(command))
+
+
+def operation_of(kind: WriteKind, request: Message) -> Operation:
+    """Return the request of a write of this kind as one operation of a batch."""
+    only: dict[str, Any] = {kind.field: request}
+    return Operation(**only)
 
 
 def encoded_result(result: object, *, default: Default | None = None) -> bytes:

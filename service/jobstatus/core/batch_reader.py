@@ -27,6 +27,9 @@ class BatchReaderLimits:
     max_batch: int = 200
     max_under_way: int = 2
     """Reads at a time. More would only make each smaller; with one alone a slow read would hold up all others."""
+    late_seconds: float = 0.0
+    """For so long those that wait stay together behind a read under way, unless they fill one. Worth it where a read
+    costs much however few it is for."""
     max_waiting: int = 20_000
     wait_seconds: float = 1.5
     """How long a caller waits for a read to begin: longer than a store takes to find that a part of it is silent."""
@@ -46,7 +49,10 @@ class BatchReader(Generic[Key, Found]):
         self._waiting: list[tuple[Key, asyncio.Future[Found], float]] = []
         """Keys whose read has not begun, each with its caller's future and since when it waits; the oldest first."""
         self._tasks: set[asyncio.Task[None]] = set()
-        self._is_due = False
+        self._begun_at = 0.0
+        """The loop's time at which the last read began."""
+        self._due: asyncio.Handle | None = None
+        """What begins the next read."""
         self._overdue_timer: asyncio.TimerHandle | None = None
 
     async def read(self, key: Key) -> Found:
@@ -60,25 +66,42 @@ class BatchReader(Generic[Key, Found]):
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Found] = loop.create_future()
         self._waiting.append((key, future, loop.time()))
-        if not self._is_due and len(self._tasks) < self._limits.max_under_way:
-            self._is_due = True
-            loop.call_soon(self._begin)  # so that other reads of this turn of the loop join
+        is_new = self._due is None or len(self._waiting) == self._limits.max_batch
+        if is_new and len(self._tasks) < self._limits.max_under_way:
+            self._schedule()
         if self._overdue_timer is None:
             self._overdue_timer = loop.call_later(self._limits.wait_seconds, self._fail_overdue)
         return await future
 
+    def _schedule(self) -> None:
+        """Have the next read begin when it is due: in the next turn of the loop at once, so that others can join."""
+        if self._due is not None:
+            self._due.cancel()
+            self._due = None
+        if not self._waiting or len(self._tasks) >= self._limits.max_under_way:
+            return
+        loop = asyncio.get_running_loop()
+        is_together = self._tasks and len(self._waiting) < self._limits.max_batch
+        if is_together and (late_at := self._begun_at + self._limits.late_seconds) > loop.time():
+            self._due = loop.call_at(late_at, self._begin)
+        else:
+            self._due = loop.call_soon(self._begin)
+
     def _begin(self) -> None:
-        self._is_due = False
+        self._due = None
         most = self._limits.max_batch
-        while self._waiting and len(self._tasks) < self._limits.max_under_way:
-            batch, self._waiting = self._waiting[:most], self._waiting[most:]
-            task = asyncio.create_task(self._run(batch), name="jobstatus-batch-read")
-            self._tasks.add(task)
-            task.add_done_callback(self._end)
+        batch, self._waiting = self._waiting[:most], self._waiting[most:]
+        if not batch:
+            return
+        task = asyncio.create_task(self._run(batch), name="jobstatus-batch-read")
+        self._tasks.add(task)
+        task.add_done_callback(self._end)
+        self._begun_at = asyncio.get_running_loop().time()
+        self._schedule()
 
     def _end(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
-        self._begin()
+        self._schedule()
 
     def _fail_overdue(self) -> None:
         """Fail the callers that have waited too long. One timer serves all: it is set for the oldest."""

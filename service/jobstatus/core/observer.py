@@ -10,6 +10,10 @@ from jobstatus.core.rules import JobOutcome
 
 
 class Observer(Protocol):
+    def job_created(self, request_type: RequestType) -> None:
+        """A job was created."""
+        ...
+
     def job_started(self, request_type: RequestType, queued_seconds: float) -> None:
         """A job was started for the first time, so long after it was created."""
         ...

@@ -3,6 +3,9 @@
 Each read compares expiry with the clock, and each write first applies the ended deadlines of its job. So a late sweep
 delays only jobs that are not used, and two sweepers do no harm. Of all processes that share a store only the leader
 sweeps, so that the work is done once.
+
+A job whose lease was renewed is due earlier than its lease ends. The sweep then writes the true end into `due_at_ms`,
+and the next sweep does not find the job again.
 """
 
 import uuid
@@ -10,6 +13,7 @@ from typing import Final
 
 from jobstatus.core.commands import EnforceDeadlines
 from jobstatus.core.errors import JobNotFound, JobStatusError
+from jobstatus.core.job import Job
 from jobstatus.core.observer import Observer, timed
 from jobstatus.core.store import JobStore
 from jobstatus.core.timekeeper import Timekeeper
@@ -59,7 +63,8 @@ class Sweeper:
                 for outcome in outcomes:
                     if isinstance(outcome, JobStatusError) and not isinstance(outcome, JobNotFound):
                         raise outcome.with_traceback(None)
-                self._observer.swept("settled", len(job_ids))
+                ended = [outcome for outcome in outcomes if isinstance(outcome, Job) and outcome.is_terminal]
+                self._observer.swept("settled", len(ended))
             if len(job_ids) < BATCH:
                 break
         if self._clock.ms() < self._clock.timeouts_count_from_ms():

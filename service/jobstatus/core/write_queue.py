@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from jobstatus.core.caller import WRITER
 from jobstatus.core.commands import MAX_BATCH, Command, CompleteJob
 from jobstatus.core.errors import JobStatusError, Overloaded, ShuttingDown
 from jobstatus.core.job import Job
@@ -37,12 +38,25 @@ class WriterLimits:
 
 @dataclass(slots=True, eq=False)
 class Submission:
-    """The commands of one call, their outcomes as they become known, and the future that its caller awaits."""
+    """The commands of one call, their outcomes as they become known, and the future that its caller awaits.
+
+    `writer` is who makes the versions that they lead to, see `Job.last_writer`.
+    """
 
     commands: Sequence[Command]
     outcomes: list[Outcome | None]
+    unanswered: int
+    """How many of the commands have no outcome yet."""
     result_bytes: int
     future: asyncio.Future[None]
+    writer: str | None = None
+
+    def answer(self, index: int, outcome: Outcome) -> None:
+        """Record the outcome of a command. The caller goes on when it was the last one."""
+        self.outcomes[index] = outcome
+        self.unanswered -= 1
+        if not self.unanswered and not self.future.done():
+            self.future.set_result(None)
 
 
 class WriteQueue:
@@ -83,7 +97,9 @@ class WriteQueue:
             raise Overloaded
         self._waiting_commands += len(commands)
         self._waiting_bytes += size
-        submission = Submission(commands, [None] * len(commands), size, asyncio.get_running_loop().create_future())
+        count = len(commands)
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        submission = Submission(commands, [None] * count, count, size, future, WRITER.get())
         self._waiting.append(submission)
         if len(self._waiting) >= self._expected_callers:
             self._callers_arrived.set()

@@ -59,9 +59,9 @@ class ChildProcess:
         if self.is_alive:
             self.process.send_signal(number)
 
-    async def ask(self, question: Question, *, seconds: float) -> str | None:
+    async def ask(self, question: Question, *arguments: str, seconds: float) -> str | None:
         """Return the child's answer, or None when it has none within `seconds`."""
-        return await self.channel.ask(question, seconds=seconds)
+        return await self.channel.ask(question, *arguments, seconds=seconds)
 
 
 def ending(code: int) -> str:

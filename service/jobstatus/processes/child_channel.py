@@ -2,8 +2,8 @@
 
 The pair has no name in a file system, so a start needs no writable folder. The child's end is its standard input, which
 ends when the supervisor is gone. The supervisor begins with what the child is to serve, after its size in four bytes.
-The child writes one line when it is up. After that every line is JSON: `[number,
-question]` to the child, `[number, answer]` back. Answers may come in any order and late.
+The child writes one line when it is up. After that every line is JSON: `[number, question]` to the child, with a third
+item where the question has an argument, and `[number, answer]` back. Answers may come in any order and late.
 """
 
 import asyncio
@@ -18,9 +18,9 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import Final, Literal, Self
 
-Question = Literal["health", "metrics", "alive", "restart_leases", "reload"]
-Answers = Mapping[str, Callable[[], Awaitable[str]]]
-"""How a child answers each question."""
+Question = Literal["health", "metrics", "alive", "restart_leases", "reload", "console", "console_figures"]
+Answers = Mapping[str, Callable[..., Awaitable[str]]]
+"""How a child answers each question; some take an argument."""
 
 _LINE_BYTES: Final = 16 * 1024**2
 """The longest line; the metrics of a process are about a hundredth of it."""
@@ -62,7 +62,7 @@ class ChildChannel:
         """Whether the child was up and has not closed its end."""
         return self._reading is not None and not self._reading.done()
 
-    async def ask(self, question: Question, *, seconds: float) -> str | None:
+    async def ask(self, question: Question, *arguments: str, seconds: float) -> str | None:
         """Return the child's answer, or None when there is none within `seconds`. Questions may overlap."""
         if not self.is_open:
             return None
@@ -71,7 +71,7 @@ class ChildChannel:
         self._asked[number] = answer
         try:
             async with asyncio.timeout(seconds):
-                self._writer.write(_line(number, question))
+                self._writer.write(_line(number, question, *arguments))
                 return await answer
         except TimeoutError:
             _log.debug(
@@ -124,9 +124,9 @@ async def answering(answers: Answers, on_end: Callable[[], None]) -> AsyncIterat
     reader, writer = await asyncio.open_unix_connection(sock=ours)
     writer.write(b"up\n")
 
-    async def answer(number: int, question: str) -> None:
+    async def answer(number: int, question: str, *arguments: str) -> None:
         try:
-            found = await answers[question]()
+            found = await answers[question](*arguments)
         except Exception:  # noqa: BLE001  # polls are still answered, so a bug here must not end the process
             _log.exception(
                 "A question of the supervisor could not be answered because of a bug of this program.",
@@ -157,5 +157,5 @@ async def _next_line(reader: StreamReader) -> bytes:
         return b""
 
 
-def _line(number: int, text: str) -> bytes:
-    return json.dumps([number, text]).encode() + b"\n"
+def _line(number: int, *texts: str) -> bytes:
+    return json.dumps([number, *texts]).encode() + b"\n"

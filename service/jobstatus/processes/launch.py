@@ -10,12 +10,16 @@ import pickle
 import resource
 import shutil
 import sys
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
 from jobstatus import __version__
+from jobstatus.auth.minting import mint_token
+from jobstatus.console.links import SignInLinks
 from jobstatus.settings import (
+    DEVELOPMENT_ISSUER,
     Address,
     IssuerSettings,
     Settings,
@@ -26,6 +30,8 @@ from jobstatus.settings import (
 from jobstatus.telemetry import logs
 
 RESERVED_FILES: Final = 200
+SESSION_SECONDS: Final = 12 * 60 * 60
+"""How long a page that a link has signed in may stay open."""
 
 _log = logging.getLogger(__name__)
 
@@ -38,6 +44,11 @@ JobStatus is up, for development: anybody on this machine may write, tokens come
   echo '{{"text": "hello"}}' | {jobstatus} jobs complete job-1 --grpc {grpc}
 
 Health and metrics: http://{admin}/readyz  http://{admin}/metrics. Ctrl-C stops.
+"""
+_CONSOLE = """
+The console of live jobs, signed in (the link works once):
+
+  {link}
 """
 
 
@@ -64,6 +75,7 @@ class Source:
         settings = load_settings(os.environ, self.options)
         issuers = settings.accepted_issuers()
         if self.dev:
+            settings = settings.model_copy(update={"console": settings.console or "on"})
             issuers = (*issuers, development_issuer(settings, may_write=may_write))
         self.check(settings, issuers)
         return settings, issuers
@@ -83,8 +95,11 @@ class Launch:
         """Whether the service is for development."""
         return self.source.dev
 
-    def announce(self, addresses: dict[str, Address]) -> None:
-        """Log that the service is up, and where. Of the store log only the scheme, as its URL may hold a password."""
+    def announce(self, addresses: dict[str, Address], links: SignInLinks | None = None) -> None:
+        """Log that the service is up, and where. Of the store log only the scheme, as its URL may hold a password.
+
+        Print a link to the console where there are `links`, to standard error only: the log is kept.
+        """
         store, _, _ = self.settings.store.partition("://")
         where = {name: str(address) for name, address in addresses.items()}
         facts: dict[str, object] = {"version": __version__, "issuers": [issuer.issuer for issuer in self.issuers]}
@@ -96,6 +111,37 @@ class Launch:
         if self.dev and "grpc" in where:
             command = "jobstatus" if shutil.which("jobstatus") else sys.argv[0]
             print(_DEVELOPMENT.format(jobstatus=command, **where), file=sys.stderr)  # noqa: T201  # to paste
+            if links is not None:
+                link = f"http://{_reachable(addresses['admin'])}/console/#ticket={links.ticket()}"
+                print(_CONSOLE.format(link=link), file=sys.stderr)  # noqa: T201  # as above
+
+
+def sign_in_links(launch: Launch) -> SignInLinks | None:
+    """Return links that sign in to the console, which there are for development only."""
+    if not launch.dev or launch.settings.console != "on":
+        return None
+    issuer = next(issuer for issuer in launch.issuers if issuer.issuer == DEVELOPMENT_ISSUER)
+
+    def mint() -> str:
+        assert issuer.secret is not None  # noqa: S101  # for the type checker: the development issuer has one
+        return mint_token(
+            issuer=issuer.issuer,
+            audience=issuer.audience,
+            algorithm=issuer.algorithm,
+            key=issuer.secret.get_secret_value(),
+            key_id=issuer.key_id,
+            claims={issuer.role_claim: issuer.admin_role, "sub": "console"},
+            ttl_seconds=SESSION_SECONDS,
+            now_seconds=time.time(),
+        )
+
+    return SignInLinks(mint, monotonic=time.monotonic)
+
+
+def _reachable(address: Address) -> Address:
+    """Return an address of this machine to connect to, also where all are listened on."""
+    hosts = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104  # compared, not bound
+    return address._replace(host=hosts.get(address.host, address.host))
 
 
 def prepare(source: Source) -> Launch:

@@ -42,6 +42,6 @@ def run_edge(*, dev: bool, options: Mapping[str, str]) -> int:
 def _ended(serve: Callable[[], int]) -> int:
     try:
         return serve()
-    except (SettingsError, KeyConfigError, StoreConfigError, OSError) as error:
+    except (SettingsError, KeyConfigError, StoreConfigError, OSError, EOFError) as error:
         print(f"jobstatus: {' '.join(str(error).split())}", file=sys.stderr)  # noqa: T201  # the end of a command
         return WRONG_SETTINGS

@@ -19,10 +19,12 @@ import uvloop
 from jobstatus.core.readiness import READY, Health, Status, worst
 from jobstatus.processes.child import ChildProcess, ending
 from jobstatus.processes.child_channel import ChildChannel
+from jobstatus.processes.child_console import ChildConsole
 from jobstatus.processes.child_metrics import ChildMetrics
 from jobstatus.processes.hangup import HangUps
-from jobstatus.processes.launch import Launch, end_start, packed
+from jobstatus.processes.launch import Launch, end_start, packed, sign_in_links
 from jobstatus.processes.reload import Reloader, check_files
+from jobstatus.processes.service_manager import service_manager
 from jobstatus.processes.shared_ports import reserved
 from jobstatus.processes.silence import SilenceLimits, extend_leases_in_silence
 from jobstatus.rest.admin import admin_handler
@@ -93,8 +95,15 @@ class _Supervisor:
             asyncio.get_running_loop().add_signal_handler(number, self._on_signal, number)
         hangups = HangUps(partial(self._on_signal, signal.SIGTERM))
         async with AsyncExitStack() as stack:
+            links = sign_in_links(self._launch)
+            console = None if self._launch.settings.console != "on" else ChildConsole(self._those_up, links)
             admin = HttpServer(
-                admin_handler(self._health, self._exposition, lambda: self._has_started),
+                admin_handler(
+                    self._health,
+                    self._exposition,
+                    lambda: self._has_started,
+                    console=None if console is None else console.handle,
+                ),
                 max_connections=100,
                 grace_seconds=self._limits.grace_seconds,
             )
@@ -112,14 +121,22 @@ class _Supervisor:
                 extending = group.create_task(extend_leases_in_silence(self._channels_up, self._limits.silence))
                 if not self._stopping.is_set():
                     admin_address = self._launch.settings.admin._replace(port=port)
-                    self._launch.announce({"http": self._http, "grpc": self._grpc, "admin": admin_address})
+                    self._launch.announce({"http": self._http, "grpc": self._grpc, "admin": admin_address}, links)
                 end_start()
-                reloader = Reloader(self._launch, self._reload)
+                manager = service_manager()
+                reloader = Reloader(self._launch, self._reload, manager)
                 reloading = group.create_task(reloader.run())
                 hangups.call(reloader.request)
+                beside = [asking, extending, reloading]
+                if console is not None:
+                    beside.append(group.create_task(console.run()))
+                if not self._stopping.is_set():
+                    manager.ready()
+                beside.append(group.create_task(manager.watch(self._has_living_child)))
                 await self._stopping.wait()
+                manager.stopping()
                 _log.info("The serving processes are asked to stop.", extra={"event": "stopping"})
-                for task in (asking, extending, reloading):
+                for task in beside:
                     task.cancel()
                 await self._await_end(keepers)
         _log.info("All serving processes have stopped.", extra={"event": "stopped"})
@@ -153,13 +170,22 @@ class _Supervisor:
 
     async def _reload_late(self, child: ChildProcess) -> None:
         """Have a child reload that began before a reload, or end: its replacement serves what is in use."""
-        problem = await child.ask("reload", seconds=self._limits.reload_seconds)
-        if problem:
-            _log.error(
-                "A serving process could not reload and is replaced.",
-                extra={"event": "child_reload_failed", "child": child.number, "problem": problem},
-            )
-            child.send(signal.SIGTERM)
+        answer = await child.ask("reload", seconds=self._limits.reload_seconds)
+        self._replace_unless_reloaded(child, answer)
+
+    def _replace_unless_reloaded(self, child: ChildProcess, answer: str | None) -> None:
+        """End a child that does not serve what is in use, so that its replacement does. `answer`: to the reload."""
+        if answer == "" or not child.is_up:
+            return
+        _log.error(
+            "A serving process could not reload and is replaced.",
+            extra={
+                "event": "child_reload_failed",
+                "child": child.number,
+                "problem": "it does not answer" if answer is None else answer,
+            },
+        )
+        child.send(signal.SIGTERM)
 
     async def _keep(self, child: ChildProcess) -> None:
         """Replace the child whenever it ends, until the service stops."""
@@ -224,12 +250,17 @@ class _Supervisor:
         self._reloads += 1
         asked = self._those_up()
         seconds = self._limits.reload_seconds
-        problems = await asyncio.gather(*(child.ask("reload", seconds=seconds) for child in asked))
-        if asked and all(problems):  # the files have changed since they were checked, and no child has taken them
+        answers = await asyncio.gather(*(child.ask("reload", seconds=seconds) for child in asked))
+        if asked and "" not in answers:  # the files have changed since they were checked, and no child has taken them
             self._in_use, self._pem = before
-        for child, problem in zip(asked, problems, strict=True):
-            if problem or (problem is None and child.is_up):
-                raise OSError(f"serving process {child.number}: {problem or 'it does not answer'}")
+            told = [
+                f"serving process {child.number}: {answer}"
+                for child, answer in zip(asked, answers, strict=True)
+                if answer
+            ]
+            raise OSError(told[0] if told else "no serving process answers")
+        for child, answer in zip(asked, answers, strict=True):
+            self._replace_unless_reloaded(child, answer)
         return changed
 
     def _for_child(self, settings: Settings) -> Settings:
@@ -280,6 +311,11 @@ class _Supervisor:
         if told is None:
             return Health(Status.NOT_READY, "worker_silent") if child.is_up else READY
         return Health.from_text(told)
+
+    async def _has_living_child(self) -> bool:
+        """Return whether any child answers."""
+        asked = [child.ask("alive", seconds=self._limits.ask_seconds) for child in self._those_up()]
+        return any(answer is not None for answer in await asyncio.gather(*asked))
 
     async def _exposition(self, form: Format) -> bytes:
         return await self._figures.exposition(self._those_up(), form)

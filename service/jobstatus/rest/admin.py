@@ -8,8 +8,10 @@ from aiohttp import web
 
 from jobstatus.core.readiness import Health, Status
 from jobstatus.rest import headers, responses
+from jobstatus.rest.protocol import Handler
 from jobstatus.telemetry.collectors import Format
 
+_CONSOLE: Final = "/console"
 _GZIP_LEVEL: Final = 1
 """The event loop compresses, and higher levels take longer than what they spare is worth on a local network."""
 
@@ -18,11 +20,12 @@ def admin_handler(
     check: Callable[[], Awaitable[Health]],
     exposition: Callable[[Format], Awaitable[bytes]],
     has_started: Callable[[], bool] = lambda: True,
+    console: Handler | None = None,
 ) -> Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]:
     """Return the handler of the admin port.
 
     `check` returns the health, `exposition` the metrics in a format, and `has_started` whether polls
-    have been served since the start.
+    have been served since the start. `console` handles all requests below /console, where there is one.
     """
 
     async def livez(_: web.BaseRequest) -> web.Response:
@@ -54,6 +57,8 @@ def admin_handler(
     }
 
     async def answer(request: web.BaseRequest) -> web.StreamResponse:
+        if console is not None and (request.path == _CONSOLE or request.path.startswith(f"{_CONSOLE}/")):
+            return await console(request)
         handler = handlers.get(request.path)
         if handler is None or request.method not in responses.ALLOWED_METHODS:
             refusal = responses.METHOD_NOT_ALLOWED if handler else responses.PATH_NOT_FOUND

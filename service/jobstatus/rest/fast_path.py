@@ -10,14 +10,16 @@ This relies on private parts of aiohttp; `fast_path_check` verifies at start tha
 
 import asyncio
 from collections.abc import Callable, Sequence
-from typing import Any, TypeAlias, cast
+from functools import partial
+from typing import Any, Final, TypeAlias, cast
 
 from aiohttp import HttpVersion11, StreamReader, web
 from aiohttp.http import RawRequestMessage
 from aiohttp.streams import EMPTY_PAYLOAD
 from aiohttp.web_protocol import RequestHandler
 
-from jobstatus.rest.headers import HOST, TRANSFER_ENCODING, is_host
+from jobstatus.rest.headers import HOST, PREFER, TRANSFER_ENCODING, is_host
+from jobstatus.rest.parked import Guest, Parkable, ParkedConnection, Parking
 from jobstatus.rest.protocol import HEAD_END, RestProtocol
 from jobstatus.rest.responses import ALLOWED_METHODS
 
@@ -25,6 +27,11 @@ TryAnswer: TypeAlias = Callable[[], bytes | None]
 """Return the whole answer to one request, or None to leave it to the handler. It is called for each repetition."""
 Prepare: TypeAlias = Callable[[RawRequestMessage], TryAnswer | None]
 """Return what answers a GET or HEAD over HTTP/1.1 on a connection that stays open; None to leave it to the handler."""
+BeginWait: TypeAlias = Callable[[RawRequestMessage, Parkable], bytes | None]
+"""Return the whole answer to such a request that need not wait; an empty one where it waits on a parked connection;
+None to leave it to the handler."""
+MAX_REPEATED_BYTES: Final = 8 * 1024
+"""A longer request is parsed each time, because each open connection may keep one."""
 Requests: TypeAlias = Sequence[tuple[RawRequestMessage, StreamReader]]
 
 
@@ -60,13 +67,17 @@ class FastPathProtocol(RestProtocol):
         *,
         prepare: Prepare,
         write_batch: WriteBatch,
+        begin_wait: BeginWait | None = None,
+        parking: Parking | None = None,
         **options: Any,
     ) -> None:
-        """`options` are those of RestProtocol."""
+        """`options` are those of RestProtocol. `parking` is where connections wait for what `begin_wait` has begun."""
         super().__init__(server, **options)
         self._parser = cast("Any", InterceptingParser(self._parser, self))
         self.prepare = prepare
         self._write_batch = write_batch
+        self._begin_wait = begin_wait
+        self._parking = parking
         self._under_way = 0
         """Requests that the handler has still to answer; answers must keep the order of their requests."""
         self.last_poll: tuple[bytes, TryAnswer] | None = None
@@ -86,9 +97,22 @@ class FastPathProtocol(RestProtocol):
         answer = try_answer()
         if answer is None:
             return False
-        self._write_batch.put(transport, answer)
-        self._next_keepalive_close_time = self._loop.time() + self._keepalive_timeout
+        if answer:  # else it comes later, on a parked connection
+            self._write_batch.put(transport, answer)
+            self._next_keepalive_close_time = self._loop.time() + self._keepalive_timeout
         return True
+
+    def waits(self, request: RawRequestMessage) -> bool:
+        """Have a plain request wait if it asks to, or answer it if it need not. Return whether this was possible."""
+        begin_wait = self._begin_wait
+        if begin_wait is None or PREFER not in request.headers:
+            return False
+        return self.is_answered(partial(begin_wait, request, self))
+
+    def park(self, guest: Guest) -> ParkedConnection:
+        """Give the connection up, except for its transport, while the guest waits."""
+        assert self._parking is not None  # noqa: S101  # for the type checker: whoever begins a wait may park it
+        return self._parking.park(*self.give_up(), guest)
 
     def hand_over(self, requests: Requests) -> None:
         """Note the requests that are passed to the handler."""
@@ -121,12 +145,17 @@ class InterceptingParser:
             connection.note(data, requests[-1][1] if requests else None)
         if len(requests) == 1 and not is_upgrade:
             [(request, body)] = requests
-            try_answer = connection.prepare(request) if body is EMPTY_PAYLOAD and _is_plain(request) else None
-            if try_answer is not None and connection.is_answered(try_answer):
-                self.message_consumed()
-                if is_whole:
-                    connection.last_poll = data, try_answer
-                return (), False, rest
+            if body is EMPTY_PAYLOAD and _is_plain(request):
+                answers = connection.prepare(request)
+                if answers is None:
+                    if connection.waits(request):
+                        self.message_consumed()
+                        return (), False, rest
+                elif connection.is_answered(answers):
+                    self.message_consumed()
+                    if is_whole and len(data) <= MAX_REPEATED_BYTES:
+                        connection.last_poll = data, answers
+                    return (), False, rest
         connection.hand_over(requests)
         return requests, is_upgrade, rest
 

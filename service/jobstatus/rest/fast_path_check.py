@@ -1,13 +1,13 @@
 """Check at start that the installed aiohttp has the private parts that the fast path uses, and that they behave.
 
-The check drives two connections inside the process: their transports are in memory, their handler is a stub. It asks
-more plain requests than the parser holds unconsumed, some of them repeated, has a request wait in the handler while
-another arrives, watches the keep-alive timer, closes a connection, and sends a request with a body. Any deviation,
-including a missing attribute, is a reason to switch the fast path off.
+The check drives connections inside the process: their transports are in memory, their handler is a stub. It asks more
+plain requests than the parser holds unconsumed, some of them repeated, has a request wait in the handler while another
+arrives, watches the keep-alive timer, closes a connection, sends a request with a body, and has a connection parked and
+become a whole one again. Any deviation, including a missing attribute, is a reason to switch the fast path off.
 """
 
 import asyncio
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any, Final
 
@@ -16,6 +16,7 @@ from aiohttp.http import RawRequestMessage
 
 from jobstatus.rest.fast_path import FastPathProtocol, TryAnswer, WriteBatch
 from jobstatus.rest.limits import RestLimits
+from jobstatus.rest.parked import Parkable, ParkedConnection, Parking
 
 CHECK_SECONDS: Final = 5.0
 """The check takes about 2 ms; an answer that has not come by then will never come."""
@@ -27,6 +28,7 @@ _NEXT: Final = b"GET /fast HTTP/1.1\r\nHost: check:80\r\n\r\n"
 """Another one than the last, so that it is parsed."""
 _WITH_BODY: Final = b"GET /fast HTTP/1.1\r\nHost: check\r\nContent-Length: 2\r\n\r\n{}"
 _OTHER: Final = b"POST /fast HTTP/1.1\r\nHost: check\r\n\r\n"
+_WAIT: Final = b"GET /wait HTTP/1.1\r\nHost: check\r\nPrefer: wait=1\r\n\r\n"
 _SLOW: Final = b"GET /slow HTTP/1.1\r\nHost: check\r\n\r\n"
 
 
@@ -40,6 +42,7 @@ class _Transport(asyncio.Transport):
     def __init__(self) -> None:
         super().__init__()
         self.written = b""
+        self.protocol: Any = None
         self._is_closing = False
         self._has_written = asyncio.Event()
 
@@ -52,6 +55,12 @@ class _Transport(asyncio.Transport):
     def write(self, data: Any) -> None:
         self.written += bytes(data)
         self._has_written.set()
+
+    def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
+        self.protocol = protocol
+
+    def abort(self) -> None:
+        self._is_closing = True
 
     def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None: ...
 
@@ -93,7 +102,7 @@ async def _check(limits: RestLimits, options: Mapping[str, Any]) -> None:
     def prepare(request: RawRequestMessage) -> TryAnswer | None:
         return (lambda: _FAST) if request.path == "/fast" else None
 
-    server = web.Server(handle)
+    server = web.Server(handle, handler_cancellation=True)
 
     def connected() -> AbstractContextManager[tuple[Any, _Transport]]:
         return _connected(limits.connection_type(server, prepare=prepare, write_batch=WriteBatch(), **options))
@@ -107,6 +116,7 @@ async def _check(limits: RestLimits, options: Mapping[str, Any]) -> None:
         connection.data_received(_WITH_BODY)
         await transport.until_written(b"handled 5")
         _expect(_FAST not in transport.written, "a request with a body is answered without the handler")
+    await _check_parking(limits, server, options)
 
 
 @contextmanager
@@ -162,6 +172,50 @@ async def _check_close(connection: Any, transport: _Transport) -> None:
     connection.data_received(_PLAIN)
     await asyncio.sleep(0)
     _expect(transport.written == _FAST * 2, "a request is answered after the connection's end")
+
+
+async def _check_parking(limits: RestLimits, server: web.Server, options: Mapping[str, Any]) -> None:
+    """Raise UnexpectedBehaviour unless a connection is given up without an end of its transport, and works again."""
+    lost: list[None] = []
+    parked: list[ParkedConnection] = []
+    batch = WriteBatch()
+
+    def begin_wait(message: RawRequestMessage, connection: Parkable) -> bytes:  # noqa: ARG001  # one of BeginWait
+        parked.append(connection.park(_Guest()))
+        return b""
+
+    def connect(on_lost: Callable[[], None]) -> Any:
+        return limits.connection_type(
+            server,
+            prepare=lambda message: (lambda: _FAST) if message.path == "/fast" else None,
+            write_batch=batch,
+            begin_wait=begin_wait,
+            parking=parking,
+            on_lost=on_lost,
+            **options,
+        )
+
+    parking = Parking(connect, batch.put, keepalive_seconds=CHECK_SECONDS)
+    transport, whole = _Transport(), connect(lambda: lost.append(None))
+    whole.connection_made(transport)
+    whole.data_received(_WAIT)
+    _expect(parked == [transport.protocol] and not lost, "a connection cannot be parked")
+    for _ in range(3):  # what the whole connection has begun ends
+        await asyncio.sleep(0)
+    parked[0].answer(_FAST)
+    await transport.until_written(_FAST)
+    transport.protocol.data_received(_PLAIN)
+    await transport.until_written(_FAST * 2)
+    is_open = not (lost or transport.is_closing())
+    _expect(is_open and transport.protocol is not parked[0], "a parked connection does not become a whole one")
+    transport.protocol.connection_lost(None)
+    _expect(len(lost) == 1, "the end of a connection that was parked is not noticed")
+
+
+class _Guest:
+    """A request that waits."""
+
+    def cancel(self) -> None: ...
 
 
 def _expect(is_so: bool, problem: str) -> None:  # an assertion that -O keeps

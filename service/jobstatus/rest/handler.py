@@ -139,6 +139,11 @@ class PollHandler:
         self._openapi = openapi
         self._admission = admission
 
+    @property
+    def outcomes(self) -> Outcomes:
+        """What makes the responses, for those who wait without this handler too."""
+        return self._outcomes
+
     def prepare(self, message: RawRequestMessage) -> TryAnswer | None:
         """Return what answers a plain poll, whatever its outcome; None for all that only `answer` can answer.
 
@@ -146,10 +151,10 @@ class PollHandler:
         """
         headers = message.headers
         asked_for = target(message.path, message.url)
-        if asked_for is None or PREFER in headers or (ACCEPT in headers and _may_want_events(headers)):
+        if asked_for is None or PREFER in headers or (ACCEPT in headers and may_want_events(headers)):
             return None
         request_type, job_id = asked_for
-        authorization, keys = _credentials(headers)
+        authorization, keys = credentials_of(headers)
         given_id, conditions = headers.get(X_REQUEST_ID), conditions_in(headers)
         plain = _PlainPoll(request_type, job_id, authorization, keys, given_id, conditions, message.method == "HEAD")
         return partial(self._try_answer, plain)
@@ -194,7 +199,7 @@ class PollHandler:
     def _asker(self, headers: MultiMapping[str]) -> str:
         """Return in whose quota the request is."""
         try:
-            principal = self._recall(*_credentials(headers))
+            principal = self._recall(*credentials_of(headers))
         except CredentialError:
             return STRANGERS
         return STRANGERS if principal is None else principal.virtual_key_id or ADMINS
@@ -223,7 +228,7 @@ class PollHandler:
                     counted_as = WAITING
                     response = await self._wait(request, request_type, job_id, seconds, request_id)
                 else:
-                    principal = await self._authenticate(*_credentials(headers))
+                    principal = await self._authenticate(*credentials_of(headers))
                     if self._admission is not None:
                         self._admission.check(principal)
                         self._admission.count(principal, request_type.value, job_id, request_id)
@@ -301,7 +306,7 @@ class PollHandler:
     def _reauthenticate(
         self, request: web.BaseRequest, request_type: RequestType, job_id: str, request_id: str
     ) -> Reauthenticate:
-        authenticate = partial(self._authenticate, *_credentials(request.headers))
+        authenticate = partial(self._authenticate, *credentials_of(request.headers))
         if self._admission is None:
             return authenticate
         return self._admission.once(authenticate, request_type.value, job_id, request_id)
@@ -327,7 +332,7 @@ class _PlainPoll(NamedTuple):
     is_head: bool
 
 
-def _credentials(headers: MultiMapping[str]) -> tuple[Sequence[str], Sequence[str]]:
+def credentials_of(headers: MultiMapping[str]) -> tuple[Sequence[str], Sequence[str]]:
     """Return the values of all Authorization headers, and of all headers that hold a virtual key."""
     keys: Sequence[str] = ()
     if KEY_1 in headers or KEY_2 in headers or KEY_3 in headers:  # spelt out because each poll pays for it
@@ -337,8 +342,8 @@ def _credentials(headers: MultiMapping[str]) -> tuple[Sequence[str], Sequence[st
 
 def _wants_events(request: web.BaseRequest) -> bool:
     headers = request.headers
-    return _may_want_events(headers) and request.method == "GET" and prefers_events(headers.getall(ACCEPT))
+    return may_want_events(headers) and request.method == "GET" and prefers_events(headers.getall(ACCEPT))
 
 
-def _may_want_events(headers: MultiMapping[str]) -> bool:
+def may_want_events(headers: MultiMapping[str]) -> bool:
     return "stream" in "".join(headers.getall(ACCEPT)).lower()

@@ -55,6 +55,9 @@ async def _refused(request: web.BaseRequest, problem: responses.Problem) -> web.
     return cast("web.StreamResponse", response)  # which PrebuiltResponse is to aiohttp
 
 
+def _ignore() -> None: ...
+
+
 class RestProtocol(RequestHandler):
     """aiohttp's connection, with limits on requests and unread answers, and the contract's answers to refused requests.
 
@@ -71,7 +74,7 @@ class RestProtocol(RequestHandler):
         request_seconds: float,
         send_seconds: float,
         throttles: Mapping[str, LogThrottle],
-        on_lost: Callable[[], None] = lambda: None,
+        on_lost: Callable[[], None] = _ignore,
         **options: Any,
     ) -> None:
         """`throttles` are those of the port's log lines, by event. `options` are aiohttp's for a connection."""
@@ -154,6 +157,16 @@ class RestProtocol(RequestHandler):
             self._head_bytes += len(data)
             if self._head_bytes > MAX_HEAD_BYTES:
                 self._refuse_head()
+
+    def give_up(self) -> tuple[asyncio.Transport, Callable[[], None]]:
+        """Part from the transport, which another protocol has from now on, and end otherwise as a lost connection does.
+
+        Return the transport, and what is to be called once it is lost.
+        """
+        transport, self.transport = self.transport, None
+        on_lost, self._on_lost = self._on_lost, _ignore
+        self.connection_lost(None)
+        return cast("asyncio.Transport", transport), on_lost
 
     def _refuse_head(self) -> None:
         """End the connection; answer that the request is not valid unless others are still to be answered."""

@@ -185,6 +185,10 @@ class LargeResponse:
         """Return the whole response, once the document has been read and is small."""
         return PrebuiltResponse(self.status, document, self.lines)
 
+    def head(self, length: int, lines: str) -> bytes:
+        """Return what precedes a body of so many bytes; `lines` are added."""
+        return BodilessResponse(self.status, self.lines + lines, length).head()
+
     def begun(self, length: int, lines: str) -> web.StreamResponse:
         """Return the response with a body of so many bytes, which is still to be written; `lines` are added."""
         response = web.StreamResponse(status=self.status, headers=headers_of(self.lines + lines))

@@ -8,9 +8,11 @@ import asyncio
 import logging
 import socket
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
+from itertools import chain
 from typing import Final, NoReturn, Protocol
 
 from aiohttp import web
@@ -40,6 +42,14 @@ class ReadingPace:
         """Return when the client must have read more."""
         pace_at = started_at + sent_bytes / self.least_bytes_per_second
         return min(progressed_at, pace_at) + self.stall_seconds
+
+
+class Connection(Protocol):
+    """A connection on which an answer is written as bytes. `write` is as that of Writable."""
+
+    async def write(self, data: bytes, /) -> None: ...
+
+    def abort(self) -> None: ...
 
 
 class Writable(Protocol):
@@ -108,19 +118,30 @@ class LargeResponses:
 
     async def send(self, request: web.BaseRequest, response: web.StreamResponse, pieces: Iterable[bytes]) -> None:
         """Send the response with these pieces for its body; disconnect a client that reads it too slowly."""
-        try:
+
+        async def sending() -> None:
             await response.prepare(request)
             await self.write(response, pieces)
             await self.end(response)
+
+        await self._or_cut_off(sending(), partial(cut_off, request))
+
+    async def send_directly(self, connection: Connection, head: bytes, pieces: Iterable[bytes]) -> None:
+        """As `send`, for an answer that needs no help of aiohttp."""
+        await self._or_cut_off(self.write(connection, chain((head,), pieces)), connection.abort)
+
+    async def _or_cut_off(self, sending: Awaitable[None], cut: Callable[[], None]) -> None:
+        try:
+            await sending
         except (ConnectionError, TimeoutError):
-            cut_off(request)
+            cut()
         except Exception:  # noqa: BLE001  # the response has begun, so there can be no other
             if answers := self._failed.should_log():
                 _log.exception(
                     "A large answer failed because of a bug of this program.",
                     extra={"event": "large_answer_failed", "answers": answers},
                 )
-            cut_off(request)
+            cut()
 
     async def write(self, response: Writable, pieces: Iterable[bytes]) -> None:
         """Write the pieces as fast as the client reads. Raise TimeoutError when it reads too slowly."""

@@ -12,11 +12,13 @@ from typing import Any, Final
 
 import aiohttp
 from aiohttp import web
+from aiohttp.http import RawRequestMessage
 
 from jobstatus.rest.connection_table import ConnectionTable, Door, Limit
-from jobstatus.rest.fast_path import FastPathProtocol, Prepare, WriteBatch
+from jobstatus.rest.fast_path import BeginWait, FastPathProtocol, Prepare, WriteBatch
 from jobstatus.rest.fast_path_check import find_problem
 from jobstatus.rest.limits import RestLimits
+from jobstatus.rest.parked import Parking
 from jobstatus.rest.protocol import Handler, RestProtocol, only_valid
 from jobstatus.rest.send_limits import limit_unsent
 from jobstatus.rest.vanished_clients import ListeningSocket, close_vanished
@@ -37,6 +39,7 @@ class HttpServer:
         self,
         handler: Handler,
         prepare: Prepare | None = None,
+        begin_wait: BeginWait | None = None,
         *,
         max_connections: int,
         max_connections_each: int = 0,
@@ -48,12 +51,15 @@ class HttpServer:
         """`max_connections`, `max_connections_each` and `on_refused` are those of ConnectionTable.
 
         Requests under way have `grace_seconds` to be answered at a stop; idle connections live `keepalive_seconds`.
-        The handler is not called for what `prepare` finds an answer to.
+        The handler is not called for what `prepare` finds an answer to, and `begin_wait` begins.
         """
         server = web.Server(only_valid(handler), handler_cancellation=True)  # a client that disconnects waits no longer
         # aiohttp waits this long for handlers, then cancels them and waits as long again.
         self._runner = web.ServerRunner(server, shutdown_timeout=grace_seconds / 2)
         self._prepare = prepare
+        self._begin_wait = begin_wait
+        self._grace_seconds = grace_seconds
+        self._parking: Parking | None = None
         self._table = ConnectionTable(limit=max_connections, limit_each=max_connections_each, on_refused=on_refused)
         self._keepalive_seconds = keepalive_seconds
         self._limits = limits
@@ -100,19 +106,26 @@ class HttpServer:
             "access_log": None,
         }
         connection_type = await self._connection_type(options)
-        if issubclass(connection_type, FastPathProtocol):
-            options |= {"prepare": self._prepare, "write_batch": WriteBatch()}
 
         def connect(release: Callable[[], None]) -> asyncio.Protocol:
             return connection_type(server, on_lost=release, **options)
 
+        if issubclass(connection_type, FastPathProtocol):
+            batch = WriteBatch()
+            self._parking = Parking(connect, batch.put, self._keepalive_seconds)
+            options |= {
+                "prepare": self._prepare or _answer_nothing,
+                "begin_wait": self._begin_wait,
+                "write_batch": batch,
+                "parking": self._parking,
+            }
         door = Door(self._table, connect)
         return lambda: door
 
     async def _connection_type(self, options: dict[str, Any]) -> type[RestProtocol]:
         """Return the class of connections: without the fast path where it is not wanted or does not work."""
         chosen = self._limits.connection_type
-        if self._prepare is None or not issubclass(chosen, FastPathProtocol):
+        if (self._prepare is None and self._begin_wait is None) or not issubclass(chosen, FastPathProtocol):
             return RestProtocol
         problem = await find_problem(self._limits, options)
         if not problem:
@@ -128,7 +141,14 @@ class HttpServer:
         """Stop accepting, answer the requests under way and close idle connections."""
         for server in self._servers:
             server.close()
-        await self._runner.cleanup()
+        if self._parking is None:
+            await self._runner.cleanup()
+        else:
+            await asyncio.gather(self._runner.cleanup(), self._parking.stop(self._grace_seconds / 2))
+
+
+def _answer_nothing(message: RawRequestMessage) -> None:
+    """Leave each request to the handler, because nothing can be read at once."""
 
 
 def is_any(host: str) -> bool:

@@ -11,6 +11,7 @@ from typing import Any, Final, TypeAlias
 
 from google.protobuf.message import Message
 
+from jobstatus.core.commands import MAX_NAME_CHARS
 from jobstatus.core.errors import JobStatusError
 from jobstatus.core.job import is_valid_id
 from jobstatus.rpc.errors import INTERNAL
@@ -105,6 +106,13 @@ class CallAudit:
 def client_names(context: Context) -> list[str]:
     """Return the names in the client's certificate, of which there are none without TLS."""
     return sorted({name.decode("utf-8", "replace") for name in context.peer_identities() or () if name})
+
+
+def client_name(context: Context) -> str | None:
+    """Return the names in the client's certificate as a text that every store can keep; None without TLS."""
+    names = ", ".join(client_names(context))
+    storable = names if names.isprintable() else "".join(char if char.isprintable() else "\ufffd" for char in names)
+    return storable[:MAX_NAME_CHARS] or None
 
 
 def outcome_of(error: BaseException) -> str:

@@ -14,9 +14,11 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_health.v1.health import aio as health_aio
 
 from jobstatus.auth.tls_files import Pem
+from jobstatus.core.caller import TRACEPARENT, WRITER
 from jobstatus.core.errors import ClientNotAllowed, ClientNotIdentified
 from jobstatus.core.readiness import Health, Status
-from jobstatus.rpc.audit import CallAudit, client_names
+from jobstatus.rpc.audit import CallAudit, client_name, client_names
+from jobstatus.rpc.call_context import CREATING_METHODS, traceparent_in
 from jobstatus.rpc.handlers import RpcAdapter, service_names
 from jobstatus.rpc.intake import Context, Intake
 from jobstatus.rpc.job_status import JobStatusServicer
@@ -84,9 +86,13 @@ class _Security:
         return is_new
 
     def identify(self, context: Context, method: str) -> None:
-        """As `Tls.identify`; without TLS all clients may call."""
+        """As `Tls.identify`; without TLS all clients may call. Tell the core what a write has of its call."""
         if self.tls is not None:
             self.tls.identify(context, method)
+            if method not in EDGE_METHODS:
+                WRITER.set(client_name(context))
+        if method in CREATING_METHODS:
+            TRACEPARENT.set(traceparent_in(context))
 
     def _fetch(self) -> grpc.ServerCertificateConfiguration | None:
         """Return the certificates if they are new since the last call, which is from a thread of gRPC."""

@@ -210,6 +210,8 @@ class Settings(BaseModel):
     rate_limit: float | None = Field(default=None, ge=1, le=1_000_000)
     rate_limit_burst: int | None = Field(default=None, ge=2, le=1_000_000)
     stop_delay_seconds: float = Field(default=0, ge=0, le=300)
+    console: Literal["on", "off"] | None = None
+    console_actions: Literal["on", "off"] = "off"
     audit_log: Path | None = None
     audit_writes: bool = False
     log_level: Literal["debug", "info", "warning", "error"] = "info"
@@ -311,6 +313,8 @@ def check_servable(settings: Settings, issuers: tuple[IssuerSettings, ...]) -> N
         )
     if settings.audit_writes and settings.audit_log is None:
         raise SettingsError(f"{PREFIX}AUDIT_WRITES needs {PREFIX}AUDIT_LOG")
+    if settings.console_actions == "on" and settings.audit_log is None:
+        raise SettingsError(f"{PREFIX}CONSOLE_ACTIONS needs {PREFIX}AUDIT_LOG, which records each action")
     tls = (settings.grpc_tls_cert, settings.grpc_tls_key, settings.grpc_tls_client_ca)
     if any(tls) and not all(tls):
         raise SettingsError(f"{PREFIX}GRPC_TLS_CERT, _TLS_KEY and _TLS_CLIENT_CA belong together: set all three")

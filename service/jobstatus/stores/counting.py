@@ -1,12 +1,13 @@
 """The count of all jobs in SQL, the same in every SQL store except for the placeholder of a value and one function.
 
-It reads the two small indexes, which hold the state, and of the rows OLDEST_SOUGHT of each state that is not terminal.
+`count` reads the two small indexes, which hold the state, and of the rows OLDEST_SOUGHT of each state that is not
+terminal.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
-from jobstatus.core.job import JobState
+from jobstatus.core.job import JobState, RequestType
 from jobstatus.core.store import OLDEST_SOUGHT, JobCount
 
 
@@ -35,6 +36,25 @@ def count(table: str, *, mark: str, greatest: str) -> str:
      FROM {table} WHERE expires_at_ms IS NOT NULL) AS expiring,
     (SELECT min(created_at_ms) AS oldest_created_ms FROM {first(JobState.PENDING)}) AS oldest,
     (SELECT min({leased_until}) AS leased_until_ms FROM {first(JobState.PROCESSING)}) AS leased"""  # noqa: S608
+
+
+def types(table: str) -> str:
+    """Return the statement that counts the jobs of each state and type; it reads the index of listings alone."""
+    return f"SELECT state, request_type, count(*) FROM {table} GROUP BY state, request_type"  # noqa: S608  # fixed names
+
+
+def signs(table: str) -> str:
+    """Return the statement that finds the values of a WorkerSigns."""
+    return f"""
+    SELECT max(lease_expires_at_ms - lease_ms), max(lease_expires_at_ms - lease_ms * 3 / 5),
+        count(*) FILTER (WHERE lease_ms IS NULL)
+    FROM (SELECT lease_ms, lease_expires_at_ms FROM {table} WHERE due_at_ms IS NOT NULL
+        AND state = '{JobState.PROCESSING}' ORDER BY due_at_ms DESC LIMIT {OLDEST_SOUGHT}) AS processing"""  # noqa: S608
+
+
+def types_of(rows: Iterable[Sequence[Any]]) -> dict[tuple[JobState, RequestType], int]:
+    """Decode the rows of `types`."""
+    return {(JobState(state), RequestType(request_type)): number for state, request_type, number in rows}
 
 
 def count_values(leases_count_from_ms: int) -> tuple[int]:

@@ -1,13 +1,24 @@
 """Jobs in dictionaries: for tests, and as the shortest example of a store. They are lost with the process."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Self
 
 from jobstatus.core.errors import InvalidField
-from jobstatus.core.job import Job, JobState
+from jobstatus.core.job import Job, JobState, RequestType
 from jobstatus.core.rules import Policy, leased_until
-from jobstatus.core.store import Answer, Change, Claim, JobCount, Listing, StoreError, answer_of
+from jobstatus.core.store import (
+    Answer,
+    Change,
+    Claim,
+    JobCount,
+    JobPage,
+    Listing,
+    StoreError,
+    WorkerSigns,
+    answer_of,
+)
 from jobstatus.core.virtual_keys import VirtualKey
 
 
@@ -79,9 +90,10 @@ class MemoryJobStore:
             del self._jobs[job_id]
         return len(expired)
 
-    async def list_jobs(self, listing: Listing, now_ms: int) -> list[Job]:
+    async def list_page(self, listing: Listing, now_ms: int) -> JobPage:
         jobs = [job._replace(result=None) for job, _ in self._jobs.values() if _is_wanted(job, listing, now_ms)]
-        return sorted(jobs, key=_listing_key, reverse=True)[: listing.limit]
+        page = sorted(jobs, key=_listing_key, reverse=True)[: listing.limit]
+        return JobPage(page, _listing_key(page[-1]) if len(page) < len(jobs) else None)
 
     async def count_jobs(self, leases_count_from_ms: int = 0) -> JobCount:
         of_state: dict[JobState, list[Job]] = {state: [] for state in JobState}
@@ -92,6 +104,18 @@ class MemoryJobStore:
             by_state={state: len(jobs) for state, jobs in of_state.items()},
             oldest_created_ms=min((job.created_at_ms for job in of_state[JobState.PENDING]), default=None),
             leased_until_ms=min((leased_until(job, policy) for job in of_state[JobState.PROCESSING]), default=None),
+        )
+
+    async def count_types(self) -> dict[tuple[JobState, RequestType], int]:
+        return dict(Counter((job.state, job.request_type) for job, _ in self._jobs.values()))
+
+    async def worker_signs(self) -> WorkerSigns:
+        processing = [job for job, _ in self._jobs.values() if job.state is JobState.PROCESSING]
+        leases = [(job.lease_expires_at_ms or 0, job.lease_ms) for job in processing if job.lease_ms is not None]
+        return WorkerSigns(
+            heard_ms=max((ends_at_ms - lease_ms for ends_at_ms, lease_ms in leases), default=None),
+            on_time_until_ms=max((ends_at_ms - lease_ms * 3 // 5 for ends_at_ms, lease_ms in leases), default=None),
+            unleased=len(processing) - len(leases),
         )
 
     async def probe(self) -> None:
@@ -138,5 +162,8 @@ def _is_wanted(job: Job, listing: Listing, now_ms: int) -> bool:
         and listing.virtual_key_id in (None, job.virtual_key_id)
         and (listing.created_after_ms is None or job.created_at_ms >= listing.created_after_ms)
         and (listing.created_before_ms is None or job.created_at_ms < listing.created_before_ms)
+        and listing.worker_id in (None, job.worker_id)
+        and listing.status_code in (None, job.status_code)
+        and (listing.error_code is None or (job.error is not None and job.error.error.code == listing.error_code))
         and (listing.before is None or _listing_key(job) < listing.before)
     )

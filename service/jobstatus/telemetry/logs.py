@@ -11,6 +11,7 @@ import json
 import logging
 import os
 import queue
+import select
 import sys
 import threading
 from collections.abc import MutableMapping
@@ -123,8 +124,14 @@ class LineHandler(logging.Handler):
 
 
 def _write(descriptor: int, data: bytes) -> None:
+    """Write all of it. Wait for room, also where another program has made the shared terminal or pipe non-blocking."""
     while data:
-        data = data[os.write(descriptor, data) :]
+        try:
+            data = data[os.write(descriptor, data) :]
+        except BlockingIOError:
+            room = select.poll()
+            room.register(descriptor, select.POLLOUT)
+            room.poll()
 
 
 class _JsonFormatter(logging.Formatter):

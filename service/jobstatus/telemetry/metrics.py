@@ -19,6 +19,7 @@ from jobstatus.core.store import JobCount
 from jobstatus.telemetry import logs
 from jobstatus.telemetry.certificates import CertificateDates
 from jobstatus.telemetry.collectors import JOB_SECONDS, Computed, Format, Labels, Timings, expose
+from jobstatus.telemetry.job_figures import JobFigures
 
 _CODES: Final = {code: str(code) for code in range(100, 600)}
 _BATCH: Final = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
@@ -82,6 +83,15 @@ class Metrics:
         self._rpcs = Counter("jobstatus_rpcs", "RPCs answered.", ("method", "code"), registry=registry)
         self._rpc_seconds = Timings("jobstatus_rpc_seconds", "Time to answer an RPC.", ("method",), registry)
         self._count_jobs()
+        self.jobs: Final = JobFigures()
+        Computed(
+            "jobstatus_jobs_created",
+            "Jobs that were created, by request type.",
+            lambda: self.jobs.created,
+            registry,
+            labels=("type",),
+            kind=CounterMetricFamily,
+        )
         self._ended: defaultdict[Labels, int] = defaultdict(int)
         Computed(
             "jobstatus_jobs_ended",
@@ -177,6 +187,7 @@ class Metrics:
         for what in ("settled", "purged"):
             self._swept.labels(what)
         self._ended |= dict.fromkeys(_ENDINGS, 0)
+        self.jobs.expect()
         self.sweep_done(leads=True)
 
     def report_level(self, level: Level, value: Callable[[], float], limit: float) -> None:
@@ -277,11 +288,16 @@ class Metrics:
     def _sweep_age(self) -> dict[Labels, float]:
         return {} if self._swept_at is None else {(): self._monotonic() - self._swept_at}
 
+    def job_created(self, request_type: RequestType) -> None:
+        self.jobs.job_created(request_type)
+
     def job_started(self, request_type: RequestType, queued_seconds: float) -> None:
+        self.jobs.job_started(queued_seconds)
         self._queued.observe((request_type,), queued_seconds)
 
     def job_ended(self, request_type: RequestType, outcome: JobOutcome, run_seconds: float | None) -> None:
         self._ended[request_type, outcome] += 1
+        self.jobs.job_ended(outcome, run_seconds)
         if run_seconds is not None:
             self._run.observe((request_type,), run_seconds)
 

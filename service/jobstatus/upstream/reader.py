@@ -1,7 +1,9 @@
 """The reads of an edge, which has no store: they become calls to a JobStatus service.
 
 Polls that arrive together become one BatchGetJobs, and lookups of virtual keys one BatchGetVirtualKeys: `Poller` and
-`VirtualKeyCache` join them. Answers are the service's bytes, because the same function renders them from the same job.
+`VirtualKeyCache` join them. Answers are the bytes that the service has stored. An older service answers with jobs, from
+which the same function renders the same bytes; each response is taken for what it is, because replicas of both versions
+may take turns.
 A service that does not respond, or fails, is reported as a store that is unavailable; the message says why, for the
 log. One that is silent is waited for once, by a circuit breaker.
 """
@@ -25,7 +27,7 @@ from jobstatus.core.job import Job, JobState, is_valid_id
 from jobstatus.core.store import NOT_NOW, UNKNOWN_SIZE, Answer, NotNow, StoreError, answer_of
 from jobstatus.core.timekeeper import Timekeeper
 from jobstatus.core.virtual_keys import VirtualKey
-from jobstatus.rpc.messages import job_from_message, virtual_key_from_message
+from jobstatus.rpc.messages import answer_from_message, job_from_message, virtual_key_from_message
 from jobstatus.v1 import job_status_pb2 as jobs_v1
 from jobstatus.v1 import virtual_keys_pb2 as keys_v1
 
@@ -43,7 +45,8 @@ class UpstreamLimits:
     large_result_seconds: float = 10.0
     large_at_a_time: int = 4
     """How many large results are fetched at a time: each is in memory several times until it has been sent on."""
-    batches: BatchReaderLimits = BatchReaderLimits()  # noqa: RUF009  # a frozen value
+    batches: BatchReaderLimits = BatchReaderLimits(late_seconds=0.005)  # noqa: RUF009  # a frozen value
+    """A call costs as much as the answers of many polls."""
     breaker: BreakerLimits = BreakerLimits()  # noqa: RUF009  # a frozen value
 
 
@@ -86,10 +89,15 @@ class UpstreamReader:
         if not wanted:
             await self.probe()  # so that it takes as long as a valid id, and is a 503 while the service is away
             return [None] * len(job_ids)
-        request = jobs_v1.BatchGetJobsRequest(job_ids=wanted, omit_large_results=True, allow_partial_success=True)
+        request = jobs_v1.BatchGetJobsRequest(
+            job_ids=wanted, omit_large_results=True, allow_partial_success=True, as_answers=True
+        )
         response = await self._call(self._channel.jobs.BatchGetJobs, request)
-        found: dict[str, Answer | StoreError]
-        found = {message.job_id: _read_answer(message) for message in response.jobs}
+        found: dict[str, Answer | StoreError | None]
+        if response.answers:
+            found = {job_id: _answer(message) for job_id, message in zip(wanted, response.answers, strict=True)}
+        else:  # of an older service
+            found = {message.job_id: _rendered_answer(message) for message in response.jobs}
         found |= {job_id: StoreUnavailable() for job_id in response.unavailable_job_ids}
         return [_answer_in(found, job_id) for job_id in job_ids]
 
@@ -175,25 +183,40 @@ def _unavailable(error: JobStatusError | TimeoutError) -> StoreUnavailable:
     return StoreUnavailable(error.message if isinstance(error, JobStatusError) else None)
 
 
-def _read_answer(message: jobs_v1.Job) -> Answer | StoreError:
+def _answer(message: jobs_v1.PollAnswer) -> Answer | StoreError | None:
     """Return a poll's answer, or an error for a job with values that only a newer version of the service knows."""
     try:
-        return _answer_of(job_from_message(message), message.result_size or UNKNOWN_SIZE)
+        return answer_from_message(message)
     except InvalidField as error:
-        unavailable = _unavailable(error)
-        unavailable.__cause__ = error
-        return unavailable
+        return _strange(error)
 
 
-def _answer_in(found: Mapping[str, Answer | StoreError], job_id: str) -> Answer | StoreError | None:
-    """Return the answer for one job. A missing job costs as much work, so that the time of a 404 reveals nothing."""
+def _rendered_answer(message: jobs_v1.Job) -> Answer | StoreError:
+    """As `_answer`, from the job that an older service answers with."""
+    try:
+        return _render(job_from_message(message), message.result_size or UNKNOWN_SIZE)
+    except InvalidField as error:
+        return _strange(error)
+
+
+def _strange(error: InvalidField) -> StoreError:
+    unavailable = _unavailable(error)
+    unavailable.__cause__ = error
+    return unavailable
+
+
+def _answer_in(found: Mapping[str, Answer | StoreError | None], job_id: str) -> Answer | StoreError | None:
+    """Return the answer for one job. A job that an older service leaves out costs as much work as one that it tells of.
+
+    So the time of a 404 reveals nothing. A service of this version tells of every job, whether or not it exists.
+    """
     if job_id in found:
         return found[job_id]
-    _read_answer(_NONEXISTENT_JOB)
+    _rendered_answer(_NONEXISTENT_JOB)
     return None
 
 
-def _answer_of(job: Job, result_size: int) -> Answer:
+def _render(job: Job, result_size: int) -> Answer:
     """Return a poll's answer. A completed job without its result has a large one; an older service tells no size."""
     if job.state is not JobState.COMPLETED or job.result is not None:
         return answer_of(job, render(job))

@@ -163,6 +163,8 @@ class Job(_message.Message):
     PROGRESS_FIELD_NUMBER: _builtins.int
     MESSAGE_FIELD_NUMBER: _builtins.int
     RESULT_SIZE_FIELD_NUMBER: _builtins.int
+    LAST_WRITER_FIELD_NUMBER: _builtins.int
+    TRACEPARENT_FIELD_NUMBER: _builtins.int
     job_id: _builtins.str
     """Identifies the job, here and in the REST path."""
     request_type: Global___RequestType.ValueType
@@ -193,6 +195,13 @@ class Job(_message.Message):
     """A note of the worker's on what it is doing."""
     result_size: _builtins.int
     """The size in bytes of a result that was left out because of omit_large_results; absent otherwise."""
+    last_writer: _builtins.str
+    """The names in the client certificate of whoever made this version, separated by commas. Absent without a
+    certificate, where the service itself made it, where an earlier version of the service did, and in listings. It may
+    also be absent where a large result is left out.
+    """
+    traceparent: _builtins.str
+    """The W3C traceparent of the request that submitted the job. Absent where none came with it, and as last_writer is."""
     @_builtins.property
     def created_at(self) -> _timestamp_pb2.Timestamp:
         """When it was recorded."""
@@ -246,10 +255,12 @@ class Job(_message.Message):
         progress: _builtins.float | None = ...,
         message: _builtins.str | None = ...,
         result_size: _builtins.int | None = ...,
+        last_writer: _builtins.str | None = ...,
+        traceparent: _builtins.str | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_completed_at", b"_completed_at", "_error", b"_error", "_expires_at", b"_expires_at", "_lease_expires_at", b"_lease_expires_at", "_message", b"_message", "_model_requested", b"_model_requested", "_progress", b"_progress", "_provider", b"_provider", "_result", b"_result", "_result_size", b"_result_size", "_started_at", b"_started_at", "_status_code", b"_status_code", "_virtual_key_id", b"_virtual_key_id", "_worker_id", b"_worker_id", "completed_at", b"completed_at", "created_at", b"created_at", "error", b"error", "expires_at", b"expires_at", "lease_expires_at", b"lease_expires_at", "message", b"message", "model_requested", b"model_requested", "progress", b"progress", "provider", b"provider", "result", b"result", "result_size", b"result_size", "result_ttl", b"result_ttl", "started_at", b"started_at", "status_code", b"status_code", "virtual_key_id", b"virtual_key_id", "worker_id", b"worker_id"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_completed_at", b"_completed_at", "_error", b"_error", "_expires_at", b"_expires_at", "_last_writer", b"_last_writer", "_lease_expires_at", b"_lease_expires_at", "_message", b"_message", "_model_requested", b"_model_requested", "_progress", b"_progress", "_provider", b"_provider", "_result", b"_result", "_result_size", b"_result_size", "_started_at", b"_started_at", "_status_code", b"_status_code", "_traceparent", b"_traceparent", "_virtual_key_id", b"_virtual_key_id", "_worker_id", b"_worker_id", "completed_at", b"completed_at", "created_at", b"created_at", "error", b"error", "expires_at", b"expires_at", "last_writer", b"last_writer", "lease_expires_at", b"lease_expires_at", "message", b"message", "model_requested", b"model_requested", "progress", b"progress", "provider", b"provider", "result", b"result", "result_size", b"result_size", "result_ttl", b"result_ttl", "started_at", b"started_at", "status_code", b"status_code", "traceparent", b"traceparent", "virtual_key_id", b"virtual_key_id", "worker_id", b"worker_id"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_completed_at", b"_completed_at", "_error", b"_error", "_expires_at", b"_expires_at", "_lease_expires_at", b"_lease_expires_at", "_message", b"_message", "_model_requested", b"_model_requested", "_progress", b"_progress", "_provider", b"_provider", "_result", b"_result", "_result_size", b"_result_size", "_started_at", b"_started_at", "_status_code", b"_status_code", "_virtual_key_id", b"_virtual_key_id", "_worker_id", b"_worker_id", "attempt", b"attempt", "completed_at", b"completed_at", "created_at", b"created_at", "error", b"error", "expires_at", b"expires_at", "job_id", b"job_id", "lease_expires_at", b"lease_expires_at", "max_attempts", b"max_attempts", "message", b"message", "model_requested", b"model_requested", "progress", b"progress", "provider", b"provider", "request_type", b"request_type", "result", b"result", "result_size", b"result_size", "result_ttl", b"result_ttl", "started_at", b"started_at", "state", b"state", "status_code", b"status_code", "version", b"version", "virtual_key_id", b"virtual_key_id", "worker_id", b"worker_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_completed_at", b"_completed_at", "_error", b"_error", "_expires_at", b"_expires_at", "_last_writer", b"_last_writer", "_lease_expires_at", b"_lease_expires_at", "_message", b"_message", "_model_requested", b"_model_requested", "_progress", b"_progress", "_provider", b"_provider", "_result", b"_result", "_result_size", b"_result_size", "_started_at", b"_started_at", "_status_code", b"_status_code", "_traceparent", b"_traceparent", "_virtual_key_id", b"_virtual_key_id", "_worker_id", b"_worker_id", "attempt", b"attempt", "completed_at", b"completed_at", "created_at", b"created_at", "error", b"error", "expires_at", b"expires_at", "job_id", b"job_id", "last_writer", b"last_writer", "lease_expires_at", b"lease_expires_at", "max_attempts", b"max_attempts", "message", b"message", "model_requested", b"model_requested", "progress", b"progress", "provider", b"provider", "request_type", b"request_type", "result", b"result", "result_size", b"result_size", "result_ttl", b"result_ttl", "started_at", b"started_at", "state", b"state", "status_code", b"status_code", "traceparent", b"traceparent", "version", b"version", "virtual_key_id", b"virtual_key_id", "worker_id", b"worker_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__completed_at: _TypeAlias = _typing.Literal["completed_at"]  # noqa: Y015
     _WhichOneofArgType__completed_at: _TypeAlias = _typing.Literal["_completed_at", b"_completed_at"]  # noqa: Y015
@@ -257,6 +268,8 @@ class Job(_message.Message):
     _WhichOneofArgType__error: _TypeAlias = _typing.Literal["_error", b"_error"]  # noqa: Y015
     _WhichOneofReturnType__expires_at: _TypeAlias = _typing.Literal["expires_at"]  # noqa: Y015
     _WhichOneofArgType__expires_at: _TypeAlias = _typing.Literal["_expires_at", b"_expires_at"]  # noqa: Y015
+    _WhichOneofReturnType__last_writer: _TypeAlias = _typing.Literal["last_writer"]  # noqa: Y015
+    _WhichOneofArgType__last_writer: _TypeAlias = _typing.Literal["_last_writer", b"_last_writer"]  # noqa: Y015
     _WhichOneofReturnType__lease_expires_at: _TypeAlias = _typing.Literal["lease_expires_at"]  # noqa: Y015
     _WhichOneofArgType__lease_expires_at: _TypeAlias = _typing.Literal["_lease_expires_at", b"_lease_expires_at"]  # noqa: Y015
     _WhichOneofReturnType__message: _TypeAlias = _typing.Literal["message"]  # noqa: Y015
@@ -275,6 +288,8 @@ class Job(_message.Message):
     _WhichOneofArgType__started_at: _TypeAlias = _typing.Literal["_started_at", b"_started_at"]  # noqa: Y015
     _WhichOneofReturnType__status_code: _TypeAlias = _typing.Literal["status_code"]  # noqa: Y015
     _WhichOneofArgType__status_code: _TypeAlias = _typing.Literal["_status_code", b"_status_code"]  # noqa: Y015
+    _WhichOneofReturnType__traceparent: _TypeAlias = _typing.Literal["traceparent"]  # noqa: Y015
+    _WhichOneofArgType__traceparent: _TypeAlias = _typing.Literal["_traceparent", b"_traceparent"]  # noqa: Y015
     _WhichOneofReturnType__virtual_key_id: _TypeAlias = _typing.Literal["virtual_key_id"]  # noqa: Y015
     _WhichOneofArgType__virtual_key_id: _TypeAlias = _typing.Literal["_virtual_key_id", b"_virtual_key_id"]  # noqa: Y015
     _WhichOneofReturnType__worker_id: _TypeAlias = _typing.Literal["worker_id"]  # noqa: Y015
@@ -285,6 +300,8 @@ class Job(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__error) -> _WhichOneofReturnType__error | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__expires_at) -> _WhichOneofReturnType__expires_at | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__last_writer) -> _WhichOneofReturnType__last_writer | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__lease_expires_at) -> _WhichOneofReturnType__lease_expires_at | None: ...
     @_typing.overload
@@ -303,6 +320,8 @@ class Job(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__started_at) -> _WhichOneofReturnType__started_at | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__status_code) -> _WhichOneofReturnType__status_code | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__traceparent) -> _WhichOneofReturnType__traceparent | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__virtual_key_id) -> _WhichOneofReturnType__virtual_key_id | None: ...
     @_typing.overload
@@ -498,6 +517,7 @@ class CreateJobRequest(_message.Message):
     PROVIDER_FIELD_NUMBER: _builtins.int
     MODEL_REQUESTED_FIELD_NUMBER: _builtins.int
     MAX_ATTEMPTS_FIELD_NUMBER: _builtins.int
+    TRACEPARENT_FIELD_NUMBER: _builtins.int
     job_id: _builtins.str
     """Absent: the service makes a UUIDv4. Give one to make the call safe to repeat."""
     request_type: Global___RequestType.ValueType
@@ -510,6 +530,10 @@ class CreateJobRequest(_message.Message):
     """The model that was asked for; at most 256 characters."""
     max_attempts: _builtins.int
     """How many attempts a leased job has before a lost lease fails it: 1 to 1000, default 1."""
+    traceparent: _builtins.str
+    """The W3C traceparent of the request that submits the job, kept with it. Absent: the one in the call's metadata. What
+    is not a valid traceparent is ignored.
+    """
     @_builtins.property
     def result_ttl(self) -> _duration_pb2.Duration:
         """How long the outcome can be read after the end: 1 s to 30 days, default 3600 s."""
@@ -524,10 +548,11 @@ class CreateJobRequest(_message.Message):
         provider: _builtins.str | None = ...,
         model_requested: _builtins.str | None = ...,
         max_attempts: _builtins.int | None = ...,
+        traceparent: _builtins.str | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_job_id", b"_job_id", "_max_attempts", b"_max_attempts", "_model_requested", b"_model_requested", "_provider", b"_provider", "_result_ttl", b"_result_ttl", "_virtual_key_id", b"_virtual_key_id", "job_id", b"job_id", "max_attempts", b"max_attempts", "model_requested", b"model_requested", "provider", b"provider", "result_ttl", b"result_ttl", "virtual_key_id", b"virtual_key_id"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_job_id", b"_job_id", "_max_attempts", b"_max_attempts", "_model_requested", b"_model_requested", "_provider", b"_provider", "_result_ttl", b"_result_ttl", "_traceparent", b"_traceparent", "_virtual_key_id", b"_virtual_key_id", "job_id", b"job_id", "max_attempts", b"max_attempts", "model_requested", b"model_requested", "provider", b"provider", "result_ttl", b"result_ttl", "traceparent", b"traceparent", "virtual_key_id", b"virtual_key_id"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_job_id", b"_job_id", "_max_attempts", b"_max_attempts", "_model_requested", b"_model_requested", "_provider", b"_provider", "_result_ttl", b"_result_ttl", "_virtual_key_id", b"_virtual_key_id", "job_id", b"job_id", "max_attempts", b"max_attempts", "model_requested", b"model_requested", "provider", b"provider", "request_type", b"request_type", "result_ttl", b"result_ttl", "virtual_key_id", b"virtual_key_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_job_id", b"_job_id", "_max_attempts", b"_max_attempts", "_model_requested", b"_model_requested", "_provider", b"_provider", "_result_ttl", b"_result_ttl", "_traceparent", b"_traceparent", "_virtual_key_id", b"_virtual_key_id", "job_id", b"job_id", "max_attempts", b"max_attempts", "model_requested", b"model_requested", "provider", b"provider", "request_type", b"request_type", "result_ttl", b"result_ttl", "traceparent", b"traceparent", "virtual_key_id", b"virtual_key_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__job_id: _TypeAlias = _typing.Literal["job_id"]  # noqa: Y015
     _WhichOneofArgType__job_id: _TypeAlias = _typing.Literal["_job_id", b"_job_id"]  # noqa: Y015
@@ -539,6 +564,8 @@ class CreateJobRequest(_message.Message):
     _WhichOneofArgType__provider: _TypeAlias = _typing.Literal["_provider", b"_provider"]  # noqa: Y015
     _WhichOneofReturnType__result_ttl: _TypeAlias = _typing.Literal["result_ttl"]  # noqa: Y015
     _WhichOneofArgType__result_ttl: _TypeAlias = _typing.Literal["_result_ttl", b"_result_ttl"]  # noqa: Y015
+    _WhichOneofReturnType__traceparent: _TypeAlias = _typing.Literal["traceparent"]  # noqa: Y015
+    _WhichOneofArgType__traceparent: _TypeAlias = _typing.Literal["_traceparent", b"_traceparent"]  # noqa: Y015
     _WhichOneofReturnType__virtual_key_id: _TypeAlias = _typing.Literal["virtual_key_id"]  # noqa: Y015
     _WhichOneofArgType__virtual_key_id: _TypeAlias = _typing.Literal["_virtual_key_id", b"_virtual_key_id"]  # noqa: Y015
     @_typing.overload
@@ -551,6 +578,8 @@ class CreateJobRequest(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__provider) -> _WhichOneofReturnType__provider | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__result_ttl) -> _WhichOneofReturnType__result_ttl | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__traceparent) -> _WhichOneofReturnType__traceparent | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__virtual_key_id) -> _WhichOneofReturnType__virtual_key_id | None: ...
 
@@ -1147,6 +1176,7 @@ class BatchGetJobsRequest(_message.Message):
     OMIT_RESULT_FIELD_NUMBER: _builtins.int
     OMIT_LARGE_RESULTS_FIELD_NUMBER: _builtins.int
     ALLOW_PARTIAL_SUCCESS_FIELD_NUMBER: _builtins.int
+    AS_ANSWERS_FIELD_NUMBER: _builtins.int
     omit_result: _builtins.bool
     """Leave out the results' bytes. Then an answer stays below 4 MiB, as that of BatchWrite does (see OperationResult)."""
     omit_large_results: _builtins.bool
@@ -1154,6 +1184,10 @@ class BatchGetJobsRequest(_message.Message):
     allow_partial_success: _builtins.bool
     """Answer with the jobs that can be read although a part of the store does not answer, and name the others in
     unavailable_job_ids. Without it the whole call fails with STORE_UNAVAILABLE then.
+    """
+    as_answers: _builtins.bool
+    """Answer with what polls are told of the jobs, in `answers`, instead of with the jobs; for an edge. Results of more
+    than 16 KiB are left out. An older service ignores this, and answers with the jobs.
     """
     @_builtins.property
     def job_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
@@ -1166,19 +1200,24 @@ class BatchGetJobsRequest(_message.Message):
         omit_result: _builtins.bool | None = ...,
         omit_large_results: _builtins.bool | None = ...,
         allow_partial_success: _builtins.bool | None = ...,
+        as_answers: _builtins.bool | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_allow_partial_success", b"_allow_partial_success", "_omit_large_results", b"_omit_large_results", "_omit_result", b"_omit_result", "allow_partial_success", b"allow_partial_success", "omit_large_results", b"omit_large_results", "omit_result", b"omit_result"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_allow_partial_success", b"_allow_partial_success", "_as_answers", b"_as_answers", "_omit_large_results", b"_omit_large_results", "_omit_result", b"_omit_result", "allow_partial_success", b"allow_partial_success", "as_answers", b"as_answers", "omit_large_results", b"omit_large_results", "omit_result", b"omit_result"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_allow_partial_success", b"_allow_partial_success", "_omit_large_results", b"_omit_large_results", "_omit_result", b"_omit_result", "allow_partial_success", b"allow_partial_success", "job_ids", b"job_ids", "omit_large_results", b"omit_large_results", "omit_result", b"omit_result"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_allow_partial_success", b"_allow_partial_success", "_as_answers", b"_as_answers", "_omit_large_results", b"_omit_large_results", "_omit_result", b"_omit_result", "allow_partial_success", b"allow_partial_success", "as_answers", b"as_answers", "job_ids", b"job_ids", "omit_large_results", b"omit_large_results", "omit_result", b"omit_result"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__allow_partial_success: _TypeAlias = _typing.Literal["allow_partial_success"]  # noqa: Y015
     _WhichOneofArgType__allow_partial_success: _TypeAlias = _typing.Literal["_allow_partial_success", b"_allow_partial_success"]  # noqa: Y015
+    _WhichOneofReturnType__as_answers: _TypeAlias = _typing.Literal["as_answers"]  # noqa: Y015
+    _WhichOneofArgType__as_answers: _TypeAlias = _typing.Literal["_as_answers", b"_as_answers"]  # noqa: Y015
     _WhichOneofReturnType__omit_large_results: _TypeAlias = _typing.Literal["omit_large_results"]  # noqa: Y015
     _WhichOneofArgType__omit_large_results: _TypeAlias = _typing.Literal["_omit_large_results", b"_omit_large_results"]  # noqa: Y015
     _WhichOneofReturnType__omit_result: _TypeAlias = _typing.Literal["omit_result"]  # noqa: Y015
     _WhichOneofArgType__omit_result: _TypeAlias = _typing.Literal["_omit_result", b"_omit_result"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__allow_partial_success) -> _WhichOneofReturnType__allow_partial_success | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__as_answers) -> _WhichOneofReturnType__as_answers | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__omit_large_results) -> _WhichOneofReturnType__omit_large_results | None: ...
     @_typing.overload
@@ -1194,6 +1233,7 @@ class BatchGetJobsResponse(_message.Message):
 
     JOBS_FIELD_NUMBER: _builtins.int
     UNAVAILABLE_JOB_IDS_FIELD_NUMBER: _builtins.int
+    ANSWERS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def jobs(self) -> _containers.RepeatedCompositeFieldContainer[Global___Job]:
         """In the order asked for; unknown ones left out."""
@@ -1202,19 +1242,109 @@ class BatchGetJobsResponse(_message.Message):
     def unavailable_job_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Of which nothing can be said now, since their part of the store does not answer. Only with allow_partial_success."""
 
+    @_builtins.property
+    def answers(self) -> _containers.RepeatedCompositeFieldContainer[Global___PollAnswer]:
+        """With as_answers: one for each of the request's job_ids, in the same order."""
+
     def __init__(
         self,
         *,
         jobs: _abc.Iterable[Global___Job] | None = ...,
         unavailable_job_ids: _abc.Iterable[_builtins.str] | None = ...,
+        answers: _abc.Iterable[Global___PollAnswer] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["jobs", b"jobs", "unavailable_job_ids", b"unavailable_job_ids"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["answers", b"answers", "jobs", b"jobs", "unavailable_job_ids", b"unavailable_job_ids"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___BatchGetJobsResponse: _TypeAlias = BatchGetJobsResponse  # noqa: Y015
+
+@_typing.final
+class PollAnswer(_message.Message):
+    """What a poll is told of one job: the bytes that the service has stored for it, and what decides who may have them.
+
+    Nothing is set where there is no such job, or where nothing can be said of it. Times are milliseconds since the Unix
+    epoch, because an edge reads one of these for each poll.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_TYPE_FIELD_NUMBER: _builtins.int
+    VIRTUAL_KEY_ID_FIELD_NUMBER: _builtins.int
+    CREATED_AT_MS_FIELD_NUMBER: _builtins.int
+    EXPIRES_AT_MS_FIELD_NUMBER: _builtins.int
+    ENDED_AT_MS_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    PROGRESS_FIELD_NUMBER: _builtins.int
+    BODY_FIELD_NUMBER: _builtins.int
+    RESULT_SIZE_FIELD_NUMBER: _builtins.int
+    RESULT_FIELD_NUMBER: _builtins.int
+    request_type: Global___RequestType.ValueType
+    """The REST path that serves the job. Unspecified where there is no such job."""
+    virtual_key_id: _builtins.str
+    """The virtual key whose holders may poll the job; absent: admins only, unless the edge is set otherwise."""
+    created_at_ms: _builtins.int
+    """When the job was recorded."""
+    expires_at_ms: _builtins.int
+    """From when on every read says not found; terminal jobs only."""
+    ended_at_ms: _builtins.int
+    """When the report of a worker ended the job; absent where nobody's did."""
+    version: _builtins.int
+    """The job's version."""
+    progress: _builtins.float
+    """0 to 1, as the worker last reported it."""
+    body: _builtins.bytes
+    """The JSON document; for a completed job up to its result, which is followed by a closing brace."""
+    result_size: _builtins.int
+    """The result's size in bytes; completed jobs only."""
+    result: _builtins.bytes
+    """The result, unless it has more than 16 KiB; GetJob has it then."""
+    def __init__(
+        self,
+        *,
+        request_type: Global___RequestType.ValueType = ...,
+        virtual_key_id: _builtins.str | None = ...,
+        created_at_ms: _builtins.int = ...,
+        expires_at_ms: _builtins.int | None = ...,
+        ended_at_ms: _builtins.int | None = ...,
+        version: _builtins.int = ...,
+        progress: _builtins.float | None = ...,
+        body: _builtins.bytes = ...,
+        result_size: _builtins.int | None = ...,
+        result: _builtins.bytes | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_ended_at_ms", b"_ended_at_ms", "_expires_at_ms", b"_expires_at_ms", "_progress", b"_progress", "_result", b"_result", "_result_size", b"_result_size", "_virtual_key_id", b"_virtual_key_id", "ended_at_ms", b"ended_at_ms", "expires_at_ms", b"expires_at_ms", "progress", b"progress", "result", b"result", "result_size", b"result_size", "virtual_key_id", b"virtual_key_id"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_ended_at_ms", b"_ended_at_ms", "_expires_at_ms", b"_expires_at_ms", "_progress", b"_progress", "_result", b"_result", "_result_size", b"_result_size", "_virtual_key_id", b"_virtual_key_id", "body", b"body", "created_at_ms", b"created_at_ms", "ended_at_ms", b"ended_at_ms", "expires_at_ms", b"expires_at_ms", "progress", b"progress", "request_type", b"request_type", "result", b"result", "result_size", b"result_size", "version", b"version", "virtual_key_id", b"virtual_key_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__ended_at_ms: _TypeAlias = _typing.Literal["ended_at_ms"]  # noqa: Y015
+    _WhichOneofArgType__ended_at_ms: _TypeAlias = _typing.Literal["_ended_at_ms", b"_ended_at_ms"]  # noqa: Y015
+    _WhichOneofReturnType__expires_at_ms: _TypeAlias = _typing.Literal["expires_at_ms"]  # noqa: Y015
+    _WhichOneofArgType__expires_at_ms: _TypeAlias = _typing.Literal["_expires_at_ms", b"_expires_at_ms"]  # noqa: Y015
+    _WhichOneofReturnType__progress: _TypeAlias = _typing.Literal["progress"]  # noqa: Y015
+    _WhichOneofArgType__progress: _TypeAlias = _typing.Literal["_progress", b"_progress"]  # noqa: Y015
+    _WhichOneofReturnType__result: _TypeAlias = _typing.Literal["result"]  # noqa: Y015
+    _WhichOneofArgType__result: _TypeAlias = _typing.Literal["_result", b"_result"]  # noqa: Y015
+    _WhichOneofReturnType__result_size: _TypeAlias = _typing.Literal["result_size"]  # noqa: Y015
+    _WhichOneofArgType__result_size: _TypeAlias = _typing.Literal["_result_size", b"_result_size"]  # noqa: Y015
+    _WhichOneofReturnType__virtual_key_id: _TypeAlias = _typing.Literal["virtual_key_id"]  # noqa: Y015
+    _WhichOneofArgType__virtual_key_id: _TypeAlias = _typing.Literal["_virtual_key_id", b"_virtual_key_id"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__ended_at_ms) -> _WhichOneofReturnType__ended_at_ms | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__expires_at_ms) -> _WhichOneofReturnType__expires_at_ms | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__progress) -> _WhichOneofReturnType__progress | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__result) -> _WhichOneofReturnType__result | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__result_size) -> _WhichOneofReturnType__result_size | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__virtual_key_id) -> _WhichOneofReturnType__virtual_key_id | None: ...
+
+Global___PollAnswer: _TypeAlias = PollAnswer  # noqa: Y015
 
 @_typing.final
 class ListJobsRequest(_message.Message):
@@ -1229,6 +1359,9 @@ class ListJobsRequest(_message.Message):
     CREATED_BEFORE_FIELD_NUMBER: _builtins.int
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    WORKER_ID_FIELD_NUMBER: _builtins.int
+    ERROR_CODE_FIELD_NUMBER: _builtins.int
+    STATUS_CODE_FIELD_NUMBER: _builtins.int
     request_type: Global___RequestType.ValueType
     """Only this type."""
     virtual_key_id: _builtins.str
@@ -1237,6 +1370,12 @@ class ListJobsRequest(_message.Message):
     """0 stands for 50; more than 1000 counts as 1000; negative: INVALID_FIELD."""
     page_token: _builtins.str
     """From the answer before, with the same filters; else INVALID_FIELD."""
+    worker_id: _builtins.str
+    """Only jobs whose attempt, the last one where they have ended, is this worker's."""
+    error_code: _builtins.str
+    """Only failed jobs whose error has this code (error.error.code): 1 to 1024 characters."""
+    status_code: _builtins.int
+    """Only jobs that ended with this status code: 100 to 599."""
     @_builtins.property
     def states(self) -> _containers.RepeatedScalarFieldContainer[Global___JobState.ValueType]:
         """Any of these; empty: all."""
@@ -1259,27 +1398,42 @@ class ListJobsRequest(_message.Message):
         created_before: _timestamp_pb2.Timestamp | None = ...,
         page_size: _builtins.int = ...,
         page_token: _builtins.str = ...,
+        worker_id: _builtins.str | None = ...,
+        error_code: _builtins.str | None = ...,
+        status_code: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_created_after", b"_created_after", "_created_before", b"_created_before", "_request_type", b"_request_type", "_virtual_key_id", b"_virtual_key_id", "created_after", b"created_after", "created_before", b"created_before", "request_type", b"request_type", "virtual_key_id", b"virtual_key_id"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_created_after", b"_created_after", "_created_before", b"_created_before", "_error_code", b"_error_code", "_request_type", b"_request_type", "_status_code", b"_status_code", "_virtual_key_id", b"_virtual_key_id", "_worker_id", b"_worker_id", "created_after", b"created_after", "created_before", b"created_before", "error_code", b"error_code", "request_type", b"request_type", "status_code", b"status_code", "virtual_key_id", b"virtual_key_id", "worker_id", b"worker_id"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_created_after", b"_created_after", "_created_before", b"_created_before", "_request_type", b"_request_type", "_virtual_key_id", b"_virtual_key_id", "created_after", b"created_after", "created_before", b"created_before", "page_size", b"page_size", "page_token", b"page_token", "request_type", b"request_type", "states", b"states", "virtual_key_id", b"virtual_key_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_created_after", b"_created_after", "_created_before", b"_created_before", "_error_code", b"_error_code", "_request_type", b"_request_type", "_status_code", b"_status_code", "_virtual_key_id", b"_virtual_key_id", "_worker_id", b"_worker_id", "created_after", b"created_after", "created_before", b"created_before", "error_code", b"error_code", "page_size", b"page_size", "page_token", b"page_token", "request_type", b"request_type", "states", b"states", "status_code", b"status_code", "virtual_key_id", b"virtual_key_id", "worker_id", b"worker_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__created_after: _TypeAlias = _typing.Literal["created_after"]  # noqa: Y015
     _WhichOneofArgType__created_after: _TypeAlias = _typing.Literal["_created_after", b"_created_after"]  # noqa: Y015
     _WhichOneofReturnType__created_before: _TypeAlias = _typing.Literal["created_before"]  # noqa: Y015
     _WhichOneofArgType__created_before: _TypeAlias = _typing.Literal["_created_before", b"_created_before"]  # noqa: Y015
+    _WhichOneofReturnType__error_code: _TypeAlias = _typing.Literal["error_code"]  # noqa: Y015
+    _WhichOneofArgType__error_code: _TypeAlias = _typing.Literal["_error_code", b"_error_code"]  # noqa: Y015
     _WhichOneofReturnType__request_type: _TypeAlias = _typing.Literal["request_type"]  # noqa: Y015
     _WhichOneofArgType__request_type: _TypeAlias = _typing.Literal["_request_type", b"_request_type"]  # noqa: Y015
+    _WhichOneofReturnType__status_code: _TypeAlias = _typing.Literal["status_code"]  # noqa: Y015
+    _WhichOneofArgType__status_code: _TypeAlias = _typing.Literal["_status_code", b"_status_code"]  # noqa: Y015
     _WhichOneofReturnType__virtual_key_id: _TypeAlias = _typing.Literal["virtual_key_id"]  # noqa: Y015
     _WhichOneofArgType__virtual_key_id: _TypeAlias = _typing.Literal["_virtual_key_id", b"_virtual_key_id"]  # noqa: Y015
+    _WhichOneofReturnType__worker_id: _TypeAlias = _typing.Literal["worker_id"]  # noqa: Y015
+    _WhichOneofArgType__worker_id: _TypeAlias = _typing.Literal["_worker_id", b"_worker_id"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__created_after) -> _WhichOneofReturnType__created_after | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__created_before) -> _WhichOneofReturnType__created_before | None: ...
     @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__error_code) -> _WhichOneofReturnType__error_code | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__request_type) -> _WhichOneofReturnType__request_type | None: ...
     @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__status_code) -> _WhichOneofReturnType__status_code | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__virtual_key_id) -> _WhichOneofReturnType__virtual_key_id | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__worker_id) -> _WhichOneofReturnType__worker_id | None: ...
 
 Global___ListJobsRequest: _TypeAlias = ListJobsRequest  # noqa: Y015
 
@@ -1292,7 +1446,7 @@ class ListJobsResponse(_message.Message):
     JOBS_FIELD_NUMBER: _builtins.int
     NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     next_page_token: _builtins.str
-    """Empty on the last page."""
+    """Where the listing goes on; empty on the last page, and only there."""
     @_builtins.property
     def jobs(self) -> _containers.RepeatedCompositeFieldContainer[Global___Job]:
         """Newest first, without results."""

@@ -184,6 +184,14 @@ async def test_jobs_are_read_in_batches_and_listed_page_by_page(
         )
     ]
     assert listed == ["job-3", "job-2", "job-1"]
+    await client.fail_job("job-3", JobError(error=ErrorField(message="m", code="too_short")), status_code=422)
+    await client.start_job("job-2", worker_id="w-1")
+    for found, page in (
+        (["job-3"], await client.list_jobs_page(error_code="too_short")),
+        (["job-3"], await client.list_jobs_page(status_code=422)),
+        (["job-2"], await client.list_jobs_page(worker_id="w-1")),
+    ):
+        assert [job.job_id for job in page.jobs] == found
     page = await client.list_jobs_page(page_size=2, created_before=after)
     assert ([job.job_id for job in page.jobs], page.next_page_token) == (["job-0"], "")
 

@@ -13,13 +13,15 @@ import grpc
 import pytest
 from google.protobuf.message import Message
 from harness.faults import Clock
-from harness.jobs import create, creation, job_error, job_in
+from harness.jobs import complete, create, creation, job_error, job_in
 from harness.refusals import invalid
 from harness.rpc import at, call, get, in_batch, url_of, without_result
 from harness.service import Service, service_here
+from harness.tokens import admin_token, bearer
 from harness.wire import channel_to, refusal_of
 from jobstatus.app.limits import ServiceLimits
 from jobstatus.core.job import JobState
+from jobstatus.core.store import SMALL_RESULT_BYTES
 from jobstatus.rpc.options import RpcLimits
 from jobstatus.rpc.pages import PageLimits
 from jobstatus.v1 import job_status_pb2 as pb
@@ -37,6 +39,36 @@ async def test_batch_get(service: Service) -> None:
     assert not any(job.HasField("result") for job in jobs)
     nobody = pb.BatchGetJobsRequest(job_ids=["unknown"] * 1000)
     assert (await service.jobs.BatchGetJobs(nobody)).jobs == []
+
+
+async def test_batch_get_of_answers() -> None:
+    """One for each id, in order: owner, type and times beside the very bytes of a poll; nothing of what is not there.
+
+    A large result is left out, and its size told.
+    """
+    clock = Clock()
+    async with service_here(clock=clock) as service:
+        await create(service, "pending", virtual_key_id="vk-2", request_type=pb.REQUEST_TYPE_OCR)
+        for name, result in (("small", b"[1]"), ("large", b'"' + b"x" * SMALL_RESULT_BYTES + b'"')):
+            await create(service, name)
+            await complete(service, name, result)
+        await job_in(service, JobState.COMPLETED, "expired", result_ttl={"seconds": 1})
+        clock.move(seconds=1)
+        ids = ["small", "unknown", "pending", "expired", "large", "small"]
+        asked = pb.BatchGetJobsRequest(job_ids=ids, as_answers=True)
+        response = await service.jobs.BatchGetJobs(asked)
+        assert list(response.jobs) == []
+        small, unknown, pending, expired, large, again = response.answers
+        assert unknown == expired == pb.PollAnswer()
+        assert small == again
+        polls = [(await service.poll(name, bearer(admin_token()))).body for name in ("small", "large")]
+        assert [small.body + small.result + b"}", large.body] == [polls[0], polls[1][: len(large.body)]]
+        assert (large.HasField("result"), large.result_size) == (False, SMALL_RESULT_BYTES + 2)
+        assert (pending.request_type, pending.virtual_key_id) == (pb.REQUEST_TYPE_OCR, "vk-2")
+        job = await get(service, "small")
+        times = [job.created_at.ToMilliseconds(), job.expires_at.ToMilliseconds(), job.completed_at.ToMilliseconds()]
+        assert [small.created_at_ms, small.expires_at_ms, small.ended_at_ms] == times
+        assert (small.version, small.HasField("progress")) == (job.version, False)
 
 
 @asynccontextmanager

@@ -8,8 +8,7 @@ have changed, so that a client that may no longer read the job learns it then.
 
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import ExitStack, aclosing
-from functools import partial
+from contextlib import ExitStack
 from typing import Final
 
 from jobstatus.core.access import Principal
@@ -17,29 +16,16 @@ from jobstatus.core.errors import Overloaded, ShuttingDown
 from jobstatus.core.job import RequestType, is_valid_id
 from jobstatus.core.poll import Poll, Poller
 from jobstatus.core.store import Answer
-from jobstatus.core.watching.shared_reads import Reading, SharedReads, Waiter
+from jobstatus.core.watching.shared_reads import AwaitingWaiter, Reading, SharedReads
 from jobstatus.core.watching.subscriptions import ConcurrencyLimit, JobSubscriptions
+from jobstatus.core.watching.waits import Wait, WaitClient, WaitParts
 
-MIN_PAUSE_SECONDS: Final = 1.0
-"""Shortest time between two updates for a credential that has passed its end and is still accepted."""
-IsNews = Callable[[Answer, Poll], bool]
-"""Whether what was read is news for a client that has this poll."""
 Reauthenticate = Callable[[], Awaitable[Principal]]
 """Returns the principal that a request's credential stands for now; raises what refuses the credential."""
 
 
 class CannotWait(Exception):
     """The poll must be answered at once: too many wait already, the service stops, or no change would be noticed."""
-
-
-def has_ended(answer: Answer, known: Poll) -> bool:  # noqa: ARG001  # one of IsNews
-    """Whether the job has ended: what answers a poll that waits."""
-    return answer.expires_at_ms is not None
-
-
-def has_new_document(answer: Answer, known: Poll) -> bool:
-    """Whether there is another document: what an event stream sends."""
-    return answer.expires_at_ms is not None or answer.body != known.body
 
 
 def _is_same(before: Answer, now: Answer) -> bool:
@@ -51,9 +37,10 @@ def _is_same(before: Answer, now: Answer) -> bool:
     return not is_over and now.created_at_ms == before.created_at_ms and now.body == before.body
 
 
-def _is_other(answer: Answer, known: Poll) -> bool:
-    """Whether the job was removed and made anew, perhaps for another owner."""
-    return answer.created_at_ms != known.created_at_ms
+def _is_news(answer: Answer, known: Poll) -> bool:
+    """Whether there is something to send to an event stream that has this poll: another document, an end, or another
+    job, made anew under the same id, perhaps for another owner."""
+    return answer.expires_at_ms is not None or answer.body != known.body or answer.created_at_ms != known.created_at_ms
 
 
 class LongPoller:
@@ -78,8 +65,8 @@ class LongPoller:
         self._poller = poller
         self._subscriptions = subscriptions
         self._reads = SharedReads(subscriptions, poller.read, poller.try_read, _is_same)
-        self._clock = clock
         self._concurrency = ConcurrencyLimit(limit, limit_each)
+        self._parts = WaitParts(poller, subscriptions, self._reads, self._concurrency, clock)
         self._hears_of_changes = hears_of_changes
         self.check_credentials: Final = self._reads.wake_all
         """Have all credentials read again. Call it when any may have changed."""
@@ -89,18 +76,29 @@ class LongPoller:
         """How many polls wait."""
         return self._concurrency.count
 
+    def wait_for(
+        self, job_id: str, request_type: RequestType, principal: Principal, seconds: float, client: WaitClient
+    ) -> Wait:
+        """Return a wait, still to begin, which `client` is answered once the job has ended, or `seconds` have passed,
+        or the service stops. Raises CannotWait."""
+        self._check(job_id)
+        ends_at = asyncio.get_running_loop().time() + seconds
+        try:
+            return Wait(self._parts, client, principal, job_id=job_id, request_type=request_type, ends_at=ends_at)
+        except (Overloaded, ShuttingDown) as error:
+            raise CannotWait from error
+
     async def wait(
         self, job_id: str, request_type: RequestType, reauthenticate: Reauthenticate, seconds: float
     ) -> Poll:
-        """Return the poll once the job has ended, `seconds` have passed or the service stops. Raises as `updates`."""
-        loop = asyncio.get_running_loop()
-        ends_at = loop.time() + seconds
-        waiting = self.updates(job_id, request_type, reauthenticate, lambda: ends_at, is_news=has_ended)
-        async with aclosing(waiting) as updates:
-            async for poll in updates:
-                if poll.is_terminal or loop.time() >= ends_at:
-                    break
-        return poll
+        """Return the answer of `wait_for`. Raises CannotWait, and what `reauthenticate` and `Poller.poll` raise."""
+        principal = await reauthenticate()
+        client = _AwaitingClient(reauthenticate)
+        wait = self.wait_for(job_id, request_type, principal, seconds, client)
+        try:
+            return wait.begin(principal) or await client.answered
+        finally:
+            wait.cancel()
 
     async def updates(
         self,
@@ -108,7 +106,6 @@ class LongPoller:
         request_type: RequestType,
         reauthenticate: Reauthenticate,
         next_at: Callable[[], float],
-        is_news: IsNews = has_new_document,
     ) -> AsyncGenerator[Poll]:
         """Yield the poll now, and again when there are news and at `next_at`, until the job ends or the service stops.
 
@@ -122,7 +119,7 @@ class LongPoller:
                 stack,
                 principal,
                 job_id,
-                lambda answer: poll is None or _is_other(answer, poll) or is_news(answer, poll),
+                lambda answer: poll is None or _is_news(answer, poll),
             )
             reading: Reading[Answer] | None = None
             while True:
@@ -131,36 +128,46 @@ class LongPoller:
                     poll = await self._poller.poll(job_id, request_type, principal)
                     waiter.end_own_read(poll.version)
                 else:
-                    poll = self._shared_poll(reading, job_id, request_type, principal)
+                    poll = self._parts.shared_poll(reading, job_id, request_type, principal)
                 yield poll
                 if poll.is_terminal or self._subscriptions.is_closed:
                     return
-                await waiter.wait(self._wake_at(next_at(), principal))
+                await waiter.wait(self._parts.wake_at(next_at(), principal))
                 principal = await reauthenticate()
                 reading = waiter.take()
 
-    def _wake_at(self, next_at: float, principal: Principal) -> float:
-        """Return the loop's time at which to wake up at the latest, because the credential ends then."""
-        valid_seconds = max(MIN_PAUSE_SECONDS, principal.valid_until - self._clock() / 1000)
-        return min(next_at, asyncio.get_running_loop().time() + valid_seconds)
-
-    def _shared_poll(
-        self, reading: Reading[Answer], job_id: str, request_type: RequestType, principal: Principal
-    ) -> Poll:
-        """Return what `Poller.poll` would return or raise, made of this reading once for all."""
-        answer = self._poller.check(reading.found, request_type, principal)
-        poll = reading.make(partial(self._poller.make_poll, job_id, request_type, answer, principal))
-        if poll.is_terminal and poll.reader != principal.virtual_key_id:
-            return poll._replace(reader=principal.virtual_key_id)
-        return poll
-
     def _take_place(
         self, stack: ExitStack, principal: Principal, job_id: str, concerns: Callable[[Answer], bool]
-    ) -> Waiter[Answer]:
-        if not self._hears_of_changes() or not is_valid_id(job_id):
-            raise CannotWait
+    ) -> AwaitingWaiter[Answer]:
+        self._check(job_id)
         try:
             stack.enter_context(self._concurrency.acquire(principal.virtual_key_id))
             return stack.enter_context(self._reads.waiting_for(job_id, concerns))
         except (Overloaded, ShuttingDown) as error:
             raise CannotWait from error
+
+    def _check(self, job_id: str) -> None:
+        if not self._hears_of_changes() or not is_valid_id(job_id):
+            raise CannotWait
+
+
+class _AwaitingClient:
+    """A client whose answer is awaited."""
+
+    def __init__(self, reauthenticate: Reauthenticate) -> None:
+        self._reauthenticate = reauthenticate
+        self.answered: asyncio.Future[Poll] = asyncio.get_running_loop().create_future()
+
+    def try_authenticate(self) -> None:
+        """Leave it to `authenticate`."""
+
+    async def authenticate(self) -> Principal:
+        return await self._reauthenticate()
+
+    def answer(self, found: Poll | Exception) -> None:
+        if self.answered.done():
+            return  # cancelled
+        if isinstance(found, Exception):
+            self.answered.set_exception(found)
+        else:
+            self.answered.set_result(found)

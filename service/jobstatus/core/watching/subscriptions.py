@@ -9,7 +9,7 @@ a second and about all jobs at a time, which of them are no longer at the versio
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Final
 
 from jobstatus.core.errors import Overloaded, ShuttingDown
@@ -23,11 +23,12 @@ UNSEEN: Final = -1
 class _Watched:
     """The subscribers of one job, and the version for which all of them were woken."""
 
-    wakes: set[Wake] = field(default_factory=set)
+    wakes: tuple[Wake, ...] = ()
+    """A tuple, because there are few of a job and many jobs."""
     version: int = UNSEEN
 
     def wake(self, but: Wake | None = None) -> None:
-        for wake in tuple(self.wakes):
+        for wake in self.wakes:
             if wake != but:
                 wake()
 
@@ -44,17 +45,25 @@ class ConcurrencyLimit:
     @contextmanager
     def acquire(self, owner: str | None = None) -> Iterator[None]:
         """Hold a place while the block lasts. Raises Overloaded when all, or all of this owner, are taken."""
+        self.take(owner)
+        try:
+            yield
+        finally:
+            self.give_back(owner)
+
+    def take(self, owner: str | None = None) -> None:
+        """Take a place until `give_back`. Raises Overloaded when all, or all of this owner, are taken."""
         if self.count >= self._limit or self._of_each[owner] >= self._limit_each:
             raise Overloaded
         self.count += 1
         self._of_each[owner] += 1
-        try:
-            yield
-        finally:
-            self.count -= 1
-            self._of_each[owner] -= 1
-            if not self._of_each[owner]:
-                del self._of_each[owner]
+
+    def give_back(self, owner: str | None = None) -> None:
+        """Undo `take`."""
+        self.count -= 1
+        self._of_each[owner] -= 1
+        if not self._of_each[owner]:
+            del self._of_each[owner]
 
 
 class JobSubscriptions:
@@ -81,12 +90,15 @@ class JobSubscriptions:
 
     def add(self, job_id: str, wake: Wake) -> None:
         """Call `wake` whenever the job has changed."""
-        self._watched.setdefault(job_id, _Watched()).wakes.add(wake)
+        watched = self._watched.get(job_id)
+        if watched is None:
+            watched = self._watched[job_id] = _Watched()
+        watched.wakes += (wake,)
 
     def remove(self, job_id: str, wake: Wake) -> None:
         """Undo `add`."""
         watched = self._watched[job_id]
-        watched.wakes.discard(wake)
+        watched.wakes = tuple(other for other in watched.wakes if other != wake)
         if not watched.wakes:
             del self._watched[job_id]
             self._on_left(job_id)

@@ -65,7 +65,20 @@ MIGRATIONS: Final = (
     CREATE TABLE jobstatus.claims (name text NOT NULL PRIMARY KEY, holder text NOT NULL, ends_at timestamptz NOT NULL);
     """,
 )
-"""Migration n takes a database from version n to n + 1. Never edited once released, only added to."""
+"""Migration n takes a database from version n to n + 1. Never edited once released, only added to.
+
+A version refuses a database that a later migration has changed. What an earlier version can ignore is therefore none,
+but added to the schema that the migrations make, see ADDED.
+"""
+
+ADDED: Final = {"last_writer": "text", "traceparent": "text", "annotated_version": "bigint"}
+"""Columns of `jobs` that came later, with their types. Each may be absent, or null where an earlier version wrote."""
+_ADD: Final = "ALTER TABLE jobstatus.jobs " + ", ".join(
+    f"ADD COLUMN IF NOT EXISTS {name} {kind}" for name, kind in ADDED.items()
+)
+_HAS_ADDED: Final = """
+    SELECT count(*) FROM pg_attribute
+    WHERE attrelid = 'jobstatus.jobs'::regclass AND NOT attisdropped AND attname = ANY(%s)"""
 
 _LOCK: Final = 0x4A6F6253  # "JobS"
 _VERSION: Final = "SELECT version FROM jobstatus.schema_version"
@@ -102,7 +115,7 @@ _NO_RIGHTS: Final = (
 
 
 async def prepare(connection: Connection) -> None:
-    """Check the server and bring the schema up to date. Raises StoreConfigError with one sentence, or psycopg.Error.
+    """Check the server and migrate the schema. Raises StoreConfigError with one sentence, or psycopg.Error.
 
     Replicas that start at the same time wait for each other.
     """
@@ -118,6 +131,26 @@ async def prepare(connection: Connection) -> None:
             "PostgreSQL keeps the sessions of clients that have vanished for long.",
             extra={"event": "store_keeps_sessions", "seconds": seconds},
         )
+
+
+async def add_columns(connection: Connection, lock_ms: int) -> str | None:
+    """Add the columns that came later, where they are missing. Return why they are still missing; None: they are there.
+
+    To add them takes no time, but it waits for all who use the table, and all others wait behind it. So it gives up
+    after `lock_ms`, as beside a backup, and is to be tried again later.
+    """
+    found = await connection.execute(_HAS_ADDED.encode(), (list(ADDED),))
+    if await found.fetchone() == (len(ADDED),):
+        return None
+    try:
+        async with connection.transaction():
+            await connection.execute(f"SET LOCAL lock_timeout = {lock_ms}".encode())
+            await connection.execute(_ADD.encode())
+    except psycopg.errors.LockNotAvailable:
+        return "the table is in use"
+    except psycopg.errors.InsufficientPrivilege:
+        return f"the role does not own the table; have its owner execute {_ADD}"
+    return None
 
 
 async def inspect(connection: Connection) -> int:

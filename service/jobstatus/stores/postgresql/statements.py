@@ -5,13 +5,14 @@ from typing import Any, Final
 
 from jobstatus.core.rules import GIVEN_UP_CODES
 from jobstatus.core.store import SMALL_RESULT_BYTES, Change
-from jobstatus.stores.counting import count
-from jobstatus.stores.rows import COLUMNS, COLUMNS_WITHOUT_RESULT, row_of
+from jobstatus.stores.counting import count, signs, types
+from jobstatus.stores.rows import ADDED_COLUMNS, COLUMNS, NO_ADDED, added, added_of, row_of
 
 _TYPES: Final = {
-    "text": "job_id request_type state virtual_key_id provider model_requested worker_id message error",
+    "text": "job_id request_type state virtual_key_id provider model_requested worker_id message error last_writer"
+    " traceparent",
     "bigint": "version created_at_ms started_at_ms completed_at_ms expires_at_ms due_at_ms result_ttl_ms lease_ms"
-    " lease_expires_at_ms replaces",
+    " lease_expires_at_ms replaces annotated_version",
     "integer": "status_code attempt max_attempts",
     "double precision": "progress",
     "bytea": "answer result",
@@ -19,31 +20,40 @@ _TYPES: Final = {
 }
 _TYPE_OF: Final = {column: name for name, columns in _TYPES.items() for column in columns.split()}
 _STORED: Final = (*COLUMNS, "answer")
-_GIVEN: Final = (*_STORED, "replaces", "is_deletion")
-_NOTHING: Final = (None,) * (len(_STORED) - 1)
 
 ANSWERS: Final = f"""
     SELECT job_id, request_type, virtual_key_id, created_at_ms, expires_at_ms,
            CASE WHEN status_code NOT IN {GIVEN_UP_CODES} THEN completed_at_ms END, version, progress, answer,
            octet_length(result), CASE WHEN octet_length(result) <= {SMALL_RESULT_BYTES} THEN result END
     FROM jobstatus.jobs WHERE job_id = ANY(%s::text[])"""  # noqa: S608  # fixed names here and below
-JOBS: Final = f"SELECT {', '.join(COLUMNS)} FROM jobstatus.jobs WHERE job_id = ANY(%s::text[])"  # noqa: S608
-JOBS_WITHOUT_RESULT: Final = f"SELECT {COLUMNS_WITHOUT_RESULT} FROM jobstatus.jobs WHERE job_id = ANY(%s::text[])"  # noqa: S608
 
-# Rows are inserted in the order of their ids, in which the values come, and then locked in that order, whatever plan is
-# chosen, so that two batches wait for each other instead of deadlocking.
-COMMIT: Final = f"""
+
+def _jobs(*, with_results: bool, has_added: bool) -> str:
+    """Return the statement that reads jobs."""
+    result, later = "result" if with_results else "NULL", added() if has_added else NO_ADDED
+    return f"SELECT {', '.join(COLUMNS[:-1])}, {result}, {later} FROM jobstatus.jobs WHERE job_id = ANY(%s::text[])"  # noqa: S608
+
+
+def _commit(*, has_added: bool) -> str:
+    """Return the statement that makes the changes of a batch.
+
+    Rows are inserted in the order of their ids, in which the values come, and then locked in that order, whatever plan
+    is chosen, so that two batches wait for each other instead of deadlocking.
+    """
+    stored = (*_STORED, *ADDED_COLUMNS) if has_added else _STORED
+    given = (*stored, "replaces", "is_deletion")
+    return f"""
     WITH given AS (
-        SELECT * FROM unnest({", ".join(f"%b::{_TYPE_OF[column]}[]" for column in _GIVEN)})
-        AS given({", ".join(_GIVEN)})
+        SELECT * FROM unnest({", ".join(f"%b::{_TYPE_OF[column]}[]" for column in given)})
+        AS given({", ".join(given)})
     ), inserted AS (
-        INSERT INTO jobstatus.jobs ({", ".join(_STORED)}) SELECT {", ".join(_STORED)} FROM given
+        INSERT INTO jobstatus.jobs ({", ".join(stored)}) SELECT {", ".join(stored)} FROM given
         WHERE replaces = 0 AND NOT is_deletion ON CONFLICT (job_id) DO NOTHING RETURNING job_id
     ), held AS MATERIALIZED (
         SELECT job.job_id FROM jobstatus.jobs AS job
         JOIN given ON job.job_id = given.job_id AND job.version = given.replaces ORDER BY job.job_id FOR UPDATE OF job
     ), updated AS (
-        UPDATE jobstatus.jobs AS job SET {", ".join(f"{column} = given.{column}" for column in _STORED[1:])}
+        UPDATE jobstatus.jobs AS job SET {", ".join(f"{column} = given.{column}" for column in stored[1:])}
         FROM given JOIN held USING (job_id) WHERE job.job_id = given.job_id AND NOT given.is_deletion
         RETURNING job.job_id
     ), deleted AS (
@@ -51,6 +61,16 @@ COMMIT: Final = f"""
         WHERE job.job_id = given.job_id AND given.is_deletion RETURNING job.job_id
     )
     SELECT job_id FROM inserted UNION ALL SELECT job_id FROM updated UNION ALL SELECT job_id FROM deleted"""  # noqa: S608
+
+
+JOBS: Final = {
+    (with_results, has_added): _jobs(with_results=with_results, has_added=has_added)
+    for with_results in (False, True)
+    for has_added in (False, True)
+}
+"""By whether results are wanted, and whether the table has the columns that came later."""
+COMMIT: Final = {has_added: _commit(has_added=has_added) for has_added in (False, True)}
+"""By whether the table has the columns that came later."""
 CONFIRM: Final = """
     SELECT CASE WHEN current_setting('synchronous_standby_names') <> ''
                 THEN pg_logical_emit_message(true, 'jobstatus', '') END"""
@@ -73,6 +93,8 @@ PURGE: Final = """
         FOR UPDATE SKIP LOCKED)
     RETURNING expires_at_ms"""
 COUNT: Final = count("jobstatus.jobs", mark="%s", greatest="greatest")
+COUNT_TYPES: Final = types("jobstatus.jobs")
+WORKER_SIGNS: Final = signs("jobstatus.jobs")
 _AND_TIME: Final = "SELECT EXISTS (SELECT FROM claim), (extract(epoch FROM clock_timestamp()) * 1000)::bigint"
 CLAIM: Final = f"""
     WITH claim AS (INSERT INTO jobstatus.claims VALUES ('sweep', %s, clock_timestamp() + %s * interval '1 millisecond')
@@ -90,12 +112,19 @@ def askable(texts: Sequence[str]) -> list[str]:
     return [text for text in texts if text.isprintable()]
 
 
-def columns_of(changes: Sequence[Change]) -> list[list[Any]]:
+def columns_of(changes: Sequence[Change], *, has_added: bool) -> list[list[Any]]:
     """Return the values of COMMIT, column by column, in the order of the ids."""
+    nothing = (None,) * (len(_STORED) - 1 + (len(ADDED_COLUMNS) if has_added else 0))
     rows = [
-        (change.job_id, *_NOTHING, change.replaces, True)
+        (change.job_id, *nothing, change.replaces, True)
         if change.job is None
-        else (*row_of(change.job), change.answer, change.replaces, False)
+        else (
+            *row_of(change.job),
+            change.answer,
+            *(added_of(change.job) if has_added else ()),
+            change.replaces,
+            False,
+        )
         for change in sorted(changes, key=lambda change: change.job_id)
     ]
     return [list(column) for column in zip(*rows, strict=True)]

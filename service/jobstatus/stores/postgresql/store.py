@@ -1,21 +1,34 @@
 """PostgreSQL behind the port: reads and writes on a few connections, and protection from writes that hang."""
 
 import asyncio
+import logging
 import random
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any, Final, Self, TypeVar
 
 import psycopg
 
 from jobstatus.core.circuit_breaker import CircuitBreaker
-from jobstatus.core.errors import StoreUnavailable
-from jobstatus.core.job import Job
-from jobstatus.core.store import NOT_NOW, Answer, Change, Claim, JobCount, Listing, NotNow, StoreError
+from jobstatus.core.errors import StoreFull, StoreUnavailable
+from jobstatus.core.job import Job, JobState, RequestType
+from jobstatus.core.store import (
+    NOT_NOW,
+    Answer,
+    Change,
+    Claim,
+    JobCount,
+    JobPage,
+    Listing,
+    NotNow,
+    StoreError,
+    WorkerSigns,
+)
 from jobstatus.core.virtual_keys import VirtualKey
 from jobstatus.stores import StoreConfigError
-from jobstatus.stores.counting import count_of, count_values
-from jobstatus.stores.listing import page
+from jobstatus.stores.counting import count_of, count_values, types_of
+from jobstatus.stores.listing import Dialect, read_page
 from jobstatus.stores.postgresql import schema, statements, virtual_keys
 from jobstatus.stores.postgresql.address import conninfo_of, conninfo_of_host, host_count
 from jobstatus.stores.postgresql.connections import (
@@ -30,8 +43,11 @@ from jobstatus.stores.postgresql.limits import PostgreSQLLimits
 from jobstatus.stores.postgresql.sweep_position import SweepPosition
 from jobstatus.stores.rows import job_of
 
+_log = logging.getLogger(__name__)
+
 T = TypeVar("T")
 
+DIALECT: Final = Dialect("jobstatus.jobs", "%s", "strpos")
 CONFLICT_PAUSES_MS: Final = (5, 20, 80)
 """The pauses, less a random part, before a batch that another one has locked out is repeated."""
 
@@ -56,6 +72,8 @@ class PostgreSQLJobStore:
         self._primary = self._conninfo
         """Of several hosts the one that was connected to last."""
         self._may_hang = False
+        self._has_added = False
+        self._adding: asyncio.Task[None] | None = None
         self._due, self._expiring = SweepPosition(), SweepPosition()
 
     async def __aenter__(self) -> Self:
@@ -66,6 +84,7 @@ class PostgreSQLJobStore:
         cutting = asyncio.get_running_loop().call_later(self._limits.start_seconds, connection.cut)
         try:
             await schema.prepare(connection)
+            missing = await schema.add_columns(connection, self._limits.added_lock_ms)
         except psycopg.Error as error:
             raise StoreConfigError(f"cannot use the PostgreSQL database: {first_line(error)}") from error
         finally:
@@ -74,12 +93,24 @@ class PostgreSQLJobStore:
         limits = self._limits
         self._breaker = CircuitBreaker(self._check_health, limits.breaker, self._drop_connections)
         self._short = Connections(self._connect, limits.connections, limits, self._breaker)
-        self._long = Connections(self._connect, limits.long_connections, limits, self._breaker)
+        self._listings = Connections(self._connect, limits.long_connections, limits, self._breaker)
+        self._counts = Connections(self._connect, limits.long_connections, limits, self._breaker)
+        self._has_added = missing is None
+        if missing is not None:
+            _log.warning(
+                "Columns that this version adds to the table of jobs are missing, so nobody's name and no trace is kept"
+                " with a job. This is tried again every minute.",
+                extra={"event": "store_lacks_columns", "reason": missing},
+            )
+            self._adding = asyncio.create_task(self._add_columns(), name="jobstatus-add-columns")
         return self
 
     async def __aexit__(self, *_: object) -> None:
+        if self._adding is not None:
+            self._adding.cancel()
+            await asyncio.gather(self._adding, return_exceptions=True)
         await self._breaker.close()
-        await asyncio.gather(self._short.close(), self._long.close())
+        await asyncio.gather(*(connections.close() for connections in self._all()))
 
     def try_read_answer(self, job_id: str) -> NotNow:  # noqa: ARG002  # the port's
         return NOT_NOW
@@ -90,7 +121,7 @@ class PostgreSQLJobStore:
         return [found.get(job_id) for job_id in job_ids]
 
     async def read_jobs(self, job_ids: Sequence[str], *, with_results: bool) -> list[Job | StoreError | None]:
-        statement = statements.JOBS if with_results else statements.JOBS_WITHOUT_RESULT
+        statement = statements.JOBS[with_results, self._has_added]
         found = {row[0]: job_of(row) for row in await self._read(statement, (statements.askable(job_ids),))}
         return [found.get(job_id) for job_id in job_ids]
 
@@ -100,9 +131,12 @@ class PostgreSQLJobStore:
     async def commit(self, changes: Sequence[Change]) -> dict[str, StoreError | None]:
         if not changes:
             return {}
-        values = statements.columns_of(changes)
+        statement = statements.COMMIT[self._has_added]
+        values = statements.columns_of(changes, has_added=self._has_added)
         try:
-            made = {job_id for (job_id,) in await self._write(lambda connection: _commit(connection, values))}
+            made = {
+                job_id for (job_id,) in await self._write(lambda connection: _commit(connection, statement, values))
+            }
         finally:
             self._due.add(change.job.due_at_ms for change in changes if change.job)
             self._expiring.add(change.job.expires_at_ms for change in changes if change.job)
@@ -138,17 +172,25 @@ class PostgreSQLJobStore:
         self._expiring.end(max(rows)[0] if len(rows) == limit else None)
         return len(rows)
 
-    async def list_jobs(self, listing: Listing, now_ms: int) -> list[Job]:
-        statement, values = page("jobstatus.jobs", listing, now_ms, "%s")
-        rows = await self._long.use(lambda connection: _fetch(connection, statement, values))
-        return [job_of(row) for row in rows]
+    async def list_page(self, listing: Listing, now_ms: int) -> JobPage:
+        async def read(connection: Connection) -> JobPage:
+            return await read_page(DIALECT, listing, now_ms, partial(_fetch, connection), self._limits.max_scans)
+
+        return await self._listings.use(read)
 
     async def count_jobs(self, leases_count_from_ms: int = 0) -> JobCount:
         values = count_values(leases_count_from_ms)
-        (row,) = await self._long.use(
+        (row,) = await self._counts.use(
             lambda connection: _fetch(connection, statements.COUNT, values), self._limits.count_seconds
         )
         return count_of(row)
+
+    async def count_types(self) -> dict[tuple[JobState, RequestType], int]:
+        return types_of(await self._read_all(statements.COUNT_TYPES))
+
+    async def worker_signs(self) -> WorkerSigns:
+        (row,) = await self._read_all(statements.WORKER_SIGNS)
+        return WorkerSigns._make(row)
 
     async def probe(self) -> None:
         await self._write(lambda connection: _fetch(connection, statements.PROBE))
@@ -177,6 +219,18 @@ class PostgreSQLJobStore:
     async def virtual_keys_version(self) -> int:
         return int((await self._read(virtual_keys.VERSION))[0][0])
 
+    async def _add_columns(self) -> None:
+        """Add the columns that came later, or wait until another process or a person has."""
+        limits = self._limits
+        while not self._has_added:
+            await asyncio.sleep(limits.added_pause_seconds)
+            try:
+                missing = await self._counts.use(partial(schema.add_columns, lock_ms=limits.added_lock_ms))
+            except (StoreUnavailable, StoreFull):
+                continue
+            self._has_added = missing is None
+        _log.info("The table of jobs has all columns now.", extra={"event": "store_columns_added"})
+
     async def _connect(self) -> Connection:
         connection = await connect(self._conninfo)
         self._primary = conninfo_of_host(self._conninfo, connection.info)
@@ -192,10 +246,17 @@ class PostgreSQLJobStore:
             await check_health(connect(self._primary), seconds, seconds)
 
     async def _drop_connections(self) -> None:
-        await asyncio.gather(self._short.drop(), self._long.drop())
+        await asyncio.gather(*(connections.drop() for connections in self._all()))
+
+    def _all(self) -> tuple[Connections, ...]:
+        return self._short, self._listings, self._counts
 
     async def _read(self, statement: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
         return await self._short.use(lambda connection: _fetch(connection, statement, values))
+
+    async def _read_all(self, statement: str) -> list[tuple[Any, ...]]:
+        """Do a read of many rows, which may take as long as a count."""
+        return await self._counts.use(lambda connection: _fetch(connection, statement), self._limits.count_seconds)
 
     async def _write(self, work: Callable[[Connection], Awaitable[T]]) -> T:
         async def guarded(connection: Connection) -> T:
@@ -223,11 +284,11 @@ async def _fetch(connection: Connection, statement: str, values: Sequence[Any] =
     return await cursor.fetchall()
 
 
-async def _commit(connection: Connection, values: Sequence[list[Any]]) -> list[tuple[Any, ...]]:
+async def _commit(connection: Connection, statement: str, values: Sequence[list[Any]]) -> list[tuple[Any, ...]]:
     """Try every change. Return the ids of those made. Repeat the batch after a deadlock with another process."""
     for pause_ms in CONFLICT_PAUSES_MS:
         try:
-            return await _fetch(connection, statements.COMMIT, values)
+            return await _fetch(connection, statement, values)
         except CONFLICTS:
             await asyncio.sleep(random.uniform(0.5, 1) * pause_ms / 1000)  # noqa: S311  # no secret
-    return await _fetch(connection, statements.COMMIT, values)
+    return await _fetch(connection, statement, values)

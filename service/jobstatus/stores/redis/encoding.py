@@ -13,7 +13,7 @@ from jobstatus.core.job import Job
 from jobstatus.core.store import SMALL_RESULT_BYTES, Answer, Change, ended_at_ms
 from jobstatus.stores.redis.cluster.connection import Word
 from jobstatus.stores.redis.keys import encoded
-from jobstatus.stores.rows import COLUMNS, job_of, row_of
+from jobstatus.stores.rows import ADDED_COLUMNS, COLUMNS, job_of, row_of
 
 ANSWER_FIELDS: Final = (
     "request_type",
@@ -35,6 +35,8 @@ TTL_SLACK_MS: Final = 24 * 60 * 60 * 1000
 server that steps by less takes no result away."""
 
 _ROW_COLUMNS: Final = COLUMNS[:-1]  # all but the result
+_ADDED_NAMES: Final = ADDED_COLUMNS[:2]
+"""In `row`, too. An earlier version writes `row` anew, without them."""
 
 
 def change_arguments(change: Change) -> list[Word]:
@@ -78,12 +80,17 @@ def answer_of(found: Sequence[bytes | None]) -> Answer | None:
 def job_in(row: bytes, result: bytes | None) -> Job:
     """Decode a job from its `row` and its result."""
     document = json.loads(row)
-    return job_of([*map(document.get, _ROW_COLUMNS), result])
+    return job_of([*map(document.get, _ROW_COLUMNS), result, *map(document.get, _ADDED_NAMES)])
+
+
+def row_text(document: object) -> bytes:
+    """Encode `row`, or a part of it, always in the same way, so that a part can be sought as text."""
+    return json.dumps(document, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "surrogatepass")
 
 
 def _fields(job: Job, answer: bytes) -> list[Word]:
     """Encode a job as field, value, field, value, …"""
-    row = zip(_ROW_COLUMNS, row_of(job), strict=False)  # the row has the result too
+    row = zip((*_ROW_COLUMNS, *_ADDED_NAMES), (*row_of(job)[:-1], job.last_writer, job.traceparent), strict=True)
     document = {name: value for name, value in row if value is not None}
     result = job.result
     is_small = result is not None and len(result) <= SMALL_RESULT_BYTES
@@ -97,7 +104,7 @@ def _fields(job: Job, answer: bytes) -> list[Word]:
         "ended_at_ms": ended_at_ms(job),
         "progress": None if job.progress is None else repr(job.progress),
         "body": answer,
-        "row": json.dumps(document, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "surrogatepass"),
+        "row": row_text(document),
         "result_size": None if result is None else len(result),
         RESULT_FIELDS[0 if is_small else 1]: result,
     }

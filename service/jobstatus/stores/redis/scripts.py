@@ -116,7 +116,7 @@ return purged
 PAGE: Final = _script(
     """
 local listed, prefix = KEYS[1], ARGV[1]
-local from, before, least, now, state_list, request_type, owner, limit, scans = unpack(ARGV, 2, 10)
+local from, before, least, now, state_list, request_type, owner, limit, scans, code = unpack(ARGV, 2, 11)
 limit, scans = tonumber(limit), tonumber(scans)
 
 local function is_before(one, other)
@@ -127,41 +127,87 @@ local function is_before(one, other)
   return #one < #other
 end
 
-local first = 0
-if from ~= '' then
-  first = redis.call('ZCOUNT', listed, '(' .. from, '+inf')
-  local last = first + redis.call('ZCOUNT', listed, from, from)
-  while first < last do
-    local middle = math.floor((first + last) / 2)
-    local id = redis.call('ZREVRANGE', listed, middle, middle)[1]
-    if is_before(id, before) then last = middle else first = middle + 1 end
+local function has(text, part) return string.find(text, part, 1, true) end
+
+local function fits(row)
+  for at = 12, #ARGV do
+    if not has(row, ARGV[at]) then return false end
   end
+  if code == '' then return true end
+  local error = cjson.decode(row).error
+  return error ~= nil and has(error, code)
 end
 
-local found = redis.call('ZREVRANGE', listed, first, first + scans - 1, 'WITHSCORES')
+local function next_of_all()
+  local first = 0
+  if from ~= '' then
+    first = redis.call('ZCOUNT', listed, '(' .. from, '+inf')
+    local last = first + redis.call('ZCOUNT', listed, from, from)
+    while first < last do
+      local middle = math.floor((first + last) / 2)
+      local id = redis.call('ZREVRANGE', listed, middle, middle)[1]
+      if is_before(id, before) then last = middle else first = middle + 1 end
+    end
+  end
+  return redis.call('ZREVRANGE', listed, first, first + scans - 1, 'WITHSCORES')
+end
+
+local function all_in(indexes)
+  local jobs, found = {}, {}
+  for _, index in ipairs(indexes) do
+    for _, id in ipairs(redis.call('ZRANGE', index, 0, -1)) do
+      local created = redis.call('HGET', prefix .. id, 'created_at_ms')
+      if created and (from == '' or tonumber(created) < tonumber(from) or (created == from and is_before(id, before)))
+      then
+        jobs[#jobs + 1] = {created, id}
+      end
+    end
+  end
+  table.sort(jobs, function(one, other)
+    if one[1] ~= other[1] then return tonumber(one[1]) > tonumber(other[1]) end
+    return is_before(other[2], one[2])
+  end)
+  for _, job in ipairs(jobs) do
+    found[#found + 1] = job[2]
+    found[#found + 1] = job[1]
+  end
+  return found
+end
+
 local page, wanted, place = {}, {}, nil
-for state in string.gmatch(state_list, '%a+') do wanted[state] = true end
+local of_state, indexes, held = {pending = KEYS[2], processing = KEYS[3], completed = KEYS[4], failed = KEYS[5]}, {}, 0
+for state in string.gmatch(state_list, '%a+') do
+  wanted[state] = true
+  indexes[#indexes + 1] = of_state[state]
+  held = held + redis.call('ZCARD', of_state[state])
+end
+local found = #indexes > 0 and held <= scans and all_in(indexes) or next_of_all()
 for at = 1, #found, 2 do
   local id, created = found[at], found[at + 1]
   if least ~= '' and tonumber(created) < tonumber(least) then return {page, false, false} end
   place = at
-  local job = redis.call('HMGET', prefix .. id, 'state', 'request_type', 'virtual_key_id', 'expires_at_ms', 'row')
+  local job = redis.call('HMGET', prefix .. id, 'state', 'request_type', 'virtual_key_id', 'expires_at_ms')
   if job[1] and (state_list == '' or wanted[job[1]])
     and (request_type == '' or job[2] == request_type)
     and (owner == '' or job[3] == owner)
     and not (job[4] and tonumber(job[4]) <= tonumber(now)) then
-    page[#page + 1] = {created, id, job[5]}
-    if #page == limit then break end
+    local row = redis.call('HGET', prefix .. id, 'row')
+    if row and fits(row) then
+      page[#page + 1] = {created, id, row}
+      if #page == limit then break end
+    end
   end
 end
 if place == nil or (#found < 2 * scans and place == #found - 1) then return {page, false, false} end
 return {page, found[place + 1], found[place]}
 """
 )
-"""A part of a listing. KEYS: `Bucket.indexes`. ARGV: the prefix of keys of jobs; created_at_ms and id before which the
+"""A part of a listing. Where few jobs are in the states asked for, the indexes of these are read instead of that of
+all jobs. KEYS: `Bucket.indexes`. ARGV: the prefix of keys of jobs; created_at_ms and id before which the
 part begins, or '' and ''; the least created_at_ms or ''; now; states, request type and virtual key, or ''; how many
-jobs it may return and scan. Returns the jobs, as created_at_ms, id and row each, and the created_at_ms and id before
-which the next part begins, or nothing where there is none."""
+jobs it may return and scan; what the error must contain, or ''; and the texts that the row must contain. Returns the
+jobs, as created_at_ms, id and row each, and the created_at_ms and id before which the next part begins, or nothing
+where there is none."""
 
 COUNT: Final = _script(
     """
@@ -192,6 +238,54 @@ return {count[1], count[2], count[3], count[4], text(created), text(leased)}
 """KEYS: `Bucket.indexes`. ARGV: the prefix of keys of jobs, among how many jobs of a state to look for the oldest, from
 when leases count. Returns how many jobs of each state there are, when the oldest pending one was created, and the
 earliest end of a lease; nothing in place of a time where there is none."""
+
+COUNT_TYPES: Final = _script(
+    """
+local prefix, first, last = ARGV[1], ARGV[2], ARGV[3]
+local counts, found = {}, 0
+for _, id in ipairs(redis.call('ZRANGE', KEYS[1], first, last)) do
+  found = found + 1
+  local request_type = redis.call('HGET', prefix .. id, 'request_type')
+  if request_type then counts[request_type] = (counts[request_type] or 0) + 1 end
+end
+local reply = {found}
+for request_type, count in pairs(counts) do
+  reply[#reply + 1] = request_type
+  reply[#reply + 1] = count
+end
+return reply
+""",
+    "no-writes",
+)
+"""KEYS: one of `Bucket.indexes`. ARGV: the prefix of keys of jobs, first and last place in the index. Returns how many
+entries there are between them, and after that each request type with the number of its jobs."""
+
+WORKER_SIGNS: Final = _script(
+    """
+local prefix, limit = ARGV[1], tonumber(ARGV[2])
+local heard, on_time, unleased
+unleased = 0
+for _, id in ipairs(redis.call('ZREVRANGE', KEYS[3], 0, limit - 1)) do
+  local row = redis.call('HGET', prefix .. id, 'row')
+  if row then
+    local job = cjson.decode(row)
+    if type(job.lease_ms) == 'number' then
+      local begun = job.lease_expires_at_ms - job.lease_ms
+      local late = job.lease_expires_at_ms - math.floor(job.lease_ms * 3 / 5)
+      if not heard or begun > heard then heard = begun end
+      if not on_time or late > on_time then on_time = late end
+    else
+      unleased = unleased + 1
+    end
+  end
+end
+local function text(at) return at and string.format('%.0f', at) or false end
+return {text(heard), text(on_time), unleased}
+""",
+    "no-writes",
+)
+"""KEYS: `Bucket.indexes`. ARGV: the prefix of keys of jobs, how many jobs to look at. Returns the values of a
+WorkerSigns, with nothing in place of a time where there is none."""
 
 CLAIM: Final = _script(
     """
@@ -252,7 +346,19 @@ return 1
 )
 """KEYS as above. ARGV: id. Returns whether it existed."""
 
-ALL: Final = (COMMIT, REMOVE, DUE, PURGE, PAGE, COUNT, CLAIM, PUT_VIRTUAL_KEY, DELETE_VIRTUAL_KEY)
+ALL: Final = (
+    COMMIT,
+    REMOVE,
+    DUE,
+    PURGE,
+    PAGE,
+    COUNT,
+    COUNT_TYPES,
+    WORKER_SIGNS,
+    CLAIM,
+    PUT_VIRTUAL_KEY,
+    DELETE_VIRTUAL_KEY,
+)
 
 
 LOADING: Final = ScriptLoading(b"".join(pack("SCRIPT", "LOAD", script.text) for script in ALL), len(ALL))

@@ -7,12 +7,13 @@ it, on the primary's disk and theirs. `keys` names the keys, `scripts` change th
 
 import heapq
 import logging
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple, Self
 
 from jobstatus.core.errors import ResultTooLarge, StoreUnavailable
-from jobstatus.core.job import Job, JobState
+from jobstatus.core.job import Job, JobState, RequestType
 from jobstatus.core.store import (
     NOT_NOW,
     OLDEST_SOUGHT,
@@ -21,11 +22,12 @@ from jobstatus.core.store import (
     Claim,
     CommitError,
     JobCount,
+    JobPage,
     Listing,
     NotNow,
     StoreError,
+    WorkerSigns,
 )
-from jobstatus.stores.redis import listing as pages
 from jobstatus.stores.redis import scripts
 from jobstatus.stores.redis.checks import opened
 from jobstatus.stores.redis.cluster.connection import Word, pack
@@ -37,6 +39,7 @@ from jobstatus.stores.redis.cluster.url import NodeAddress
 from jobstatus.stores.redis.encoding import ANSWER_FIELDS, RESULT_FIELDS, answer_of, change_arguments, job_in
 from jobstatus.stores.redis.errors import raise_first, store_error
 from jobstatus.stores.redis.keys import BUCKETS, Bucket, Keys, bucket_of, encoded
+from jobstatus.stores.redis.listing import ListingLimits, Listings
 from jobstatus.stores.redis.size_limits import SizeLimits
 from jobstatus.stores.redis.url import parse_url
 from jobstatus.stores.redis.virtual_keys import VirtualKeys
@@ -52,8 +55,9 @@ class RedisLimits:
     """The limits of the store and of its client."""
 
     cluster: ClusterLimits = ClusterLimits()  # noqa: RUF009  # a frozen value
-    max_scans: int = 100
-    """How many jobs of one bucket one part of a listing scans."""
+    listings: ListingLimits = ListingLimits()  # noqa: RUF009  # a frozen value
+    types_at_once: int = 500
+    """How many jobs of one bucket one part of a count by type reads."""
 
 
 _log = logging.getLogger(__name__)
@@ -77,6 +81,7 @@ class RedisJobStore(VirtualKeys):
         self._replicas = replicas
         self._buckets = keys.buckets
         self._first = self._buckets[0]
+        self._listings = Listings(self._client, self._buckets, limits.listings)
         self._confirmed = keys.confirmed
         self._refusing = 0
         self._sizes = SizeLimits()
@@ -180,27 +185,55 @@ class RedisJobStore(VirtualKeys):
         )
         return sum(replies)
 
-    async def list_jobs(self, listing: Listing, now_ms: int) -> list[Job]:
-        return await pages.list_jobs(self._client, self._buckets, listing, now_ms, self._limits.max_scans)
+    async def list_page(self, listing: Listing, now_ms: int) -> JobPage:
+        return await self._listings.page(listing, now_ms)
 
     async def count_jobs(self, leases_count_from_ms: int = 0) -> JobCount:
         """Count in each bucket, a few at a time; raise what any of them raises."""
         share = OLDEST_SOUGHT // BUCKETS
-        replies: list[Any] = []
-        for first in range(0, BUCKETS, BUCKETS_AT_ONCE):
-            part = self._buckets[first : first + BUCKETS_AT_ONCE]
-            replies += await self._client.execute(
+        replies = await self._in_all_buckets(
+            lambda bucket: scripts.COUNT.call(bucket.indexes, [bucket.job_prefix, share, leases_count_from_ms])
+        )
+        *counts, created, leased = zip(*replies, strict=True)
+        return JobCount(dict(zip(JobState, map(sum, counts), strict=True)), _least(created), _least(leased))
+
+    async def count_types(self) -> dict[tuple[JobState, RequestType], int]:
+        """Count part by part, a few buckets at a time; raise what any of them raises."""
+        counts: Counter[tuple[JobState, RequestType]] = Counter()
+        for place, state in enumerate(JobState, start=1):
+            for first in range(0, BUCKETS, BUCKETS_AT_ONCE):
+                await self._count_types_in(self._buckets[first : first + BUCKETS_AT_ONCE], place, state, counts)
+        return dict(counts)
+
+    async def _count_types_in(
+        self, buckets: Sequence[Bucket], place: int, state: JobState, counts: Counter[tuple[JobState, RequestType]]
+    ) -> None:
+        """Add the jobs of a state in these buckets, whose index of the state is at this place of `Bucket.indexes`."""
+        start, at_once = 0, self._limits.types_at_once
+        while buckets:
+            last = start + at_once - 1
+            replies: list[Any] = await self._client.execute(
                 [
                     Command(
-                        bucket.slot,
-                        scripts.COUNT.call(bucket.indexes, [bucket.job_prefix, share, leases_count_from_ms]),
+                        bucket.slot, scripts.COUNT_TYPES.call([bucket.indexes[place]], [bucket.job_prefix, start, last])
                     )
-                    for bucket in part
+                    for bucket in buckets
                 ]
             )
             raise_first(replies)
-        *counts, created, leased = zip(*replies, strict=True)
-        return JobCount(dict(zip(JobState, map(sum, counts), strict=True)), _least(created), _least(leased))
+            for _, *found in replies:
+                for name, number in zip(found[::2], found[1::2], strict=True):
+                    counts[state, RequestType(name.decode())] += number
+            buckets = [bucket for bucket, reply in zip(buckets, replies, strict=True) if reply[0] == at_once]
+            start += at_once
+
+    async def worker_signs(self) -> WorkerSigns:
+        share = OLDEST_SOUGHT // BUCKETS
+        replies = await self._in_all_buckets(
+            lambda bucket: scripts.WORKER_SIGNS.call(bucket.indexes, [bucket.job_prefix, share])
+        )
+        heard, on_time, unleased = zip(*replies, strict=True)
+        return WorkerSigns(_greatest(heard), _greatest(on_time), sum(unleased))
 
     async def probe(self) -> None:
         """Write to every primary. Raises only where all refuse; fewer are logged when their number changes."""
@@ -270,6 +303,15 @@ class RedisJobStore(VirtualKeys):
                 shares[bucket] = shares.get(bucket, 0) + share
         return shares
 
+    async def _in_all_buckets(self, command: Callable[[Bucket], bytes]) -> list[Any]:
+        """Execute a command in every bucket, a few at a time; raise what any of them raises."""
+        replies: list[Any] = []
+        for first in range(0, BUCKETS, BUCKETS_AT_ONCE):
+            part = self._buckets[first : first + BUCKETS_AT_ONCE]
+            replies += await self._client.execute([Command(bucket.slot, command(bucket)) for bucket in part])
+            raise_first(replies)
+        return replies
+
     async def _in_buckets(self, command: Callable[[Bucket], bytes], buckets: Sequence[Bucket]) -> list[Any]:
         """Execute a command in each bucket. Return the replies of those that answer; raise when none does."""
         replies: list[Any] = []
@@ -314,6 +356,10 @@ def _commit(bucket: Bucket, changes: Sequence[Change]) -> Command:
 
 def _least(times: Iterable[bytes | None]) -> int | None:
     return min((int(time) for time in times if time is not None), default=None)
+
+
+def _greatest(times: Iterable[bytes | None]) -> int | None:
+    return max((int(time) for time in times if time is not None), default=None)
 
 
 def _pairs(reply: Sequence[bytes]) -> Iterable[tuple[int, bytes]]:

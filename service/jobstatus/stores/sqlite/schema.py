@@ -76,7 +76,14 @@ MIGRATIONS: Final = (
     INSERT INTO counters VALUES ('virtual_keys_version', 0), ('probes', 0);
     """,
 )
-"""Migration n takes a file from `user_version` n to n + 1. Never edited once released, only added to."""
+"""Migration n takes a file from `user_version` n to n + 1. Never edited once released, only added to.
+
+A version refuses a file that a later migration has changed. What an earlier version can ignore is therefore none, but
+added to the file that the migrations make, see ADDED.
+"""
+
+ADDED: Final = {"last_writer": "TEXT", "traceparent": "TEXT", "annotated_version": "INTEGER"}
+"""Columns of `jobs` that came later, with their types. Each may be absent, or null where an earlier version wrote."""
 
 
 class DiskFull(StoreConfigError):
@@ -130,6 +137,11 @@ def is_current(connection: apsw.Connection) -> bool:
     """Return whether the schema is the one that this version reads and writes."""
     found = _pragma(connection, "application_id"), _pragma(connection, "user_version")
     return found == (APPLICATION_ID, len(MIGRATIONS))
+
+
+def has_added(connection: apsw.Connection) -> bool:
+    """Return whether the file has what came later."""
+    return ADDED.keys() <= _columns(connection)
 
 
 def close_writer(connection: apsw.Connection) -> None:
@@ -241,6 +253,12 @@ def _migrate(connection: apsw.Connection) -> None:
     with_version = _pragma(connection, "user_version")
     for migration in MIGRATIONS[with_version:]:
         connection.execute(migration)
+    for name in ADDED.keys() - _columns(connection):
+        connection.execute(f"ALTER TABLE jobs ADD COLUMN {name} {ADDED[name]}")
     _pragma(connection, "application_id", APPLICATION_ID)
     _pragma(connection, "user_version", len(MIGRATIONS))
     connection.execute("COMMIT")
+
+
+def _columns(connection: apsw.Connection) -> set[str]:
+    return {name for (name,) in connection.execute("SELECT name FROM pragma_table_info('jobs')")}
