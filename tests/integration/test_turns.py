@@ -14,7 +14,7 @@ from jobstatus.rest.limits import RestLimits
 
 OWNER: Final = bearer(virtual_key_token("vk-1"))
 FORGED: Final = OWNER[:-4] + "AAAA"
-ONE_EACH: Final = RestLimits(each_turn=1, strangers_each_turn=1)
+ONE_EACH: Final = RestLimits(each_turn=1)
 CROWD: Final = 30
 
 

@@ -52,6 +52,10 @@ LOG_LINES: Final = 50
 SECONDS: Final = 10.0
 GONE_SECONDS: Final = 60.0
 SAMPLE_SECONDS: Final = 0.02
+SETTLE_SECONDS: Final = 60.0
+SETTLE_SAMPLE_SECONDS: Final = 0.5
+SETTLED_SHARE: Final = 0.1
+"""Of a processor: what a process without clients takes at most."""
 WIDTH: Final = 220
 """Of the table where nobody says how wide the screen is."""
 GOOD_ANSWERS: Final = frozenset({"poll 200", "poll 202", "write OK", "large 200"})
@@ -131,6 +135,15 @@ class Watch:
         self._cpu_before = 0.0
         self._began = 0.0
 
+    async def settled(self) -> None:
+        """Return once the process does next to nothing, such as after the set-up of a load."""
+        async with asyncio.timeout(SETTLE_SECONDS):
+            before, spent = self._cpu(), SETTLED_SHARE
+            while spent >= SETTLED_SHARE:
+                await asyncio.sleep(SETTLE_SAMPLE_SECONDS)
+                now = self._cpu()
+                spent, before = (now - before) / SETTLE_SAMPLE_SECONDS, now
+
     def begin(self) -> None:
         """Count processor time from now on."""
         self._cpu_before, self._began = self._cpu(), time.monotonic()
@@ -174,6 +187,8 @@ async def measure(makers: Makers, ground: Ground, row: Row | None, scale: Scale)
         loads = [good_load]
         if row:
             loads.append(await stack.enter_async_context(makers.flood.ready(plan_of(ground, row, needs, scale))))
+        if row and row.unit != "request":
+            await watch.settled()  # else one heartbeat seems to cost a share of the waits' set-up
         watch.begin()
         told = await asyncio.gather(*(load() for load in loads))
         cpu, seconds = watch.end()

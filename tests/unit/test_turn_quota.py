@@ -29,8 +29,8 @@ def turns() -> Turns:
 
 @pytest.fixture
 def quota(turns: Turns) -> TurnQuota:
-    """Three of each credential, two of strangers."""
-    return TurnQuota(each=3, strangers=2, call_soon=turns.call_soon)
+    """Two of each credential, and two of strangers."""
+    return TurnQuota(limit=2, call_soon=turns.call_soon)
 
 
 async def waiting(quota: TurnQuota, who: str, count: int) -> list[asyncio.Task[None]]:
@@ -49,7 +49,7 @@ async def admitted(tasks: list[asyncio.Task[None]]) -> list[bool]:
 
 def test_each_credential_has_a_quota_and_strangers_share_one(quota: TurnQuota) -> None:
     """What one takes is not missing to another."""
-    assert [quota.take("vk-1") for _ in range(4)] == [True, True, True, False]
+    assert [quota.take("vk-1") for _ in range(3)] == [True, True, False]
     assert [quota.take(STRANGERS) for _ in range(3)] == [True, True, False]
     assert quota.take("vk-2")
 
@@ -57,7 +57,7 @@ def test_each_credential_has_a_quota_and_strangers_share_one(quota: TurnQuota) -
 def test_the_next_turn_has_as_many_again(quota: TurnQuota, turns: Turns) -> None:
     """A turn is asked for once, and only after requests."""
     assert turns.due == []
-    assert [quota.take("vk-1") for _ in range(4)] == [True, True, True, False]
+    assert [quota.take("vk-1") for _ in range(3)] == [True, True, False]
     assert len(turns.due) == 1
     turns.begin()
     assert turns.due == []
@@ -95,6 +95,6 @@ async def test_clients_that_have_gone_take_nobodys_place(quota: TurnQuota, turns
 
 async def test_the_loops_turns_are_the_turns() -> None:
     """With the event loop's own `call_soon`, all go on sooner or later."""
-    quota = TurnQuota(each=1, strangers=1, call_soon=asyncio.get_running_loop().call_soon)
+    quota = TurnQuota(limit=1, call_soon=asyncio.get_running_loop().call_soon)
     async with asyncio.timeout(60):
         await asyncio.gather(*(quota.wait(who) for who in (STRANGERS, "vk-1") for _ in range(50)))

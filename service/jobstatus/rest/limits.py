@@ -31,16 +31,14 @@ class RestLimits:
     """How often one address gets the OpenAPI document in a second, where connections are limited for each address."""
     large_shares: int = 4
     """A virtual key, or all admins together, get no further large answer while they hold one of so many parts of it."""
-    each_turn: int = 128
-    """Requests of one credential that are answered in one turn of the event loop; others wait for the next turns."""
-    strangers_each_turn: int = 64
-    """Those without a credential that is known to be good, all together."""
+    each_turn: int = 64
+    """Requests of one credential that are answered in one turn of the event loop, and of all strangers together."""
     connection_type: type[RestProtocol] = FastPathProtocol
     """The class of connections. RestProtocol has no fast path."""
 
     def turn_quota(self, loop: AbstractEventLoop) -> TurnQuota:
         """Return a new quota for the requests of one port."""
-        return TurnQuota(each=self.each_turn, strangers=self.strangers_each_turn, call_soon=loop.call_soon)
+        return TurnQuota(limit=self.each_turn, call_soon=loop.call_soon)
 
     def large_responses(self, on_refused: Callable[[], None] = lambda: None) -> LargeResponses:
         """Return a new account of the large answers of one process. `on_refused` is called for each one refused."""

@@ -3,7 +3,7 @@
 All requests that have arrived are taken in one turn, and a turn with a thousand of one client takes a tenth of a second
 in which no other client is answered. A poll that needs several turns, as on a store that has to be waited for, would
 wait as often. So each credential has a quota for each turn, and what is over it waits for the next turns, in order. All
-requests without a credential that is known to be good share one small quota. Where turns are short, nobody waits for
+requests without a credential that is known to be good share one quota. Where turns are short, nobody waits for
 long; a client that sends one request at a time never waits.
 
 What waits is the handlers' tasks, of which a connection has one at a time, so their number is that of the connections.
@@ -22,13 +22,12 @@ ADMINS: Final = " admins"
 class TurnQuota:
     """Counts the requests of this turn, and keeps those that wait for their turn. Use it in one event loop."""
 
-    def __init__(self, *, each: int, strangers: int, call_soon: Callable[[Callable[[], None]], object]) -> None:
-        """A turn has so many requests of each credential, and so many of strangers.
+    def __init__(self, *, limit: int, call_soon: Callable[[Callable[[], None]], object]) -> None:
+        """A turn has so many requests of each credential, and of all strangers together.
 
         `call_soon` calls a function in the next turn, as that of an event loop.
         """
-        self._each = each
-        self._strangers = strangers
+        self._limit = limit
         self._call_soon = call_soon
         self._taken: dict[str, int] = {}
         """How many of this turn have been counted, by credential."""
@@ -41,7 +40,7 @@ class TurnQuota:
         None may while others of its credential wait.
         """
         taken = self._taken.get(who, 0)
-        if taken >= (self._each if who else self._strangers) or who in self._waiting:
+        if taken >= self._limit or who in self._waiting:
             return False
         self._taken[who] = taken + 1
         if not self._is_due:
@@ -69,7 +68,7 @@ class TurnQuota:
 
     def _admit(self, who: str) -> None:
         """Let as many go on as a turn has."""
-        waiting, left = self._waiting[who], self._each if who else self._strangers
+        waiting, left = self._waiting[who], self._limit
         while waiting and left:
             future = waiting.popleft()
             if not future.done():  # else its client has gone
