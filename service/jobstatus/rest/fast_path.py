@@ -17,7 +17,7 @@ from aiohttp.http import RawRequestMessage
 from aiohttp.streams import EMPTY_PAYLOAD
 from aiohttp.web_protocol import RequestHandler
 
-from jobstatus.rest.headers import HOST, PREFER, TRANSFER_ENCODING, is_host
+from jobstatus.rest.headers import HOST, TRANSFER_ENCODING, is_host
 from jobstatus.rest.parked import Guest, Parkable, ParkedConnection, Parking
 from jobstatus.rest.protocol import HEAD_END, RestProtocol
 from jobstatus.rest.responses import ALLOWED_METHODS
@@ -26,8 +26,8 @@ TryAnswer: TypeAlias = Callable[[RawRequestMessage], bytes | None]
 """Return the whole answer to a GET or HEAD over HTTP/1.1 on a connection that stays open; None to leave it to the
 handler."""
 BeginWait: TypeAlias = Callable[[RawRequestMessage, Parkable], bytes | None]
-"""Return the whole answer to such a request that need not wait; an empty one where it waits on a parked connection;
-None to leave it to the handler."""
+"""Return the whole answer to such a request, which `TryAnswer` has left; an empty one where it comes later, on a parked
+connection; None to leave it to the handler."""
 MAX_REPEATED_BYTES: Final = 8 * 1024
 """A longer request is parsed each time, because each open connection may keep one."""
 Requests: TypeAlias = Sequence[tuple[RawRequestMessage, StreamReader]]
@@ -94,7 +94,7 @@ class FastPathProtocol(RestProtocol):
             return False
         answer = self._try_answer(request)
         if answer is None:
-            if self._begin_wait is None or PREFER not in request.headers:
+            if self._begin_wait is None:
                 return False
             answer = self._begin_wait(request, self)
             if not answer:  # empty: it comes later, on a parked connection
