@@ -6,10 +6,10 @@ STAMP  := $(VENV)/.installed
 WORKERS ?= auto
 # Otherwise each of the many processes that tests start would compile all modules anew.
 unexport PYTHONDONTWRITEBYTECODE
-SOURCES := service tests benchmarks examples protos docs
+SOURCES := service tests benchmarks examples protos docs deploy
 
 .DEFAULT_GOAL := help
-.PHONY: help install run demo test soak check lint types imports generated generate format lock torture postgresql-torture cluster-torture replicas skew clocks partitions abuse migrations bench polling-day browser clients proxies stops interop clean
+.PHONY: help install run demo test soak check lint types imports generated generate format lock torture postgresql-torture cluster-torture replicas skew clocks partitions abuse migrations bench polling-day browser clients proxies stops interop deploy-check clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F '\t' '{printf "  make %-19s %s\n", $$1, $$2}'
@@ -73,6 +73,10 @@ lock: ## lock the requirements anew (needs uv)
 		--all-extras --group pyproject.toml:dev pyproject.toml -o requirements/dev.txt
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --no-strip-extras \
 		--constraint requirements/dev.txt --group pyproject.toml:example -o requirements/example.txt
+	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --no-strip-extras \
+		--constraint requirements/dev.txt --group pyproject.toml:build -o requirements/build.txt
+	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --no-strip-extras \
+		deploy/tools/requirements.in -o deploy/tools/requirements.txt
 
 torture: install ## kill the service 20 times under load and look for a lost write (minutes)
 	$(BIN)/python tests/soak/torture.py --writers 500 --jobs 20000 --kills 20
@@ -125,5 +129,8 @@ clients: install ## clients that eight generators make of /openapi.json poll a r
 interop: install ## workers in six languages through all that can happen to a job (needs their tools; minutes)
 	$(BIN)/python tests/soak/interop.py $(INTEROP)
 
+deploy-check: install ## render and validate deploy/ with the field's own tools, which it installs into deploy/tools/bin (needs Go)
+	$(BIN)/python deploy/check.py
+
 clean: ## remove .venv and what runs leave behind
-	rm -rf $(VENV) var .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
+	rm -rf $(VENV) var deploy/tools/bin deploy/tools/python .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache .import_linter_cache

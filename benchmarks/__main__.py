@@ -12,7 +12,7 @@ import importlib
 import signal
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any, Final, cast
@@ -21,12 +21,15 @@ import uvloop
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from benchmarks.against import ROWS, checkout
 from benchmarks.facts import facts
 from benchmarks.figures import Options, Series
 from benchmarks.report import Report, tables, to_json
 from benchmarks.servers import KINDS, ROOT
 
 SECTIONS: Final = ("polls", "outcomes", "large", "writes", "waiting", "growth")
+AGAINST: Final = "against"
+"""The only section of a run with --against."""
 STOPPED: Final = 130
 _WIDTH: Final = 110
 """Of what is printed into a file."""
@@ -49,11 +52,20 @@ def read_options(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--quick", action="store_true", help="a try: one short round with few jobs; no figures to quote"
     )
+    parser.add_argument(
+        "--against",
+        type=checkout,
+        metavar="DIR",
+        help="compare with another checkout of this project, whose environment is in .venv, and measure nothing else",
+    )
+    parser.add_argument(
+        "--rows", nargs="+", choices=tuple(ROWS), default=tuple(ROWS), metavar="ROW", help=_choice(ROWS)
+    )
     parser.add_argument("--out", type=Path, default=ROOT / "var" / "bench", help="folder of the report (var/bench)")
     return parser.parse_args(words)
 
 
-def _choice(names: Sequence[str]) -> str:
+def _choice(names: Iterable[str]) -> str:
     return f"some of {', '.join(names)} (all)"
 
 
@@ -70,7 +82,7 @@ async def run(chosen: argparse.Namespace, console: Console) -> tuple[Report, lis
     Why one failed is printed at once. The others are measured all the same, for a run is long.
     """
     chosen.out.mkdir(parents=True, exist_ok=True)
-    names = [name for name in SECTIONS if name in chosen.only]
+    names = [AGAINST] if chosen.against else [name for name in SECTIONS if name in chosen.only]
     report, failed = Report({}, {}, ()), []
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with (
@@ -109,7 +121,13 @@ def _options(chosen: argparse.Namespace, folder: Path, progress: Progress) -> Op
     if chosen.quick:
         values |= {name: min(values.get(name, most), most) for name, most in _QUICK.items()}
     return Options(
-        folder=folder, stores=tuple(chosen.stores), quick=chosen.quick, progress=_shown_by(progress), **values
+        folder=folder,
+        stores=tuple(chosen.stores),
+        quick=chosen.quick,
+        against=chosen.against,
+        rows=tuple(chosen.rows),
+        progress=_shown_by(progress),
+        **values,
     )
 
 

@@ -35,11 +35,14 @@ class Generator:
 
 
 @asynccontextmanager
-async def generating(module: str, *words: str) -> AsyncIterator[Generator]:
-    """A module of `benchmarks`, in a session of its own, so that Ctrl-C reaches this process alone."""
+async def generating(module: str, *words: str, python: str = sys.executable) -> AsyncIterator[Generator]:
+    """A module of `benchmarks`, in a session of its own, so that Ctrl-C reaches this process alone.
+
+    `python` is that of the environment in which it runs.
+    """
     pipe = asyncio.subprocess.PIPE
     child = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", f"benchmarks.{module}", *words),
+        *(python, "-m", f"benchmarks.{module}", *words),
         cwd=ROOT,
         stdin=pipe,
         stdout=pipe,

@@ -110,6 +110,10 @@ class Options:
     waiters: int = 10_000
     stores: tuple[str, ...]
     quick: bool = False
+    against: Path | None = None
+    """Another checkout, with an environment of its own, beside which this one is measured."""
+    rows: tuple[str, ...] = ()
+    """Which figures are compared with those of the other checkout."""
     progress: Progress = field(default=_silent)
 
     def each_round(self, description: str) -> Iterator[int]:

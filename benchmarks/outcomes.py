@@ -29,16 +29,16 @@ async def measure(options: Options) -> list[Series]:
     await seed(store, workload, options)
     collected = Collected(NAME)
     async with serving(KIND, options.folder, store) as target:
-        polls = _polls(workload)
+        polls = polls_by_outcome(workload)
         for number in options.each_round(f"{NAME}: asking {NAMES[KIND]}"):
             for outcome, request in polls.items():
-                cpu_us = await _cpu_us(target, outcome, request, options)
+                cpu_us = await cpu_us_of_poll(target, outcome, request, options)
                 if number:
                     collected.add(outcome, CPU, "µs", cpu_us)
     return collected.series(dict.fromkeys((outcome for outcome in polls if outcome != OK), OK))
 
 
-def _polls(workload: Workload) -> Mapping[str, bytes]:
+def polls_by_outcome(workload: Workload) -> Mapping[str, bytes]:
     """Return a request for each outcome, whose name begins with its status."""
     numbers = [number for number in range(workload.jobs) if not is_admin(number)]
     ended = next(number for number in numbers if workload.job(number).is_terminal)
@@ -59,7 +59,7 @@ def _get(job_id: str, *lines: str) -> bytes:
     return "\r\n".join((f"GET {PATH}{job_id} HTTP/1.1", "Host: bench", *lines, "", "")).encode()
 
 
-async def _cpu_us(target: Target, outcome: str, request: bytes, options: Options) -> float:
+async def cpu_us_of_poll(target: Target, outcome: str, request: bytes, options: Options) -> float:
     """Return the server's CPU time of one such poll, in µs."""
     ends_at = asyncio.get_running_loop().time() + options.seconds
     before = target.cpu_seconds()

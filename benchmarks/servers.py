@@ -21,6 +21,9 @@ from harness.tokens import AUDIENCE, ISSUER, SECRET
 
 T = TypeVar("T")
 
+_NOT_INHERITED: Final = ("JOBSTATUS_", "GRPC_", "PYTHONDONTWRITEBYTECODE")
+"""Without the last one each start would compile all modules anew."""
+
 ROOT: Final = Path(__file__).resolve().parents[1]
 START_SECONDS: Final = 60.0
 _LOOK_SECONDS: Final = 0.005
@@ -91,23 +94,25 @@ def environment(**given: str) -> dict[str, str]:
     """This process's variables without those of a service, with these JOBSTATUS_ ones and the issuer of the tests."""
     ports = {"HTTP": "127.0.0.1:0", "GRPC": "127.0.0.1:0", "ADMIN": "127.0.0.1:0", "LOG_FORMAT": "json"}
     issuer = {"JWT_ISSUER": ISSUER, "JWT_AUDIENCE": AUDIENCE, "JWT_ALGORITHM": "HS256", "JWT_SECRET": SECRET}
-    inherited = {name: value for name, value in os.environ.items() if not name.startswith(("JOBSTATUS_", "GRPC_"))}
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith(_NOT_INHERITED)}
     return inherited | {f"JOBSTATUS_{name}": value for name, value in (ports | issuer | given).items()}
+
+
+PROGRAM: Final = Path(sys.executable).with_name("jobstatus")
 
 
 @asynccontextmanager
 async def started(
-    name: str, folder: Path, command: str, under: tuple[str, ...] = (), /, **given: str
+    name: str, folder: Path, command: str, under: tuple[str, ...] = (), program: Path = PROGRAM, /, **given: str
 ) -> AsyncIterator[tuple[Target, dict[str, Any]]]:
     """`jobstatus serve` or `edge` on free ports, and the addresses that its log tells (http, grpc, admin).
 
     Settings are given as JOBSTATUS_ variables without that prefix; `under` is a command that runs the program. The
     folder keeps the log, which is told in full when the service does not start (RuntimeError).
     """
-    program = str(Path(sys.executable).with_name("jobstatus"))
     log = folder / f"{command}.log"
     surroundings = environment(STATE_DIR=str(folder), **given)
-    async with _running((*under, program, command), log, surroundings, folder) as child:
+    async with _running((*under, str(program), command), log, surroundings, folder) as child:
         told = await _first(child, log, _serving_line)
         yield Target(name, int(told["http"].rpartition(":")[2]), psutil.Process(child.pid)), told
 

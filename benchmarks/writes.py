@@ -75,7 +75,7 @@ async def measure(options: Options) -> list[Series]:
             prefix = secrets.token_hex(14)
             for kind in KINDS:
                 for subject in subjects:
-                    found = await _write(subject, kind, prefix, options)
+                    found = await write(subject, kind, prefix, options)
                     if number:
                         found.add_to(collected, kind, subject.target.name)
     for store in options.track(stores, "writes: counting syncs"):
@@ -106,7 +106,7 @@ def _store_in(folder: Path, kind: str) -> str:
     return store_url(kind, folder)
 
 
-async def _write(subject: Subject, kind: str, prefix: str, options: Options) -> Found:
+async def write(subject: Subject, kind: str, prefix: str, options: Options) -> Found:
     """Have a process of its own make the writes. Raises RuntimeError when one of them fails."""
     writes = (_BATCHED_WRITES if kind in BATCHED else _SINGLE_WRITES) // (_QUICK if options.quick else 1)
     job_ids = f"{prefix}-{'batched' if kind in BATCHED else 'single'}"
@@ -134,6 +134,6 @@ async def _count_syncs(store: str, options: Options, collected: Collected) -> No
         async with syncs.counting(store, log) as count:
             async with _service(store, folder, under) as subject:
                 before = await count(False)
-                found = await _write(subject, kind, secrets.token_hex(14), options)
+                found = await write(subject, kind, secrets.token_hex(14), options)
             counted = await count(True) - before
         collected.add(_named(kind, NAMES[store]), SYNCS, "syncs", counted / found.writes, is_compared=False)

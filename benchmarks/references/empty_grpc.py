@@ -15,7 +15,7 @@ from google.protobuf.message import Message
 from jobstatus.core.commands import Command, CompleteJob, CreateJob
 from jobstatus.core.job import Job, RequestType
 from jobstatus.core.rules import Policy, decide
-from jobstatus.rpc.messages import job_fields
+from jobstatus.rpc.messages import fill_job
 from jobstatus.v1 import job_status_pb2 as pb
 
 from benchmarks.write_load import RESULT
@@ -24,12 +24,12 @@ _NOW_MS: Final = 1_700_000_000_000
 _JOB_ID: Final = "0" * 40
 
 
-def _after(*commands: Command) -> Any:
+def _after(*commands: Command) -> pb.Job:
     job: Job | None = None
     for command in commands:
         job, _ = decide(job, command, _NOW_MS, Policy())
     assert job is not None
-    return job_fields(job, omit_result=True)
+    return fill_job(pb.Job(), job, omit_result=True)
 
 
 _CREATE: Final = CreateJob(
@@ -43,7 +43,7 @@ _ENDED: Final = pb.CompleteJobResponse(job=_COMPLETED)
 
 @cache
 def _batch(is_creation: bool, size: int) -> pb.BatchWriteResponse:
-    return pb.BatchWriteResponse(result=[{"job": _PENDING if is_creation else _COMPLETED}] * size)  # type: ignore[list-item]  # fields in place of messages
+    return pb.BatchWriteResponse(result=[pb.OperationResult(job=_PENDING if is_creation else _COMPLETED)] * size)
 
 
 async def create_job(_request: pb.CreateJobRequest, _context: Any) -> pb.CreateJobResponse:

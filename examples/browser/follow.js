@@ -40,9 +40,18 @@ export class Refused extends Error {}
 
 async function* answers(response) {
   if (response.status >= 500 || response.status === 429) return;
-  if (!response.ok) throw new Refused((await response.json()).error.message);
+  if (!response.ok) throw new Refused(await messageOf(response));
   if (response.headers.get("Content-Type").startsWith("text/event-stream")) yield* events(response.body);
   else yield { id: "", data: await response.text() };
+}
+
+/** What a refusal says. A proxy in between may answer without JSON. */
+async function messageOf(response) {
+  try {
+    return (await response.json()).error.message;
+  } catch {
+    return `The server answered with ${response.status}`;
+  }
 }
 
 /** The blocks of an event stream (HTML standard, section 9.2), each with its id and its data. */

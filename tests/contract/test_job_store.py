@@ -261,9 +261,10 @@ async def test_a_listing_has_what_it_asks_for_newest_first(store: Store, wanted:
     """Filters hold together, order is by time and id, and results are left out."""
     await store.commit([change(item) for item in LISTED])
     filters = {name: value for name, value in wanted.items() if name != "now_ms"}
-    jobs = await store.list_jobs(Listing(**({"limit": 10} | filters)), wanted.get("now_ms", 0))
+    jobs, next_before = await store.list_page(Listing(**({"limit": 10} | filters)), wanted.get("now_ms", 0))
     expected = [item._replace(result=None) for name in found for item in LISTED if item.job_id == name]
     assert jobs == expected
+    assert next_before == ((30, "d") if wanted == {"limit": 2} else None)
 
 
 async def test_jobs_are_counted_by_state(store: Store) -> None:

@@ -196,5 +196,5 @@ async def test_a_job_that_goes_meanwhile_is_no_error(tmp_path: Path) -> None:
         source, target = [await stack.enter_async_context(store_in("memory", tmp_path)) for _ in range(2)]
         await source.commit([change(job("stays")), change(job("goes"))])
         assert await copy(ForgettingStore(source), target) == Report(copied=1)
-        listed = await target.list_jobs(Listing(limit=10), 0)
+        listed = (await target.list_page(Listing(limit=10), 0)).jobs
         assert [item.job_id for item in listed] == ["stays"]

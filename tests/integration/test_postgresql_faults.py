@@ -50,7 +50,7 @@ OPERATIONS: dict[str, Callable[[Store], Awaitable[Any]]] = {
     "claim_sweep": lambda one: one.try_lead("me", 1000),
     "due": lambda one: one.due(0, 1),
     "purge": lambda one: one.purge(0, 1),
-    "list_jobs": lambda one: one.list_jobs(Listing(limit=1), 0),
+    "list_jobs": lambda one: one.list_page(Listing(limit=1), 0),
     "probe": lambda one: one.probe(),
     "read_virtual_keys": lambda one: one.read_virtual_keys(["vk"]),
     "find_virtual_keys": lambda one: one.find_virtual_keys([b"x" * 32]),
@@ -163,7 +163,7 @@ async def test_a_silent_server_is_waited_for_once(fragile: Server, database: str
                 refused_at_once = [asyncio.ensure_future(failure_of(ask(one))) for ask in OPERATIONS.values()]
                 await asyncio.sleep(0)
                 assert not one._short._tasks
-                assert not one._long._tasks
+                assert not one._listings._tasks
                 assert await asyncio.gather(*refused_at_once) == [StoreUnavailable] * len(OPERATIONS)
             assert psutil.Process().num_fds() <= before + 1
         finally:
@@ -460,7 +460,7 @@ async def test_a_long_count_holds_up_no_read_and_no_write(fragile: Server, datab
                 await owner.execute(statement.format(database=database).encode())
         counting = [asyncio.ensure_future(failure_of(opened.count_jobs(), 30)) for _ in range(20)]
         await until(lambda: bool(waiting(fragile, database, "PgSleep")))
-        assert await failure_of(opened.list_jobs(Listing(limit=1), 0)) is StoreUnavailable
+        assert await failure_of(opened.list_page(Listing(limit=1), 0)) is StoreUnavailable
         for number in range(20):
             assert await failure_of(opened.commit([change(job(f"beside-{number}"))])) is None
         assert len(waiting(fragile, database, "PgSleep")) == 1

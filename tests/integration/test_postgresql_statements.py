@@ -16,10 +16,11 @@ from jobstatus.core.commands import HeartbeatJob, StartJob
 from jobstatus.core.job import Job, JobState
 from jobstatus.core.store import Answer, Listing
 from jobstatus.core.virtual_keys import VirtualKey, hash_key
-from jobstatus.stores.listing import page
+from jobstatus.stores.listing import page, window_end
 from jobstatus.stores.postgresql import PostgreSQLJobStore, statements
 from jobstatus.stores.postgresql.connections import KEEPALIVES, Connection, connect
 from jobstatus.stores.postgresql.limits import PostgreSQLLimits
+from jobstatus.stores.postgresql.store import DIALECT
 from jobstatus.stores.postgresql.sweep_position import FULL_SCAN_MS, LEFT_END
 
 LARGE = b'"' + b"x" * 1_000_000 + b'"'
@@ -99,13 +100,13 @@ async def test_nothing_outlives_a_statement(opened: PostgreSQLJobStore) -> None:
         await opened.commit([change(job(version=number + 1), replaces=number)])
         await opened.read_answers(["job-1"])
         await opened.read_jobs(["job-1"], with_results=True)
-        await opened.list_jobs(Listing(limit=1), 0)
+        await opened.list_page(Listing(limit=1), 0)
         await opened.count_jobs()
         await opened.try_lead("me", 1000)
         await opened.put_virtual_key(key)
         await opened.find_virtual_keys(key.key_sha256)
-    connections = [*opened._short._free, *opened._long._free]
-    assert len(connections) == 2
+    connections = [free for connections in opened._all() for free in connections._free]
+    assert len(connections) == 3
     left = """
         SELECT 'prepared', name FROM pg_prepared_statements
         UNION ALL SELECT 'setting', name FROM pg_settings WHERE source = 'session' AND name NOT LIKE 'tcp_%'
@@ -133,9 +134,9 @@ async def test_ids_are_in_the_order_of_their_code_points(opened: PostgreSQLJobSt
     """Not in that of any language, which would put _ and - elsewhere and small letters before capital ones."""
     names = sorted(["a", "B", "_", "-", "0", "Z", "z", "a-b", "a_b", "ab"])
     await opened.commit([change(job(name)) for name in names])
-    listed = await opened.list_jobs(Listing(limit=100), 0)
+    listed = (await opened.list_page(Listing(limit=100), 0)).jobs
     assert [one.job_id for one in listed] == names[::-1]
-    after = await opened.list_jobs(Listing(limit=100, before=(1000, "Z")), 0)
+    after = (await opened.list_page(Listing(limit=100, before=(1000, "Z")), 0)).jobs
     assert [one.job_id for one in after] == [name for name in names if name < "Z"][::-1]
 
 
@@ -182,7 +183,8 @@ async def test_every_statement_finds_its_rows_by_an_index(opened: PostgreSQLJobS
     await opened.commit([change(job(f"old-{number}", expires_at_ms=number, **ended)) for number in range(100)])
     server().execute("VACUUM ANALYZE jobstatus.jobs", database)
     sought = Listing(limit=50, states=[JobState.COMPLETED])
-    rare = page("jobstatus.jobs", sought, 0, mark="%s", position="strpos")
+    rare = page(DIALECT, sought, 0, (5_000, "job-5000"))
+    end = window_end(DIALECT, sought, 10_000)
     asked = {
         "answers": (statements.ANSWERS, (NAMES,)),
         "jobs": (statements.JOBS[False, True], (NAMES,)),
@@ -195,6 +197,7 @@ async def test_every_statement_finds_its_rows_by_an_index(opened: PostgreSQLJobS
         "purge": (statements.PURGE, (LEFT_END, 50, 100)),
         "count": (statements.COUNT, (0,)),
         "rare": rare,
+        "end": end,
     }
     for name, (statement, values) in asked.items():
         plan = json.dumps(await plan_of(opened, statement, values))

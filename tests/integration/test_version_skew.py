@@ -53,7 +53,7 @@ async def works_beside_it(store: Store) -> None:
     assert await store.commit([change(later, replaces=2), change(NEW)]) == {}
     for with_results in (True, False):
         assert await read(store, "old", "new", with_results=with_results) == [later, NEW]
-    assert {each.job_id for each in await store.list_jobs(Listing(limit=10), 0)} == {"old", "new"}
+    assert {each.job_id for each in (await store.list_page(Listing(limit=10), 0)).jobs} == {"old", "new"}
 
 
 async def test_sqlite(tmp_path: Path) -> None:

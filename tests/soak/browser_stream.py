@@ -4,6 +4,7 @@ Needs Chromium and ChromeDriver, which no wheel brings; the script says so where
 
 * The page of examples/browser, behind its own proxy: a job goes through its life while headless Chromium follows it,
   with heartbeats in between, the service stopped and started again, and a result with line breaks.
+* The same page where something else than the service answers with a 404: it says so, and does not ask again.
 * Pages of two other origins, which ask the service itself: one that JOBSTATUS_CORS_ORIGINS names polls, waits and
   follows, and reads errors; the other one is refused, as both are by a service without that setting.
 
@@ -13,15 +14,13 @@ Prints what the pages saw; exits with an error when it is not that.
 import argparse
 import asyncio
 import json
-import os
-import shutil
 import signal
 import sys
 import tempfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "examples"))
@@ -29,15 +28,14 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "examples"))
 import aiohttp
 from aiohttp import web
 from browser.page import FOLDER, application
+from harness.chromium import Browser, browser, missing_programs
 from harness.jobs import complete, create, start
 from harness.service import Process, Service
 from harness.tokens import virtual_key_token
 from harness.waiting import until
 from jobstatus.v1 import job_status_pb2 as pb
 
-START_SECONDS: Final = 20.0
 STEP_SECONDS: Final = 15.0
-ARGUMENTS: Final = ("--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run")
 RESULT: Final = b'{\n  "text": "hello"\n}'
 FOLLOW: Final = """
     const [path, token] = arguments, form = document.querySelector("form");
@@ -55,53 +53,6 @@ REFUSED: Final[tuple[int, str, list[str]]] = (0, "TypeError", [])
 SHOWN: Final = """
     const states = [...document.querySelectorAll("li")].map((item) => item.textContent);
     return [states, document.querySelector("pre").textContent];"""
-
-
-class Browser:
-    """A session of WebDriver's (https://www.w3.org/TR/webdriver2/)."""
-
-    def __init__(self, session: aiohttp.ClientSession, path: str) -> None:
-        self._session = session
-        self._path = path
-
-    async def open(self, url: str) -> None:
-        await post(self._session, f"{self._path}/url", {"url": url})
-
-    async def run(self, script: str, *arguments: str) -> Any:
-        return await post(self._session, f"{self._path}/execute/sync", {"script": script, "args": arguments})
-
-
-async def post(session: aiohttp.ClientSession, path: str, body: dict[str, Any]) -> Any:
-    async with session.post(path, json=body) as answer:
-        value = (await answer.json())["value"]
-        if answer.status != 200:
-            raise RuntimeError(f"the browser says: {value['message']}")
-        return value
-
-
-@asynccontextmanager
-async def browser(folder: Path) -> AsyncIterator[Browser]:
-    """Headless Chromium, driven."""
-    driver = await asyncio.create_subprocess_exec(
-        "chromedriver", "--port=0", stdout=asyncio.subprocess.PIPE, start_new_session=True
-    )
-    assert driver.stdout is not None
-    try:
-        async with asyncio.timeout(START_SECONDS):
-            while b"started successfully on port" not in (line := await driver.stdout.readline()):
-                if not line:
-                    raise RuntimeError("ChromeDriver did not start")
-        base = f"http://127.0.0.1:{int(line.rstrip().rstrip(b'.').rpartition(b' ')[2])}"
-        options = {"args": [*ARGUMENTS, f"--user-data-dir={folder}"]}
-        wanted = {"capabilities": {"alwaysMatch": {"browserName": "chrome", "goog:chromeOptions": options}}}
-        async with aiohttp.ClientSession(base, timeout=aiohttp.ClientTimeout(total=60)) as session:
-            path = f"/session/{(await post(session, '/session', wanted))['sessionId']}"
-            yield Browser(session, path)
-            async with session.delete(path):
-                pass
-    finally:
-        os.killpg(driver.pid, signal.SIGKILL)
-        await driver.wait()
 
 
 @asynccontextmanager
@@ -157,6 +108,22 @@ async def shows(chromium: Browser, *states: str) -> list[str]:
 async def is_ended(chromium: Browser) -> bool:
     states, end = await chromium.run(SHOWN)
     return bool(end) and states == ["pending", "processing", "completed"] and json.loads(end) == json.loads(RESULT)
+
+
+async def refused_without_json(chromium: Browser) -> str:
+    """The page asks something that is not the service; what it showed."""
+    async with served(of_another_origin()) as origin:
+        await chromium.open(f"{origin}/index.html")
+        await chromium.run(FOLLOW, "/nothing", "token")
+        await until(lambda: says_something(chromium), STEP_SECONDS)
+        said = str((await chromium.run(SHOWN))[1])
+    if said != "The server answered with 404":
+        raise RuntimeError(f"the page shows {said!r} for a 404 without JSON")
+    return said
+
+
+async def says_something(chromium: Browser) -> bool:
+    return bool((await chromium.run(SHOWN))[1])
 
 
 def of_another_origin() -> web.Application:
@@ -245,15 +212,15 @@ async def follows(chromium: Browser, process: Process, service: Service) -> list
 
 async def main() -> int:
     argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
-    missing = [name for name in ("chromium", "chromedriver") if shutil.which(name) is None]
-    if missing:
-        print(f"{' and '.join(missing)} cannot be found: install Chromium and ChromeDriver first", file=sys.stderr)
+    if missing := missing_programs():
+        print(missing, file=sys.stderr)
         return 2
     with tempfile.TemporaryDirectory() as name:
         place = Path(name)
         async with Process(place, STOP_DELAY_SECONDS="0") as process, browser(place / "profile") as chromium:
             states = await follow(process, chromium)
             print(f"the page showed {', '.join(states)}, each once, and ended with the result")
+            print(f"it says of a 404 without JSON: {await refused_without_json(chromium)}")
             states = await across_origins(place, chromium)
     print(f"a page of a named origin polled, waited and followed: {', '.join(states)}; other origins were refused")
     return 0

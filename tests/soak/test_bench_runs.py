@@ -45,6 +45,24 @@ async def test_polls_are_measured_beside_both_references(tmp_path: Path) -> None
         assert found.times(named["SQLite"])
 
 
+async def test_a_checkout_is_compared_with_another_one(tmp_path: Path) -> None:
+    """Here with itself: each row of each build has a figure, and the ratio to the other build's."""
+    options = ("--quick", "--jobs", "200", "--out", str(tmp_path))
+    words = ("-m", "benchmarks", *options, "--against", str(ROOT), "--rows", "large", "callers", "commands", "starts")
+    pipe = asyncio.subprocess.PIPE
+    child = await asyncio.create_subprocess_exec(sys.executable, *words, cwd=ROOT, stdout=pipe, stderr=pipe)
+    async with asyncio.timeout(5 * LIMIT_SECONDS):
+        _, errors = await child.communicate()
+    assert (child.returncode, errors) == (0, b""), errors.decode()
+    found = from_json((tmp_path / "report.json").read_text())
+    mine = [series for series in found.series if series.subject.endswith(", this checkout")]
+    assert len(found.series) == 2 * len(mine)
+    assert all(len(found.times(series)) == 1 for series in mine)
+    subjects = " ".join(series.subject for series in mine)
+    for expected in ("1 MB", "128 callers", "jobs get", "serve"):
+        assert expected in subjects
+
+
 async def test_failure_of_a_section_is_told(tmp_path: Path) -> None:
     """A load generator that does not work is named, with what it said, and the command fails."""
     program = tmp_path / "wrk"

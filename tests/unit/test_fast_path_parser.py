@@ -10,7 +10,7 @@ import pytest
 from aiohttp import web
 from aiohttp.http import RawRequestMessage
 from harness.waiting import until
-from jobstatus.rest.fast_path import MAX_REPEATED_BYTES, FastPathProtocol, TryAnswer, WriteBatch
+from jobstatus.rest.fast_path import MAX_REPEATED_BYTES, FastPathProtocol, Prepare, TryAnswer, WriteBatch
 from jobstatus.rest.limits import RestLimits
 from jobstatus.telemetry.throttle import LogThrottle
 
@@ -59,18 +59,18 @@ async def test_answers_of_one_turn_are_written_together_and_to_nobody_who_has_go
         written.clear()
 
 
-def at_once(_: RawRequestMessage) -> bytes:
-    return b"at once"
+def at_once(_: RawRequestMessage) -> TryAnswer:
+    return lambda: b"at once"
 
 
-def connection_of(server: web.Server, limits: RestLimits, try_answer: TryAnswer = at_once) -> FastPathProtocol:
+def connection_of(server: web.Server, limits: RestLimits, prepare: Prepare = at_once) -> FastPathProtocol:
     """A connection that is still to be made, on which each plain request is answered at once."""
     return FastPathProtocol(
         server,
         request_seconds=limits.request_seconds,
         send_seconds=limits.send_seconds,
         throttles=defaultdict(LogThrottle),
-        try_answer=try_answer,
+        prepare=prepare,
         write_batch=WriteBatch(),
         loop=asyncio.get_running_loop(),
     )
@@ -81,11 +81,11 @@ OTHER_OF_ITS_LENGTH: Final = b"GET / HTTP/1.1\r\nHost: tent\r\n\r\n"
 
 
 @asynccontextmanager
-async def polled(try_answer: TryAnswer) -> AsyncIterator[Callable[..., Awaitable[list[bytes]]]]:
+async def polled(prepare: Prepare) -> AsyncIterator[Callable[..., Awaitable[list[bytes]]]]:
     """Function that sends these bytes, each in a turn of its own, and returns what was answered to all so far."""
     written: list[tuple[str, bytes]] = []
     server = web.Server(empty_answer)
-    protocol = connection_of(server, RestLimits(), try_answer)
+    protocol = connection_of(server, RestLimits(), prepare)
     protocol.connection_made(Transport(written, "client"))
 
     async def send(*parts: bytes) -> list[bytes]:
@@ -102,35 +102,36 @@ async def polled(try_answer: TryAnswer) -> AsyncIterator[Callable[..., Awaitable
 
 async def test_a_repeated_request_is_parsed_once() -> None:
     """But it is answered anew each time: the job may have changed, or the credential may have expired."""
-    asked: list[RawRequestMessage] = []
+    prepared: list[RawRequestMessage] = []
     answers = iter([b"first", b"second", b"third", b"fourth"])
 
-    def try_answer(request: RawRequestMessage) -> bytes | None:
-        asked.append(request)
-        return next(answers)
+    def prepare(request: RawRequestMessage) -> TryAnswer:
+        prepared.append(request)
+        return lambda: next(answers)
 
-    async with polled(try_answer) as send:
+    async with polled(prepare) as send:
         assert await send(*[REPEATED] * 4) == [b"first", b"second", b"third", b"fourth"]
-    assert asked[1] is asked[2] is asked[3]  # the first one of a connection ends its time limit
+    assert len(prepared) == 2  # the first one of a connection also ends its time limit
 
 
 async def test_only_the_same_bytes_are_a_repeated_request() -> None:
     """Neither the end of a request that came in parts, nor another one, nor one that follows it at once."""
     head, tail = REPEATED[:16], REPEATED[16:]
 
-    def try_answer(request: RawRequestMessage) -> bytes | None:
-        return request.headers["Host"].encode()
+    def prepare(request: RawRequestMessage) -> TryAnswer:
+        host = request.headers["Host"].encode()
+        return lambda: host
 
-    async with polled(try_answer) as send:
+    async with polled(prepare) as send:
         assert await send(REPEATED, REPEATED, OTHER_OF_ITS_LENGTH) == [b"test", b"test", b"tent"]
-    async with polled(try_answer) as send:
+    async with polled(prepare) as send:
         assert await send(REPEATED, head, tail, head) == [b"test", b"test"]
         assert await send(tail) == [b"test"] * 3
-    async with polled(try_answer) as send:
+    async with polled(prepare) as send:
         await send(REPEATED, head, tail)
         (*_, answer) = await send(tail)
         assert answer.startswith(b"HTTP/1.1 400")
-    async with polled(try_answer) as send:
+    async with polled(prepare) as send:
         *_, both = await send(REPEATED, REPEATED, OTHER_REQUEST + REPEATED)
         assert both != b"test"  # the handler answers
         assert (await send(REPEATED))[-1] == b"test"
@@ -139,7 +140,7 @@ async def test_only_the_same_bytes_are_a_repeated_request() -> None:
 async def test_what_the_handler_must_answer_is_not_kept_for_the_next() -> None:
     """A request that was answered at once may need the handler later, as when its credential has to be looked up."""
     answers = iter([b"first", b"second", None, None, b"fourth"])  # the third is parsed, and tried, once more
-    async with polled(lambda _: next(answers)) as send:
+    async with polled(lambda _: lambda: next(answers)) as send:
         first, second, by_handler, fourth = await send(*[REPEATED] * 4)
     assert (first, second, fourth) == (b"first", b"second", b"fourth")
     assert by_handler.startswith(b"HTTP/1.1 200")
@@ -150,13 +151,13 @@ async def test_a_long_request_is_not_kept() -> None:
     asked: list[RawRequestMessage] = []
     lines = b"".join(b"X-%d: %s\r\n" % (number, b"x" * (MAX_REPEATED_BYTES // 2)) for number in range(2))
 
-    def try_answer(request: RawRequestMessage) -> bytes | None:
+    def prepare(request: RawRequestMessage) -> TryAnswer:
         asked.append(request)
-        return b"at once"
+        return lambda: b"at once"
 
-    async with polled(try_answer) as send:
+    async with polled(prepare) as send:
         await send(REPEATED, *[REPEATED[:-2] + lines + b"\r\n"] * 2)
-    assert asked[1] is not asked[2]
+    assert len(asked) == 3
 
 
 async def empty_answer(_: web.BaseRequest) -> web.StreamResponse:

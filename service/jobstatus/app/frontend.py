@@ -23,9 +23,9 @@ from jobstatus.rest.admin import admin_handler
 from jobstatus.rest.admission import Admission, RateLimit, RateLimiter, record_read
 from jobstatus.rest.connection_table import Limit
 from jobstatus.rest.cors import Cors
-from jobstatus.rest.cors_handler import cors_handler, cors_try_answer
+from jobstatus.rest.cors_handler import cors_handler, cors_prepare
 from jobstatus.rest.event_stream import EventSender
-from jobstatus.rest.fast_path import TryAnswer
+from jobstatus.rest.fast_path import Prepare
 from jobstatus.rest.handler import PollHandler
 from jobstatus.rest.limits import RestLimits
 from jobstatus.rest.openapi import OpenApiDocument
@@ -136,12 +136,12 @@ def build_frontend(
         admission=admission,
     )
     answer: Handler = handler.answer
-    try_answer: TryAnswer = handler.try_answer
+    prepare: Prepare = handler.prepare
     if cors.is_on:
-        answer, try_answer = cors_handler(answer, cors, metrics), cors_try_answer(try_answer, cors)
+        answer, prepare = cors_handler(answer, cors, metrics), cors_prepare(prepare, cors)
     public = HttpServer(
         answer,
-        try_answer if polls.polls_at_once else None,
+        prepare if polls.polls_at_once else None,
         waits.begin_wait,
         max_connections=settings.max_connections,
         max_connections_each=settings.connections_each,

@@ -97,7 +97,7 @@ class Census:
         began = self._monotonic()
         await work()
         ended = self._monotonic()
-        return ended + (ended - began) / self._limits.cost_share
+        return ended + (ended - began) / self._limits.count_share
 
     def _of(self, count: JobCount) -> dict[str, Any]:
         return {

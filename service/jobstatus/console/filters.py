@@ -6,9 +6,9 @@ from typing import Any, Final
 from jobstatus.core.commands import check_id
 from jobstatus.core.errors import InvalidField
 from jobstatus.core.job import Job, JobState, RequestType, is_valid_id
-from jobstatus.core.store import Listing
+from jobstatus.core.store import Listing, Place
 
-NAMES: Final = ("state", "type", "key", "after", "before", "page", "at")
+NAMES: Final = ("state", "type", "key", "worker", "error", "status", "after", "before", "page", "at")
 """The parameters that a page may send."""
 MAX_CHARS: Final = 256
 _MAX_MS: Final = 1 << 53
@@ -25,17 +25,17 @@ def listing_of(arguments: Mapping[str, Any], limit: int) -> Listing:
     first = place_in(arguments, "at")
     if before is None and first is not None:
         before = first[0], first[1] + _LEAST_OF_IDS
-    key = arguments.get("key") or None
-    if key is not None:
-        check_id("key", key)
     request_type = arguments.get("type") or None
     return Listing(
         limit=limit,
         states=tuple(_one_of(JobState, name, "state") for name in (arguments.get("state") or "").split(",") if name),
         request_type=None if request_type is None else _one_of(RequestType, request_type, "type"),
-        virtual_key_id=key,
-        created_after_ms=_time(arguments, "after"),
-        created_before_ms=_time(arguments, "before"),
+        virtual_key_id=_id(arguments, "key"),
+        worker_id=_id(arguments, "worker"),
+        error_code=arguments.get("error") or None,
+        status_code=_number_of(arguments, "status"),
+        created_after_ms=_number_of(arguments, "after"),
+        created_before_ms=_number_of(arguments, "before"),
         before=before,
     )
 
@@ -43,6 +43,11 @@ def listing_of(arguments: Mapping[str, Any], limit: int) -> Listing:
 def place_of(job: Job) -> str:
     """Return the place of a job in a listing as a text."""
     return f"{job.created_at_ms}.{job.job_id}"
+
+
+def place_text(place: Place | None) -> str | None:
+    """Return a place in a listing as a text."""
+    return None if place is None else f"{place[0]}.{place[1]}"
 
 
 def place_in(arguments: Mapping[str, Any], name: str) -> tuple[int, str] | None:
@@ -62,14 +67,21 @@ def named(arguments: Mapping[str, Any]) -> dict[str, str]:
     return {name: value if is_valid_id(value) else "(not an id)" for name, value in given.items()}
 
 
-def _time(arguments: Mapping[str, Any], name: str) -> int | None:
+def _id(arguments: Mapping[str, Any], name: str) -> str | None:
+    text = arguments.get(name) or None
+    if text is not None:
+        check_id(name, text)
+    return text
+
+
+def _number_of(arguments: Mapping[str, Any], name: str) -> int | None:
     text = arguments.get(name)
     return _number(str(text), name) if text else None
 
 
 def _number(text: str, name: str) -> int:
     if not (text.isascii() and text.isdecimal() and len(text) <= 16 and int(text) < _MAX_MS):
-        raise InvalidField.of(name, "must be a time in milliseconds")
+        raise InvalidField.of(name, "must be a whole number")
     return int(text)
 
 

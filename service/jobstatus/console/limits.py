@@ -12,12 +12,14 @@ class ConsoleLimits:
     requests_per_second: float = 20.0
     burst: int = 60
     """Requests of all pages together, and how many may come at a time. A stream counts once."""
-    tick_seconds: float = 0.5
+    tick_seconds: float = 0.4
     """The least time between two looks of a stream at what it shows."""
     slowest_tick_seconds: float = 5.0
-    cost_share: float = 0.01
-    """A stream, and each count of all jobs, takes at most this part of the time."""
-    keep_seconds: float = 0.4
+    look_share: float = 0.05
+    """The looks of a stream take at most this part of the time, most of which they wait for the store."""
+    count_share: float = 0.01
+    """Each count of all jobs takes at most this part of the time."""
+    keep_seconds: float = 0.3
     """How long an answer serves other pages that show the same."""
     pulse_seconds: float = 1.0
     """How often figures are collected while a page is open."""

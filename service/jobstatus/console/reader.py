@@ -166,13 +166,15 @@ class ConsoleReader:
     async def _jobs(self, arguments: dict[str, Any]) -> Answer:
         limit = self._limits.page_jobs
         listing = filters.listing_of(arguments, limit + 1)
-        found = await self._tracker.list_jobs(listing)
+        found, next_before = await self._tracker.list_page(listing)
         page = found[:limit]
+        if len(found) > limit:
+            next_before = (page[-1].created_at_ms, page[-1].job_id)
         return document(
             {
                 "jobs": [rows.row_of(job) for job in page],
                 "top": filters.place_of(page[0]) if page else None,
-                "next": filters.place_of(page[-1]) if len(found) > limit else None,
+                "next": filters.place_text(next_before),
             }
         )
 

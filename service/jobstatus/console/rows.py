@@ -49,6 +49,8 @@ def details_of(job: Job, *, result_bytes: int | None, path: str, readers: str) -
         "result_bytes": result_bytes,
         "error_type": None if error is None else error.error.type,
         "error_code": None if error is None else error.error.code,
+        "writer": job.last_writer,
+        "traceparent": job.traceparent,
     }
     given = {name: value for name, value in values.items() if value is not None}
     return row_of(job) | given | {"path": path, "readers": readers}
@@ -74,10 +76,10 @@ def groups_of(failed: Iterable[Job]) -> list[dict[str, Any]]:
         row = row_of(job)
         group = groups.setdefault(
             (row["error"], job.status_code),
-            {"error": row["error"], "code": job.status_code, "jobs": 0, "types": {}, "latest": row, "first": 0},
+            {"error": row["error"], "code": job.status_code, "jobs": 0, "types": {}, "latest": row}
+            | ({"filter": "error"} if job.error and job.error.error.code else {"filter": "status"}),
         )
         group["jobs"] += 1
-        group["first"] = job.completed_at_ms
         group["types"][row["type"]] = group["types"].get(row["type"], 0) + 1
     return sorted(groups.values(), key=lambda group: -group["jobs"])
 

@@ -118,7 +118,7 @@ class Streamer:
             if self._pulse.now != now:
                 now = self._pulse.now
                 parts.append(f'"now":{now}')
-            if new := self._pulse.curves.since(points):
+            if name == "now" and (new := self._pulse.curves.since(points)):
                 points = self._pulse.curves.added
                 parts.append(f'"points":{json.dumps(new, separators=(",", ":"))}')
             parts = [part for part in parts if part]
@@ -131,7 +131,7 @@ class Streamer:
     def _pause(self, name: str, seconds: float) -> float:
         """Return how long to wait after a look that took so long."""
         limits = self._limits
-        pause = max(limits.tick_seconds, _SLOW.get(name, 0.0), seconds / limits.cost_share)
+        pause = max(limits.tick_seconds, _SLOW.get(name, 0.0), seconds / limits.look_share)
         return min(pause, max(limits.slowest_tick_seconds, limits.tick_seconds))
 
 

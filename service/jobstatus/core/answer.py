@@ -17,14 +17,18 @@ RESULT_TAIL: Final = b"}"
 _to_text: Final = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False).encode
 
 
+@lru_cache(4096)
 def timestamp(at_ms: int) -> str:
-    """Format as RFC 3339 in UTC with milliseconds and Z."""
+    """Format as RFC 3339 in UTC with milliseconds and Z.
+
+    Cached, because jobs that change in the same batch share most of their timestamps.
+    """
     return f"{_second(at_ms // 1000)}.{at_ms % 1000:03}Z"
 
 
 @lru_cache(4096)
 def _second(at_seconds: int) -> str:
-    """Cached, because jobs that change at the same time share most of their timestamps."""
+    """Cached for jobs that change one by one."""
     return datetime.fromtimestamp(at_seconds, UTC).isoformat()[: len("2026-01-31T23:59:59")]
 
 
@@ -75,7 +79,7 @@ def render_without_result(job: Job) -> bytes:
 
 def _document(job: Job, *, has_result: bool) -> bytes:
     """Spelt out, because it is made for each write: only the error has characters that JSON would escape."""
-    text = f'{{"id":"{job.job_id}","status":"{job.state.value}"'
+    text = f'{{"id":"{job.job_id}","status":"{job.state}"'
     if job.expires_at_ms is not None:
         text += f',"expires_at":"{timestamp(job.expires_at_ms)}"'
     text += f',"created_at":"{timestamp(job.created_at_ms)}"'

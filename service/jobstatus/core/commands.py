@@ -21,6 +21,8 @@ MAX_NAME_CHARS: Final = 256
 MAX_MESSAGE_CHARS: Final = 1024
 MAX_ERROR_BYTES: Final = 64 * 1024
 MAX_BATCH: Final = 1000
+OK: Final = 200
+"""The status code of a completed job that names none."""
 
 
 def check_id(field: str, value: str) -> None:
@@ -43,7 +45,8 @@ def check_attempt(value: int) -> None:
 
 def check_span(field: str, value_ms: int, high_ms: int) -> None:
     """Raise InvalidField unless the span is at least a second and at most `high_ms`."""
-    check_range(field, value_ms / SECOND_MS, 1, high_ms // SECOND_MS, " seconds")
+    if not SECOND_MS <= value_ms <= high_ms:
+        raise InvalidField.of(field, f"must be from 1 to {high_ms // SECOND_MS} seconds")
 
 
 def check_text(field: str, value: str | None, high: int) -> None:
@@ -102,9 +105,12 @@ class CreateJob:
         if self.virtual_key_id is not None:
             check_id("virtual_key_id", self.virtual_key_id)
         check_span("result_ttl", self.result_ttl_ms, MAX_RESULT_TTL_MS)
-        check_text("provider", self.provider, MAX_NAME_CHARS)
-        check_text("model_requested", self.model_requested, MAX_NAME_CHARS)
-        check_range("max_attempts", self.max_attempts, 1, MAX_ATTEMPTS)
+        if self.provider is not None:
+            check_text("provider", self.provider, MAX_NAME_CHARS)
+        if self.model_requested is not None:
+            check_text("model_requested", self.model_requested, MAX_NAME_CHARS)
+        if self.max_attempts != 1:
+            check_range("max_attempts", self.max_attempts, 1, MAX_ATTEMPTS)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -142,12 +148,13 @@ class CompleteJob:
     job_id: str
     result: bytes
     attempt: int = 0
-    status_code: int = 200
+    status_code: int = OK
 
     def __post_init__(self) -> None:
         check_id("job_id", self.job_id)
         check_attempt(self.attempt)
-        check_status_code("status_code", self.status_code)
+        if self.status_code != OK:
+            check_status_code("status_code", self.status_code)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

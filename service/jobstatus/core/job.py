@@ -80,9 +80,9 @@ class Job(NamedTuple):
     A tuple, because several are made for each write, and changing a field costs a fifth of what a dataclass takes.
     `due_at_ms` is when a sweep has to see whether a lease or a timeout has ended: not later than it ends, and earlier
     where heartbeats have renewed the lease since; None for a terminal job. `lease_ms` is the duration of a lease, by
-    which a heartbeat renews it; None while the attempt has no lease. `last_writer` is the name in the client
-    certificate of whoever made this version; None without one, and where the service made it. `traceparent` is that of
-    the request that submitted the job, see `traceparent`.
+    which a heartbeat renews it; None while the attempt has no lease. `last_writer` has the names in the certificate of
+    the client that made this version; None without one, and where the service made it. `traceparent` is that of the
+    request that submitted the job, see `traceparent`.
     """
 
     job_id: str
@@ -111,6 +111,26 @@ class Job(NamedTuple):
     last_writer: str | None = None
     traceparent: str | None = None
 
+    def ended(
+        self, state: JobState, at_ms: int, status_code: int, result: bytes | None, error: JobError | None
+    ) -> "Job":
+        """Return the job as it ended at this time, in this state. It has no lease any more."""
+        values = [*self]
+        values[_STATE], values[_STATUS_CODE] = state, status_code
+        values[_COMPLETED_AT_MS], values[_EXPIRES_AT_MS] = at_ms, at_ms + self.result_ttl_ms
+        values[_LEASE_MS] = values[_LEASE_EXPIRES_AT_MS] = None
+        values[_ERROR], values[_RESULT] = error, result
+        return Job._make(values)
+
+    def next_version(self, version: int, due_at_ms: int | None) -> "Job":
+        """Return the job with these two fields.
+
+        This and `ended` are spelt out, because each write needs them and `_replace` takes three times as long.
+        """
+        values = [*self]
+        values[_VERSION], values[_DUE_AT_MS] = version, due_at_ms
+        return Job._make(values)
+
     @property
     def is_terminal(self) -> bool:
         return self.state in TERMINAL_STATES
@@ -123,3 +143,15 @@ class Job(NamedTuple):
     def is_expired(self, now_ms: int) -> bool:
         """Whether reads answer that there is no such job."""
         return self.expires_at_ms is not None and self.expires_at_ms <= now_ms
+
+
+_VERSION: Final = Job._fields.index("version")
+_DUE_AT_MS: Final = Job._fields.index("due_at_ms")
+_STATE: Final = Job._fields.index("state")
+_STATUS_CODE: Final = Job._fields.index("status_code")
+_COMPLETED_AT_MS: Final = Job._fields.index("completed_at_ms")
+_EXPIRES_AT_MS: Final = Job._fields.index("expires_at_ms")
+_LEASE_MS: Final = Job._fields.index("lease_ms")
+_LEASE_EXPIRES_AT_MS: Final = Job._fields.index("lease_expires_at_ms")
+_ERROR: Final = Job._fields.index("error")
+_RESULT: Final = Job._fields.index("result")

@@ -4,17 +4,17 @@ Stricter than `json.loads`, which guesses UTF-16 and UTF-32, accepts NaN and kee
 signed must have one meaning (RFC 8725, section 2.4; RFC 7515, section 4), and so must what clients are sent: where one
 value of a result cannot be read, the whole answer cannot (RFC 7493 names the same pitfalls).
 
-What the decoder does not check is searched for with functions in C, and only where bytes show that it may be there. The
-exact place of a fault is found afterwards.
+The decoder in C reads the text. What it does not check is noted by it and then checked, or searched for in the bytes,
+with functions in C and only where it may be. The exact place of a fault is found afterwards.
 """
 
 import json
 import math
 import re
 from array import array
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import accumulate
-from typing import Any, Final, NoReturn
+from typing import Any, Final, NoReturn, TypeAlias
 
 MAX_DEPTH: Final = 100
 """Arrays and objects inside each other. Parsers stop at 127 (serde_json, jq) or about 1,000 levels; the answer
@@ -26,6 +26,9 @@ MARK: Final = "\ud800"
 
 _SAFE_DIGITS: Final = 308
 """So many digits are less than the largest double, about 1.8e308."""
+
+Members: TypeAlias = list[tuple[str, Any]]
+"""The members of an object, with all names that it has. Values are left out where they are objects."""
 
 
 class Fault(ValueError):
@@ -52,7 +55,80 @@ def parse_object(data: bytes) -> dict[str, Any]:
     return value
 
 
-def check_json(data: bytes) -> None:
+class Scanner:
+    """A decoder that keeps no values, so that a large one is not in memory a second time. For one thread.
+
+    It notes the members of objects and the texts of numbers. They are checked when the text has been read, because to
+    call a function in Python for each would take most of the time.
+    """
+
+    def __init__(self) -> None:
+        self._objects: list[Members] = []
+        self._floats: list[str] = []
+        self._integers: list[str] = []
+        self._decoder = json.JSONDecoder(
+            object_pairs_hook=self._objects.append,
+            parse_float=self._floats.append,
+            parse_int=self._integers.append,
+            parse_constant=_refuse,
+        )
+
+    def scan(self, data: bytes, check_names: Callable[[Members], None]) -> int:
+        """Return how many objects there are. Raise Fault unless the bytes are JSON whose numbers every client can read.
+
+        `check_names` is called with each object in which a name repeats, in the order of their ends; it raises
+        ValueError if that is a fault.
+        """
+        text = to_text(data)
+        try:
+            problem = None if self._reads(text) else self._problem(text)
+            if self._floats or self._integers:
+                self._check_numbers()
+            objects = self._objects
+            count = len(objects)
+            if sum(map(len, map(dict, objects))) < sum(map(len, objects)):
+                for members in objects:
+                    if len(dict(members)) < len(members):
+                        check_names(members)
+        except (ValueError, RecursionError) as error:
+            raise fault(data) from error
+        finally:
+            self._clear()
+        if problem is not None:
+            raise Fault(*problem)
+        return count
+
+    def _reads(self, text: str) -> bool:
+        """Note what is in the text, and return whether it is JSON without space around it."""
+        try:
+            return self._decoder.raw_decode(text)[1] == len(text)
+        except json.JSONDecodeError:
+            return False
+
+    def _problem(self, text: str) -> tuple[int, str] | None:
+        """Note what is in the text. Return where it is no JSON, and what is wrong there."""
+        self._clear()
+        try:
+            self._decoder.decode(text)
+        except json.JSONDecodeError as error:
+            return _syntax_problem(error, text)
+        return None
+
+    def _clear(self) -> None:
+        self._objects.clear()
+        self._floats.clear()
+        self._integers.clear()
+
+    def _check_numbers(self) -> None:
+        floats, integers = "".join(self._floats), "".join(self._integers)
+        if "e" in floats or "E" in floats or max(len(floats), len(integers)) > _SAFE_DIGITS:
+            numbers = [*self._floats, *(text for text in self._integers if len(text) > _SAFE_DIGITS)]
+            longest = max(map(len, numbers), default=0)
+            if longest > MAX_NUMBER_LENGTH or not all(map(math.isfinite, map(float, numbers))):
+                raise ValueError("a number out of range")
+
+
+def check_json(data: bytes, scanner: Scanner | None = None) -> None:
     """Raise Fault unless the bytes are one JSON value that every client reads the same way.
 
     Refused are what RFC 8259 refuses, and what some parsers refuse or read differently: duplicate names, numbers beyond
@@ -60,37 +136,38 @@ def check_json(data: bytes) -> None:
     2**53 are valid, because ids of 64 bits are common and no parser refuses them; JavaScript rounds them, as every
     parser rounds long fractions.
 
-    The event loop waits meanwhile, so `json_slices` checks large values in slices.
+    The event loop waits meanwhile, so `json_slices` checks large values in slices. A scanner may be used again and
+    again, which saves making one.
     """
-    decode(_CHECKER, data)
-    check_surrogates(data)
-    if data.count(b"[") + data.count(b"{") > MAX_DEPTH and max(levels(brackets(without_escapes(data)))) > MAX_DEPTH:
+    objects = (scanner or Scanner()).scan(data, _refuse_names)
+    if b"\\" in data:
+        check_surrogates(data)
+    opened = objects + data.count(b"[") if b"[" in data else objects
+    if opened > MAX_DEPTH and max(levels(brackets(without_escapes(data)))) > MAX_DEPTH:
         raise fault(data)
 
 
-def checker(check_names: Callable[[list[tuple[str, Any]]], None]) -> json.JSONDecoder:
-    """Return a decoder that checks numbers and keeps no values, so that a large value is not in memory a second time.
-
-    `check_names` is called with the members of each object, and raises ValueError for duplicates.
-    """
-    return json.JSONDecoder(
-        object_pairs_hook=check_names, parse_float=_check_float, parse_int=_check_integer, parse_constant=_refuse
-    )
-
-
-def decode(decoder: json.JSONDecoder, data: bytes) -> Any:
-    """Return what the decoder makes of the bytes. Raise Fault."""
+def to_text(data: bytes) -> str:
+    """Decode UTF-8. Raise Fault."""
     try:
-        text = data.decode("utf-8", "strict")
+        return data.decode("utf-8", "strict")
     except UnicodeDecodeError as error:
         raise Fault(error.start, "not UTF-8") from error
+
+
+def read_string(data: bytes) -> str:
+    """Return the string that the JSON is. Raise Fault for what is no JSON."""
+    text = to_text(data)
     try:
-        return decoder.decode(text)
+        string: str = json.loads(text)
     except json.JSONDecodeError as error:
-        problem = error.msg.removesuffix(" at").removesuffix(" starting").lower()
-        raise Fault(len(text[: error.pos].encode()), problem) from error
-    except (ValueError, RecursionError) as error:
-        raise fault(data) from error
+        raise Fault(*_syntax_problem(error, text)) from error
+    return string
+
+
+def _syntax_problem(error: json.JSONDecodeError, text: str) -> tuple[int, str]:
+    problem = error.msg.removesuffix(" at").removesuffix(" starting").lower()
+    return len(text[: error.pos].encode()), problem
 
 
 def check_surrogates(data: bytes) -> None:
@@ -208,23 +285,8 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return names
 
 
-def _check_unique(pairs: list[tuple[str, Any]]) -> None:
-    _unique(pairs)
-
-
-def _check_number(text: str) -> None:
-    if problem := _number_problem(text):
-        raise ValueError(problem)
-
-
-def _check_float(text: str) -> None:
-    if not (len(text) <= MAX_NUMBER_LENGTH and math.isfinite(float(text))):
-        _check_number(text)
-
-
-def _check_integer(text: str) -> None:
-    if len(text) > _SAFE_DIGITS:
-        _check_number(text)
+def _refuse_names(_: Sequence[tuple[str, Any]]) -> NoReturn:
+    raise ValueError("duplicate key")
 
 
 def _refuse(name: str) -> NoReturn:
@@ -232,7 +294,6 @@ def _refuse(name: str) -> NoReturn:
 
 
 _PARSER: Final = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_refuse)
-_CHECKER: Final = checker(_check_unique)
 
 _STRING: Final = rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"'
 _NUMBER: Final = rb"-?(?:(?:0|[1-9]\d*+)(?:\.\d++)?(?:[eE][+-]?\d++)?|NaN|Infinity)"

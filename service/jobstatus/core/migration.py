@@ -97,14 +97,21 @@ def _says_the_same(one: VirtualKey | None, other: VirtualKey) -> bool:
 
 async def _jobs_of(source: Store, now_ms: int, limits: MigrationLimits) -> AsyncIterator[list[Job]]:
     """Yield all jobs with their results, newest first, in parts of bounded size."""
-    listing = Listing(limit=limits.page)
-    while page := await source.list_jobs(listing, now_ms):
-        last = page[-1]
-        listing = replace(listing, before=(last.created_at_ms, last.job_id))
+    async for page in pages_of(source, Listing(limit=limits.page), now_ms):
         job_ids = [job.job_id for job in page]
         sizes = [answer.result_size or 0 if answer else 0 for answer in _sound(await source.read_answers(job_ids))]
         for part in _parts(job_ids, sizes, limits.page_bytes):
             yield [job for job in _sound(await source.read_jobs(part, with_results=True)) if job is not None]
+
+
+async def pages_of(source: Store, listing: Listing, now_ms: int) -> AsyncIterator[list[Job]]:
+    """Yield the jobs of a whole listing, page by page."""
+    while True:
+        page = await source.list_page(listing, now_ms)
+        yield page.jobs
+        if page.next_before is None:
+            return
+        listing = replace(listing, before=page.next_before)
 
 
 def _parts(job_ids: Sequence[str], sizes: Sequence[int], max_bytes: int) -> Iterator[list[str]]:

@@ -114,12 +114,16 @@ class Claim(NamedTuple):
     now_ms: int | None
 
 
+Place: TypeAlias = tuple[int, str]
+"""A place in the order of listings: (created_at_ms, job_id)."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Listing:
     """Which jobs a listing returns, newest first: by (created_at_ms, job_id), both descending.
 
-    Every filter that is given must hold; `error_code` is that of `JobError.error`. `before` is the key of the last job
-    of the page before.
+    Every filter that is given must hold; `error_code` is that of `JobError.error`. `before` is where the page before
+    ended.
     """
 
     limit: int
@@ -131,7 +135,24 @@ class Listing:
     worker_id: str | None = None
     error_code: str | None = None
     status_code: int | None = None
-    before: tuple[int, str] | None = None
+    before: Place | None = None
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether every job that has not expired and is of the time asked for is listed."""
+        return not self.states and self.request_type is None and self.virtual_key_id is None and not self.needs_rows
+
+    @property
+    def needs_rows(self) -> bool:
+        """Whether there is a filter of what the indexes for listings do not have."""
+        return any(wanted is not None for wanted in (self.worker_id, self.error_code, self.status_code))
+
+
+class JobPage(NamedTuple):
+    """A part of a listing. `next_before` is the place before which the listing goes on, None where it has ended."""
+
+    jobs: list[Job]
+    next_before: Place | None
 
 
 OLDEST_SOUGHT: Final = 10_000
@@ -242,10 +263,11 @@ class JobStore(JobReader, Protocol):
         """Remove at most `limit` jobs with `expires_at_ms` <= now. Return how many. Parts as in `due`."""
         ...
 
-    async def list_jobs(self, listing: Listing, now_ms: int) -> list[Job]:
+    async def list_page(self, listing: Listing, now_ms: int) -> JobPage:
         """Return a page of the jobs that have not expired at `now_ms`, without results.
 
-        Must not delay point reads and commits.
+        The work is bounded, whatever the filters: a page may have fewer jobs than asked for, or none, although the
+        listing goes on. Each page goes on further than the one before. Must not delay point reads and commits.
         """
         ...
 

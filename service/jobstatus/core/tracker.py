@@ -5,7 +5,7 @@ Each read compares expiry with the clock, here and in `poll`, whether or not the
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Final, TypeVar
 
@@ -16,7 +16,7 @@ from jobstatus.core.job import Job, JobState
 from jobstatus.core.observer import Observer, timed
 from jobstatus.core.poll import Poller
 from jobstatus.core.rules import Policy
-from jobstatus.core.store import Answer, JobStore, Listing, StoreError
+from jobstatus.core.store import Answer, JobPage, JobStore, Listing, StoreError
 from jobstatus.core.timekeeper import Timekeeper
 from jobstatus.core.watching.change_feed import ChangeFeed
 from jobstatus.core.watching.shared_reads import AwaitingWaiter, Reading, SharedReads
@@ -33,6 +33,8 @@ class TrackerLimits:
 
     reads: BatchReaderLimits = BatchReaderLimits()  # noqa: RUF009  # a frozen value
     writes: WriterLimits = WriterLimits()  # noqa: RUF009  # a frozen value
+    page_seconds: float = 0.05
+    """How long jobs for one page of a listing are looked for."""
     max_followed: int = 100_000
     """Jobs that one change feed may follow."""
 
@@ -138,10 +140,25 @@ class JobTracker:
         )
         return [_with_small_result(job, answer) for job, answer in zip(jobs, answers, strict=True)]
 
+    async def list_page(self, listing: Listing) -> JobPage:
+        """Return a page of the jobs that have not expired, without results, newest first.
+
+        It is short, and says where the listing goes on, where finding so many jobs takes longer than `page_seconds`.
+        """
+        now = asyncio.get_running_loop().time
+        ends_at, jobs = now() + self._limits.page_seconds, list[Job]()
+        while True:
+            with timed(self._observer, "list_jobs"):
+                page = await self._store.list_page(listing, self._expiry_ms())
+            jobs += page.jobs
+            left = listing.limit - len(page.jobs)
+            if page.next_before is None or left <= 0 or now() >= ends_at:
+                return JobPage(jobs, page.next_before)
+            listing = replace(listing, limit=left, before=page.next_before)
+
     async def list_jobs(self, listing: Listing) -> list[Job]:
-        """Return a page of the jobs that have not expired, without results, newest first."""
-        with timed(self._observer, "list_jobs"):
-            return await self._store.list_jobs(listing, self._expiry_ms())
+        """Return the jobs of `list_page`."""
+        return (await self.list_page(listing)).jobs
 
     async def watch(
         self,

@@ -45,9 +45,18 @@ class Submission:
 
     commands: Sequence[Command]
     outcomes: list[Outcome | None]
+    unanswered: int
+    """How many of the commands have no outcome yet."""
     result_bytes: int
     future: asyncio.Future[None]
     writer: str | None = None
+
+    def answer(self, index: int, outcome: Outcome) -> None:
+        """Record the outcome of a command. The caller goes on when it was the last one."""
+        self.outcomes[index] = outcome
+        self.unanswered -= 1
+        if not self.unanswered and not self.future.done():
+            self.future.set_result(None)
 
 
 class WriteQueue:
@@ -88,8 +97,9 @@ class WriteQueue:
             raise Overloaded
         self._waiting_commands += len(commands)
         self._waiting_bytes += size
+        count = len(commands)
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        submission = Submission(commands, [None] * len(commands), size, future, WRITER.get())
+        submission = Submission(commands, [None] * count, count, size, future, WRITER.get())
         self._waiting.append(submission)
         if len(self._waiting) >= self._expected_callers:
             self._callers_arrived.set()

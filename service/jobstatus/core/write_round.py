@@ -5,6 +5,7 @@ The outcome of a command is delivered after the commit, so what is acknowledged 
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
+from typing import Final
 
 from jobstatus.core import rules
 from jobstatus.core.answer import render
@@ -19,6 +20,8 @@ from jobstatus.core.write_queue import Outcome, Submission
 Item = tuple[Submission, int, Command]
 """A command, with its submission and its place there."""
 _Stored = Job | StoreError | None
+_COMPLETED: Final = JobState.COMPLETED
+_FAILURES: Final = (StoreUnavailable, StoreFull)
 
 
 class WriteRound:
@@ -53,24 +56,31 @@ class WriteRound:
         policy = self._policy_at(now_ms)
         outcomes, following = _decide(items, stored, now_ms, policy)
         changes = _changes(stored, following)
-        changed = {change.job_id for change in changes}
         not_done = await self._commit(changes)
         lost = {job_id for job_id, error in not_done.items() if error is None}
         uncertain: dict[str, CommitError] = {job_id: error for job_id, error in not_done.items() if error is not None}
-        unchanged = [job_id for job_id, job in stored.items() if isinstance(job, Job) and job_id not in changed]
-        uncertain |= await self._confirm(unchanged)
-        if any(isinstance(each, StoreUnavailable | StoreFull) for each in (*uncertain.values(), *stored.values())):
-            self._store_failed = True
-        else:
-            if self._store_failed:
-                self._clock.restart_leases(now_ms)
-            self._store_failed = False
+        changed = {change.job_id for change in changes}
+        if len(changed) < len(stored):
+            unchanged = [job_id for job_id, job in stored.items() if isinstance(job, Job) and job_id not in changed]
+            uncertain |= await self._confirm(unchanged)
+        self._note_health((*stored.values(), *uncertain.values()), now_ms)
+        if not self._store_failed:
             self._observer.batch_written(len(items))
-        self._report(stored, [change for change in changes if change.job_id not in not_done])
-        won = [(item, outcome) for item, outcome in zip(items, outcomes, strict=True) if item[2].job_id not in lost]
-        deliver([item for item, _ in won], [uncertain.get(item[2].job_id, outcome) for item, outcome in won])
+        self._report(stored, [change for change in changes if change.job_id not in not_done] if not_done else changes)
+        if lost or uncertain:
+            won = [(item, outcome) for item, outcome in zip(items, outcomes, strict=True) if item[2].job_id not in lost]
+            deliver([item for item, _ in won], [uncertain.get(item[2].job_id, outcome) for item, outcome in won])
+        else:
+            deliver(items, outcomes)
         self._on_commit(changed - lost)  # including uncertain changes, which may have happened
-        return [item for item in items if item[2].job_id in lost]
+        return [item for item in items if item[2].job_id in lost] if lost else []
+
+    def _note_health(self, found: Iterable[_Stored | CommitError], now_ms: int) -> None:
+        """Note whether the store failed. Once it works again, let each lease run once more in full."""
+        has_failed = any(isinstance(each, _FAILURES) for each in found)
+        if self._store_failed and not has_failed:
+            self._clock.restart_leases(now_ms)
+        self._store_failed = has_failed
 
     def _report(self, stored: Mapping[str, _Stored], changes: Iterable[Change]) -> None:
         """Count the jobs that these changes, which were committed, created, started and ended."""
@@ -111,9 +121,9 @@ class WriteRound:
             with timed(self._observer, "read_jobs"):
                 stored = dict(zip(job_ids, await self._store.read_jobs(job_ids, with_results=False), strict=True))
             sizes: dict[str, set[int | None]] = {}
-            for _, _, command in items:
-                job = stored[command.job_id]
-                if isinstance(command, CompleteJob) and isinstance(job, Job) and job.state is JobState.COMPLETED:
+            completed = {job_id for job_id, job in stored.items() if isinstance(job, Job) and job.state is _COMPLETED}
+            for _, _, command in items if completed else ():
+                if isinstance(command, CompleteJob) and command.job_id in completed:
                     sizes.setdefault(command.job_id, set()).add(len(command.result))
             if sizes:
                 answers = zip(sizes, await self._store.read_answers(list(sizes)), strict=True)
@@ -151,10 +161,7 @@ def items_of(batch: Sequence[Submission]) -> list[Item]:
 def deliver(items: Sequence[Item], outcomes: Sequence[Outcome]) -> None:
     """Record the outcomes, and answer each caller whose outcomes are complete."""
     for (submission, index, _), outcome in zip(items, outcomes, strict=True):
-        submission.outcomes[index] = outcome
-    for submission in {id(item[0]): item[0] for item in items}.values():
-        if not submission.future.done() and None not in submission.outcomes:
-            submission.future.set_result(None)
+        submission.answer(index, outcome)
 
 
 def _decide(
@@ -189,12 +196,7 @@ def _changes(stored: Mapping[str, _Stored], following: Mapping[str, _Stored]) ->
 
 
 def _change(job_id: str, stored: Job | None, following: Job | None) -> Change:
-    return Change(
-        job_id=job_id,
-        replaces=stored.version if stored else 0,
-        job=following,
-        answer=None if following is None else render(following),
-    )
+    return Change(job_id, stored.version if stored else 0, following, None if following is None else render(following))
 
 
 def _size(answer: Answer | StoreError | None) -> int | None:

@@ -54,19 +54,22 @@ class Writer:
         """
         if not commands:
             return []
+        parts = [self._part_of(command.job_id) for command in commands]
+        if parts.count(parts[0]) == len(parts):
+            (submission,) = self._admit([(parts[0], commands)])
+            await submission.future
+            return _known(submission.outcomes)
         places_of: dict[Hashable, list[int]] = {}
-        for place, command in enumerate(commands):
-            places_of.setdefault(self._part_of(command.job_id), []).append(place)
+        for place, part in enumerate(parts):
+            places_of.setdefault(part, []).append(place)
         submissions = self._admit([(part, [commands[place] for place in places]) for part, places in places_of.items()])
-        if len(submissions) == 1:
-            await submissions[0].future
-        else:  # what one part has begun the others finish, when the caller is cancelled
-            await asyncio.shield(asyncio.gather(*(submission.future for submission in submissions)))
+        # What one part has begun the others finish, when the caller is cancelled.
+        await asyncio.shield(asyncio.gather(*(submission.future for submission in submissions)))
         outcomes: list[Outcome | None] = [None] * len(commands)
         for submission, places in zip(submissions, places_of.values(), strict=True):
             for place, outcome in zip(places, submission.outcomes, strict=True):
                 outcomes[place] = outcome
-        return [outcome for outcome in outcomes if outcome is not None]
+        return _known(outcomes)
 
     @property
     def queues(self) -> list[WriteQueue]:
@@ -145,3 +148,7 @@ class _PartWriter:
             if items:
                 self._observer.races_lost(len(items))
         deliver(items, [Overloaded()] * len(items))
+
+
+def _known(outcomes: Sequence[Outcome | None]) -> list[Outcome]:
+    return [outcome for outcome in outcomes if outcome is not None]

@@ -15,6 +15,7 @@ from jobstatus.processes.child_channel import Answers, answering
 from jobstatus.processes.hangup import HangUps
 from jobstatus.processes.launch import Launch, end_start, sign_in_links
 from jobstatus.processes.reload import Reloader
+from jobstatus.processes.service_manager import ServiceManager, alive, service_manager
 
 STOPPING: Final = (signal.SIGTERM, signal.SIGINT)
 
@@ -46,6 +47,7 @@ async def _serve_until_signal(launch: Launch) -> None:
     catch_signals(stop, is_child=is_child)
     hangups = HangUps(stop.set, is_child=is_child)
     links = None if is_child else sign_in_links(launch)
+    manager = service_manager(is_child=is_child)
     service = serving(
         launch.settings,
         launch.issuers,
@@ -54,7 +56,7 @@ async def _serve_until_signal(launch: Launch) -> None:
         links=links,
     )
     async with AsyncExitStack() as outlasting, service as listening:
-        reloader = Reloader(launch, listening.reload)
+        reloader = Reloader(launch, listening.reload, manager)
         if is_child:
             answers: Answers = {
                 "reload": reloader.reload,
@@ -68,7 +70,7 @@ async def _serve_until_signal(launch: Launch) -> None:
             await outlasting.enter_async_context(answering(answers, on_end=stop.set))
         else:
             launch.announce({"http": listening.http, "grpc": listening.grpc, "admin": listening.admin}, links)
-        await _stopped(stop, hangups, reloader)
+        await _stopped(stop, hangups, reloader, manager)
     _end()
 
 
@@ -78,9 +80,10 @@ async def _serve_edge_until_signal(launch: Launch) -> None:
     stop = asyncio.Event()
     catch_signals(stop)
     hangups = HangUps(stop.set)
+    manager = service_manager()
     async with serving_edge(launch.settings, launch.issuers) as listening:
         launch.announce({"http": listening.http, "admin": listening.admin})
-        await _stopped(stop, hangups, Reloader(launch, listening.reload))
+        await _stopped(stop, hangups, Reloader(launch, listening.reload, manager), manager)
     _end()
 
 
@@ -88,13 +91,17 @@ async def _alive() -> str:
     return ""
 
 
-async def _stopped(stop: asyncio.Event, hangups: HangUps, reloader: Reloader) -> None:
-    """Serve until the event; reload meanwhile when that is requested."""
+async def _stopped(stop: asyncio.Event, hangups: HangUps, reloader: Reloader, manager: ServiceManager) -> None:
+    """Serve until the event; reload meanwhile when that is requested, and tell the service manager."""
     end_start()
+    manager.ready()
+    watched = asyncio.create_task(manager.watch(alive), name="jobstatus-watchdog")
     reloading = asyncio.create_task(reloader.run(), name="jobstatus-reload")
     hangups.call(reloader.request)
     await stop.wait()
-    reloading.cancel()
+    for task in (reloading, watched):
+        task.cancel()
+    manager.stopping()
     _log.info("The process stops gracefully.", extra={"event": "stopping"})
 
 

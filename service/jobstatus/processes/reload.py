@@ -16,6 +16,7 @@ from jobstatus.auth.errors import KeyConfigError
 from jobstatus.auth.remote_keys import JwksLimits
 from jobstatus.auth.tls_files import Pem
 from jobstatus.processes.launch import Launch, Source, fit_to_file_limit
+from jobstatus.processes.service_manager import NOBODY, ServiceManager
 from jobstatus.settings import IssuerSettings, Settings, SettingsError
 from jobstatus.telemetry import logs
 from jobstatus.telemetry.metrics import Metrics
@@ -69,7 +70,9 @@ def check_files(settings: Settings, issuers: tuple[IssuerSettings, ...]) -> Pem 
 class Reloader:
     """Reloads the settings of one process, one reload after the other."""
 
-    def __init__(self, launch: Launch, apply: Apply) -> None:
+    def __init__(self, launch: Launch, apply: Apply, manager: ServiceManager = NOBODY) -> None:
+        """`manager` is told when a reload that was requested begins and ends."""
+        self._manager = manager
         self._source: Source = launch.source
         self._in_use = launch.settings
         self._apply = apply
@@ -86,6 +89,7 @@ class Reloader:
         while True:
             await self._requested.wait()
             self._requested.clear()
+            self._manager.reloading()
             try:
                 await self.reload()
             except Exception:  # noqa: BLE001  # the service goes on, and so must later reloads
@@ -93,6 +97,7 @@ class Reloader:
                     "The settings could not be reloaded because of a bug of this program.",
                     extra={"event": "reload_crashed"},
                 )
+            self._manager.ready()
 
     async def reload(self) -> str:
         """Reload once no other reload is under way. Return what is wrong, an empty string if nothing is.

@@ -24,6 +24,7 @@ from jobstatus.processes.child_metrics import ChildMetrics
 from jobstatus.processes.hangup import HangUps
 from jobstatus.processes.launch import Launch, end_start, packed, sign_in_links
 from jobstatus.processes.reload import Reloader, check_files
+from jobstatus.processes.service_manager import service_manager
 from jobstatus.processes.shared_ports import reserved
 from jobstatus.processes.silence import SilenceLimits, extend_leases_in_silence
 from jobstatus.rest.admin import admin_handler
@@ -122,13 +123,20 @@ class _Supervisor:
                     admin_address = self._launch.settings.admin._replace(port=port)
                     self._launch.announce({"http": self._http, "grpc": self._grpc, "admin": admin_address}, links)
                 end_start()
-                reloader = Reloader(self._launch, self._reload)
+                manager = service_manager()
+                reloader = Reloader(self._launch, self._reload, manager)
                 reloading = group.create_task(reloader.run())
                 hangups.call(reloader.request)
-                others_tasks = [] if console is None else [group.create_task(console.run())]
+                beside = [asking, extending, reloading]
+                if console is not None:
+                    beside.append(group.create_task(console.run()))
+                if not self._stopping.is_set():
+                    manager.ready()
+                beside.append(group.create_task(manager.watch(self._has_living_child)))
                 await self._stopping.wait()
+                manager.stopping()
                 _log.info("The serving processes are asked to stop.", extra={"event": "stopping"})
-                for task in (asking, extending, reloading, *others_tasks):
+                for task in beside:
                     task.cancel()
                 await self._await_end(keepers)
         _log.info("All serving processes have stopped.", extra={"event": "stopped"})
@@ -303,6 +311,11 @@ class _Supervisor:
         if told is None:
             return Health(Status.NOT_READY, "worker_silent") if child.is_up else READY
         return Health.from_text(told)
+
+    async def _has_living_child(self) -> bool:
+        """Return whether any child answers."""
+        asked = [child.ask("alive", seconds=self._limits.ask_seconds) for child in self._those_up()]
+        return any(answer is not None for answer in await asyncio.gather(*asked))
 
     async def _exposition(self, form: Format) -> bytes:
         return await self._figures.exposition(self._those_up(), form)

@@ -4,6 +4,7 @@ It wraps the poll handler only where the operator allows other origins, so that 
 """
 
 import time
+from functools import partial
 from typing import Final, cast
 
 from aiohttp import web
@@ -11,7 +12,7 @@ from aiohttp.http import RawRequestMessage
 
 from jobstatus.rest import responses
 from jobstatus.rest.cors import Cors
-from jobstatus.rest.fast_path import TryAnswer
+from jobstatus.rest.fast_path import Prepare, TryAnswer
 from jobstatus.rest.headers import request_id_of
 from jobstatus.rest.protocol import Handler
 from jobstatus.rest.responses import PrebuiltResponse
@@ -40,19 +41,24 @@ def cors_handler(handler: Handler, cors: Cors, metrics: Metrics) -> Handler:
     return answer
 
 
-def cors_try_answer(try_answer: TryAnswer, cors: Cors) -> TryAnswer:
-    """Return `try_answer` with CORS lines in its answers, after the status line."""
+def cors_prepare(prepare: Prepare, cors: Cors) -> Prepare:
+    """Return `prepare` with CORS lines in the answers, after the status line."""
     of_no_page = f"\r\n{cors.lines(None)}".encode("ascii")
 
-    def answer(message: RawRequestMessage) -> bytes | None:
-        whole = try_answer(message)
-        if whole is None:
+    def prepare_with_lines(message: RawRequestMessage) -> TryAnswer | None:
+        try_answer = prepare(message)
+        if try_answer is None:
             return None
         origin = message.headers.get("Origin")
         lines = of_no_page if origin is None else f"\r\n{cors.lines(origin)}".encode("ascii")
-        return whole.replace(b"\r\n", lines, 1)
+        return partial(_with_lines, lines, try_answer)
 
-    return answer
+    return prepare_with_lines
+
+
+def _with_lines(lines: bytes, try_answer: TryAnswer) -> bytes | None:
+    whole = try_answer()
+    return None if whole is None else whole.replace(b"\r\n", lines, 1)
 
 
 def _preflight(request: web.BaseRequest, cors: Cors) -> web.Response | None:

@@ -3,13 +3,14 @@
 For each request to a handler aiohttp makes a request, a writer, a future and a task, and the event loop turns twice
 more, which costs more than the poll itself. So what can be answered without waiting is answered before aiohttp sees it.
 A poller asks for the same again and again: a request that repeats the last one of its connection, byte for byte, is not
-even parsed. For that each open connection keeps its last request.
+even parsed. For that each open connection keeps the bytes of its last poll, and what was found in them.
 
 This relies on private parts of aiohttp; `fast_path_check` verifies at start that they are there and behave.
 """
 
 import asyncio
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, Final, TypeAlias, cast
 
 from aiohttp import HttpVersion11, StreamReader, web
@@ -22,12 +23,13 @@ from jobstatus.rest.parked import Guest, Parkable, ParkedConnection, Parking
 from jobstatus.rest.protocol import HEAD_END, RestProtocol
 from jobstatus.rest.responses import ALLOWED_METHODS
 
-TryAnswer: TypeAlias = Callable[[RawRequestMessage], bytes | None]
-"""Return the whole answer to a GET or HEAD over HTTP/1.1 on a connection that stays open; None to leave it to the
-handler."""
+TryAnswer: TypeAlias = Callable[[], bytes | None]
+"""Return the whole answer to one request, or None to leave it to the handler. It is called for each repetition."""
+Prepare: TypeAlias = Callable[[RawRequestMessage], TryAnswer | None]
+"""Return what answers a GET or HEAD over HTTP/1.1 on a connection that stays open; None to leave it to the handler."""
 BeginWait: TypeAlias = Callable[[RawRequestMessage, Parkable], bytes | None]
-"""Return the whole answer to such a request, which `TryAnswer` has left; an empty one where it comes later, on a parked
-connection; None to leave it to the handler."""
+"""Return the whole answer to such a request, which is not answered at once; an empty one where it comes later, on a
+parked connection; None to leave it to the handler."""
 MAX_REPEATED_BYTES: Final = 8 * 1024
 """A longer request is parsed each time, because each open connection may keep one."""
 Requests: TypeAlias = Sequence[tuple[RawRequestMessage, StreamReader]]
@@ -63,7 +65,7 @@ class FastPathProtocol(RestProtocol):
         self,
         server: web.Server,
         *,
-        try_answer: TryAnswer,
+        prepare: Prepare,
         write_batch: WriteBatch,
         begin_wait: BeginWait | None = None,
         parking: Parking | None = None,
@@ -72,13 +74,13 @@ class FastPathProtocol(RestProtocol):
         """`options` are those of RestProtocol. `parking` is where connections wait for what `begin_wait` has begun."""
         super().__init__(server, **options)
         self._parser = cast("Any", InterceptingParser(self._parser, self))
-        self._try_answer = try_answer
+        self.prepare = prepare
         self._write_batch = write_batch
         self._begin_wait = begin_wait
         self._parking = parking
         self._under_way = 0
         """Requests that the handler has still to answer; answers must keep the order of their requests."""
-        self.last_poll: tuple[bytes, RawRequestMessage] | None = None
+        self.last_poll: tuple[bytes, TryAnswer] | None = None
         """What was received last, where it was exactly one request that was answered at once."""
 
     def data_received(self, data: bytes) -> None:
@@ -87,21 +89,23 @@ class FastPathProtocol(RestProtocol):
         if last is None or data != last[0] or self._close or not self.is_answered(last[1]):
             RequestHandler.data_received(self, data)
 
-    def is_answered(self, request: RawRequestMessage) -> bool:
-        """Answer a plain request at once, or have it wait, if that is possible. Return whether it needs no handler."""
+    def is_answered(self, try_answer: TryAnswer) -> bool:
+        """Answer a plain request if that is possible at once, and return whether it was."""
         transport = self.transport
         if self._under_way or transport is None or self.writing_paused:
             return False
-        answer = self._try_answer(request)
+        answer = try_answer()
         if answer is None:
-            if self._begin_wait is None:
-                return False
-            answer = self._begin_wait(request, self)
-            if not answer:  # empty: it comes later, on a parked connection
-                return answer is not None
-        self._write_batch.put(transport, answer)
-        self._next_keepalive_close_time = self._loop.time() + self._keepalive_timeout
+            return False
+        if answer:  # else it comes later, on a parked connection
+            self._write_batch.put(transport, answer)
+            self._next_keepalive_close_time = self._loop.time() + self._keepalive_timeout
         return True
+
+    def waits(self, request: RawRequestMessage) -> bool:
+        """Have a plain request wait for what takes time, or answer it. Return whether that was possible."""
+        begin_wait = self._begin_wait
+        return begin_wait is not None and self.is_answered(partial(begin_wait, request, self))
 
     def park(self, guest: Guest) -> ParkedConnection:
         """Give the connection up, except for its transport, while the guest waits."""
@@ -139,11 +143,16 @@ class InterceptingParser:
             connection.note(data, requests[-1][1] if requests else None)
         if len(requests) == 1 and not is_upgrade:
             [(request, body)] = requests
-            if body is EMPTY_PAYLOAD and _is_plain(request) and connection.is_answered(request):
-                self.message_consumed()
-                if is_whole and len(data) <= MAX_REPEATED_BYTES:
-                    connection.last_poll = data, request
-                return (), False, rest
+            if body is EMPTY_PAYLOAD and _is_plain(request):
+                answers = connection.prepare(request)
+                if answers is not None and connection.is_answered(answers):
+                    self.message_consumed()
+                    if is_whole and len(data) <= MAX_REPEATED_BYTES:
+                        connection.last_poll = data, answers
+                    return (), False, rest
+                if connection.waits(request):
+                    self.message_consumed()
+                    return (), False, rest
         connection.hand_over(requests)
         return requests, is_upgrade, rest
 

@@ -14,7 +14,7 @@ from typing import Any, Final
 from aiohttp import web
 from aiohttp.http import RawRequestMessage
 
-from jobstatus.rest.fast_path import FastPathProtocol, WriteBatch
+from jobstatus.rest.fast_path import FastPathProtocol, TryAnswer, WriteBatch
 from jobstatus.rest.limits import RestLimits
 from jobstatus.rest.parked import Parkable, ParkedConnection, Parking
 
@@ -99,13 +99,13 @@ async def _check(limits: RestLimits, options: Mapping[str, Any]) -> None:
         await asyncio.sleep(0)  # a handler that waits, so that a request can arrive meanwhile
         return web.Response(body=f"handled {len(handled)}".encode())
 
-    def try_answer(request: RawRequestMessage) -> bytes | None:
-        return _FAST if request.path == "/fast" else None
+    def prepare(request: RawRequestMessage) -> TryAnswer | None:
+        return (lambda: _FAST) if request.path == "/fast" else None
 
     server = web.Server(handle, handler_cancellation=True)
 
     def connected() -> AbstractContextManager[tuple[Any, _Transport]]:
-        return _connected(limits.connection_type(server, try_answer=try_answer, write_batch=WriteBatch(), **options))
+        return _connected(limits.connection_type(server, prepare=prepare, write_batch=WriteBatch(), **options))
 
     with connected() as (connection, transport):
         await _check_order(connection, transport, handled)
@@ -187,7 +187,7 @@ async def _check_parking(limits: RestLimits, server: web.Server, options: Mappin
     def connect(on_lost: Callable[[], None]) -> Any:
         return limits.connection_type(
             server,
-            try_answer=lambda message: _FAST if message.path == "/fast" else None,
+            prepare=lambda message: (lambda: _FAST) if message.path == "/fast" else None,
             write_batch=batch,
             begin_wait=begin_wait,
             parking=parking,

@@ -8,7 +8,7 @@ import time
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from functools import partial
-from typing import Final, Protocol, cast
+from typing import Final, NamedTuple, Protocol, cast
 
 from aiohttp import HttpVersion11, web
 from aiohttp.http import RawRequestMessage
@@ -23,6 +23,7 @@ from jobstatus.rest import responses
 from jobstatus.rest.admission import Admission
 from jobstatus.rest.cors import Cors
 from jobstatus.rest.event_stream import EventSender, event_id
+from jobstatus.rest.fast_path import TryAnswer
 from jobstatus.rest.headers import (
     ACCEPT,
     AUTHORIZATION,
@@ -31,6 +32,8 @@ from jobstatus.rest.headers import (
     KEY_3,
     PREFER,
     X_REQUEST_ID,
+    Conditions,
+    conditions_in,
     ends_connection,
     prefers_events,
     request_id_of,
@@ -132,30 +135,37 @@ class PollHandler:
         """What makes the responses, for those who wait without this handler too."""
         return self._outcomes
 
-    def try_answer(self, message: RawRequestMessage) -> bytes | None:
-        """Return the whole answer to a plain poll, whatever its outcome; None for all that only `answer` can answer.
+    def prepare(self, message: RawRequestMessage) -> TryAnswer | None:
+        """Return what answers a plain poll, whatever its outcome; None for all that only `answer` can answer.
 
         `message` is a GET or HEAD over HTTP/1.1 without a body, on a connection that stays open.
         """
-        started = time.perf_counter()
         headers = message.headers
         asked_for = target(message.path, message.url)
         if asked_for is None or PREFER in headers or (ACCEPT in headers and may_want_events(headers)):
             return None
         request_type, job_id = asked_for
-        request_id, admission, admitted = request_id_of(headers.get(X_REQUEST_ID)), self._admission, None
+        authorization, keys = credentials_of(headers)
+        given_id, conditions = headers.get(X_REQUEST_ID), conditions_in(headers)
+        plain = _PlainPoll(request_type, job_id, authorization, keys, given_id, conditions, message.method == "HEAD")
+        return partial(self._try_answer, plain)
+
+    def _try_answer(self, plain: "_PlainPoll") -> bytes | None:
+        """Return the whole answer to a plain poll, or None where only `answer` can answer."""
+        started = time.perf_counter()
+        request_type, job_id, authorization, keys, given_id, conditions, is_head = plain
+        request_id, admission, admitted = request_id_of(given_id), self._admission, None
         try:
-            principal = self._try_authenticate(*credentials_of(headers))
+            principal = self._try_authenticate(authorization, keys)
             if admission is not None and principal is not None:
                 admission.check(principal)
                 admitted = principal
             poll = None if principal is None else self._try_poll(job_id, request_type, principal)
             if poll is None:
                 return None
-            response = self._outcomes.found(poll, headers, request_id)
+            response = self._outcomes.found(poll, conditions, request_id)
         except Exception as error:  # noqa: BLE001  # the last line of defence, as in `answer`
             response = self._outcomes.refused(error, request_id)
-        is_head = message.method == "HEAD"
         if isinstance(response, LargeResponse):
             if not is_head:
                 return None
@@ -192,7 +202,7 @@ class PollHandler:
                         self._admission.check(principal)
                         self._admission.count(principal, request_type.value, job_id, request_id)
                     poll = await self._poll(job_id, request_type, principal)
-                    response = self._outcomes.found(poll, headers, request_id)
+                    response = self._outcomes.found(poll, conditions_in(headers), request_id)
                 if isinstance(response, LargeResponse):
                     if request.method == "HEAD":
                         response = response.without_body()
@@ -237,7 +247,7 @@ class PollHandler:
             poll = await self._long_poller.wait(job_id, request_type, reauthenticate, seconds)
         except CannotWait:
             poll, lines = await self._poll(job_id, request_type, await reauthenticate()), ""
-        return self._outcomes.found(poll, request.headers, request_id, lines)
+        return self._outcomes.found(poll, conditions_in(request.headers), request_id, lines)
 
     async def _stream(
         self, request: web.BaseRequest, request_type: RequestType, job_id: str, request_id: str
@@ -251,8 +261,8 @@ class PollHandler:
                 first = await anext(updates)
             except CannotWait:
                 poll = await self._poll(job_id, request_type, await reauthenticate())
-                return self._outcomes.found(poll, request.headers, request_id)
-            if refused := self._outcomes.unexpected(first, request.headers, request_id):
+                return self._outcomes.found(poll, conditions_in(request.headers), request_id)
+            if refused := self._outcomes.unexpected(first, conditions_in(request.headers), request_id):
                 return refused
             if first.is_terminal and event_id(first) == known_id:
                 return responses.nothing_new(request_id)
@@ -277,6 +287,18 @@ class PollHandler:
         if request.method not in responses.ALLOWED_METHODS:
             return responses.problem_answer(responses.METHOD_NOT_ALLOWED, request_id), "openapi"
         return self._openapi.answer(request, request_id), "openapi"
+
+
+class _PlainPoll(NamedTuple):
+    """What a plain poll says: all that its answer depends on but the job and the time."""
+
+    request_type: RequestType
+    job_id: str
+    authorization: Sequence[str]
+    keys: Sequence[str]
+    given_id: str | None
+    conditions: Conditions | None
+    is_head: bool
 
 
 def credentials_of(headers: MultiMapping[str]) -> tuple[Sequence[str], Sequence[str]]:

@@ -5,7 +5,7 @@ import random
 import re
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
-from typing import Final
+from typing import Final, NamedTuple
 
 from multidict import MultiMapping, istr
 
@@ -64,6 +64,20 @@ def document_id(version: int, created_at_ms: int) -> str:
 def entity_tag(version: int, created_at_ms: int) -> str:
     """Return the strong validator of a job's document (RFC 9110, section 8.8.3): its `document_id`, quoted."""
     return f'"{created_at_ms:x}-{version}"'
+
+
+class Conditions(NamedTuple):
+    """The preconditions of a request: the values of its `If-Match` and `If-None-Match` headers."""
+
+    if_match: Sequence[str]
+    if_none_match: Sequence[str]
+
+
+def conditions_in(headers: MultiMapping[str]) -> Conditions | None:
+    """Return the preconditions of a request, None if it has none."""
+    if IF_NONE_MATCH in headers or IF_MATCH in headers:
+        return Conditions(headers.getall(IF_MATCH, ()), headers.getall(IF_NONE_MATCH, ()))
+    return None
 
 
 def is_known(if_none_match: Sequence[str], tag: str) -> bool:

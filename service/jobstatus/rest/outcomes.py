@@ -5,15 +5,13 @@ from collections import defaultdict
 from typing import Final, TypeAlias
 
 from aiohttp import web
-from multidict import MultiMapping
 
 from jobstatus.auth.errors import CredentialError, KeysUnavailable, MissingCredential, Reason
 from jobstatus.core.poll import Poll
 from jobstatus.rest import responses
 from jobstatus.rest.admission import RateLimited
 from jobstatus.rest.headers import (
-    IF_MATCH,
-    IF_NONE_MATCH,
+    Conditions,
     entity_tag,
     is_expected,
     is_known,
@@ -44,17 +42,17 @@ class Outcomes:
         """By the error's class, so that a bug that clients can cause at will hides no other."""
 
     def found(
-        self, poll: Poll, headers: MultiMapping[str], request_id: str, lines: str = ""
+        self, poll: Poll, conditions: Conditions | None, request_id: str, lines: str = ""
     ) -> PrebuiltResponse | LargeResponse:
         """Return the response with a job: 200, 202, 304 or 412. Only a 200 ever needs a large result.
 
-        `headers` are the request's, `lines` more header lines.
+        `conditions` are the request's, `lines` more header lines.
         """
-        if IF_MATCH in headers and (refused := self.unexpected(poll, headers, request_id)):
+        if conditions is not None and (refused := self.unexpected(poll, conditions, request_id)):
             return refused
         if poll.is_terminal:
             tag = entity_tag(poll.version, poll.created_at_ms)
-            if IF_NONE_MATCH in headers and is_known(headers.getall(IF_NONE_MATCH), tag):
+            if conditions is not None and is_known(conditions.if_none_match, tag):
                 return responses.not_modified(request_id, tag)
             lines = f"{VARY}{lines}ETag: {tag}\r\n"
             if poll.large_result is not None or len(poll.body) > MAX_BYTES:
@@ -65,10 +63,12 @@ class Outcomes:
         retry_after = retry_after_seconds(poll.retry_after_ms, self._retry_after_seconds)
         return responses.answer(202, poll.body, request_id, f"{VARY}{lines}Retry-After: {retry_after}\r\n")
 
-    def unexpected(self, poll: Poll, headers: MultiMapping[str], request_id: str) -> PrebuiltResponse | None:
+    def unexpected(self, poll: Poll, conditions: Conditions | None, request_id: str) -> PrebuiltResponse | None:
         """Return the 412 to a request whose `If-Match` names other documents than this one, None to any other."""
+        if conditions is None or not conditions.if_match:
+            return None
         tag = entity_tag(poll.version, poll.created_at_ms) if poll.is_terminal else None
-        if is_expected(headers.getall(IF_MATCH, ("*",)), tag):
+        if is_expected(conditions.if_match, tag):
             return None
         return responses.problem_answer(responses.PRECONDITION_FAILED, request_id)
 

@@ -15,7 +15,7 @@ from aiohttp import web
 from aiohttp.http import RawRequestMessage
 
 from jobstatus.rest.connection_table import ConnectionTable, Door, Limit
-from jobstatus.rest.fast_path import BeginWait, FastPathProtocol, TryAnswer, WriteBatch
+from jobstatus.rest.fast_path import BeginWait, FastPathProtocol, Prepare, WriteBatch
 from jobstatus.rest.fast_path_check import find_problem
 from jobstatus.rest.limits import RestLimits
 from jobstatus.rest.parked import Parking
@@ -38,7 +38,7 @@ class HttpServer:
     def __init__(
         self,
         handler: Handler,
-        try_answer: TryAnswer | None = None,
+        prepare: Prepare | None = None,
         begin_wait: BeginWait | None = None,
         *,
         max_connections: int,
@@ -51,12 +51,12 @@ class HttpServer:
         """`max_connections`, `max_connections_each` and `on_refused` are those of ConnectionTable.
 
         Requests under way have `grace_seconds` to be answered at a stop; idle connections live `keepalive_seconds`.
-        The handler is not called for what `try_answer` answers and `begin_wait` begins.
+        The handler is not called for what `prepare` finds an answer to, and `begin_wait` begins.
         """
         server = web.Server(only_valid(handler), handler_cancellation=True)  # a client that disconnects waits no longer
         # aiohttp waits this long for handlers, then cancels them and waits as long again.
         self._runner = web.ServerRunner(server, shutdown_timeout=grace_seconds / 2)
-        self._try_answer = try_answer
+        self._prepare = prepare
         self._begin_wait = begin_wait
         self._grace_seconds = grace_seconds
         self._parking: Parking | None = None
@@ -114,7 +114,7 @@ class HttpServer:
             batch = WriteBatch()
             self._parking = Parking(connect, batch.put, self._keepalive_seconds)
             options |= {
-                "try_answer": self._try_answer or _answer_nothing,
+                "prepare": self._prepare or _answer_nothing,
                 "begin_wait": self._begin_wait,
                 "write_batch": batch,
                 "parking": self._parking,
@@ -125,7 +125,7 @@ class HttpServer:
     async def _connection_type(self, options: dict[str, Any]) -> type[RestProtocol]:
         """Return the class of connections: without the fast path where it is not wanted or does not work."""
         chosen = self._limits.connection_type
-        if (self._try_answer is None and self._begin_wait is None) or not issubclass(chosen, FastPathProtocol):
+        if (self._prepare is None and self._begin_wait is None) or not issubclass(chosen, FastPathProtocol):
             return RestProtocol
         problem = await find_problem(self._limits, options)
         if not problem:

@@ -12,7 +12,6 @@ import time
 from typing import Final, Protocol
 
 from aiohttp.http import RawRequestMessage
-from multidict import CIMultiDict, CIMultiDictProxy, MultiMapping
 
 from jobstatus.core.access import Principal
 from jobstatus.core.answer import RESULT_TAIL
@@ -23,15 +22,13 @@ from jobstatus.core.watching.waits import Wait, WaitClient
 from jobstatus.rest.admission import Admission
 from jobstatus.rest.cors import Cors
 from jobstatus.rest.handler import WAITING, Authenticates, Polls, credentials_of, may_want_events
-from jobstatus.rest.headers import ACCEPT, IF_MATCH, IF_NONE_MATCH, PREFER, X_REQUEST_ID, request_id_of, wait_seconds
+from jobstatus.rest.headers import ACCEPT, PREFER, X_REQUEST_ID, conditions_in, request_id_of, wait_seconds
 from jobstatus.rest.outcomes import Outcomes
 from jobstatus.rest.parked import Parkable, ParkedConnection
 from jobstatus.rest.responses import MAX_BYTES, LargeResponse, PrebuiltResponse, document_bytes
 from jobstatus.rest.routes import target
 from jobstatus.rest.send_limits import LargeResponses, pieces
 from jobstatus.telemetry.metrics import Metrics
-
-_NO_CONDITIONS: Final[MultiMapping[str]] = CIMultiDictProxy(CIMultiDict())
 
 
 class Waits(Protocol):
@@ -127,7 +124,7 @@ class WaitingRequest:
         self._request_type = request_type
         self._job_id = job_id
         self._credentials = credentials_of(headers)
-        self._conditions = _conditions(headers)
+        self._conditions = conditions_in(headers)
         self._request_id = request_id_of(headers.get(X_REQUEST_ID))
         self._is_head = message.method == "HEAD"
         self._seconds = seconds
@@ -255,10 +252,3 @@ class WaitingRequest:
             self._parked.answer(self._whole(self._parts.outcomes.refused(error, self._request_id)))
         else:
             self._parked.end()
-
-
-def _conditions(headers: MultiMapping[str]) -> MultiMapping[str]:
-    """Return the headers of a request that make its answer conditional; without them its other ones are dropped."""
-    if IF_MATCH not in headers and IF_NONE_MATCH not in headers:
-        return _NO_CONDITIONS
-    return CIMultiDict((name, value) for name in (IF_MATCH, IF_NONE_MATCH) for value in headers.getall(name, ()))

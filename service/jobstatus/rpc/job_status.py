@@ -8,13 +8,13 @@ import json
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import aclosing
 from dataclasses import replace
-from typing import Any, Final
+from typing import Final, TypeVar
 
 from jobstatus.core import commands as core
 from jobstatus.core.commands import MAX_BATCH, check_id, check_status_code
 from jobstatus.core.errors import InvalidField, JobStatusError
 from jobstatus.core.job import Job, is_valid_id
-from jobstatus.core.store import Answer, Listing, StoreError
+from jobstatus.core.store import Answer, Listing, Place, StoreError
 from jobstatus.core.tracker import JobTracker
 from jobstatus.core.watching.change_feed import ChangeFeed
 from jobstatus.rpc import commands
@@ -22,7 +22,7 @@ from jobstatus.rpc.errors import operation_error
 from jobstatus.rpc.messages import (
     answer_fields,
     check_count,
-    job_fields,
+    fill_job,
     job_state_of,
     ms_from_duration,
     ms_from_timestamp,
@@ -34,6 +34,16 @@ from jobstatus.rpc.options import MAX_ANSWER_BYTES, RpcLimits
 from jobstatus.rpc.pacing import Pace
 from jobstatus.rpc.pages import fill, shorten
 from jobstatus.v1 import job_status_pb2 as pb
+
+Written = TypeVar(
+    "Written",
+    pb.CreateJobResponse,
+    pb.StartJobResponse,
+    pb.HeartbeatJobResponse,
+    pb.CompleteJobResponse,
+    pb.FailJobResponse,
+    pb.CancelJobResponse,
+)
 
 MAX_IDLE_MS: Final = 3_600_000
 """The longest interval of signs of life that a watch may ask for."""
@@ -59,24 +69,24 @@ class JobStatusServicer:
         self._pace = Pace()
 
     async def CreateJob(self, request: pb.CreateJobRequest) -> pb.CreateJobResponse:
-        return pb.CreateJobResponse(job=await self._apply(commands.create_job(request)))
+        return await self._applied(commands.create_job(request), pb.CreateJobResponse())
 
     async def StartJob(self, request: pb.StartJobRequest) -> pb.StartJobResponse:
-        return pb.StartJobResponse(job=await self._apply(commands.start_job(request)))
+        return await self._applied(commands.start_job(request), pb.StartJobResponse())
 
     async def HeartbeatJob(self, request: pb.HeartbeatJobRequest) -> pb.HeartbeatJobResponse:
-        return pb.HeartbeatJobResponse(job=await self._apply(commands.heartbeat_job(request)))
+        return await self._applied(commands.heartbeat_job(request), pb.HeartbeatJobResponse())
 
     async def CompleteJob(self, request: pb.CompleteJobRequest) -> pb.CompleteJobResponse:
         steps = self._read.complete_job(request)
         del request  # it holds the result a second time
-        return pb.CompleteJobResponse(job=await self._apply(await self._pace.run(steps)))
+        return await self._applied(await self._pace.run(steps), pb.CompleteJobResponse())
 
     async def FailJob(self, request: pb.FailJobRequest) -> pb.FailJobResponse:
-        return pb.FailJobResponse(job=await self._apply(commands.fail_job(request)))
+        return await self._applied(commands.fail_job(request), pb.FailJobResponse())
 
     async def CancelJob(self, request: pb.CancelJobRequest) -> pb.CancelJobResponse:
-        return pb.CancelJobResponse(job=await self._apply(commands.cancel_job(request)))
+        return await self._applied(commands.cancel_job(request), pb.CancelJobResponse())
 
     async def DeleteJob(self, request: pb.DeleteJobRequest) -> pb.DeleteJobResponse:
         await self._tracker.apply(core.DeleteJob(job_id=request.job_id))
@@ -86,9 +96,9 @@ class JobStatusServicer:
         check_count("operation", len(request.operation))
         read = await self._pace.run(self._read.operations(request))
         decided = iter(await self._tracker.write([item for item in read if not isinstance(item, JobStatusError)]))
-        response = pb.BatchWriteResponse(
-            result=[_result_fields(item if isinstance(item, JobStatusError) else next(decided)) for item in read]
-        )
+        response = pb.BatchWriteResponse()
+        for item in read:
+            _fill_result(response.result.add(), item if isinstance(item, JobStatusError) else next(decided))
         jobs = (result.job for result in response.result if result.HasField("job"))
         shorten(response, jobs, self._limits.pages.max_bytes)
         return response
@@ -96,7 +106,9 @@ class JobStatusServicer:
     async def GetJob(self, request: pb.GetJobRequest) -> pb.GetJobResponse:
         check_id("job_id", request.job_id)
         job = await self._tracker.get(request.job_id, with_result=not request.omit_result)
-        return pb.GetJobResponse(job=job_fields(job))
+        response = pb.GetJobResponse()
+        fill_job(response.job, job)
+        return response
 
     async def BatchGetJobs(self, request: pb.BatchGetJobsRequest) -> pb.BatchGetJobsResponse:
         check_count("job_ids", len(request.job_ids))
@@ -113,9 +125,10 @@ class JobStatusServicer:
         else:
             _check_size(await self._tracker.result_bytes(request.job_ids))
             jobs = await self._tracker.get_many(request.job_ids, with_results=True)
-        failed = _failed(request, jobs)
-        found = [job_fields(job, left_out_bytes=sizes.get(job.job_id)) for job in jobs if isinstance(job, Job)]
-        response = pb.BatchGetJobsResponse(jobs=found, unavailable_job_ids=failed)
+        response = pb.BatchGetJobsResponse(unavailable_job_ids=_failed(request, jobs))
+        for job in jobs:
+            if isinstance(job, Job):
+                fill_job(response.jobs.add(), job, left_out_bytes=sizes.get(job.job_id))
         if request.omit_result:
             shorten(response, response.jobs, self._limits.pages.max_bytes)
         elif not request.omit_large_results:
@@ -143,14 +156,22 @@ class JobStatusServicer:
         )
         _check_filters(listing)
         page = pb.ListJobsResponse()
+        goes_on: Place | None = None
+
+        async def read(last: Job | None, limit: int) -> list[Job]:
+            nonlocal goes_on
+            jobs, goes_on = await self._tracker.list_page(_after(listing, last, limit))
+            return jobs
+
         last = await fill(
             page.jobs,
-            lambda last, limit: self._tracker.list_jobs(_after(listing, last, limit)),
-            lambda job: page.jobs.add(**_listed_fields(job)),
+            read,
+            lambda job: _fill_listed(page.jobs.add(), job),
             count=count,
             limits=self._limits.pages,
         )
-        page.next_page_token = "" if last is None else _make_token(last, digest)
+        place = goes_on if last is None else (last.created_at_ms, last.job_id)
+        page.next_page_token = "" if place is None else _make_token(place, digest)
         return page
 
     async def WatchJob(self, request: pb.WatchJobRequest) -> AsyncGenerator[pb.WatchJobResponse | bytes]:
@@ -195,8 +216,10 @@ class JobStatusServicer:
             raise InvalidField.of("idle_interval", f"must be from {shortest_ms} ms to {MAX_IDLE_MS} ms")
         return interval_ms / 1000
 
-    async def _apply(self, command: core.Command) -> Any:
-        return job_fields(await self._tracker.apply(command), omit_result=True)
+    async def _applied(self, command: core.Command, response: Written) -> Written:
+        """Return the response with the job as the command left it."""
+        fill_job(response.job, await self._tracker.apply(command), omit_result=True)
+        return response
 
 
 async def _read_followed(requests: AsyncIterator[pb.FollowJobsRequest], feed: ChangeFeed) -> None:
@@ -212,7 +235,9 @@ async def _read_followed(requests: AsyncIterator[pb.FollowJobsRequest], feed: Ch
 
 def _watch_response(job: Job) -> bytes:
     """Return the bytes of the response with this job, which all its watchers are sent."""
-    return pb.WatchJobResponse(job=job_fields(job)).SerializeToString()
+    response = pb.WatchJobResponse()
+    fill_job(response.job, job)
+    return response.SerializeToString()
 
 
 def _failed(request: pb.BatchGetJobsRequest, found: Sequence[object]) -> list[str]:
@@ -228,18 +253,19 @@ def _check_size(outcome_bytes: int) -> None:
         raise InvalidField.of("job_ids", f"their results and errors exceed {MAX_ANSWER_BYTES} bytes: ask for fewer")
 
 
-def _result_fields(outcome: Job | JobStatusError) -> Any:
+def _fill_result(message: pb.OperationResult, outcome: Job | JobStatusError) -> None:
     if isinstance(outcome, JobStatusError):
-        return {"error": operation_error(outcome)}
-    return {"job": job_fields(outcome, omit_result=True)}
+        message.error.CopyFrom(operation_error(outcome))
+    else:
+        fill_job(message.job, outcome, omit_result=True)
 
 
-def _listed_fields(job: Job) -> Any:
-    """Return the fields of a job in a listing: without an error that is too large for a page of many."""
-    fields = job_fields(job, omit_result=True)
-    if job.error is not None and fields["error"].ByteSize() > MAX_LISTED_ERROR_BYTES:
-        fields["error"] = None
-    return fields
+def _fill_listed(message: pb.Job, job: Job) -> pb.Job:
+    """Fill a job of a listing: without an error that is too large for a page of many."""
+    fill_job(message, job, omit_result=True)
+    if message.error.ByteSize() > MAX_LISTED_ERROR_BYTES:
+        message.ClearField("error")
+    return message
 
 
 def _check_filters(listing: Listing) -> None:
@@ -264,11 +290,11 @@ def _at(request: pb.ListJobsRequest, field: str) -> int | None:
     return None if value is None else ms_from_timestamp(value, field)
 
 
-def _make_token(last: Job, digest: str) -> str:
-    return base64.urlsafe_b64encode(json.dumps([last.created_at_ms, last.job_id, digest]).encode()).decode()
+def _make_token(place: Place, digest: str) -> str:
+    return base64.urlsafe_b64encode(json.dumps([*place, digest]).encode()).decode()
 
 
-def _read_token(token: str, digest: str) -> tuple[int, str]:
+def _read_token(token: str, digest: str) -> Place:
     """Return where the last page ended. Raises InvalidField for a token that is invalid or belongs to other filters."""
     try:
         created_at_ms, job_id, made_for = json.loads(base64.b64decode(token.encode(), altchars=b"-_", validate=True))

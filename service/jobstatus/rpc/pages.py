@@ -42,7 +42,8 @@ async def fill(
 ) -> Item | None:
     """Fill an empty page with `count` items, or with fewer where they are large. Return its last item if more follow.
 
-    `read` returns so many items after the one given, or from the beginning. `add` appends an item to the page.
+    `read` returns so many items after the one given, or from the beginning; with fewer the page ends, and None is
+    returned. `add` appends an item to the page.
     """
     last, size = None, 0
     while True:

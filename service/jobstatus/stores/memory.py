@@ -8,7 +8,17 @@ from typing import Self
 from jobstatus.core.errors import InvalidField
 from jobstatus.core.job import Job, JobState, RequestType
 from jobstatus.core.rules import Policy, leased_until
-from jobstatus.core.store import Answer, Change, Claim, JobCount, Listing, StoreError, WorkerSigns, answer_of
+from jobstatus.core.store import (
+    Answer,
+    Change,
+    Claim,
+    JobCount,
+    JobPage,
+    Listing,
+    StoreError,
+    WorkerSigns,
+    answer_of,
+)
 from jobstatus.core.virtual_keys import VirtualKey
 
 
@@ -80,9 +90,10 @@ class MemoryJobStore:
             del self._jobs[job_id]
         return len(expired)
 
-    async def list_jobs(self, listing: Listing, now_ms: int) -> list[Job]:
+    async def list_page(self, listing: Listing, now_ms: int) -> JobPage:
         jobs = [job._replace(result=None) for job, _ in self._jobs.values() if _is_wanted(job, listing, now_ms)]
-        return sorted(jobs, key=_listing_key, reverse=True)[: listing.limit]
+        page = sorted(jobs, key=_listing_key, reverse=True)[: listing.limit]
+        return JobPage(page, _listing_key(page[-1]) if len(page) < len(jobs) else None)
 
     async def count_jobs(self, leases_count_from_ms: int = 0) -> JobCount:
         of_state: dict[JobState, list[Job]] = {state: [] for state in JobState}

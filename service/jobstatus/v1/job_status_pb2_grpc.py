@@ -203,8 +203,9 @@ class JobStatusServicer:
     def ListJobs(self, request, context):
         """Lists jobs, newest first, without their results.
 
-        A page stays below 4 MiB, the limit of an ordinary client: it may hold fewer jobs than page_size although more
-        follow, and an error of more than 16 KiB is left out of it; GetJob has it.
+        A page may hold fewer jobs than page_size, or none, although more follow: go on until next_page_token is empty. It
+        ends where finding more jobs that pass the filters takes long (each page goes on further), and stays below 4 MiB,
+        the limit of an ordinary client. An error of more than 16 KiB is left out of it; GetJob has it.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

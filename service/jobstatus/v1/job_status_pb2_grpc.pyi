@@ -96,8 +96,9 @@ class JobStatusStub:
     ListJobs: _aio.UnaryUnaryMultiCallable[_job_status_pb2.ListJobsRequest, _job_status_pb2.ListJobsResponse]
     """Lists jobs, newest first, without their results.
 
-    A page stays below 4 MiB, the limit of an ordinary client: it may hold fewer jobs than page_size although more
-    follow, and an error of more than 16 KiB is left out of it; GetJob has it.
+    A page may hold fewer jobs than page_size, or none, although more follow: go on until next_page_token is empty. It
+    ends where finding more jobs that pass the filters takes long (each page goes on further), and stays below 4 MiB,
+    the limit of an ordinary client. An error of more than 16 KiB is left out of it; GetJob has it.
     """
     WatchJob: _aio.UnaryStreamMultiCallable[_job_status_pb2.WatchJobRequest, _job_status_pb2.WatchJobResponse]
     """Streams the job as it is now, then each newer version; ends after the terminal one.
@@ -236,8 +237,9 @@ class JobStatusServicer(metaclass=_abc_1.ABCMeta):
     ) -> _abc.Awaitable[_job_status_pb2.ListJobsResponse]:
         """Lists jobs, newest first, without their results.
 
-        A page stays below 4 MiB, the limit of an ordinary client: it may hold fewer jobs than page_size although more
-        follow, and an error of more than 16 KiB is left out of it; GetJob has it.
+        A page may hold fewer jobs than page_size, or none, although more follow: go on until next_page_token is empty. It
+        ends where finding more jobs that pass the filters takes long (each page goes on further), and stays below 4 MiB,
+        the limit of an ordinary client. An error of more than 16 KiB is left out of it; GetJob has it.
         """
 
     @_abc_1.abstractmethod

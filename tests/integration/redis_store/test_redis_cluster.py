@@ -95,7 +95,7 @@ async def test_a_primary_that_dies_is_missed_by_its_own_jobs_only(
     assert [(vars(record)["refusing"], vars(record)["primaries"]) for record in refusals] == [(1, 3)]
     assert time.monotonic() - began < 3.0
     with pytest.raises(StoreUnavailable):
-        await store.list_jobs(Listing(limit=10), 0)
+        await store.list_page(Listing(limit=10), 0)
 
     await until(lambda: is_whole(store), HEALED_SECONDS - (time.monotonic() - began))
     now = dict(zip(NAMES, await store.read_jobs(NAMES, with_results=False), strict=True))
@@ -262,7 +262,7 @@ async def test_a_slot_moves_key_by_key(whole: valkey.Cluster, store: Store) -> N
 
 async def all_is_indexed(store: Store) -> None:
     assert sorted(await store.due(10**13, 1000)) == sorted(NAMES)
-    assert len(await store.list_jobs(Listing(limit=1000), 0)) == len(NAMES)
+    assert len((await store.list_page(Listing(limit=1000), 0)).jobs) == len(NAMES)
     assert (await store.count_jobs()).by_state[JobState.PENDING] == len(NAMES)
 
 

@@ -55,7 +55,7 @@ async def all_fail(store: Store) -> None:
         store.try_lead("me", 1000),
         store.due(0, 10),
         store.purge(0, 10),
-        store.list_jobs(Listing(limit=10), 0),
+        store.list_page(Listing(limit=10), 0),
         store.count_jobs(),
         store.probe(),
         store.read_virtual_keys(["vk-1"]),

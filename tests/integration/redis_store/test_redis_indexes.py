@@ -7,10 +7,11 @@ from harness import valkey
 from harness.stores import change, deletion, job
 from harness.waiting import until
 from jobstatus.core.job import Job, JobState, RequestType
-from jobstatus.core.store import SMALL_RESULT_BYTES, Change, Listing, Store, answer_of
+from jobstatus.core.store import SMALL_RESULT_BYTES, Change, Listing, Place, Store, answer_of
 from jobstatus.stores import open_store
 from jobstatus.stores.redis.encoding import TTL_SLACK_MS
 from jobstatus.stores.redis.keys import BUCKETS, SLOTS, Keys, bucket_of, slot_of_tag
+from jobstatus.stores.redis.listing import ListingLimits
 from jobstatus.stores.redis.store import RedisJobStore, RedisLimits
 
 NOW = 10**13
@@ -30,7 +31,7 @@ async def count(store: Store) -> int:
 
 
 async def listed(store: Store) -> list[str]:
-    return [found.job_id for found in await store.list_jobs(Listing(limit=1000), 0)]
+    return [found.job_id for found in (await store.list_page(Listing(limit=1000), 0)).jobs]
 
 
 def test_buckets_lie_evenly_over_all_slots() -> None:
@@ -156,10 +157,15 @@ async def test_due_jobs_of_all_buckets_come_in_one_order(store: Store) -> None:
     assert await store.due(499, 300) == [f"job-{at}" for at in range(300)]
 
 
-@pytest.mark.parametrize("scans", [100, 3])
-async def test_pages_of_a_listing_have_every_job_once(server: valkey.Server, scans: int) -> None:
-    """Page by page, with many jobs of one moment, filters that pass few, and a few jobs scanned at a time."""
-    async with RedisJobStore(server.url(), limits=RedisLimits(max_scans=scans)) as store:
+@pytest.mark.parametrize(("scans", "seconds"), [(100, 60), (3, 60), (3, 0), (100, 0)])
+async def test_pages_of_a_listing_have_every_job_once(server: valkey.Server, scans: int, seconds: float) -> None:
+    """Page by page, with many jobs of one moment, filters that pass few, and a few jobs scanned at a time.
+
+    Also where a page ends as soon as each bucket was read once.
+    """
+    async with RedisJobStore(
+        server.url(), limits=RedisLimits(listings=ListingLimits(max_scans=scans, page_seconds=seconds))
+    ) as store:
         await assert_pages_have_every_job_once(store)
 
 
@@ -176,12 +182,15 @@ async def assert_pages_have_every_job_once(store: Store) -> None:
     jobs = [
         job(f"job-{number}", created_at_ms=number // 400, virtual_key_id=f"vk-{number % 97}") for number in range(1500)
     ]
+    failed = [job(f"job-{number}", created_at_ms=2, state=JobState.FAILED, due_at_ms=None) for number in (3000, 2000)]
+    jobs += failed
     await store.commit([change(item) for item in jobs])
     newest_first = sorted(jobs, key=lambda item: (item.created_at_ms, item.job_id), reverse=True)
     assert await all_pages(store, limit=170) == newest_first
     for wanted in ("vk-3", "vk-nobody"):
         expected = [item for item in newest_first if item.virtual_key_id == wanted]
         assert await all_pages(store, limit=5, virtual_key_id=wanted) == expected
+    assert await all_pages(store, limit=5, states={JobState.FAILED}) == failed
     between = [item for item in newest_first if 1 <= item.created_at_ms < 3]
     assert await all_pages(store, limit=300, created_after_ms=1, created_before_ms=3) == between
 
@@ -189,19 +198,22 @@ async def assert_pages_have_every_job_once(store: Store) -> None:
 async def all_pages(store: Store, **wanted: Any) -> list[Job]:
     """Return the pages one after the other, as a client reads them."""
     found: list[Job] = []
-    before = None
-    while page := await store.list_jobs(Listing(before=before, **wanted), 0):
-        assert len(page) <= wanted["limit"]
-        found += page
-        before = (page[-1].created_at_ms, page[-1].job_id)
-    return found
+    before: Place | None = None
+    while True:
+        page = await store.list_page(Listing(before=before, **wanted), 0)
+        assert len(page.jobs) <= wanted["limit"]
+        found += page.jobs
+        if page.next_before is None:
+            return found
+        assert before is None or page.next_before < before
+        before = page.next_before
 
 
 async def test_a_look_at_a_listing_is_short(server: valkey.Server, store: Store) -> None:
     """A filter that no job passes is applied in many short steps, none of which blocks the server."""
     await store.commit([change(job(f"job-{number}", created_at_ms=number)) for number in range(5000)])
     server.command("CONFIG", "RESETSTAT")
-    assert await store.list_jobs(Listing(limit=10, virtual_key_id="nobody"), 0) == []
+    assert await all_pages(store, limit=10, virtual_key_id="nobody") == []
     statistics = server.command("INFO", "commandstats").decode()
     calls = next(line for line in statistics.splitlines() if line.startswith("cmdstat_evalsha:"))
     facts = dict(part.split("=") for part in calls.partition(":")[2].split(","))

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from jobstatus.core.circuit_breaker import BreakerLimits
+from jobstatus.stores.listing import MAX_SCANS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -11,7 +12,10 @@ class PostgreSQLLimits:
 
     connections: int = 8
     long_connections: int = 1
-    """For listings and counts, besides the others, so that point reads and writes never wait for those."""
+    """For listings, besides the others, so that point reads and writes never wait for those; and as many for counts,
+    which may take long, so that listings do not wait for them."""
+    max_scans: int = MAX_SCANS
+    """How many jobs one step of a listing looks at."""
     connect_seconds: int = 2
     operation_seconds: float = 3.0
     count_seconds: float = 10.0

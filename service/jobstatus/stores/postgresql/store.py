@@ -5,6 +5,7 @@ import logging
 import random
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any, Final, Self, TypeVar
 
 import psycopg
@@ -12,11 +13,22 @@ import psycopg
 from jobstatus.core.circuit_breaker import CircuitBreaker
 from jobstatus.core.errors import StoreFull, StoreUnavailable
 from jobstatus.core.job import Job, JobState, RequestType
-from jobstatus.core.store import NOT_NOW, Answer, Change, Claim, JobCount, Listing, NotNow, StoreError, WorkerSigns
+from jobstatus.core.store import (
+    NOT_NOW,
+    Answer,
+    Change,
+    Claim,
+    JobCount,
+    JobPage,
+    Listing,
+    NotNow,
+    StoreError,
+    WorkerSigns,
+)
 from jobstatus.core.virtual_keys import VirtualKey
 from jobstatus.stores import StoreConfigError
 from jobstatus.stores.counting import count_of, count_values, types_of
-from jobstatus.stores.listing import page
+from jobstatus.stores.listing import Dialect, read_page
 from jobstatus.stores.postgresql import schema, statements, virtual_keys
 from jobstatus.stores.postgresql.address import conninfo_of, conninfo_of_host, host_count
 from jobstatus.stores.postgresql.connections import (
@@ -35,6 +47,7 @@ _log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
+DIALECT: Final = Dialect("jobstatus.jobs", "%s", "strpos")
 CONFLICT_PAUSES_MS: Final = (5, 20, 80)
 """The pauses, less a random part, before a batch that another one has locked out is repeated."""
 
@@ -80,7 +93,8 @@ class PostgreSQLJobStore:
         limits = self._limits
         self._breaker = CircuitBreaker(self._check_health, limits.breaker, self._drop_connections)
         self._short = Connections(self._connect, limits.connections, limits, self._breaker)
-        self._long = Connections(self._connect, limits.long_connections, limits, self._breaker)
+        self._listings = Connections(self._connect, limits.long_connections, limits, self._breaker)
+        self._counts = Connections(self._connect, limits.long_connections, limits, self._breaker)
         self._has_added = missing is None
         if missing is not None:
             _log.warning(
@@ -96,7 +110,7 @@ class PostgreSQLJobStore:
             self._adding.cancel()
             await asyncio.gather(self._adding, return_exceptions=True)
         await self._breaker.close()
-        await asyncio.gather(self._short.close(), self._long.close())
+        await asyncio.gather(*(connections.close() for connections in self._all()))
 
     def try_read_answer(self, job_id: str) -> NotNow:  # noqa: ARG002  # the port's
         return NOT_NOW
@@ -158,14 +172,15 @@ class PostgreSQLJobStore:
         self._expiring.end(max(rows)[0] if len(rows) == limit else None)
         return len(rows)
 
-    async def list_jobs(self, listing: Listing, now_ms: int) -> list[Job]:
-        statement, values = page("jobstatus.jobs", listing, now_ms, mark="%s", position="strpos")
-        rows = await self._long.use(lambda connection: _fetch(connection, statement, values))
-        return [job_of(row) for row in rows]
+    async def list_page(self, listing: Listing, now_ms: int) -> JobPage:
+        async def read(connection: Connection) -> JobPage:
+            return await read_page(DIALECT, listing, now_ms, partial(_fetch, connection), self._limits.max_scans)
+
+        return await self._listings.use(read)
 
     async def count_jobs(self, leases_count_from_ms: int = 0) -> JobCount:
         values = count_values(leases_count_from_ms)
-        (row,) = await self._long.use(
+        (row,) = await self._counts.use(
             lambda connection: _fetch(connection, statements.COUNT, values), self._limits.count_seconds
         )
         return count_of(row)
@@ -210,7 +225,7 @@ class PostgreSQLJobStore:
         while not self._has_added:
             await asyncio.sleep(limits.added_pause_seconds)
             try:
-                missing = await self._long.use(lambda connection: schema.add_columns(connection, limits.added_lock_ms))
+                missing = await self._counts.use(partial(schema.add_columns, lock_ms=limits.added_lock_ms))
             except (StoreUnavailable, StoreFull):
                 continue
             self._has_added = missing is None
@@ -231,14 +246,17 @@ class PostgreSQLJobStore:
             await check_health(connect(self._primary), seconds, seconds)
 
     async def _drop_connections(self) -> None:
-        await asyncio.gather(self._short.drop(), self._long.drop())
+        await asyncio.gather(*(connections.drop() for connections in self._all()))
+
+    def _all(self) -> tuple[Connections, ...]:
+        return self._short, self._listings, self._counts
 
     async def _read(self, statement: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
         return await self._short.use(lambda connection: _fetch(connection, statement, values))
 
     async def _read_all(self, statement: str) -> list[tuple[Any, ...]]:
         """Do a read of many rows, which may take as long as a count."""
-        return await self._long.use(lambda connection: _fetch(connection, statement), self._limits.count_seconds)
+        return await self._counts.use(lambda connection: _fetch(connection, statement), self._limits.count_seconds)
 
     async def _write(self, work: Callable[[Connection], Awaitable[T]]) -> T:
         async def guarded(connection: Connection) -> T:

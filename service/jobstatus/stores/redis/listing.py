@@ -1,7 +1,9 @@
 """A page of a listing, merged from the buckets: each has its own jobs in order, and returns them part by part.
 
-A part scans a bounded number of jobs, and few buckets are read at a time, so that a filter that few jobs pass does not
-keep a server from answering polls.
+A server has one thread for everything, so listings leave most of it to polls: a part scans a bounded number of jobs,
+few parts are read at a time, all listings of this process take turns, and after each turn there is a pause as long as
+the turn. A page ends after a while; then it has what was found down to the place that every bucket was read to. There
+is no index for virtual keys: it would make every write dearer, and processes of earlier versions would not keep it.
 """
 
 import asyncio
@@ -9,9 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from jobstatus.core.errors import StoreUnavailable
-from jobstatus.core.job import Job
-from jobstatus.core.store import Listing
+from jobstatus.core.store import JobPage, Listing, Place
 from jobstatus.stores.redis import scripts
 from jobstatus.stores.redis.cluster.connection import Word
 from jobstatus.stores.redis.cluster.router import ClusterClient, Command
@@ -22,9 +22,22 @@ from jobstatus.stores.rows import error_code_text
 
 AT_ONCE: Final = 4
 """How many buckets are read at a time."""
-LIMIT_SECONDS: Final = 30.0
+PLAIN_AT_ONCE: Final = 16
+"""The same without a filter: the first jobs that are scanned are on the page."""
 
-_Place = tuple[int, bytes]
+_Key = tuple[int, bytes]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ListingLimits:
+    """The bounds of listings."""
+
+    max_scans: int = 100
+    """How many jobs of one bucket one part of a listing scans."""
+    page_seconds: float = 0.05
+    """How long a page is looked for. Each bucket is read once at least, so that each page goes on further."""
+    pause_share: float = 1.0
+    """The pause after a turn, as a multiple of the time that the turn took."""
 
 
 @dataclass(slots=True)
@@ -32,25 +45,46 @@ class _Part:
     """What is known of one bucket: the jobs found so far, and where its next part begins (None: there is none)."""
 
     bucket: Bucket
-    begins: _Place | None
+    begins: _Key | None
     is_new: bool = True
-    found: list[tuple[_Place, bytes]] = field(default_factory=list)
+    found: list[tuple[_Key, bytes]] = field(default_factory=list)
 
 
-async def list_jobs(
-    client: ClusterClient, buckets: Sequence[Bucket], listing: Listing, now_ms: int, max_scans: int
-) -> list[Job]:
-    """As `JobStore.list_jobs`; one part scans at most `max_scans` jobs. Raises StoreUnavailable, also on a timeout."""
-    parts = [_Part(bucket, None) for bucket in buckets]
-    try:
-        async with asyncio.timeout(LIMIT_SECONDS):
-            while asking := _unfinished(parts, listing.limit):
-                for first in range(0, len(asking), AT_ONCE):
-                    await _ask(client, asking[first : first + AT_ONCE], listing, now_ms, max_scans)
-    except TimeoutError as error:
-        raise StoreUnavailable from error
-    found = sorted((item for part in parts for item in part.found), reverse=True)
-    return [job_in(row, None) for _, row in found[: listing.limit]]
+class Listings:
+    """Reads the pages of all listings of one process."""
+
+    def __init__(self, client: ClusterClient, buckets: Sequence[Bucket], limits: ListingLimits) -> None:
+        self._client = client
+        self._buckets = buckets
+        self._limits = limits
+        self._turn = asyncio.Lock()
+
+    async def page(self, listing: Listing, now_ms: int) -> JobPage:
+        """As `JobStore.list_page`. Raises StoreUnavailable."""
+        parts = [_Part(bucket, None) for bucket in self._buckets]
+        now = asyncio.get_running_loop().time
+        ends_at = now() + self._limits.page_seconds
+        at_once = PLAIN_AT_ONCE if listing.is_plain else AT_ONCE
+        while asking := _unfinished(parts, listing.limit):
+            for first in range(0, len(asking), at_once):
+                await self._ask(asking[first : first + at_once], listing, now_ms)
+            if now() >= ends_at:
+                break
+        return _merged(parts, listing.limit)
+
+    async def _ask(self, parts: Sequence[_Part], listing: Listing, now_ms: int) -> None:
+        most = self._limits.max_scans
+        commands = [Command(part.bucket.slot, _command(part, listing, now_ms, most)) for part in parts]
+        now = asyncio.get_running_loop().time
+        async with self._turn:
+            began_at = now()
+            replies = await self._client.execute(commands)
+            await asyncio.sleep((now() - began_at) * self._limits.pause_share)
+        raise_first(replies)
+        for part, (page, created_at_ms, job_id) in zip(parts, replies, strict=True):
+            part.is_new = False
+            part.begins = None if created_at_ms is None else (int(created_at_ms), job_id)
+            part.found += (((int(at_ms), found_id), row) for at_ms, found_id, row in page)
 
 
 def _unfinished(parts: Sequence[_Part], limit: int) -> list[_Part]:
@@ -60,14 +94,15 @@ def _unfinished(parts: Sequence[_Part], limit: int) -> list[_Part]:
     return [part for part in parts if part.is_new or (part.begins is not None and part.begins > last)]
 
 
-async def _ask(client: ClusterClient, parts: Sequence[_Part], listing: Listing, now_ms: int, max_scans: int) -> None:
-    commands = [Command(part.bucket.slot, _command(part, listing, now_ms, max_scans)) for part in parts]
-    replies = await client.execute(commands)
-    raise_first(replies)
-    for part, (page, created_at_ms, job_id) in zip(parts, replies, strict=True):
-        part.is_new = False
-        part.begins = None if created_at_ms is None else (int(created_at_ms), job_id)
-        part.found += (((int(at_ms), found_id), row) for at_ms, found_id, row in page)
+def _merged(parts: Sequence[_Part], limit: int) -> JobPage:
+    """Return the jobs found down to the place that every bucket was read to."""
+    read_to = max((part.begins for part in parts if part.begins is not None), default=None)
+    found = sorted((item for part in parts for item in part.found), reverse=True)
+    sure = [item for item in found if read_to is None or item[0] >= read_to]
+    page = sure[:limit]
+    ends = page[-1][0] if len(page) == limit and (len(sure) > limit or read_to is not None) else read_to
+    next_before = None if ends is None else (ends[0], ends[1].decode())
+    return JobPage([job_in(row, None) for _, row in page], next_before)
 
 
 def _command(part: _Part, listing: Listing, now_ms: int, max_scans: int) -> bytes:
@@ -98,7 +133,7 @@ def _contained(listing: Listing) -> list[Word]:
 
 def _begin(listing: Listing) -> tuple[int | str, str]:
     """Return the created_at_ms and id before which the page begins: the earlier of those that the listing has."""
-    places: list[tuple[int, str]] = [] if listing.before is None else [listing.before]
+    places: list[Place] = [] if listing.before is None else [listing.before]
     if listing.created_before_ms is not None:
         places.append((listing.created_before_ms, ""))
     return min(places, default=("", ""))

@@ -138,39 +138,72 @@ local function fits(row)
   return error ~= nil and has(error, code)
 end
 
-local first = 0
-if from ~= '' then
-  first = redis.call('ZCOUNT', listed, '(' .. from, '+inf')
-  local last = first + redis.call('ZCOUNT', listed, from, from)
-  while first < last do
-    local middle = math.floor((first + last) / 2)
-    local id = redis.call('ZREVRANGE', listed, middle, middle)[1]
-    if is_before(id, before) then last = middle else first = middle + 1 end
+local function next_of_all()
+  local first = 0
+  if from ~= '' then
+    first = redis.call('ZCOUNT', listed, '(' .. from, '+inf')
+    local last = first + redis.call('ZCOUNT', listed, from, from)
+    while first < last do
+      local middle = math.floor((first + last) / 2)
+      local id = redis.call('ZREVRANGE', listed, middle, middle)[1]
+      if is_before(id, before) then last = middle else first = middle + 1 end
+    end
   end
+  return redis.call('ZREVRANGE', listed, first, first + scans - 1, 'WITHSCORES')
 end
 
-local found = redis.call('ZREVRANGE', listed, first, first + scans - 1, 'WITHSCORES')
+local function all_in(indexes)
+  local jobs, found = {}, {}
+  for _, index in ipairs(indexes) do
+    for _, id in ipairs(redis.call('ZRANGE', index, 0, -1)) do
+      local created = redis.call('HGET', prefix .. id, 'created_at_ms')
+      if created and (from == '' or tonumber(created) < tonumber(from) or (created == from and is_before(id, before)))
+      then
+        jobs[#jobs + 1] = {created, id}
+      end
+    end
+  end
+  table.sort(jobs, function(one, other)
+    if one[1] ~= other[1] then return tonumber(one[1]) > tonumber(other[1]) end
+    return is_before(other[2], one[2])
+  end)
+  for _, job in ipairs(jobs) do
+    found[#found + 1] = job[2]
+    found[#found + 1] = job[1]
+  end
+  return found
+end
+
 local page, wanted, place = {}, {}, nil
-for state in string.gmatch(state_list, '%a+') do wanted[state] = true end
+local of_state, indexes, held = {pending = KEYS[2], processing = KEYS[3], completed = KEYS[4], failed = KEYS[5]}, {}, 0
+for state in string.gmatch(state_list, '%a+') do
+  wanted[state] = true
+  indexes[#indexes + 1] = of_state[state]
+  held = held + redis.call('ZCARD', of_state[state])
+end
+local found = #indexes > 0 and held <= scans and all_in(indexes) or next_of_all()
 for at = 1, #found, 2 do
   local id, created = found[at], found[at + 1]
   if least ~= '' and tonumber(created) < tonumber(least) then return {page, false, false} end
   place = at
-  local job = redis.call('HMGET', prefix .. id, 'state', 'request_type', 'virtual_key_id', 'expires_at_ms', 'row')
+  local job = redis.call('HMGET', prefix .. id, 'state', 'request_type', 'virtual_key_id', 'expires_at_ms')
   if job[1] and (state_list == '' or wanted[job[1]])
     and (request_type == '' or job[2] == request_type)
     and (owner == '' or job[3] == owner)
-    and not (job[4] and tonumber(job[4]) <= tonumber(now))
-    and fits(job[5]) then
-    page[#page + 1] = {created, id, job[5]}
-    if #page == limit then break end
+    and not (job[4] and tonumber(job[4]) <= tonumber(now)) then
+    local row = redis.call('HGET', prefix .. id, 'row')
+    if row and fits(row) then
+      page[#page + 1] = {created, id, row}
+      if #page == limit then break end
+    end
   end
 end
 if place == nil or (#found < 2 * scans and place == #found - 1) then return {page, false, false} end
 return {page, found[place + 1], found[place]}
 """
 )
-"""A part of a listing. KEYS: `Bucket.indexes`. ARGV: the prefix of keys of jobs; created_at_ms and id before which the
+"""A part of a listing. Where few jobs are in the states asked for, the indexes of these are read instead of that of
+all jobs. KEYS: `Bucket.indexes`. ARGV: the prefix of keys of jobs; created_at_ms and id before which the
 part begins, or '' and ''; the least created_at_ms or ''; now; states, request type and virtual key, or ''; how many
 jobs it may return and scan; what the error must contain, or ''; and the texts that the row must contain. Returns the
 jobs, as created_at_ms, id and row each, and the created_at_ms and id before which the next part begins, or nothing

@@ -22,12 +22,12 @@ from jobstatus.core.store import (
     Claim,
     CommitError,
     JobCount,
+    JobPage,
     Listing,
     NotNow,
     StoreError,
     WorkerSigns,
 )
-from jobstatus.stores.redis import listing as pages
 from jobstatus.stores.redis import scripts
 from jobstatus.stores.redis.checks import opened
 from jobstatus.stores.redis.cluster.connection import Word, pack
@@ -39,6 +39,7 @@ from jobstatus.stores.redis.cluster.url import NodeAddress
 from jobstatus.stores.redis.encoding import ANSWER_FIELDS, RESULT_FIELDS, answer_of, change_arguments, job_in
 from jobstatus.stores.redis.errors import raise_first, store_error
 from jobstatus.stores.redis.keys import BUCKETS, Bucket, Keys, bucket_of, encoded
+from jobstatus.stores.redis.listing import ListingLimits, Listings
 from jobstatus.stores.redis.size_limits import SizeLimits
 from jobstatus.stores.redis.url import parse_url
 from jobstatus.stores.redis.virtual_keys import VirtualKeys
@@ -54,8 +55,7 @@ class RedisLimits:
     """The limits of the store and of its client."""
 
     cluster: ClusterLimits = ClusterLimits()  # noqa: RUF009  # a frozen value
-    max_scans: int = 100
-    """How many jobs of one bucket one part of a listing scans."""
+    listings: ListingLimits = ListingLimits()  # noqa: RUF009  # a frozen value
     types_at_once: int = 500
     """How many jobs of one bucket one part of a count by type reads."""
 
@@ -81,6 +81,7 @@ class RedisJobStore(VirtualKeys):
         self._replicas = replicas
         self._buckets = keys.buckets
         self._first = self._buckets[0]
+        self._listings = Listings(self._client, self._buckets, limits.listings)
         self._confirmed = keys.confirmed
         self._refusing = 0
         self._sizes = SizeLimits()
@@ -184,8 +185,8 @@ class RedisJobStore(VirtualKeys):
         )
         return sum(replies)
 
-    async def list_jobs(self, listing: Listing, now_ms: int) -> list[Job]:
-        return await pages.list_jobs(self._client, self._buckets, listing, now_ms, self._limits.max_scans)
+    async def list_page(self, listing: Listing, now_ms: int) -> JobPage:
+        return await self._listings.page(listing, now_ms)
 
     async def count_jobs(self, leases_count_from_ms: int = 0) -> JobCount:
         """Count in each bucket, a few at a time; raise what any of them raises."""

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from jobstatus.stores.listing import MAX_SCANS
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SQLiteLimits:
@@ -13,5 +15,7 @@ class SQLiteLimits:
     """Of how many polled jobs the rowid is cached."""
     max_kept_frames: int = 1000
     """Reads keep a transaction open only while the log has no more frames than this."""
+    max_scans: int = MAX_SCANS
+    """How many jobs one step of a listing looks at."""
     kept_seconds: float = 0.05
     """How long a transaction is kept, so that the log of another process's writes grows no further than that."""

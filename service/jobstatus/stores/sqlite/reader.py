@@ -52,6 +52,20 @@ class PointReader:
                 self._on_keep()
         return self._cursor.execute(statement, values).fetchall()
 
+    def fetch_each(self, statement: str, values: Sequence[Sequence[Any]]) -> list[Any]:
+        """Return the rows that the statement finds for each of these values, all as of one moment.
+
+        One transaction costs as much as reading a row.
+        """
+        if self._index[:_HEADER_BYTES] == self._kept:
+            return self._cursor.executemany(statement, values).fetchall()
+        self.release()
+        self._cursor.execute("BEGIN").fetchall()
+        try:
+            return self._cursor.executemany(statement, values).fetchall()
+        finally:
+            self._cursor.execute("COMMIT").fetchall()
+
     def release(self) -> None:
         """End the transaction that was kept, so that the log can restart."""
         if self._kept:

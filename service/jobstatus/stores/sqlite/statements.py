@@ -1,5 +1,6 @@
 """The statements and their values."""
 
+from collections.abc import Sequence
 from typing import Any, Final
 
 from jobstatus.core.rules import GIVEN_UP_CODES
@@ -43,6 +44,15 @@ _UPDATE: Final = (
 """Values: the same, and the version that is replaced."""
 _DELETE: Final = "DELETE FROM jobs WHERE job_id = ? AND version = ?"
 COUNT_UP: Final = "UPDATE counters SET value = value + 1 WHERE name = ?"
+
+
+def steps(changes: Sequence[Change]) -> list[tuple[str, list[tuple[Any, ...]]]]:
+    """Return each statement that `step` names for these changes, with the values of all its rows."""
+    together: dict[str, list[tuple[Any, ...]]] = {}
+    for change in changes:
+        statement, values = step(change)
+        together.setdefault(statement, []).append(values)
+    return list(together.items())
 
 
 def step(change: Change) -> tuple[str, tuple[Any, ...]]:

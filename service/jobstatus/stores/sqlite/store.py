@@ -1,4 +1,4 @@
-"""SQLite behind the port: one thread that writes, point reads on the event loop, long reads on a second thread.
+"""SQLite behind the port: one thread that writes, point reads on the event loop, long reads on two more threads.
 
 Group commit comes from `core.writer`; here one batch is one `BEGIN IMMEDIATE` … `COMMIT` on the writer's thread, which
 is never cancelled half-way: asyncio can end the wait, not the work. Point reads by id take microseconds, less than a
@@ -24,14 +24,15 @@ import apsw
 
 from jobstatus.core.errors import StoreFull, StoreUnavailable
 from jobstatus.core.job import Job, JobState, RequestType
-from jobstatus.core.store import Answer, Change, Claim, JobCount, Listing, StoreError, WorkerSigns
+from jobstatus.core.store import Answer, Change, Claim, JobCount, JobPage, Listing, StoreError, WorkerSigns
 from jobstatus.core.virtual_keys import VirtualKey
 from jobstatus.stores import StoreConfigError
 from jobstatus.stores.counting import count_of, count_values, types_of
-from jobstatus.stores.listing import page
+from jobstatus.stores.listing import Dialect, read_page
 from jobstatus.stores.rows import job_of
 from jobstatus.stores.sqlite import schema, statements, virtual_keys
 from jobstatus.stores.sqlite.limits import SQLiteLimits
+from jobstatus.stores.sqlite.long_reader import LongReader
 from jobstatus.stores.sqlite.reader import PointReader
 from jobstatus.stores.sqlite.sweep_lock import SweepLock
 
@@ -39,6 +40,7 @@ _log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
+_DIALECT: Final = Dialect("jobs", "?", "instr")
 _COMPARED_AT_ONCE: Final = 500
 """Jobs whose versions are read before polls are answered in between."""
 _FAULTS: Final = (apsw.Error, OSError, StoreConfigError)
@@ -60,7 +62,6 @@ class SQLiteJobStore:
         self._writer: apsw.Connection | None = None
         self._reader: PointReader | None = None
         self._releasing: asyncio.TimerHandle | None = None
-        self._scanner: apsw.Connection | None = None
         self._file: tuple[int, int] | None = None
         self._writes = 0
         self._opened = 0
@@ -69,7 +70,8 @@ class SQLiteJobStore:
         self._compared: tuple[frozenset[str], tuple[int, int]] = frozenset(), (0, 0)
         self._sweep_lock = SweepLock(self._path)
         self._write_thread = ThreadPoolExecutor(1, "sqlite-writer")
-        self._scan_thread = ThreadPoolExecutor(1, "sqlite-scanner")
+        self._listings = LongReader(self._path, "sqlite-listings")
+        self._counts = LongReader(self._path, "sqlite-counts")
 
     async def __aenter__(self) -> Self:
         try:
@@ -80,7 +82,8 @@ class SQLiteJobStore:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        await self._in(self._scan_thread, lambda: _close(self._scanner))
+        for reader in (self._listings, self._counts):
+            await reader.close()
         if self._releasing is not None:
             self._releasing.cancel()
         self._close_reader()
@@ -110,8 +113,12 @@ class SQLiteJobStore:
             statement = statements.JOB if with_results else statements.JOB_WITHOUT_RESULT
         else:
             statement = statements.OLD_JOB if with_results else statements.OLD_JOB_WITHOUT_RESULT
-        found = [self._read(statement, (job_id,)) for job_id in job_ids]
-        return [job_of(rows[0]) if rows else None for rows in found]
+        if len(job_ids) == 1:
+            rows = self._read(statement, job_ids)
+        else:
+            rows = self._read_each(statement, [(job_id,) for job_id in job_ids])
+        found = {row[0]: job_of(row) for row in rows}
+        return [found.get(job_id) for job_id in job_ids]
 
     def part_of(self, job_id: str) -> None:
         """There is one part."""
@@ -158,21 +165,19 @@ class SQLiteJobStore:
 
         return await self._write(purge)
 
-    async def list_jobs(self, listing: Listing, now_ms: int) -> list[Job]:
-        statement, values = page("jobs", listing, now_ms, mark="?", position="instr")
-        rows = await self._scan(lambda connection: connection.execute(statement, values).fetchall())
-        return [job_of(row) for row in rows]
+    async def list_page(self, listing: Listing, now_ms: int) -> JobPage:
+        return await read_page(_DIALECT, listing, now_ms, self._listings.fetch, self._limits.max_scans)
 
     async def count_jobs(self, leases_count_from_ms: int = 0) -> JobCount:
         values = count_values(leases_count_from_ms)
-        (row,) = await self._scan(lambda connection: connection.execute(statements.COUNT, values).fetchall())
+        (row,) = await self._counts.fetch(statements.COUNT, values)
         return count_of(row)
 
     async def count_types(self) -> dict[tuple[JobState, RequestType], int]:
-        return types_of(await self._scan(lambda connection: connection.execute(statements.COUNT_TYPES).fetchall()))
+        return types_of(await self._counts.fetch(statements.COUNT_TYPES))
 
     async def worker_signs(self) -> WorkerSigns:
-        (row,) = await self._scan(lambda connection: connection.execute(statements.WORKER_SIGNS).fetchall())
+        (row,) = await self._counts.fetch(statements.WORKER_SIGNS)
         return WorkerSigns._make(row)
 
     async def probe(self) -> None:
@@ -230,11 +235,24 @@ class SQLiteJobStore:
         """Do a short read on the event loop's thread."""
         try:
             if self._reader is None:
-                self._reader = PointReader(self._path, self._limits.max_kept_frames, self._release_soon)
+                self._reader = self._open_reader()
             return self._reader.fetch(statement, values, keep=not self._writes)
         except _FAULTS as error:
             self._close_reader()
             raise StoreUnavailable from error
+
+    def _read_each(self, statement: str, values: Sequence[Sequence[Any]]) -> list[Any]:
+        """As `_read` for each of the values, in one transaction."""
+        try:
+            if self._reader is None:
+                self._reader = self._open_reader()
+            return self._reader.fetch_each(statement, values)
+        except _FAULTS as error:
+            self._close_reader()
+            raise StoreUnavailable from error
+
+    def _open_reader(self) -> PointReader:
+        return PointReader(self._path, self._limits.max_kept_frames, self._release_soon)
 
     def _release_reader(self) -> None:
         """Let the log restart. A reader that fails to is closed, and reopened when it is needed."""
@@ -257,21 +275,6 @@ class SQLiteJobStore:
         if self._reader is not None:
             self._reader.close()
             self._reader = None
-
-    async def _scan(self, read: Callable[[apsw.Connection], T]) -> T:
-        """Do a read that may be long, on its own thread and connection."""
-
-        def scan() -> T:
-            try:
-                if self._scanner is None:
-                    self._scanner = schema.open_reader(self._path)
-                return read(self._scanner)
-            except _FAULTS as error:
-                _close(self._scanner)
-                self._scanner = None
-                raise StoreUnavailable from error
-
-        return await self._in(self._scan_thread, scan)
 
     async def _write(self, work: Callable[[apsw.Connection], T]) -> T:
         """Do the work in a transaction on the writer's thread. Return when it is committed and synced."""
@@ -329,7 +332,8 @@ class SQLiteJobStore:
 
     def _stop_threads(self) -> None:
         self._write_thread.shutdown()
-        self._scan_thread.shutdown()
+        for reader in (self._listings, self._counts):
+            reader.stop_thread()
 
 
 def _close(connection: apsw.Connection | None) -> None:
@@ -337,8 +341,22 @@ def _close(connection: apsw.Connection | None) -> None:
         connection.close(True)  # force: the operation has reported the error already
 
 
-def _commit(connection: apsw.Connection, changes: Iterable[Change]) -> list[str]:
-    """Try every change. Return the ids of those whose version did not fit."""
+def _commit(connection: apsw.Connection, changes: Sequence[Change]) -> list[str]:
+    """Try every change. Return the ids of those whose version did not fit.
+
+    At first it is only counted how many fit. It is seldom not all of them: then begin anew and ask after each.
+    """
+    before = connection.total_changes()
+    cursor = connection.cursor()
+    for statement, values in statements.steps(changes):
+        cursor.executemany(statement, values)
+    if connection.total_changes() - before == len(changes):
+        return []
+    connection.execute("ROLLBACK; BEGIN IMMEDIATE")
+    return _commit_one_by_one(connection, changes)
+
+
+def _commit_one_by_one(connection: apsw.Connection, changes: Iterable[Change]) -> list[str]:
     execute = connection.cursor().execute
     lost = []
     for change in changes:

@@ -1,0 +1,538 @@
+"""The console in a real browser: is each step of a job seen in time, by admins only, by everyone who has to?
+
+    python tests/soak/console_page.py [--stores sqlite postgresql cluster] [--screenshots docs] [--load]
+
+Needs Chromium and ChromeDriver, which no wheel brings, and npm for axe-core; the script says so where they are missing.
+
+* The printed link signs in once, and leaves no trace in the address. A job is created, started, reported and completed
+  over gRPC, and each step is on the page within a second; on each store.
+* Without a token, with a virtual key's and with an expired one the page has a sentence and nothing else. A result that
+  is a script is shown as text. Nothing violates the policy of the page, and nothing is requested of another host.
+* axe finds nothing serious in any view, in both schemes, nor at 360 pixels, where nothing is wider than the screen.
+* A fleet that dies is a red banner within 15 s. `kill -9` of a serving process does not end the page.
+* With --load: what a page costs the browser and the service, with 100,000 jobs and 500 changes a second.
+
+Prints what it saw; exits with an error when it is not that.
+"""
+
+import argparse
+import asyncio
+import hashlib
+import json
+import random
+import re
+import shutil
+import sys
+import tarfile
+import tempfile
+import time
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import psutil
+from google.protobuf.duration_pb2 import Duration
+from harness.chromium import Browser, browser, missing_programs
+from harness.jobs import complete, create, fail, heartbeat, job_error, start
+from harness.service import Process, Service
+from harness.stores import STORES
+from harness.tokens import admin_token, token, virtual_key_token
+from harness.waiting import until
+
+STEP_SECONDS: Final = 20.0
+SOON_SECONDS: Final = 1.0
+BANNER_SECONDS: Final = 15.0
+AXE: Final = ("axe-core", "4.14.1", "29348999450cdf2849a8e70b7912fc2da85a849da39c0d0d5394f51d4a9ed95c")
+SERIOUS: Final = ("serious", "critical")
+VIEWS: Final = ("now", "jobs", "failures", "workers", "keys")
+SCRIPT: Final = json.dumps("<img src=x onerror=alert(1)><script>alert(2)</script>").encode()
+MAX_PNG_BYTES: Final = 300_000
+
+WATCH: Final = """
+    window.violations = [];
+    addEventListener("securitypolicyviolation", (event) =>
+      window.violations.push(
+        [event.effectiveDirective, event.blockedURI, event.sourceFile, event.lineNumber].join(" ")));"""
+SIGN_IN: Final = """
+    document.querySelector("[name=token]").value = arguments[0];
+    document.querySelector("form").requestSubmit();"""
+SEEN: Final = "return document.getElementById('main').innerText;"
+REQUESTED: Final = """
+    return performance.getEntriesByType("resource").map((entry) => new URL(entry.name).origin)
+      .filter((origin) => origin !== location.origin);"""
+KEPT: Final = "return [localStorage.length, sessionStorage.length, document.cookie.length, location.href];"
+WIDER: Final = """
+    return [...document.querySelectorAll("body *")].filter((element) => !element.closest(".scroll, nav, .said, .skip"))
+      .filter((element) => element.getBoundingClientRect().right > innerWidth + 1)
+      .map((element) => element.outerHTML);"""
+AUDIT: Final = """
+    return axe.run(document, { resultTypes: ["violations"] }).then((found) =>
+      found.violations.map((each) =>
+        [each.impact, each.id, each.nodes.map((node) => node.target.join(" ")).slice(0, 5)]));"""
+SHOW: Final = """
+    [...document.querySelectorAll("button")].find((each) => each.textContent === "Show the result").click();"""
+
+
+class Wrong(Exception):
+    """The page is not as it must be; the message is one sentence."""
+
+
+class DevelopmentProcess(Process):
+    """`jobstatus serve --dev`."""
+
+    command = ("serve", "--dev")
+
+    @property
+    def link(self) -> str:
+        """The link that signs in, as it was printed."""
+        found = re.findall(r"http://\S+/console/#ticket=\S+", self.log_path.read_text())
+        return str(found[-1])
+
+
+def page_of(process: Process) -> str:
+    """The address of the console."""
+    return f"http://127.0.0.1:{process.port('ADMIN')}/console/"
+
+
+@dataclass(slots=True, kw_only=True)
+class Delays:
+    """How long the page took to show each step."""
+
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @asynccontextmanager
+    async def until_shown(self, step: str, chromium: Browser, text: str) -> AsyncIterator[None]:
+        """Do the block, and wait until the page has the text."""
+        yield
+        began = time.perf_counter()
+        await shows(chromium, text)
+        self.seconds[step] = time.perf_counter() - began
+
+    def check(self) -> None:
+        """Raise Wrong if a step took too long."""
+        late = {step: seconds for step, seconds in self.seconds.items() if seconds > SOON_SECONDS}
+        if late:
+            raise Wrong(f"these steps were shown late: {late}")
+
+    def __str__(self) -> str:
+        return ", ".join(f"{step} {seconds * 1000:.0f} ms" for step, seconds in self.seconds.items())
+
+
+async def shows(chromium: Browser, text: str, seconds: float = STEP_SECONDS) -> None:
+    """Return once the page has the text; Wrong with what it has when it does not."""
+
+    async def does() -> bool:
+        return text in await chromium.run(SEEN)
+
+    try:
+        await until(does, seconds)
+    except TimeoutError:
+        raise Wrong(f"the page does not show {text!r} but {await chromium.run(SEEN)!r}") from None
+
+
+async def go(chromium: Browser, place: str, text: str) -> None:
+    """Go to a view, which has this text."""
+    await chromium.run("location.hash = arguments[0];", f"#/{place}")
+    await shows(chromium, text)
+
+
+async def sign_in(chromium: Browser, process: Process) -> None:
+    """Open the page anew and paste an admin's token."""
+    await chromium.open("about:blank")
+    await chromium.open(page_of(process))
+    await chromium.run(SIGN_IN, admin_token(sub="ada"))
+    await shows(chromium, "Pending")
+
+
+async def lives(process: DevelopmentProcess, chromium: Browser) -> Delays:
+    """One job's life behind the printed link, which is opened once more in vain."""
+    delays, link = Delays(), process.link
+    async with process.connected() as service:
+        await chromium.open(link)
+        await shows(chromium, "Pending")
+        if (kept := await chromium.run(KEPT)) != [0, 0, 0, page_of(process)]:
+            raise Wrong(f"the page keeps something, or its address does: {kept}")
+        await go(chromium, "jobs", "No jobs yet")
+        async with delays.until_shown("created", chromium, "life-1"):
+            await create(service, "life-1")
+        async with delays.until_shown("started", chromium, "processing"):
+            await start(service, "life-1", lease=Duration(seconds=30))
+        async with delays.until_shown("reported", chromium, "42 %"):
+            await service.jobs.HeartbeatJob(heartbeat("life-1", attempt=1, progress=0.42))
+        async with delays.until_shown("completed", chromium, "completed\n"):
+            await complete(service, "life-1", SCRIPT, attempt=1)
+        async with delays.until_shown("counted as new", chromium, "1 new, show"):
+            await create(service, "life-2")
+        await chromium.press("n")
+        await shows(chromium, "life-2")
+    await chromium.open("about:blank")
+    await chromium.open(link)
+    await shows(chromium, "This link was used already")
+    return delays
+
+
+async def is_closed_to_strangers(process: Process, chromium: Browser) -> None:
+    """Those without an admin's token see a sentence and the form, and nothing of any job."""
+    expired = token(role="admin", exp=int(time.time()) - 3600)
+    for given, sentence in (
+        (expired, "The token has expired"),
+        (virtual_key_token("vk-1"), "needs an admin's token"),
+        ("nonsense", "This token is not valid here"),
+    ):
+        await chromium.open("about:blank")
+        await chromium.open(f"{page_of(process)}#/jobs")
+        await chromium.run(SIGN_IN, given)
+        await shows(chromium, sentence)
+        if "life-1" in (seen := await chromium.run(SEEN)):
+            raise Wrong(f"the page shows a job to a stranger: {seen!r}")
+
+
+async def shows_a_script_as_text(process: Process, chromium: Browser) -> None:
+    """A result is text, whatever it is."""
+    await sign_in(chromium, process)
+    await go(chromium, "jobs/life-1", "Show the result")
+    await chromium.run(
+        "[...document.querySelectorAll('button')].find((b) => b.textContent === 'Show the result').click();"
+    )
+    await shows(chromium, SCRIPT.decode())
+    if await chromium.run("return document.querySelectorAll('main img, main script').length;"):
+        raise Wrong("the page made elements of a result")
+
+
+async def check_policy(chromium: Browser) -> None:
+    """Raise Wrong if anything violated the page's policy since it was opened, or was asked of another host."""
+    violations, others = await chromium.run("return window.violations;"), await chromium.run(REQUESTED)
+    if violations or others:
+        raise Wrong(f"the page violates its policy: {violations}, {others}")
+
+
+async def audit(process: Process, chromium: Browser, axe: str, screenshots: Path | None) -> int:
+    """Let axe see each view; the number of views that it saw. Raises Wrong for anything serious."""
+    seen = 0
+    for width, scheme in ((1280, "light"), (1280, "dark"), (360, "light")):
+        await chromium.command(
+            "Emulation.setDeviceMetricsOverride",
+            width=width,
+            height=860,
+            deviceScaleFactor=1,
+            mobile=width < 500,
+        )
+        await chromium.command(
+            "Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}]
+        )
+        await sign_in(chromium, process)
+        for view in (*VIEWS, "jobs/shown-1"):
+            await chromium.run("location.hash = arguments[0];", f"#/{view}")
+            await until(lambda: is_still(chromium), STEP_SECONDS)
+            if width < 500 and (wider := await chromium.run(WIDER)):
+                raise Wrong(f"{view} is wider than the screen: {wider}")
+            await check_policy(chromium)
+            if screenshots is not None and width > 500 and view == "now":
+                keep(screenshots / f"console-{scheme}.png", await chromium.screenshot())
+            if screenshots is not None and (width, scheme, view) == (1280, "light", "jobs"):
+                keep(screenshots / "console-jobs.png", await chromium.screenshot())
+            await chromium.run(axe)
+            found = [each for each in await chromium.run(AUDIT) if each[0] in SERIOUS]
+            if found:
+                raise Wrong(f"axe finds in {view} ({scheme}, {width} pixels): {found}")
+            seen += 1
+    return seen
+
+
+async def is_still(chromium: Browser) -> bool:
+    """Whether the view has its data."""
+    return bool(
+        await chromium.run(
+            "return document.getElementById('live').dataset.state === 'live'"
+            " && document.querySelector('main table tbody tr, main .nothing:not([hidden]), main .facts > *') !== null;"
+        )
+    )
+
+
+def keep(path: Path, image: bytes) -> None:
+    """Write an image, unless it is too large to be kept."""
+    if len(image) > MAX_PNG_BYTES:
+        raise Wrong(f"{path} would have {len(image)} bytes")
+    path.write_bytes(image)
+
+
+async def fill(service: Service) -> None:
+    """Jobs in all states, of several types, keys and workers."""
+    chance = random.Random(1)
+    for number in range(1, 81):
+        job_id = f"shown-{number}"
+        await create(
+            service, job_id, request_type=1 + number % 6, virtual_key_id=f"team-{'abc'[number % 3]}", max_attempts=2
+        )
+        if number % 8 == 0:
+            continue
+        await start(service, job_id, f"gpu-{number % 5}", lease=Duration(seconds=600))
+        if number % 7 == 0:
+            await service.jobs.HeartbeatJob(heartbeat(job_id, attempt=1, progress=chance.random(), message="decoding"))
+        elif number % 9 == 0:
+            error = job_error("The recording is empty." if number % 2 else "The provider has no quota left.")
+            error.error.code = "bad_audio" if number % 2 else "quota_exceeded"
+            await fail(service, job_id, error, attempt=1, status_code=400 if number % 2 else 429)
+        elif number % 6:
+            await complete(service, job_id, attempt=1)
+
+
+async def work(service: Service, name: str, chance: random.Random) -> None:
+    """One worker that never ends: jobs are made, run and ended, at a few a second."""
+    for number in range(1_000_000):
+        job_id = f"{name}-{number}"
+        await create(service, job_id, request_type=1 + number % 4)
+        await asyncio.sleep(chance.random() * 0.2)
+        await start(service, job_id, name, lease=Duration(seconds=30))
+        await asyncio.sleep(chance.random() * 0.4)
+        await complete(service, job_id, attempt=1)
+
+
+@asynccontextmanager
+async def meanwhile(work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
+    """Do the work in the background."""
+    task = asyncio.create_task(work)
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+async def tells_of_a_dead_fleet(process: Process, chromium: Browser) -> float:
+    """Jobs wait, and the only worker dies while it holds one; how long the page took to say so."""
+    async with process.connected() as service:
+        for number in range(5):
+            await create(service, f"waits-{number}")
+        await start(service, "waits-0", "doomed", lease=Duration(seconds=30))
+        await sign_in(chromium, process)
+        for _ in range(2):
+            await asyncio.sleep(9)
+            if await banner(chromium):
+                raise Wrong("the banner is there while the worker lives")
+            await service.jobs.HeartbeatJob(heartbeat("waits-0", attempt=1))
+        died = time.perf_counter()
+
+        async def is_told() -> bool:
+            return "nothing runs" in await banner(chromium)
+
+        await until(is_told, 2 * BANNER_SECONDS)
+        return time.perf_counter() - died
+
+
+async def banner(chromium: Browser) -> str:
+    """The text of the banner, if it is there."""
+    return str(await chromium.run("const b = document.getElementById('banner'); return b.hidden ? '' : b.innerText;"))
+
+
+async def outlives_a_kill(folder: Path, chromium: Browser) -> None:
+    """The page goes on after one of two serving processes was killed, with what happens afterwards."""
+    async with Process(folder, WORKERS="2", CONSOLE="on") as process:
+        async with process.connected() as service:
+            await create(service, "before")
+            await sign_in(chromium, process)
+            await go(chromium, "jobs", "before")
+            assert process.child is not None
+            for child in psutil.Process(process.child.pid).children()[:1]:
+                child.kill()
+        async with process.connected() as service:
+            await until(lambda: creates(service, "after"), STEP_SECONDS)
+            await shows(chromium, "1 new, show")
+            await check_policy(chromium)
+
+
+async def creates(service: Service, job_id: str) -> bool:
+    try:
+        await create(service, job_id)
+    except Exception as error:  # noqa: BLE001  # a connection to the process that was killed
+        return "ALREADY" in str(error)
+    return True
+
+
+async def axe_source(folder: Path) -> str:
+    """axe-core, from the npm registry, if it is the one that is expected."""
+    name, version, digest = AXE
+    child = await asyncio.create_subprocess_exec(
+        "npm", "pack", "--silent", f"{name}@{version}", cwd=folder, stdout=asyncio.subprocess.PIPE
+    )
+    packed, _ = await child.communicate()
+    with tarfile.open(folder / packed.decode().strip().splitlines()[-1]) as archive:
+        script = archive.extractfile("package/axe.min.js")
+        source = b"" if script is None else script.read()
+    if hashlib.sha256(source).hexdigest() != digest:
+        raise Wrong(f"{name} {version} is not what it was: {hashlib.sha256(source).hexdigest()}")
+    return source.decode()
+
+
+# --- what it costs ---
+
+
+@contextmanager
+def measured(pids: Callable[[], list[int]]) -> Iterator[dict[str, float]]:
+    """The part of a core that these processes, with all their children, use during the block, and their memory."""
+    before, began, found = _cpu(pids()), time.perf_counter(), dict[str, float]()
+    yield found
+    seconds = time.perf_counter() - began
+    after = _cpu(pids())
+    found["core"] = sum(used - before.get(pid, used) for pid, used in after.items()) / seconds
+    found["MiB"] = sum(psutil.Process(pid).memory_full_info().uss for pid in after) / 1024**2
+
+
+def _cpu(pids: list[int]) -> dict[int, float]:
+    times = {}
+    for pid in pids:
+        used = psutil.Process(pid).cpu_times()
+        times[pid] = used.user + used.system
+    return times
+
+
+def renderers(driver: int) -> list[int]:
+    """The processes of the browser that show pages."""
+    return [
+        child.pid for child in psutil.Process(driver).children(recursive=True) if "--type=renderer" in child.cmdline()
+    ]
+
+
+async def costs(folder: Path, chromium: Browser, seconds: float) -> list[str]:
+    """What each view costs the browser and the service, beside what the same changes cost without a page."""
+    async with Process(folder, CONSOLE="on") as process, process.connected() as service:
+        assert process.child is not None
+        pid = process.child.pid
+        await many(service, 100_000)
+        lines = []
+        async with changing(service, 500):
+            for view in ("", "now", "jobs", "workers", ""):
+                await chromium.open("about:blank")
+                if view:
+                    await sign_in(chromium, process)
+                    await chromium.run("location.hash = arguments[0];", f"#/{view}")
+                await asyncio.sleep(8)
+                with measured(lambda: [pid]) as of_service, measured(lambda: renderers(chromium.pid)) as of_page:
+                    await asyncio.sleep(seconds)
+                lines.append(
+                    f"{view or 'no page':8} service {of_service['core']:6.1%} of a core,"
+                    f" page {of_page['core']:6.1%} and {of_page['MiB']:.0f} MiB"
+                )
+        return lines
+
+
+async def many(service: Service, jobs: int) -> None:
+    """So many jobs, most of them ended."""
+    limit = asyncio.Semaphore(200)
+
+    async def one(number: int) -> None:
+        async with limit:
+            await create(service, f"many-{number}", request_type=1 + number % 11)
+            if number % 20:
+                await start(service, f"many-{number}", f"gpu-{number % 40}")
+                await complete(service, f"many-{number}")
+
+    for first in range(0, jobs, 5000):
+        await asyncio.gather(*(one(number) for number in range(first, min(jobs, first + 5000))))
+
+
+@asynccontextmanager
+async def changing(service: Service, each_second: int) -> AsyncIterator[None]:
+    """Jobs are created, started and completed in the background, so many changes a second."""
+
+    async def change() -> None:
+        number = 0
+        while True:
+            began = time.perf_counter()
+            for _ in range(each_second // 30):
+                job_id = f"changing-{number}"
+                number += 1
+                await create(service, job_id)
+                await start(service, job_id, "gpu-1")
+                await complete(service, job_id)
+            await asyncio.sleep(max(0, 0.1 - (time.perf_counter() - began)))
+
+    async with meanwhile(change()):
+        yield
+
+
+async def on_each_store(stores: list[str], folder: Path, chromium: Browser) -> AsyncIterator[str]:
+    for store in stores:
+        place = folder / store
+        place.mkdir()
+        async with DevelopmentProcess(place, STORE=STORES[store](place)) as process:
+            delays = await lives(process, chromium)
+            await check_policy(chromium)
+        delays.check()
+        yield f"{store}: each step of a job was seen soon ({delays})"
+
+
+async def on_one(folder: Path, chromium: Browser, axe: str, screenshots: Path | None) -> AsyncIterator[str]:
+    async with DevelopmentProcess(folder) as process, process.connected() as service:
+        await lives(process, chromium)
+        await is_closed_to_strangers(process, chromium)
+        yield "strangers saw a sentence and no job"
+        await shows_a_script_as_text(process, chromium)
+        await check_policy(chromium)
+        yield "a script was shown as text, and nothing violated the policy"
+        await fill(service)
+        chance = random.Random(2)
+        async with meanwhile(work(service, "gpu-1", chance)), meanwhile(work(service, "gpu-2", chance)):
+            await sign_in(chromium, process)
+            await asyncio.sleep(60 if screenshots is not None else 12)
+            seen = await audit(process, chromium, axe, screenshots)
+        yield f"axe saw {seen} views and found nothing serious"
+
+
+async def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--stores", nargs="*", default=["sqlite", "postgresql", "cluster"], choices=list(STORES))
+    parser.add_argument("--screenshots", type=Path, help="a folder for pictures of the page")
+    parser.add_argument("--load", type=float, nargs="?", const=30.0, help="measure the costs, each for so many seconds")
+    options = parser.parse_args()
+    if missing := missing_programs() or ("" if shutil.which("npm") else "npm cannot be found: install Node.js first"):
+        print(missing, file=sys.stderr)
+        return 2
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        async with browser(folder / "profile") as chromium:
+            await chromium.command("Page.addScriptToEvaluateOnNewDocument", source=WATCH)
+            try:
+                await run(options, folder, chromium)
+            except Wrong as wrong:
+                print(f"WRONG: {wrong}", file=sys.stderr)
+                return 1
+    return 0
+
+
+async def run(options: argparse.Namespace, folder: Path, chromium: Browser) -> None:
+    """Do what was asked, and print what was seen."""
+    if options.load:
+        (folder / "load").mkdir()
+        print("\n".join(await costs(folder / "load", chromium, options.load)))
+        return
+    async for line in on_each_store(options.stores, folder, chromium):
+        print(line, flush=True)
+    (folder / "one").mkdir()
+    async for line in on_one(folder / "one", chromium, await axe_source(folder), options.screenshots):
+        print(line, flush=True)
+    for number, step in enumerate((kill_step, fleet_step)):
+        place = folder / f"step-{number}"
+        place.mkdir()
+        print(await step(place, chromium), flush=True)
+
+
+async def kill_step(folder: Path, chromium: Browser) -> str:
+    await outlives_a_kill(folder, chromium)
+    return "the page went on after one of two serving processes was killed"
+
+
+async def fleet_step(folder: Path, chromium: Browser) -> str:
+    async with Process(folder, CONSOLE="on") as process:
+        seconds = await tells_of_a_dead_fleet(process, chromium)
+    if seconds > BANNER_SECONDS:
+        raise Wrong(f"a dead fleet was told after {seconds:.1f} s")
+    return f"a dead fleet was told after {seconds:.1f} s"
+
+
+if __name__ == "__main__":
+    sys.exit(asyncio.run(main()))
