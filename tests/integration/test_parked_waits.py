@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import re
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from typing import Any, Final, cast
@@ -156,6 +157,29 @@ async def test_a_large_result_ends_a_wait(front: Service, method: str) -> None:
         writer.write(get("one", OWNER, "If-None-Match: *"))
         assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 304 ")
     assert await connections(front) <= 1
+
+
+@pytest.mark.parametrize("size", [2**15, 2**20])
+async def test_a_large_result_needs_no_handler_where_polls_are_answered_at_once(size: int) -> None:
+    """The same headers and bytes as by one, time and again on a connection."""
+    result, heads = b'"%b"' % (b"x" * size), []
+    async with (
+        service_here(rest=RestLimits(connection_type=CountedProtocol)) as front,
+        connection(front.http_port) as (reader, writer),
+    ):
+        await create(front, "one")
+        await complete(front, "one", result)
+        CountedProtocol.paths.clear()
+        for headers in ((OWNER,), (OWNER,), (OWNER,), (OWNER, "Prefer: handling=lenient")):
+            writer.write(get("one", *headers, "X-Request-Id: same"))
+            heads.append(re.sub(rb"\r\nDate: [^\r]+", b"", await reader.readuntil(b"\r\n\r\n")).splitlines())
+            (length,) = [int(line[16:]) for line in heads[-1] if line.startswith(b"Content-Length: ")]
+            assert (await reader.readexactly(length)).endswith(b'"result":' + result + b"}")
+        calls = list(CountedProtocol.paths)
+        metrics = (await request(front.admin_port, "/metrics")).body.decode()
+        assert 'jobstatus_http_request_seconds_count{code="200",route="transcription"} 4.0' in metrics
+    assert len(calls) == 2  # for the first one, whose credential is looked up, and the one with a preference
+    assert all(sorted(head) == sorted(heads[-1]) for head in heads)
 
 
 async def test_a_client_that_does_not_read_a_large_result_is_cut_off() -> None:

@@ -10,6 +10,7 @@ from typing import Any, Final
 
 import uvloop
 
+from jobstatus.processes.allocator import keep_freed_memory
 from jobstatus.processes.child_channel import Answers, answering
 from jobstatus.processes.hangup import HangUps
 from jobstatus.processes.launch import Launch, end_start, sign_in_links
@@ -32,6 +33,7 @@ def serve_edge(launch: Launch) -> int:
 
 
 def _run(work: Coroutine[Any, Any, None]) -> int:
+    keep_freed_memory()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(work)
     return 0

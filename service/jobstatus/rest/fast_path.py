@@ -18,7 +18,7 @@ from aiohttp.http import RawRequestMessage
 from aiohttp.streams import EMPTY_PAYLOAD
 from aiohttp.web_protocol import RequestHandler
 
-from jobstatus.rest.headers import HOST, PREFER, TRANSFER_ENCODING, is_host
+from jobstatus.rest.headers import HOST, TRANSFER_ENCODING, is_host
 from jobstatus.rest.parked import Guest, Parkable, ParkedConnection, Parking
 from jobstatus.rest.protocol import HEAD_END, RestProtocol
 from jobstatus.rest.responses import ALLOWED_METHODS
@@ -28,8 +28,8 @@ TryAnswer: TypeAlias = Callable[[], bytes | None]
 Prepare: TypeAlias = Callable[[RawRequestMessage], TryAnswer | None]
 """Return what answers a GET or HEAD over HTTP/1.1 on a connection that stays open; None to leave it to the handler."""
 BeginWait: TypeAlias = Callable[[RawRequestMessage, Parkable], bytes | None]
-"""Return the whole answer to such a request that need not wait; an empty one where it waits on a parked connection;
-None to leave it to the handler."""
+"""Return the whole answer to such a request, which is not answered at once; an empty one where it comes later, on a
+parked connection; None to leave it to the handler."""
 MAX_REPEATED_BYTES: Final = 8 * 1024
 """A longer request is parsed each time, because each open connection may keep one."""
 Requests: TypeAlias = Sequence[tuple[RawRequestMessage, StreamReader]]
@@ -103,11 +103,9 @@ class FastPathProtocol(RestProtocol):
         return True
 
     def waits(self, request: RawRequestMessage) -> bool:
-        """Have a plain request wait if it asks to, or answer it if it need not. Return whether this was possible."""
+        """Have a plain request wait for what takes time, or answer it. Return whether that was possible."""
         begin_wait = self._begin_wait
-        if begin_wait is None or PREFER not in request.headers:
-            return False
-        return self.is_answered(partial(begin_wait, request, self))
+        return begin_wait is not None and self.is_answered(partial(begin_wait, request, self))
 
     def park(self, guest: Guest) -> ParkedConnection:
         """Give the connection up, except for its transport, while the guest waits."""
@@ -147,14 +145,13 @@ class InterceptingParser:
             [(request, body)] = requests
             if body is EMPTY_PAYLOAD and _is_plain(request):
                 answers = connection.prepare(request)
-                if answers is None:
-                    if connection.request_timer is None and connection.waits(request):
-                        self.message_consumed()
-                        return (), False, rest
-                elif connection.is_answered(answers):
+                if answers is not None and connection.is_answered(answers):
                     self.message_consumed()
                     if is_whole and len(data) <= MAX_REPEATED_BYTES:
                         connection.last_poll = data, answers
+                    return (), False, rest
+                if connection.request_timer is None and connection.waits(request):
+                    self.message_consumed()
                     return (), False, rest
         connection.hand_over(requests)
         return requests, is_upgrade, rest

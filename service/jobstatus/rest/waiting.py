@@ -1,4 +1,4 @@
-"""Polls that wait, answered without a handler: what each of them keeps, and how it is answered in the end.
+"""Polls that wait, and those of large results, answered without a handler: what each keeps, and how it is answered.
 
 While it waits, a request is two small objects, this one and the core's Wait, on a parked connection. A task runs only
 while something has to be awaited, such as the store or a client that reads a large result.
@@ -74,12 +74,17 @@ class WaitHandler:
         """Return the whole answer to a poll that need not wait; an empty one where the connection was parked; None
         for all that only the handler can answer.
 
+        A plain poll of a large result is answered on a parked connection too, where polls are answered at once.
         `message` is a GET or HEAD over HTTP/1.1 without a body, on a connection that stays open.
         """
-        started, headers = time.perf_counter(), message.headers
-        asked_for = target(message.path, message.url)
-        seconds = wait_seconds(headers.getall(PREFER), self._max_wait_seconds)
-        if asked_for is None or not seconds or (ACCEPT in headers and may_want_events(headers)):
+        headers = message.headers
+        if PREFER not in headers and not self.polls.polls_at_once:
+            return None
+        started, asked_for = time.perf_counter(), target(message.path, message.url)
+        if asked_for is None or (ACCEPT in headers and may_want_events(headers)):
+            return None
+        seconds = wait_seconds(headers.getall(PREFER, ()), self._max_wait_seconds)
+        if not seconds and PREFER in headers:
             return None
         if not self._has_turn(headers):
             return None
@@ -96,6 +101,7 @@ class WaitingRequest:
         "_connection",
         "_credentials",
         "_is_head",
+        "_is_wait",
         "_job_id",
         "_lines",
         "_parts",
@@ -128,14 +134,15 @@ class WaitingRequest:
         self._request_id = request_id_of(headers.get(X_REQUEST_ID))
         self._is_head = message.method == "HEAD"
         self._seconds = seconds
+        self._is_wait = bool(seconds)
         self._started = started
         self._lines = lines
         self._connection: ParkedConnection | None = None
         self._wait: Wait | None = None
         self._task: asyncio.Task[None] | None = None
 
-    def begin(self, connection: Parkable) -> bytes:
-        """Return the whole answer, or an empty one where it comes later."""
+    def begin(self, connection: Parkable) -> bytes | None:
+        """Return the whole answer, an empty one where it comes later, or None to leave it to the handler."""
         principal: Principal | None = None
         found: Poll | Exception | None = None
         try:
@@ -148,6 +155,8 @@ class WaitingRequest:
             response = self._response(found)
             if isinstance(response, PrebuiltResponse):
                 return self._whole(response)
+        elif not self._is_wait:
+            return None
         self._connection = connection.park(self)
         if found is not None:
             self.answer(found)
@@ -187,6 +196,8 @@ class WaitingRequest:
         if parts.admission is not None:
             parts.admission.check(principal)
             parts.admission.count(principal, self._request_type.value, self._job_id, self._request_id)
+        if not self._seconds:
+            return parts.polls.try_poll(self._job_id, self._request_type, principal)
         try:
             wait = parts.waits.wait_for(self._job_id, self._request_type, principal, self._seconds, self)
         except CannotWait:
@@ -228,7 +239,8 @@ class WaitingRequest:
         return response.head() if self._is_head else response.whole()
 
     def _count(self, status: int) -> None:
-        self._parts.metrics.request_answered(WAITING, status, time.perf_counter() - self._started)
+        route = WAITING if self._is_wait else self._request_type.value
+        self._parts.metrics.request_answered(route, status, time.perf_counter() - self._started)
 
     async def _answer_large(self, large: LargeResponse) -> None:
         """Read the result and send it, as slowly as the client reads."""
