@@ -32,7 +32,7 @@ _Key = tuple[int, bytes]
 class ListingLimits:
     """The bounds of listings."""
 
-    max_scans: int = 100
+    max_scans: int = 64
     """How many jobs of one bucket one part of a listing scans."""
     page_seconds: float = 0.05
     """How long a page is looked for. Each bucket is read once at least, so that each page goes on further."""
