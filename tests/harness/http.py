@@ -57,8 +57,8 @@ async def request(
     def raw(text: str | bytes) -> bytes:
         return text if isinstance(text, bytes) else text.encode("latin-1")
 
-    last = [b"Connection: close"] if is_last else []
-    lines = [raw(method) + b" " + raw(path) + b" HTTP/1.1", b"Host: test", *last, *map(raw, headers)]
+    closing = [b"Connection: close"] if is_last else []  # before the headers, the last of which may hold a body
+    lines = [raw(method) + b" " + raw(path) + b" HTTP/1.1", b"Host: test", *closing, *map(raw, headers)]
     data = b"\r\n".join(lines) + b"\r\n\r\n"
     received = await (exchange(port, data) if is_last else _first_answer(port, data, has_body=method != "HEAD"))
     return parse(received, head_only=method == "HEAD")
