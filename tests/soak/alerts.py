@@ -101,9 +101,12 @@ async def forever(seconds: float, work: Callable[[int], Awaitable[object]]) -> N
 
 @asynccontextmanager
 async def running(folder: Path, **settings: str) -> AsyncIterator[tuple[Process, Service]]:
-    """Yield a service in a process of its own."""
+    """Yield a service in a process of its own, or in several, which are asked to stop at the end."""
     async with Process(folder, **settings) as process, process.connected() as service:
         yield process, service
+        if "WORKERS" in settings:  # those of a supervisor that is killed would still write into the folder
+            process.send(signal.SIGTERM)
+            await process.ended()
 
 
 async def work_well(service: Service) -> None:
