@@ -4,6 +4,7 @@ The kernel never gives these out by itself. A port that was found by binding to 
 restarts may go to any other program meanwhile.
 """
 
+import atexit
 import random
 import socket
 from collections.abc import Sequence
@@ -34,3 +35,9 @@ def _hold(hosts: Sequence[str], port: int) -> bool:
         return False
     _held.append(lock)
     return True
+
+
+@atexit.register
+def _release() -> None:
+    for lock in _held:
+        lock.close()

@@ -167,14 +167,18 @@ async def test_a_service_that_is_away_is_a_503_and_heals(tmp_path: Path) -> None
             answers = await asyncio.gather(*(edge.poll("done", header) for header in (OWNER, ADMIN) for _ in range(5)))
         assert {answer.status for answer in answers} == {503}
         assert {answer.headers["retry-after"] for answer in answers} == {"2"}
-        assert (await request(edge.admin_port, "/readyz")).status == 503
+
+        async def is_ready() -> bool:
+            return (await request(edge.admin_port, "/readyz")).status == 200
+
+        async def is_not_ready() -> bool:
+            return (await request(edge.admin_port, "/readyz")).status == 503
+
+        await until(is_not_ready)
         async with service_here(store, grpc=address):
 
             async def is_back() -> bool:
                 return (await edge.poll("done", OWNER)).status == 200
-
-            async def is_ready() -> bool:
-                return (await request(edge.admin_port, "/readyz")).status == 200
 
             await until(is_back)
             await until(is_ready)
