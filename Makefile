@@ -9,7 +9,7 @@ unexport PYTHONDONTWRITEBYTECODE
 SOURCES := service tests benchmarks examples protos docs deploy
 
 .DEFAULT_GOAL := help
-.PHONY: help install run demo test soak check lint types imports generated generate format lock torture postgresql-torture cluster-torture replicas skew trace clocks partitions abuse migrations bench polling-day browser console clients proxies stops interop deploy-check alerts dashboard rolling image clean
+.PHONY: help install run demo test soak check lint types imports generated generate format lock torture postgresql-torture cluster-torture replicas skew trace clocks partitions reloads abuse migrations bench polling-day browser console clients proxies stops interop deploy-check alerts dashboard rolling image clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F '\t' '{printf "  make %-19s %s\n", $$1, $$2}'
@@ -104,6 +104,9 @@ partitions: install ## networks that fall silent under load: who waits how long,
 
 outages: install ## fill each store, take its writes, freeze it: what probes say, and whether a poll is lost (two minutes)
 	$(BIN)/python tests/soak/outages.py
+
+reloads: install ## SIGHUP under load: how soon are a new certificate and a new secret in use, and does a call fail?
+	$(BIN)/python tests/soak/reloads.py
 
 abuse: install ## floods, slow readers, crowds of waiters, costly results: what do they cost the others? (half an hour; ABUSE=--help tells more)
 	$(BIN)/python tests/soak/abuse.py $(ABUSE)

@@ -206,6 +206,13 @@ ROWS: Final[dict[str, Row]] = {
         is_cut_off=True,
     ),
     "unknown-jobs": Row(title="unknown jobs", prepare=unknown_jobs, answers=frozenset({"404"})),
+    "rate-limited": Row(
+        title="a tenant beyond its rate",
+        prepare=plain_polls,
+        connections=FEW,
+        answers=frozenset({"202", "429"}),
+        settings={"RATE_LIMIT": "100", "RATE_LIMIT_BURST": "200"},
+    ),
     "large-head": Row(
         title="HEAD of a large result",
         prepare=large_head,
