@@ -84,6 +84,20 @@ async def test_a_poll_that_waits_hears_of_another_process(kind: str, settings: d
         assert (await poll).status == 200
 
 
+async def test_what_another_program_publishes_ends_no_listening(tmp_path: Path) -> None:
+    """Nor do bytes that are no text."""
+    async with open_store(STORES["valkey"](tmp_path)) as store:
+        heard = list[str]()
+        task = await listening(channel_of(store), heard.append)
+        no_text: Any = b"\xff"
+        await channel_of(store).publish(no_text)
+        await channel_of(store).publish("last")
+        await until(lambda: task.done() or "last" in heard)
+        assert not task.done(), task.result()
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
 async def test_a_lost_connection_ends_the_listening(tmp_path: Path) -> None:
     """So that it begins anew: the server that ends the session is noticed at once."""
     url = STORES["postgresql"](tmp_path)

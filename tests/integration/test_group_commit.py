@@ -13,7 +13,7 @@ from harness.logged import events_logged
 from harness.stores import SHARED, STORES, DelegatingStore, IgnoringObserver, store_in
 from harness.tracking import Clock, completion, creation, timekeeper, tracker_on
 from harness.waiting import LIMIT_SECONDS, until
-from jobstatus.core.commands import Command, FailJob, HeartbeatJob, StartJob
+from jobstatus.core.commands import Command, DeleteJob, FailJob, HeartbeatJob, StartJob
 from jobstatus.core.errors import (
     JobExists,
     JobNotFound,
@@ -300,6 +300,18 @@ async def test_a_job_is_created_without_being_read() -> None:
     assert isinstance(new, Job)
     assert [name for name, _ in store.calls] == ["commit", "read_jobs", "confirm"]
     assert races.lost == 0
+
+
+async def test_a_job_that_is_there_is_deleted_though_it_is_created_again_just_before(store: Any) -> None:
+    """Of what a batch creates and deletes nothing is left to commit, so a commit would not find the job there is."""
+    tracker = tracker_on(store)
+    await tracker.apply(creation("a"))
+    async with held(store, tracker):
+        calls = [asyncio.ensure_future(tracker.apply(command)) for command in (creation("a"), DeleteJob(job_id="a"))]
+        await turns(1)
+    created, deleted = await answers(*calls)
+    assert (created.version, deleted.job_id) == (1, "a")
+    assert await stored(store, "a") == [None]
 
 
 async def test_after_a_read_that_failed_the_store_is_asked_for_nothing_more() -> None:

@@ -138,6 +138,8 @@ async def test_a_watch_that_its_client_ends_is_a_span(traces: Receiver) -> None:
         watch.cancel()
         await until(lambda: bool(traces.named(f"{CALL}WatchJob")))
         assert (await service.poll("job-1", OWNER)).status == 202
+    ended = only(traces.named(f"{CALL}WatchJob"))
+    assert (ended.attributes["rpc.response.status_code"], ended.is_error) == ("CANCELLED", False)
 
 
 HOSTILE = [
@@ -150,12 +152,16 @@ HOSTILE = [
 
 
 @pytest.mark.parametrize("lines", HOSTILE)
-async def test_a_hostile_traceparent_changes_no_answer(traces: Receiver, lines: str) -> None:
+async def test_a_hostile_traceparent_changes_no_answer(
+    traces: Receiver, lines: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Nor does it leave a line in the log, which would say that traces are not sent."""
     async with service_here() as service:
         await service.jobs.CreateJob(creation("job-1"))
         plain, traced = [await service.poll("job-1", OWNER, *more) for more in ((), lines.split("\r\n"))]
         assert (traced.status, traced.body) == (plain.status, plain.body)
         await until(lambda: len(traces.named(POLL)) == 2)
+    assert "traces_not_sent" not in events_logged(caplog)
 
 
 async def test_failures_are_told_without_their_texts(traces: Receiver) -> None:

@@ -239,7 +239,7 @@ def _result_of(job: Job) -> bytes:
 )
 @click.option("--created-before", type=TIME, help="Only jobs created before this time; 1h: older than an hour.")
 @click.option("--worker-id", help="Only jobs that this worker runs, or ran when they ended.")
-@click.option("--error-code", help="Only failed jobs whose error has this code, such as lease_lost.")
+@click.option("--error-code", help="Only failed jobs whose error has this code, such as lease_expired.")
 @click.option("--status-code", type=int, help="Only jobs that ended with this HTTP status code.")
 @click.option("--limit", type=click.IntRange(min=1), default=50, help="List at most this many jobs.")
 @json_option

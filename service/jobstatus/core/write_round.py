@@ -9,7 +9,7 @@ from typing import Final
 
 from jobstatus.core import rules
 from jobstatus.core.answer import render
-from jobstatus.core.commands import Command, CompleteJob, CreateJob
+from jobstatus.core.commands import Command, CompleteJob, CreateJob, DeleteJob
 from jobstatus.core.errors import JobNotFound, JobStatusError, StoreFull, StoreUnavailable
 from jobstatus.core.job import Job, JobState
 from jobstatus.core.observer import Observer, timed
@@ -168,9 +168,13 @@ class WriteRound:
 
 
 def _created(items: Sequence[Item]) -> frozenset[str]:
-    """Return the jobs whose first command creates them."""
+    """Return the jobs whose first command creates them, and which are not deleted.
+
+    Of a job that is created and deleted nothing is left to commit, so no commit could find the one there is.
+    """
     first = {command.job_id: command for _, _, command in reversed(items)}
-    return frozenset([job_id for job_id, command in first.items() if type(command) is CreateJob])
+    deleted = {command.job_id for _, _, command in items if type(command) is DeleteJob}
+    return frozenset([job_id for job_id, command in first.items() if type(command) is CreateJob]) - deleted
 
 
 def items_of(batch: Sequence[Submission]) -> list[Item]:

@@ -3,6 +3,7 @@
 A call is a child of the span that its client names, and is linked to the request that submitted its job.
 """
 
+import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import aclosing, contextmanager
 from typing import Any, Final
@@ -38,11 +39,10 @@ _OF_ONE_JOB: Final = frozenset(
 )
 """The calls whose answers have a job in their field 1."""
 _CODES: Final[dict[Any, grpc.StatusCode]] = {
-    None: grpc.StatusCode.OK,
     **{code: code for code in grpc.StatusCode},
-    **{code.value[0]: code for code in grpc.StatusCode},
+    **{code.value[0]: code for code in grpc.StatusCode if code is not grpc.StatusCode.OK},
 }
-"""What a context says of the status of its call."""
+"""What a context says of the status of its call: None or 0 where it has none."""
 _SERVICES: Final = frozenset(descriptor.full_name for descriptor in DESCRIPTORS)
 
 
@@ -115,10 +115,14 @@ def _span(begin: Callable[[], Span], context: Context) -> Iterator[Span]:
     """Yield the span of a call, which ends with the block. A job that the call creates keeps it if none came."""
     span = begin()
     TRACEPARENT.set(traceparent_of(span.get_span_context()))
+    without_code = grpc.StatusCode.OK
     try:
         yield span
+    except (asyncio.CancelledError, GeneratorExit):  # the client has gone
+        without_code = grpc.StatusCode.CANCELLED
+        raise
     finally:
-        status = _CODES.get(context.code(), grpc.StatusCode.UNKNOWN)
+        status = _CODES.get(context.code(), without_code)
         span.set_attribute("rpc.response.status_code", status.name)
         if status in FAILURES:
             failed(span, status.name)

@@ -36,6 +36,8 @@ from jobstatus.telemetry.throttle import LogThrottle
 CLOSE_SECONDS: Final = 2.0
 """How long the end of a process waits for spans to be sent."""
 LOG_EVERY_SECONDS: Final = 300.0
+ABOUT_HEADERS: Final = "opentelemetry.trace.span"
+"""The logger that quotes a `tracestate` which it cannot read. Anyone may send one."""
 MAX_TRACESTATE_CHARS: Final = 512
 MAX_LINKS: Final = 128
 """The SDK's own limit, by default."""
@@ -193,7 +195,7 @@ class _Thinning(logging.Handler):
         self._logger.propagate = True
 
     def emit(self, record: logging.LogRecord) -> None:
-        if lines := self._throttle.should_log():
+        if record.name != ABOUT_HEADERS and (lines := self._throttle.should_log()):
             _log.warning(
                 "Traces are not sent as they should be.",
                 extra={"event": "traces_not_sent", "source": record.name, "lines": lines},

@@ -30,11 +30,14 @@ class RedisNotices:
         raise_first(await self._client.execute([Command(slot, pack("PUBLISH", self._channel, text))]))
 
     async def hear(self, heard: Callable[[str], None]) -> str:
+        def note(text: bytes) -> None:
+            heard(text.decode(errors="replace"))  # any program may publish there
+
         node = next(iter(self._nodes.primaries()), None)
         if node is None:
             raise StoreUnavailable
         try:
-            await hear(node.address, self._config, self._seconds, self._channel, lambda text: heard(text.decode()))
+            await hear(node.address, self._config, self._seconds, self._channel, note)
         except (*FAULTS, Refused) as error:
             raise StoreUnavailable from error
         return "the connection has ended"
