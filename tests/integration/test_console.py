@@ -286,6 +286,16 @@ async def test_the_rate_of_requests_is_bounded() -> None:
     assert "retry-after" in answers[-1].headers
 
 
+async def test_strangers_do_not_use_up_the_rate_of_admins() -> None:
+    """A page that is signed in goes on, on the same machine, while others guess; its own requests are bounded, too."""
+    limits = replace(FAST, console=replace(FAST.console, requests_per_second=1, burst=3))
+    async with service_here(console="on", limits=limits, clock=Clock()) as service:
+        assert (await ask(service, "session")).status == 200
+        guesses = [(await ask(service, "session", token="guess")).status for _ in range(4)]
+        assert guesses == [401, 401, 429, 429]
+        assert [(await ask(service, "session")).status for _ in range(4)] == [200, 200, 200, 429]
+
+
 async def test_a_result_is_shown_on_request_in_part_and_as_text(service: Service) -> None:
     """A job says how large its result is, and no more; what is shown of it is bounded."""
     script = b'"<script>alert(1)</script>' + b"x" * 200 + b'"'

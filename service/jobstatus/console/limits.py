@@ -11,7 +11,8 @@ class ConsoleLimits:
     """Pages that may be open at a time."""
     requests_per_second: float = 20.0
     burst: int = 60
-    """Requests of all pages together, and how many may come at a time. A stream counts once."""
+    """Requests of all admins together, and how many may come at a time; of strangers, for each address. A stream counts
+    once."""
     tick_seconds: float = 0.4
     """The least time between two looks of a stream at what it shows."""
     slowest_tick_seconds: float = 2.0
