@@ -194,8 +194,19 @@ async def test_a_table_has_pages_and_filters(service: Service) -> None:
         assert [job["id"] for job in (await ask(service, f"jobs?{query}")).json["jobs"]] == ["a"]
     for query in ("type=speech", "error=nothing", "status=500", "worker=nobody"):
         assert (await ask(service, f"jobs?{query}")).json["jobs"] == []
-    for query in ("state=x", "type=x", "key=%20", "after=x", "page=x", "at=1.%00", f"after={'9' * 20}"):
-        answer = await ask(service, f"jobs?{query}")
+    wrong = (
+        "state=x",
+        "type=x",
+        "key=%20",
+        "error=%00",
+        "status=99",
+        "after=x",
+        "page=x",
+        "at=1.%00",
+        f"after={'9' * 20}",
+    )
+    for path in (*(f"jobs?{query}" for query in wrong), "keys?page=%00"):
+        answer = await ask(service, path)
         assert (answer.status, list(answer.json)) == (400, ["message"])
 
 

@@ -15,9 +15,10 @@ class ConsoleLimits:
     once."""
     tick_seconds: float = 0.4
     """The least time between two looks of a stream at what it shows."""
-    slowest_tick_seconds: float = 2.0
     look_share: float = 0.2
     """The looks of a stream take at most this part of the time, most of which they wait for the store."""
+    slowest_tick_seconds: float = 2.0
+    """For the sake of which a stream waits no longer than this."""
     count_share: float = 0.01
     """Each count of all jobs takes at most this part of the time."""
     keep_seconds: float = 0.3
