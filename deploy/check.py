@@ -216,6 +216,25 @@ def check_operator_kinds() -> str:
     return f"{count} resources ({OPERATOR_KINDS})"
 
 
+def check_edge_secrets() -> str:
+    """See that edges get none of the Secret's files but those that issuers name."""
+    found = [given for path in (CHART / "ci").glob("*.yaml") for given in edge_secrets(rendered(path))]
+    if None in found or "store" in found:
+        raise FailedError("an edge gets the URL of the store")
+    return f"{len(found)} files, none of them the store's URL"
+
+
+def edge_secrets(resources: str) -> Iterator[str | None]:
+    """Yield the files of the service's Secret that the edges' pods get; None stands for all."""
+    for resource in yaml.safe_load_all(resources):
+        if not resource or resource["kind"] != "Deployment" or not resource["metadata"]["name"].endswith("-edge"):
+            continue
+        for volume in resource["spec"]["template"]["spec"]["volumes"]:
+            if volume["name"] == "secrets":
+                items = volume["secret"].get("items")
+                yield from (item["key"] for item in items) if items else (None,)
+
+
 # --- the rest ---
 
 
@@ -295,6 +314,7 @@ CHECKS: Final = (
     Check(name="chart", tool="helm lint", run=check_values),
     Check(name="chart", tool="helm template, kubeconform", run=check_resources),
     Check(name="chart", tool="the operator's Go types", run=check_operator_kinds),
+    Check(name="chart", tool="helm template, the edge's secrets", run=check_edge_secrets),
     Check(name="compose", tool="compose-spec", run=check_compose),
     Check(name="prometheus", tool="promtool check", run=check_prometheus),
     Check(name="prometheus", tool="promtool test rules", run=check_rule_tests),

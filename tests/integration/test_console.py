@@ -194,8 +194,19 @@ async def test_a_table_has_pages_and_filters(service: Service) -> None:
         assert [job["id"] for job in (await ask(service, f"jobs?{query}")).json["jobs"]] == ["a"]
     for query in ("type=speech", "error=nothing", "status=500", "worker=nobody"):
         assert (await ask(service, f"jobs?{query}")).json["jobs"] == []
-    for query in ("state=x", "type=x", "key=%20", "after=x", "page=x", "at=1.%00", f"after={'9' * 20}"):
-        answer = await ask(service, f"jobs?{query}")
+    wrong = (
+        "state=x",
+        "type=x",
+        "key=%20",
+        "error=%00",
+        "status=99",
+        "after=x",
+        "page=x",
+        "at=1.%00",
+        f"after={'9' * 20}",
+    )
+    for path in (*(f"jobs?{query}" for query in wrong), "keys?page=%00"):
+        answer = await ask(service, path)
         assert (answer.status, list(answer.json)) == (400, ["message"])
 
 
@@ -284,6 +295,16 @@ async def test_the_rate_of_requests_is_bounded() -> None:
         answers = [await request(service.admin_port, "/console/api/session") for _ in range(4)]
     assert [answer.status for answer in answers] == [401, 401, 401, 429]
     assert "retry-after" in answers[-1].headers
+
+
+async def test_strangers_do_not_use_up_the_rate_of_admins() -> None:
+    """A page that is signed in goes on, on the same machine, while others guess; its own requests are bounded, too."""
+    limits = replace(FAST, console=replace(FAST.console, requests_per_second=1, burst=3))
+    async with service_here(console="on", limits=limits, clock=Clock()) as service:
+        assert (await ask(service, "session")).status == 200
+        guesses = [(await ask(service, "session", token="guess")).status for _ in range(4)]
+        assert guesses == [401, 401, 429, 429]
+        assert [(await ask(service, "session")).status for _ in range(4)] == [200, 200, 200, 429]
 
 
 async def test_a_result_is_shown_on_request_in_part_and_as_text(service: Service) -> None:

@@ -20,14 +20,22 @@ class JobTurns:
         loop = asyncio.get_running_loop()
         previous, mine = self._last.get(job_id), loop.create_future()
         self._last[job_id] = mine
+        has_begun = False
         try:
             left_seconds = limit_seconds
             if previous is not None:
                 began_at = loop.time()
                 await asyncio.wait((previous,), timeout=min(limit_seconds, self._limit_seconds))
                 left_seconds -= loop.time() - began_at
+            has_begun = previous is None or previous.done() or limit_seconds > self._limit_seconds
             yield left_seconds
         finally:
-            mine.set_result(None)
-            if self._last.get(job_id) is mine:
-                del self._last[job_id]
+            if previous is None or has_begun:
+                self._end(job_id, mine)
+            else:  # cancelled, or out of time, before its turn: later writes wait for the same earlier one
+                previous.add_done_callback(lambda _: self._end(job_id, mine))
+
+    def _end(self, job_id: str, turn: "asyncio.Future[None]") -> None:
+        turn.set_result(None)
+        if self._last.get(job_id) is turn:
+            del self._last[job_id]

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any, Final
 
-from jobstatus.core.commands import check_id
+from jobstatus.core.commands import check_id, check_status_code, check_text
 from jobstatus.core.errors import InvalidField
 from jobstatus.core.job import Job, JobState, RequestType, is_valid_id
 from jobstatus.core.store import Listing, Place
@@ -26,18 +26,28 @@ def listing_of(arguments: Mapping[str, Any], limit: int) -> Listing:
     if before is None and first is not None:
         before = first[0], first[1] + _LEAST_OF_IDS
     request_type = arguments.get("type") or None
+    error_code = arguments.get("error") or None
+    check_text("error", error_code, MAX_CHARS)
+    status_code = _number_of(arguments, "status")
+    if status_code is not None:
+        check_status_code("status", status_code)
     return Listing(
         limit=limit,
         states=tuple(_one_of(JobState, name, "state") for name in (arguments.get("state") or "").split(",") if name),
         request_type=None if request_type is None else _one_of(RequestType, request_type, "type"),
         virtual_key_id=_id(arguments, "key"),
         worker_id=_id(arguments, "worker"),
-        error_code=arguments.get("error") or None,
-        status_code=_number_of(arguments, "status"),
+        error_code=error_code,
+        status_code=status_code,
         created_after_ms=_number_of(arguments, "after"),
         created_before_ms=_number_of(arguments, "before"),
         before=before,
     )
+
+
+def id_in(arguments: Mapping[str, Any], name: str) -> str:
+    """Return the id of this argument, empty where it is absent. Raises InvalidField."""
+    return _id(arguments, name) or ""
 
 
 def place_of(job: Job) -> str:

@@ -4,12 +4,14 @@ Data needs the header Authorization, which no other page can make a browser send
 from elsewhere gets nothing, whatever it is.
 """
 
+import hashlib
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 from aiohttp import web
 
+from jobstatus.auth.lru_cache import LruCache
 from jobstatus.console import filters
 from jobstatus.console.files import SECURITY, static_file
 from jobstatus.console.limits import ConsoleLimits
@@ -25,6 +27,8 @@ from jobstatus.telemetry.throttle import LogThrottle
 ROOT: Final = "/console"
 _API: Final = "/console/api/"
 _TICKET: Final = "ticket "
+KNOWN_ADMINS: Final = 1000
+"""How many credentials that were accepted are remembered."""
 
 NOT_FOUND: Final = refusal(404, "There is nothing at this path.")
 WRONG_METHOD: Final = refusal(405, "This path does not allow this method.")
@@ -69,6 +73,9 @@ class Console:
         self._streamer = Streamer(ask, pulse, clock=clock, limits=limits)
         rate = RateLimit(per_second=limits.requests_per_second, burst=limits.burst)
         self._rate = RateLimiter(rate, monotonic)
+        self._strangers = RateLimiter(rate, monotonic)
+        self._admins: LruCache[bytes, bytes] = LruCache(KNOWN_ADMINS)
+        """The digests of credentials that were accepted lately."""
         self._failed = LogThrottle()
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
@@ -88,28 +95,44 @@ class Console:
             return web.Response(status=308, headers={**SECURITY, "Location": f"{ROOT}/"})
         if not request.path.startswith(_API):
             return self._static(request)
-        refused = self._refused(request)
-        return await self._answer(request) if refused is None else refused
-
-    def _refused(self, request: web.BaseRequest) -> web.Response | None:
-        """Return the refusal of a request of another site, or of one too many."""
         if request.headers.get("Sec-Fetch-Site", "same-origin") not in ("same-origin", "none"):
             return _json(OTHER_SITE)
+        credential = _digest(request.headers.getall("Authorization", ()))
         try:
-            self._rate.check(None)
+            self._count(request, is_admin=self._admins.get(credential) is not None)
         except RateLimited as limited:
             return _json(TOO_OFTEN, {"Retry-After": str(limited.retry_after_seconds)})
-        self._rate.count(None)
-        return None
+        return await self._answer(request, credential)
 
-    async def _answer(self, request: web.BaseRequest) -> web.StreamResponse:
+    def _count(self, request: web.BaseRequest, *, is_admin: bool) -> None:
+        """Count a request. Raise RateLimited if it is one too many.
+
+        Admins have a limit together, and strangers have one for each address, so that a flood of strangers keeps no
+        page of an admin from its data.
+        """
+        limiter, key = (self._rate, None) if is_admin else (self._strangers, request.remote)
+        limiter.check(key)
+        limiter.count(key)
+
+    async def _asked(self, question: Question, credential: bytes) -> Answer:
+        """Return the answer to a question, and remember whether its credential is that of an admin."""
+        answer = await self._ask(question)
+        if answer.status == 200:
+            self._admins.put(credential, credential)
+        elif answer.status == 401:
+            self._admins.pop(credential, None)
+        return answer
+
+    async def _answer(self, request: web.BaseRequest, credential: bytes) -> web.StreamResponse:
         path = request.path.removeprefix(_API)
         if path == "sign-in":
             return _json(self._sign_in(request))
         question = _question(request, path)
         if isinstance(question, Answer):
             return _json(question)
-        return await self._stream(request, question) if path == "events" else _json(await self._ask(question))
+        if path == "events":
+            return await self._stream(request, question, credential)
+        return _json(await self._asked(question, credential))
 
     def _static(self, request: web.BaseRequest) -> web.Response:
         found = static_file(request.path.removeprefix(f"{ROOT}/"))
@@ -131,8 +154,8 @@ class Console:
         token = self._links.redeem(ticket) if self._links is not None else None
         return USED_LINK if token is None else document({"token": token})
 
-    async def _stream(self, request: web.BaseRequest, question: Question) -> web.StreamResponse:
-        first = await self._ask(question._replace(what="session", arguments={}))
+    async def _stream(self, request: web.BaseRequest, question: Question, credential: bytes) -> web.StreamResponse:
+        first = await self._asked(question._replace(what="session", arguments={}), credential)
         if first.status != 200:
             return _json(first)
         if self._pulse.open_pages >= self._limits.max_streams:
@@ -158,6 +181,10 @@ class Console:
         finally:
             self._pulse.open_pages -= 1
         return response
+
+
+def _digest(authorization: Sequence[str]) -> bytes:
+    return hashlib.sha256("\n".join(authorization).encode("utf-8", "surrogatepass")).digest()
 
 
 def _question(request: web.BaseRequest, path: str) -> Question | Answer:

@@ -11,12 +11,14 @@ class ConsoleLimits:
     """Pages that may be open at a time."""
     requests_per_second: float = 20.0
     burst: int = 60
-    """Requests of all pages together, and how many may come at a time. A stream counts once."""
+    """Requests of all admins together, and how many may come at a time; of strangers, for each address. A stream counts
+    once."""
     tick_seconds: float = 0.4
     """The least time between two looks of a stream at what it shows."""
-    slowest_tick_seconds: float = 2.0
     look_share: float = 0.2
     """The looks of a stream take at most this part of the time, most of which they wait for the store."""
+    slowest_tick_seconds: float = 2.0
+    """For the sake of which a stream waits no longer than this."""
     count_share: float = 0.01
     """Each count of all jobs takes at most this part of the time."""
     keep_seconds: float = 0.3

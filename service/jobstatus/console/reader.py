@@ -252,7 +252,7 @@ class ConsoleReader:
 
     async def _keys(self, arguments: dict[str, Any]) -> Answer:
         limit = self._limits.page_keys
-        found = await self._virtual_keys.list_virtual_keys(str(arguments.get("page") or ""), limit + 1)
+        found = await self._virtual_keys.list_virtual_keys(filters.id_in(arguments, "page"), limit + 1)
         used = rows.last_used_of(await self._seen())
         now_ms = self._clock()
         return document(

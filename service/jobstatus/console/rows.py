@@ -8,6 +8,7 @@ from jobstatus.core.rules import outcome_of
 from jobstatus.core.virtual_keys import VirtualKey
 
 MAX_MESSAGE_CHARS = 500
+"""Of a job's texts, so that an answer of a child fits into a line of its supervisor's."""
 
 
 def row_of(job: Job) -> dict[str, Any]:
@@ -30,7 +31,7 @@ def row_of(job: Job) -> dict[str, Any]:
         "progress": job.progress,
         "message": shortened(job.message),
         "code": job.status_code,
-        "error": None if error is None else error_name(job),
+        "error": None if error is None else shortened(error_name(job)),
         "error_message": None if error is None else shortened(error.error.message),
         "outcome": outcome_of(job).value if job.is_terminal else None,
     }

@@ -129,13 +129,13 @@ class Streamer:
                 said_at = loop.time()
                 yield f'{{"at":{self._clock()}{"".join(f",{part}" for part in parts)}}}'
             parts = []
-            await asyncio.sleep(self._pause(name, time.perf_counter() - began))
+            await asyncio.sleep(pause_seconds(name, time.perf_counter() - began, self._limits))
 
-    def _pause(self, name: str, seconds: float) -> float:
-        """Return how long to wait after a look that took so long."""
-        limits = self._limits
-        pause = max(limits.tick_seconds, _SLOW.get(name, 0.0), seconds / limits.look_share)
-        return min(pause, max(limits.slowest_tick_seconds, limits.tick_seconds))
+
+def pause_seconds(view: str, seconds: float, limits: ConsoleLimits) -> float:
+    """Return how long to wait after a look at this view that took so long."""
+    polite = min(seconds / limits.look_share, limits.slowest_tick_seconds)
+    return max(limits.tick_seconds, _SLOW.get(view, 0.0), polite)
 
 
 def arguments_of(query: Mapping[str, str], names: tuple[str, ...], max_chars: int) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import Final, TypeVar
 
 from jobstatus.core import commands as core
-from jobstatus.core.commands import MAX_BATCH, check_id, check_status_code
+from jobstatus.core.commands import MAX_BATCH, check_id, check_status_code, check_text
 from jobstatus.core.errors import InvalidField, JobStatusError
 from jobstatus.core.job import Job, is_valid_id
 from jobstatus.core.store import Answer, Listing, Place, StoreError
@@ -275,8 +275,9 @@ def _check_filters(listing: Listing) -> None:
     for field in ("virtual_key_id", "worker_id"):
         if (wanted := getattr(listing, field)) is not None:
             check_id(field, wanted)
-    if listing.error_code is not None and not 1 <= len(listing.error_code) <= MAX_CODE_CHARACTERS:
-        raise InvalidField.of("error_code", f"must have from 1 to {MAX_CODE_CHARACTERS} characters")
+    check_text("error_code", listing.error_code, MAX_CODE_CHARACTERS)
+    if listing.error_code == "":
+        raise InvalidField.of("error_code", "must not be empty")
     if listing.status_code is not None:
         check_status_code("status_code", listing.status_code)
 

@@ -153,6 +153,12 @@ async def test_page_sizes(empty: Service) -> None:
         assert (len(page.jobs), bool(page.next_page_token)) == (expected, True)
 
 
+async def test_a_code_that_no_error_can_have_is_refused(service: Service) -> None:
+    """PostgreSQL could not even be asked for a NUL, so the store would seem to be away."""
+    for code in ("", "a\0b", "x" * 1025):
+        assert await outcome_of(service, pb.ListJobsRequest(error_code=code)) == invalid("error_code")
+
+
 def forged(*parts: Any) -> str:
     return base64.urlsafe_b64encode(json.dumps(parts).encode()).decode()
 

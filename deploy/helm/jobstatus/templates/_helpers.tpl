@@ -29,6 +29,19 @@ helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version }}
 {{- if or .Values.secret.existing .Values.secret.files -}}yes{{- end -}}
 {{- end -}}
 
+{{/* The keys of the Secret that issuers name, as a JSON array. */}}
+{{- define "jobstatus.issuerFiles" -}}
+{{- $files := list }}
+{{- range .Values.issuers }}
+{{- range list .secret_file .public_key_file .jwks_file }}
+{{- if and . (hasPrefix "/run/secrets/jobstatus/" .) }}
+{{- $files = append $files (base .) }}
+{{- end }}
+{{- end }}
+{{- end }}
+{{- toJson (uniq $files) }}
+{{- end -}}
+
 {{/* The variables of some settings, as a ConfigMap's data. */}}
 {{- define "jobstatus.variables" -}}
 {{- range $name, $value := . }}

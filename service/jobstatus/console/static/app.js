@@ -66,6 +66,7 @@ async function run(view, signal) {
           banner(line.now);
         }
         view.onLine(line);
+        if (line.problem) tellProblem(view, line.problem);
       },
     });
   } catch (error) {
@@ -73,6 +74,12 @@ async function run(view, signal) {
     showState("off", error.message);
     view.onProblem?.(error.message);
   }
+}
+
+/** What the service answers instead of the view: 4xx is about the address; anything else passes. */
+function tellProblem(view, { status, message }) {
+  if (status < 500 && view.onProblem) view.onProblem(message);
+  else showState("waiting", message);
 }
 
 function showState(state, text = "Live") {

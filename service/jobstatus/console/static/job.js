@@ -28,7 +28,6 @@ export function jobView({ id, context, reload }) {
 
   function onLine(line) {
     if (line.job) show(line.job);
-    else if (line.problem?.status === 404) vanish(line.problem.message);
   }
 
   function show(newer) {
