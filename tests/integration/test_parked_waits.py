@@ -20,7 +20,8 @@ from jobstatus.core.job import JobState
 from jobstatus.core.virtual_keys import hash_key
 from jobstatus.rest.fast_path import FastPathProtocol, Requests
 from jobstatus.rest.limits import RestLimits
-from jobstatus.rest.parked import MAX_EARLY_BYTES
+from jobstatus.rest.parked import MAX_EARLY_BYTES, ParkedConnection
+from jobstatus.rest.waiting import WaitingRequest
 from jobstatus.v1 import job_status_pb2 as pb
 
 OWNER: Final = bearer(virtual_key_token("vk-1"))
@@ -303,3 +304,27 @@ async def test_what_a_whole_connection_had_is_freed_while_it_is_parked(front: Se
         gc.collect()
         assert not [each for each in gc.get_objects() if type(each) is CountedProtocol and each.transport is not None]
         await complete(front, "one")
+
+
+@pytest.mark.parametrize("outcome", [200, 202, 404])
+async def test_what_a_wait_had_is_freed_without_a_garbage_collection(front: Service, outcome: int) -> None:
+    """None of its objects refers to itself through others; they would keep the connection until the collection."""
+    job_id = "none" if outcome == 404 else "one"
+    await create(front, "one")
+    gc.collect()
+    gc.disable()
+    try:
+        async with connection(front.http_port) as (reader, writer):
+            writer.write(get(job_id, OWNER, LONG if outcome == 200 else "Prefer: wait=1"))
+            if outcome == 200:
+                await waiting(front, 1)
+                await complete(front, "one")
+            assert (await next_answer(reader)).status == outcome
+        await until(lambda: not kept())
+    finally:
+        gc.enable()
+
+
+def kept() -> list[Any]:
+    """What is left of waits, and of connections that were parked."""
+    return [each for each in gc.get_objects() if type(each) in (WaitingRequest, ParkedConnection)]

@@ -1,6 +1,7 @@
 """What processes tell each other of changes, and what a process makes of silence."""
 
 import asyncio
+import weakref
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
@@ -115,6 +116,23 @@ async def test_what_changes_meanwhile_goes_together() -> None:
         one.announce({"a", "b", "c", "d"})
         await until(lambda: air.named() == [{"*"}])
         assert other.should_ask()
+
+
+class JobId(str):
+    """An id of which one can tell whether it is still kept."""
+
+    __slots__ = ("__weakref__",)
+
+
+async def test_what_cannot_be_sent_takes_bounded_memory() -> None:
+    """Beyond the number that would be named, no ids are kept for the next notice."""
+    notices = ChangeNotices(Air(), JobSubscriptions(), NoticeLimits(max_ids=3))
+    kept: weakref.WeakSet[JobId] = weakref.WeakSet()
+    for number in range(100):  # in one turn of the loop, in which nothing is sent
+        job_id = JobId(number)
+        kept.add(job_id)
+        notices.announce({job_id})
+    assert len(kept) <= 5
 
 
 async def test_the_store_is_asked_more_seldom_while_notices_arrive() -> None:

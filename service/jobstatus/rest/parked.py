@@ -103,8 +103,10 @@ class ParkedConnection(asyncio.Protocol):
     def end(self) -> None:
         """End the guest's stay, because its answer is written."""
         self._guest = None
+        if self._transport.is_closing():
+            return  # nothing follows but its end
         if self._parking.is_stopping:
-            asyncio.get_running_loop().call_soon(self.close)  # after what was put is written
+            self._close_after_writes()
         elif self._early:
             self._unpark()
         else:
@@ -134,12 +136,12 @@ class ParkedConnection(asyncio.Protocol):
     def close_if_idle(self) -> None:
         """End the connection unless a request waits on it."""
         if self._guest is None:
-            self.close()
+            self._close_after_writes()
 
     def on_time(self) -> None:
-        """Close the connection, which has been idle for long."""
+        """End the connection, which has been idle for long, also where the client has not read the last answer."""
         if self._tick:  # else it is parked no longer
-            self.close()
+            self.abort()
 
     def data_received(self, data: bytes) -> None:
         """Become a whole connection for the next request; keep it while one waits."""
@@ -173,6 +175,10 @@ class ParkedConnection(asyncio.Protocol):
         if self._room is not None and not self._room.done():
             self._room.set_exception(exc or ConnectionResetError("the client has gone"))
         self._on_lost()
+
+    def _close_after_writes(self) -> None:
+        """Close the connection once the answers that were put in this turn of the loop are written."""
+        asyncio.get_running_loop().call_soon(self.close)
 
     def _unpark(self) -> None:
         """Give the connection a parser, what was received already, and what it was told of its transport."""

@@ -144,13 +144,13 @@ class WaitingRequest:
     def begin(self, connection: Parkable) -> bytes | None:
         """Return the whole answer, an empty one where it comes later, or None to leave it to the handler."""
         principal: Principal | None = None
-        found: Poll | Exception | None = None
+        found: Poll | None = None
         try:
             principal = self.try_authenticate()
             if principal is not None:
                 found = self._begin(principal)
         except Exception as error:  # noqa: BLE001  # it is the answer, and the last line of defence
-            found = error
+            return self._whole(self._refused(error))
         if found is not None:
             response = self._response(found)
             if isinstance(response, PrebuiltResponse):
@@ -208,7 +208,7 @@ class WaitingRequest:
 
     async def _begin_in_task(self, principal: Principal | None) -> None:
         """Begin once the credential is known. Poll without a wait where none is granted."""
-        found: Poll | Exception | None = None
+        found: Poll | None = None
         try:
             if principal is None:
                 principal = await self.authenticate()
@@ -216,21 +216,23 @@ class WaitingRequest:
             if found is None and self._wait is None:
                 found = await self._parts.polls.poll(self._job_id, self._request_type, principal)
         except Exception as error:  # noqa: BLE001  # it is the answer
-            found = error
-        self._task = None
-        if found is not None:
-            self.answer(found)
+            self.answer(error)
+        else:
+            self._task = None
+            if found is not None:
+                self.answer(found)
 
     def _response(self, found: Poll | Exception) -> PrebuiltResponse | LargeResponse:
-        outcomes = self._parts.outcomes
         if isinstance(found, Exception):
-            response: PrebuiltResponse | LargeResponse = outcomes.refused(found, self._request_id)
-        else:
-            applied = f"Preference-Applied: wait={self._seconds}\r\n" if self._seconds else ""
-            response = outcomes.found(found, self._conditions, self._request_id, applied)
+            return self._refused(found)
+        applied = f"Preference-Applied: wait={self._seconds}\r\n" if self._seconds else ""
+        response = self._parts.outcomes.found(found, self._conditions, self._request_id, applied)
         if self._is_head and isinstance(response, LargeResponse):
             response = response.without_body()
         return response
+
+    def _refused(self, error: Exception) -> PrebuiltResponse:
+        return self._parts.outcomes.refused(error, self._request_id)
 
     def _whole(self, response: PrebuiltResponse) -> bytes:
         """Return the bytes of an answer, and count it."""
@@ -255,6 +257,6 @@ class WaitingRequest:
                 self._count(large.status)
                 await self._parts.large.send_directly(self._parked, large.head(length, self._lines), pieces(*parts))
         except Exception as error:  # noqa: BLE001  # it is the answer
-            self._parked.answer(self._whole(self._parts.outcomes.refused(error, self._request_id)))
+            self._parked.answer(self._whole(self._refused(error)))
         else:
             self._parked.end()

@@ -84,7 +84,8 @@ class ChangeNotices:
         """Tell the other processes soon that this one has changed these jobs. Never fails."""
         if self.arrive and not self._is_recent(self._others_sign_at):
             return
-        self._unsent.update(job_ids)
+        if len(self._unsent) <= self._limits.max_ids:  # else none of them is named, however long sending takes
+            self._unsent.update(job_ids)
         if self._unsent and self._sending is None:
             self._sending = asyncio.create_task(self._send(), name="jobstatus-send-notices")
 

@@ -145,6 +145,7 @@ class Wait(Waiter[Answer]):
         self.leave()
         if self._task is not None:
             self._task.cancel()
+        del self._client  # which has this wait, so that neither would be freed before the next collection
 
     def concerns(self, found: Answer) -> bool:
         """Whether the job has ended, or was removed and made anew, perhaps for another owner."""
@@ -235,5 +236,6 @@ class Wait(Waiter[Answer]):
 
     def _finish(self, found: Poll | Exception) -> None:
         if not self._is_over:
+            client = self._client
             self.cancel()
-            self._client.answer(found)
+            client.answer(found)
