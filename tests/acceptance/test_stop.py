@@ -109,7 +109,7 @@ async def watch(service: Service, seen: Seen, watching: list[pb.Job]) -> None:
 async def stopped_under_load(process: Process, number: signal.Signals) -> Seen:
     """Many writers, pollers on connections that they keep, and watches; the signal; the end, in time and with 0."""
     seen, watching = Seen(), list[pb.Job]()
-    async with process.connected() as service, asyncio.timeout(120):
+    async with process.connected() as service, asyncio.timeout(240):
         await create(service, "polled")
         async with asyncio.TaskGroup() as clients:
             for writer in range(WRITERS):
@@ -118,7 +118,7 @@ async def stopped_under_load(process: Process, number: signal.Signals) -> Seen:
                 clients.create_task(poll(service.http_port, seen))
             for _ in range(WATCHES):
                 clients.create_task(watch(service, seen, watching))
-            await until(lambda: len(seen.results) > 2 * WRITERS and seen.polls > 2 * POLLERS, seconds=30)
+            await until(lambda: len(seen.results) > 2 * WRITERS and seen.polls > 2 * POLLERS, seconds=120)
             await until(lambda: len(watching) == WATCHES)
             process.send(number)
             assert await process.ended(STOP_SECONDS) == 0
