@@ -19,7 +19,7 @@ import sys
 import tempfile
 from collections import Counter
 from collections.abc import AsyncIterator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -35,12 +35,11 @@ from harness.ports import reserve
 from harness.proxies import HOSTS, PROXIES, Ports, Proxy, running
 from harness.service import Process
 from harness.tokens import admin_token
-from harness.valkey import Server
 from harness.verdict import verdict
 from harness.waiting import until
 from rich.console import Console
 from rich.table import Table
-from soak.stops import Form, writing
+from soak.stops import Form, replicas, writing
 
 CHART: Final = Path(__file__).resolve().parents[2] / "deploy" / "helm" / "jobstatus"
 CONNECTIONS: Final = 50
@@ -156,23 +155,14 @@ async def restart(process: Process, times: Times, form: Form) -> None:
 
 async def run(proxies: Sequence[Proxy], folder: Path, times: Times, given: Any) -> list[tuple[Form, Polls]]:
     """Return what became of polls and writes, for each proxy."""
-    async with AsyncExitStack() as stack:
-        store = Server().start()
-        stack.callback(store.remove)
-        http, rpc, admin = (reserve(hosts=[*HOSTS.values()]) for _ in range(3))
-        processes = []
-        for name, host in HOSTS.items():
-            (folder / name).mkdir()
-            addresses = {"HTTP": f"{host}:{http}", "GRPC": f"{host}:{rpc}", "ADMIN": f"{host}:{admin}"}
-            others = {"STORE": store.url(), "STOP_DELAY_SECONDS": str(times.stop_delay)}
-            processes.append(await stack.enter_async_context(Process(folder / name, **addresses, **others)))
+    async with replicas(folder, STOP_DELAY_SECONDS=str(times.stop_delay)) as (processes, places):
         async with processes[0].connected() as service:
             await create(service, "kept")
             await complete(service, "kept")
         found = []
         for proxy in proxies:
             rest, calls = (reserve(hosts=[*HOSTS.values()]) for _ in range(2))
-            ports = Ports(http=http, grpc=rpc, admin=admin, rest=rest, rpc=calls)
+            ports = Ports(**places, rest=rest, rpc=calls)
             form, polls = Form(proxy.described(), [f"127.0.0.1:{calls}"]), Polls()
             async with (
                 running(proxy, folder / proxy.file, ports, times.put_in),

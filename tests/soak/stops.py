@@ -98,24 +98,32 @@ async def stop_amid_writes(process: Process, form: Form, rate: float) -> None:
     await process.start()
 
 
-async def run(proxies: Sequence[Proxy], folder: Path, *, rounds: int, rate: float, direct: bool) -> list[Form]:
-    """Return what became of the writes, for each way to the replicas."""
+@asynccontextmanager
+async def replicas(folder: Path, **settings: str) -> AsyncIterator[tuple[list[Process], dict[str, int]]]:
+    """Two services on one Valkey, and the ports that they have alike: of http, grpc and admin."""
     async with AsyncExitStack() as stack:
         store = Server().start()
         stack.callback(store.remove)
-        http, rpc, admin = (reserve(hosts=[*HOSTS.values()]) for _ in range(3))
+        places = {name: reserve(hosts=[*HOSTS.values()]) for name in ("http", "grpc", "admin")}
         processes = []
         for name, host in HOSTS.items():
             (folder / name).mkdir()
-            addresses = {"HTTP": f"{host}:{http}", "GRPC": f"{host}:{rpc}", "ADMIN": f"{host}:{admin}"}
-            process = Process(folder / name, STORE=store.url(), **addresses)
+            addresses = {kind.upper(): f"{host}:{port}" for kind, port in places.items()}
+            process = Process(folder / name, STORE=store.url(), **addresses, **settings)
             processes.append(await stack.enter_async_context(process))
-        hosts = [f"{host}:{rpc}" for host in HOSTS.values()]
+        yield processes, places
+
+
+async def run(proxies: Sequence[Proxy], folder: Path, *, rounds: int, rate: float, direct: bool) -> list[Form]:
+    """Return what became of the writes, for each way to the replicas."""
+    async with AsyncExitStack() as stack:
+        processes, places = await stack.enter_async_context(replicas(folder))
+        hosts = [f"{host}:{places['grpc']}" for host in HOSTS.values()]
         both = (f"ipv4:{','.join(hosts)}", f"ipv4:{','.join(reversed(hosts))}")
         forms = [Form(DIRECT, both)] if direct else []
         for proxy in proxies:
             rest, calls = (reserve(hosts=[*HOSTS.values()]) for _ in range(2))
-            ports = Ports(http=http, grpc=rpc, admin=admin, rest=rest, rpc=calls)
+            ports = Ports(**places, rest=rest, rpc=calls)
             await stack.enter_async_context(running(proxy, folder / proxy.file, ports))
             forms.append(Form(proxy.described(), [f"127.0.0.1:{calls}"]))
         for _, form in itertools.product(range(rounds), forms):
