@@ -218,7 +218,7 @@ async def test_a_store_closes_though_its_server_is_frozen(fragile: Server, datab
 async def test_a_service_upon_a_frozen_server_says_so_and_heals(fragile: Server, database: str) -> None:
     """Polls are 503 with Retry-After, writes STORE_UNAVAILABLE, never anything else; nothing is restarted."""
     owner = bearer(admin_token())
-    async with service_here(fragile.url(database)) as service:
+    async with service_here(PostgreSQLJobStore(fragile.url(database))) as service:
         await create(service, "job-1")
         fragile.freeze()
         try:
