@@ -205,6 +205,17 @@ async def shows_a_script_as_text(process: Process, chromium: Browser) -> None:
         raise Wrong("the page made elements of a result")
 
 
+async def survives_wrong_addresses(process: Process, chromium: Browser) -> None:
+    """An address that nobody meant has a sentence, the next one its view; a token that no header holds is refused."""
+    await chromium.open("about:blank")
+    await chromium.open(page_of(process))
+    await chromium.run(SIGN_IN, "a “token”")
+    await shows(chromium, "This is no token")
+    await sign_in(chromium, process)
+    for place, text in (("jobs/%", "job_id"), ("jobs/%ff", "job_id"), ("jobs?state=%ff", "state"), ("jobs", "life-1")):
+        await go(chromium, place, text)
+
+
 async def check_policy(chromium: Browser) -> None:
     """Raise Wrong if anything violated the page's policy since it was opened, or was asked of another host."""
     violations, others = await chromium.run("return window.violations;"), await chromium.run(REQUESTED)
@@ -485,6 +496,7 @@ async def on_one(folder: Path, chromium: Browser, axe: str, screenshots: Path | 
         await is_closed_to_strangers(process, chromium)
         yield "strangers saw a sentence and no job"
         await shows_a_script_as_text(process, chromium)
+        await survives_wrong_addresses(process, chromium)
         await check_policy(chromium)
         yield "a script was shown as text, and nothing violated the policy"
         await fill(service)

@@ -33,9 +33,18 @@ let stopping = new AbortController();
 /** Where the address points: the name of a view, the id of a job, and parameters. */
 function place() {
   const [path, query = ""] = location.hash.replace(/^#\/?/, "").split("?");
-  const [name, id] = path.split("/");
+  const [name, id = ""] = path.split("/");
   const known = VIEWS.some(([of]) => of === name);
-  return { name: known ? name : "now", id: id ? decodeURIComponent(id) : "", params: new URLSearchParams(query) };
+  return { name: known ? name : "now", id: decoded(id), params: new URLSearchParams(query) };
+}
+
+/** A part of an address; as it is where its escapes are none, so that the service says what is wrong with it. */
+function decoded(part) {
+  try {
+    return decodeURIComponent(part);
+  } catch {
+    return part;
+  }
 }
 
 function show() {
@@ -125,7 +134,7 @@ function showSignIn(message = "") {
 }
 
 function enter(token) {
-  signIn(token);
+  if (!signIn(token)) return showSignIn("This is no token: a token has letters, digits and dots, and no spaces.");
   frame(true);
   show();
 }
