@@ -55,6 +55,7 @@ OPERATIONS: dict[str, Callable[[Store], Awaitable[Any]]] = {
     "read_virtual_keys": lambda one: one.read_virtual_keys(["vk"]),
     "find_virtual_keys": lambda one: one.find_virtual_keys([b"x" * 32]),
     "put_virtual_key": lambda one: one.put_virtual_key(KEY),
+    "disable_virtual_key": lambda one: one.disable_virtual_key("vk", 2),
     "delete_virtual_key": lambda one: one.delete_virtual_key("vk"),
     "list_virtual_keys": lambda one: one.list_virtual_keys("", 1),
     "virtual_keys_version": lambda one: one.virtual_keys_version(),

@@ -213,6 +213,9 @@ class PostgreSQLJobStore:
         created_at_ms = await self._write(lambda connection: virtual_keys.put(connection, virtual_key))
         return replace(virtual_key, created_at_ms=created_at_ms)
 
+    async def disable_virtual_key(self, virtual_key_id: str, now_ms: int) -> bool:
+        return await self._write(lambda connection: virtual_keys.disable(connection, virtual_key_id, now_ms))
+
     async def delete_virtual_key(self, virtual_key_id: str) -> bool:
         return await self._write(lambda connection: virtual_keys.delete(connection, virtual_key_id))
 

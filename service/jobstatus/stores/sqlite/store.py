@@ -191,6 +191,9 @@ class SQLiteJobStore:
         await self._write(lambda connection: virtual_keys.put(connection, virtual_key))
         return virtual_keys.by_id(self._read, virtual_key.virtual_key_id) or virtual_key
 
+    async def disable_virtual_key(self, virtual_key_id: str, now_ms: int) -> bool:
+        return await self._write(lambda connection: virtual_keys.disable(connection, virtual_key_id, now_ms))
+
     async def delete_virtual_key(self, virtual_key_id: str) -> bool:
         return await self._write(lambda connection: virtual_keys.delete(connection, virtual_key_id))
 
