@@ -214,9 +214,10 @@ async def measured(service: Service, requests: Path, fields: dict[str, Any], opt
     slowest = min(max(reading.pages) for reading in readings)
     return (
         f"{len(readings[0].pages)} pages, median {min(median(reading.pages) for reading in readings) * 1000:.1f} ms,"
-        f" the slowest {slowest * 1000:.0f} ms; {CLIENTS} at once: median {median(together.pages) * 1000:.0f} ms, the"
-        f" slowest {max(together.pages) * 1000:.0f} ms, {rate:.0f} a second, {together.failed} failed; polls p99"
-        f" {median(alone):.2f} ms alone, {median(beside):.2f} ms beside, {median(ratios):.2f} times ({min(ratios):.2f} to {max(ratios):.2f})"
+        f" the slowest {slowest * 1000:.0f} ms; {CLIENTS} at once: median {median(together.pages) * 1000:.0f} ms,"
+        f" the slowest {max(together.pages) * 1000:.0f} ms, {rate:.0f} a second, {together.failed} failed;"
+        f" polls p99 {median(alone):.2f} ms alone, {median(beside):.2f} ms beside,"
+        f" {median(ratios):.2f} times ({min(ratios):.2f} to {max(ratios):.2f})"
     )
 
 

@@ -3,6 +3,9 @@
 There is one index for all listings, in their order and with every filter that is common. A rare filter would have to
 walk all of it, so a page is read in windows: a first statement finds where the next so many entries end, a second one
 the jobs among them. An index for each filter would make such a listing quicker and every write dearer.
+
+The pages of a process take turns. The pauses between them keep the event loop, which turns rows into answers, and the
+store free for polls most of the time, however many clients list.
 """
 
 from collections.abc import Awaitable, Callable, Sequence
@@ -10,6 +13,7 @@ from typing import Any, Final, NamedTuple
 
 from jobstatus.core.store import JobPage, Listing, Place
 from jobstatus.stores.rows import COLUMNS_WITHOUT_RESULT, error_code_text, job_of
+from jobstatus.stores.turns import Turns
 
 MAX_SCANS: Final = 10_000
 """Entries of the index in a window: some milliseconds."""
@@ -18,6 +22,11 @@ _MAX_ROWS: Final = MAX_SCANS // 10
 _ORDER: Final = "ORDER BY created_at_ms DESC, job_id DESC"
 
 Fetch = Callable[[str, Sequence[Any]], Awaitable[Sequence[Sequence[Any]]]]
+
+
+def page_turns() -> Turns:
+    """Return the turns of the pages of one process."""
+    return Turns(pause_share=0, min_pause_seconds=0.002)
 
 
 class Dialect(NamedTuple):
