@@ -42,6 +42,7 @@ from benchmarks.workload import poll_request
 ADMIN: Final = bearer(admin_token())
 CLIENTS: Final = 20
 COMMITTED_AT_ONCE: Final = 4
+_BATCH: Final = 2000
 POLLED: Final = 1000
 POLLS: Final = 400
 """A second: few enough for the service to be idle most of the time."""
@@ -99,7 +100,7 @@ async def fill(store: Store, count: int, oldest_ms: int) -> None:
     batches: list[list[Change]] = [[]]
     for job in jobs(count, oldest_ms):
         batches[-1].append(Change(job.job_id, 0, job, render(job)))
-        if len(batches[-1]) == 1000:
+        if len(batches[-1]) == _BATCH:
             batches.append([])
         if len(batches) > COMMITTED_AT_ONCE:
             await asyncio.gather(*map(store.commit, batches))
