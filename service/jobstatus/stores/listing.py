@@ -82,7 +82,7 @@ def page(dialect: Dialect, listing: Listing, now_ms: int, until: Place | None) -
         marks = ", ".join([mark] * len(listing.states))
         filters.append((f"state IN ({marks})", [state.value for state in listing.states]))
     if until is not None:
-        filters.append((f"(created_at_ms, job_id) >= ({mark}, {mark})", [*until]))
+        filters.append(_place(dialect, ">=", until))
     where, values = _joined(filters)
     return (
         f"SELECT {COLUMNS_WITHOUT_RESULT} FROM {dialect.table} WHERE {where} {_ORDER} LIMIT {mark}"  # noqa: S608
@@ -101,8 +101,19 @@ def _range(dialect: Dialect, listing: Listing) -> list[_Filter]:
     if listing.created_before_ms is not None:
         bounds.append((f"created_at_ms < {mark}", [listing.created_before_ms]))
     if listing.before is not None:
-        bounds.append((f"(created_at_ms, job_id) < ({mark}, {mark})", [*listing.before]))
+        bounds.append(_place(dialect, "<", listing.before))
     return bounds
+
+
+def _place(dialect: Dialect, comparison: str, place: Place) -> _Filter:
+    """Compare with a place. The time is compared once more by itself, for the sake of PostgreSQL's estimates.
+
+    It takes a comparison of rows for one that a third of all rows pass or more, and two of them for independent. In the
+    middle of a large table it would then read all of it in parallel rather than a window of the index.
+    """
+    mark = dialect.mark
+    text = f"(created_at_ms, job_id) {comparison} ({mark}, {mark}) AND created_at_ms {comparison[0]}= {mark}"
+    return text, [*place, place[0]]
 
 
 def _joined(filters: Sequence[_Filter]) -> tuple[str, list[Any]]:
