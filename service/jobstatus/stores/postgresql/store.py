@@ -28,7 +28,7 @@ from jobstatus.core.store import (
 from jobstatus.core.virtual_keys import VirtualKey
 from jobstatus.stores import StoreConfigError
 from jobstatus.stores.counting import count_of, count_values, types_of
-from jobstatus.stores.listing import Dialect, read_page
+from jobstatus.stores.listing import Dialect, page_turns, read_page
 from jobstatus.stores.postgresql import schema, statements, virtual_keys
 from jobstatus.stores.postgresql.address import conninfo_of, conninfo_of_host, host_count
 from jobstatus.stores.postgresql.arrays import BinaryArray
@@ -78,6 +78,7 @@ class PostgreSQLJobStore:
         self._adding: asyncio.Task[None] | None = None
         self.notices = PostgreSQLNotices(self._connect, self._read)
         self._due, self._expiring = SweepPosition(), SweepPosition()
+        self._turns = page_turns()
 
     async def __aenter__(self) -> Self:
         try:
@@ -179,7 +180,8 @@ class PostgreSQLJobStore:
         async def read(connection: Connection) -> JobPage:
             return await read_page(DIALECT, listing, now_ms, partial(_fetch, connection), self._limits.max_scans)
 
-        return await self._listings.use(read)
+        async with self._turns.turn():
+            return await self._listings.use(read)
 
     async def count_jobs(self, leases_count_from_ms: int = 0) -> JobCount:
         values = count_values(leases_count_from_ms)
