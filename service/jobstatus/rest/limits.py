@@ -33,6 +33,8 @@ class RestLimits:
     """A virtual key, or all admins together, get no further large answer while they hold one of so many parts of it."""
     each_turn: int = 64
     """Requests of one credential that are answered in one turn of the event loop, and of all strangers together."""
+    recent_polls: int = 10_000
+    """Polls that are remembered so that their repetitions on any connection need not be parsed; about 1 kB each."""
     connection_type: type[RestProtocol] = FastPathProtocol
     """The class of connections. RestProtocol has no fast path."""
 
