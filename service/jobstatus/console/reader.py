@@ -10,6 +10,7 @@ from jobstatus.auth.errors import CredentialError, KeysUnavailable, MissingCrede
 from jobstatus.auth.lru_cache import LruCache
 from jobstatus.console import filters, rows
 from jobstatus.console.limits import ConsoleLimits
+from jobstatus.console.looks import UsualSeconds
 from jobstatus.console.messages import UNAVAILABLE, Answer, Question, document, refusal
 from jobstatus.core import errors
 from jobstatus.core.access import Principal
@@ -72,7 +73,7 @@ class ConsoleReader:
         self._limits = limits
         self._results = asyncio.Semaphore(_RESULTS_AT_ONCE)
         self._kept: LruCache[str, tuple[float, asyncio.Future[Answer]]] = LruCache(_KEPT_ANSWERS)
-        self._new: LruCache[str, tuple[float, int]] = LruCache(_KEPT_ANSWERS)
+        self._new: LruCache[str, tuple[float, int, UsualSeconds]] = LruCache(_KEPT_ANSWERS)
         self._reads: Mapping[str, Callable[[dict[str, Any]], Awaitable[Answer]]] = {
             "session": self._session,
             "jobs": self._jobs,
@@ -204,7 +205,9 @@ class ConsoleReader:
         if kept is not None and began < kept[0]:
             return kept[1]
         new = await self._list_new(arguments)
-        self._new.put(key, (loop.time() + (loop.time() - began) / self._limits.look_share, new))
+        usual = UsualSeconds() if kept is None else kept[2]
+        pause = usual.after(loop.time() - began) / self._limits.look_share
+        self._new.put(key, (loop.time() + pause, new, usual))
         return new
 
     async def _list_new(self, arguments: dict[str, Any]) -> int:
