@@ -198,7 +198,10 @@ class ConsoleReader:
         )
 
     async def _count_new(self, arguments: dict[str, Any]) -> int:
-        """Return how many jobs there are above a page; the number of a moment ago where a listing takes long."""
+        """Return how many jobs there are above a page; the number of a moment ago where a listing takes long.
+
+        The page does not tell numbers above `max_new` apart, so one that was reached is counted again more seldom.
+        """
         loop, key = asyncio.get_running_loop(), json.dumps(arguments | {"known": {}})
         kept = self._new.get(key)
         began = loop.time()
@@ -207,7 +210,8 @@ class ConsoleReader:
         new = await self._list_new(arguments)
         usual = UsualSeconds() if kept is None else kept[2]
         pause = usual.after(loop.time() - began) / self._limits.look_share
-        self._new.put(key, (loop.time() + pause, new, usual))
+        least = self._limits.slowest_tick_seconds if new >= self._limits.max_new else 0
+        self._new.put(key, (loop.time() + max(pause, least), new, usual))
         return new
 
     async def _list_new(self, arguments: dict[str, Any]) -> int:
