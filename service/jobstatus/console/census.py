@@ -79,12 +79,13 @@ class Census:
         now = self._monotonic()
         if now > self._watched_until or not (self._leads() or now <= self._alone_until):
             return
+        limits = self._limits
         if now >= self._count_at:
-            self._count_at = await self._timed(self._count_jobs)
+            self._count_at = await self._timed(self._count_jobs, limits.count_share)
         if now >= self._signs_at:
-            self._signs_at = await self._timed(self._look_for_signs)
+            self._signs_at = await self._timed(self._look_for_signs, limits.count_share)
         if now >= self._types_at:
-            self._types_at = await self._timed(self._count_types)
+            self._types_at = await self._timed(self._count_types, limits.types_share)
 
     async def _count_jobs(self) -> None:
         self._count = self._of(await self._store.count_jobs(self._clock.leases_count_from_ms()))
@@ -98,12 +99,12 @@ class Census:
         types = [[state.value, request_type.value, number] for (state, request_type), number in counts.items()]
         self._types = {"at_ms": self._clock.ms(), "counts": types}
 
-    async def _timed(self, work: Callable[[], Awaitable[None]]) -> float:
-        """Do the work and return when to do it again."""
+    async def _timed(self, work: Callable[[], Awaitable[None]], share: float) -> float:
+        """Do the work and return when to do it again, for it to take this part of the time."""
         began = self._monotonic()
         await work()
         ended = self._monotonic()
-        return ended + (ended - began) / self._limits.count_share
+        return ended + (ended - began) / share
 
     def _of(self, count: JobCount) -> dict[str, Any]:
         return {

@@ -20,7 +20,9 @@ class ConsoleLimits:
     slowest_tick_seconds: float = 2.0
     """For the sake of which a stream waits no longer than this."""
     count_share: float = 0.01
-    """Each count of all jobs takes at most this part of the time."""
+    """The count of jobs by state takes at most this part of the time."""
+    types_share: float = 0.005
+    """The count by state and type takes at most this part, because it reads more, and its table may be older."""
     keep_seconds: float = 0.3
     """How long an answer serves other pages that show the same."""
     pulse_seconds: float = 1.0

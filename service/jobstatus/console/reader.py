@@ -10,6 +10,7 @@ from jobstatus.auth.errors import CredentialError, KeysUnavailable, MissingCrede
 from jobstatus.auth.lru_cache import LruCache
 from jobstatus.console import filters, rows
 from jobstatus.console.limits import ConsoleLimits
+from jobstatus.console.looks import UsualSeconds
 from jobstatus.console.messages import UNAVAILABLE, Answer, Question, document, refusal
 from jobstatus.core import errors
 from jobstatus.core.access import Principal
@@ -72,7 +73,7 @@ class ConsoleReader:
         self._limits = limits
         self._results = asyncio.Semaphore(_RESULTS_AT_ONCE)
         self._kept: LruCache[str, tuple[float, asyncio.Future[Answer]]] = LruCache(_KEPT_ANSWERS)
-        self._new: LruCache[str, tuple[float, int]] = LruCache(_KEPT_ANSWERS)
+        self._new: LruCache[str, tuple[float, int, UsualSeconds]] = LruCache(_KEPT_ANSWERS)
         self._reads: Mapping[str, Callable[[dict[str, Any]], Awaitable[Answer]]] = {
             "session": self._session,
             "jobs": self._jobs,
@@ -197,14 +198,20 @@ class ConsoleReader:
         )
 
     async def _count_new(self, arguments: dict[str, Any]) -> int:
-        """Return how many jobs there are above a page; the number of a moment ago where a listing takes long."""
+        """Return how many jobs there are above a page; the number of a moment ago where a listing takes long.
+
+        The page does not tell numbers above `max_new` apart, so one that was reached is counted again more seldom.
+        """
         loop, key = asyncio.get_running_loop(), json.dumps(arguments | {"known": {}})
         kept = self._new.get(key)
         began = loop.time()
         if kept is not None and began < kept[0]:
             return kept[1]
         new = await self._list_new(arguments)
-        self._new.put(key, (loop.time() + (loop.time() - began) / self._limits.look_share, new))
+        usual = UsualSeconds() if kept is None else kept[2]
+        pause = usual.after(loop.time() - began) / self._limits.look_share
+        least = self._limits.slowest_tick_seconds if new >= self._limits.max_new else 0
+        self._new.put(key, (loop.time() + max(pause, least), new, usual))
         return new
 
     async def _list_new(self, arguments: dict[str, Any]) -> int:

@@ -12,6 +12,7 @@ from contextlib import aclosing
 from typing import Any, Final, Protocol
 
 from jobstatus.console.limits import ConsoleLimits
+from jobstatus.console.looks import UsualSeconds
 from jobstatus.console.messages import Answer, Ask, Question
 from jobstatus.console.pulse import Pulse
 
@@ -106,7 +107,7 @@ class Streamer:
 
     async def _lines(self, name: str, question: Question, first: Answer) -> AsyncGenerator[str]:
         view, points, now, said_at = View(name, question), 0, "", 0.0
-        loop = asyncio.get_running_loop()
+        loop, usual = asyncio.get_running_loop(), UsualSeconds()
         parts = [f'"session":{first.body}', f'"limits":{{"points":{self._limits.samples}}}']
         while True:
             began = time.perf_counter()
@@ -129,11 +130,12 @@ class Streamer:
                 said_at = loop.time()
                 yield f'{{"at":{self._clock()}{"".join(f",{part}" for part in parts)}}}'
             parts = []
-            await asyncio.sleep(pause_seconds(name, time.perf_counter() - began, self._limits))
+            seconds = usual.after(time.perf_counter() - began)
+            await asyncio.sleep(pause_seconds(name, seconds, self._limits))
 
 
 def pause_seconds(view: str, seconds: float, limits: ConsoleLimits) -> float:
-    """Return how long to wait after a look at this view that took so long."""
+    """Return how long to wait after a look at this view, which usually takes so long."""
     polite = min(seconds / limits.look_share, limits.slowest_tick_seconds)
     return max(limits.tick_seconds, _SLOW.get(view, 0.0), polite)
 
