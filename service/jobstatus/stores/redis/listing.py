@@ -27,7 +27,9 @@ from jobstatus.stores.turns import Turns
 
 AT_ONCE: Final = 2
 """How many buckets are read at a time."""
-ROWS_AT_ONCE: Final = 100
+INDEXES_AT_ONCE: Final = 16
+"""The same where only the indexes are read."""
+ROWS_AT_ONCE: Final = 50
 """How many jobs are read at a time that are known to be on the page."""
 
 _Key = tuple[int, bytes]
@@ -102,9 +104,13 @@ class Listings:
         greatest = "+inf" if before_ms == "" else before_ms
         least = "-inf" if listing.created_after_ms is None else listing.created_after_ms
         words = (greatest, least, "WITHSCORES", "LIMIT", 0, _newest_of(listing))
-        return await self._in_turn(
-            [Command(bucket.slot, pack("ZREVRANGEBYSCORE", bucket.indexes[0], *words)) for bucket in self._buckets]
-        )
+        newest: list[list[bytes]] = []
+        for first in range(0, len(self._buckets), INDEXES_AT_ONCE):
+            asked = self._buckets[first : first + INDEXES_AT_ONCE]
+            newest += await self._in_turn(
+                [Command(bucket.slot, pack("ZREVRANGEBYSCORE", bucket.indexes[0], *words)) for bucket in asked]
+            )
+        return newest
 
     async def _jobs(self, places: Sequence[tuple[Bucket, bytes]], now_ms: int) -> list[Job]:
         """Return the jobs of these ids that are there and have not expired."""
