@@ -28,12 +28,11 @@ import grpc
 import psycopg
 from google.protobuf.timestamp_pb2 import Timestamp
 from harness.service import INSTALLED, Process, Service
-from harness.stores import STORES
+from harness.stores import STORES, store_in
 from harness.tokens import admin_token, bearer
 from jobstatus.core.answer import render
 from jobstatus.core.job import ErrorField, Job, JobError, JobState, RequestType
 from jobstatus.core.store import Change, Store
-from jobstatus.stores import open_store
 from jobstatus.v1 import job_status_pb2 as pb
 
 from benchmarks.child import generating
@@ -178,7 +177,7 @@ async def measure(kind: str, options: argparse.Namespace) -> None:
         url = STORES[kind](Path(folder))
         oldest_ms = time.time_ns() // 1_000_000 - count
         began = time.perf_counter()
-        async with open_store(url) as store:
+        async with store_in(kind, Path(folder)) as store:
             await fill(store, count, oldest_ms)
         if kind == "postgresql":
             await vacuum(url)

@@ -135,6 +135,26 @@ async def test_indexes_follow_every_step_of_a_job(server: valkey.Server, store: 
     assert left_over(server) == set()
 
 
+async def test_pages_without_a_filter_are_whole_where_many_jobs_have_one_time(store: Store) -> None:
+    """Each job is listed once, in order, also where a bucket has more jobs of a moment than a page looks at."""
+    jobs = [job(f"job-{number:04}", created_at_ms=1000 + number // 800) for number in range(1000)]
+    gone = [ended(f"gone-{number:04}", expires_at_ms=5, created_at_ms=1000 + number % 2) for number in range(100)]
+    await store.commit([*map(change, jobs), *gone])
+    for after, until_ms in ((None, None), (None, 1001), (1001, None)):
+        found, before = list[Job](), None
+        while True:
+            wanted = Listing(limit=10, before=before, created_after_ms=after, created_before_ms=until_ms)
+            page = await store.list_page(wanted, 10)
+            assert len(page.jobs) <= 10
+            found += page.jobs
+            if page.next_before is None:
+                break
+            assert before is None or page.next_before < before
+            before = page.next_before
+        newest_first = sorted(jobs, key=lambda item: (item.created_at_ms, item.job_id), reverse=True)
+        assert found == [item for item in newest_first if (after or 0) <= item.created_at_ms < (until_ms or 2000)]
+
+
 async def test_a_job_without_a_time_is_never_due_nor_purged(store: Store) -> None:
     """What has no time to wake at stays until it is changed."""
     await store.commit([change(job("a", due_at_ms=None)), change(job("b", state=JobState.FAILED, due_at_ms=None))])
