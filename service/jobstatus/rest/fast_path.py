@@ -83,10 +83,11 @@ class FastPathProtocol(RestProtocol):
         self.last_poll: tuple[bytes, TryAnswer] | None = None
         """What was received last, where it was exactly one request that was answered at once."""
 
-    def data_received(self, data: bytes) -> None:
-        """Take bytes. InterceptingParser calls `note`, which spares each poll a frame."""
+    def take(self, data: bytes) -> None:
+        """Take bytes in their turn. InterceptingParser calls `note`, which spares each poll a frame."""
         last = self.last_poll
         if last is None or data != last[0] or self._close or not self.is_answered(last[1]):
+            self._has_turn = bool(data)
             RequestHandler.data_received(self, data)
 
     def is_answered(self, try_answer: TryAnswer) -> bool:

@@ -27,14 +27,11 @@ from jobstatus.rest.event_stream import EventSender, event_id
 from jobstatus.rest.fast_path import TryAnswer
 from jobstatus.rest.headers import (
     ACCEPT,
-    AUTHORIZATION,
-    KEY_1,
-    KEY_2,
-    KEY_3,
     PREFER,
     X_REQUEST_ID,
     Conditions,
     conditions_in,
+    credentials_of,
     ends_connection,
     prefers_events,
     request_id_of,
@@ -45,7 +42,7 @@ from jobstatus.rest.outcomes import Outcomes, Response
 from jobstatus.rest.responses import MAX_BYTES, LargeResponse, document_bytes
 from jobstatus.rest.routes import target
 from jobstatus.rest.send_limits import LargeResponses, pieces
-from jobstatus.rest.turn_quota import ADMINS, STRANGERS, TurnQuota
+from jobstatus.rest.turns import ADMINS
 from jobstatus.telemetry.metrics import Metrics
 
 WAITING: Final = "waiting"
@@ -115,14 +112,12 @@ class PollHandler:
         large: LargeResponses,
         cors: Cors,
         openapi: OpenApiDocument,
-        quota: TurnQuota,
         admission: Admission | None = None,
     ) -> None:
         """`retry_after_seconds` is the least Retry-After, `max_wait_seconds` the longest wait that is granted.
 
         Of `cors` only what is sent in parts needs to know: event streams and large answers.
         """
-        self._quota = quota
         self._recall = authenticator.recall
         self._try_authenticate = authenticator.try_authenticate
         self._authenticate = authenticator.authenticate
@@ -165,7 +160,7 @@ class PollHandler:
         request_type, job_id, authorization, keys, given_id, conditions, is_head = plain
         request_id, admission, admitted = request_id_of(given_id), self._admission, None
         try:
-            principal = self._authenticate_in_turn(authorization, keys)
+            principal = self._try_authenticate(authorization, keys)
             if admission is not None and principal is not None:
                 admission.check(principal)
                 admitted = principal
@@ -184,36 +179,18 @@ class PollHandler:
         self._metrics.request_answered(request_type.value, response.status, time.perf_counter() - started)
         return response.head() if is_head else response.whole()
 
-    def _authenticate_in_turn(self, authorization: Sequence[str], keys: Sequence[str]) -> Principal | None:
-        """Return what `try_authenticate` returns, or None where the request has to wait for its turn."""
+    def recognise(self, authorization: Sequence[str], keys: Sequence[str]) -> str | None:
+        """Return whose credential this is, None unless it is known to be good: one of Recognise."""
         try:
             principal = self._recall(authorization, keys)
         except CredentialError:
-            if self._quota.take(STRANGERS):
-                raise
             return None
-        if principal is None:
-            return self._try_authenticate(authorization, keys) if self._quota.take(STRANGERS) else None
-        return principal if self._quota.take(principal.virtual_key_id or ADMINS) else None
-
-    def has_turn(self, headers: MultiMapping[str]) -> bool:
-        """Return whether a request may be answered in this turn of the event loop, and count it if so."""
-        return self._quota.take(self._asker(headers))
-
-    def _asker(self, headers: MultiMapping[str]) -> str:
-        """Return in whose quota the request is."""
-        try:
-            principal = self._recall(*credentials_of(headers))
-        except CredentialError:
-            return STRANGERS
-        return STRANGERS if principal is None else principal.virtual_key_id or ADMINS
+        return None if principal is None else principal.virtual_key_id or ADMINS
 
     async def answer(self, request: web.BaseRequest) -> web.StreamResponse:
         """Return the response to any request. Plain polls are inlined: each further coroutine costs a microsecond."""
         started = time.perf_counter()
         headers = request.headers
-        if not self._quota.take(asker := self._asker(headers)):
-            await self._quota.wait(asker)
         request_id = request_id_of(headers.get(X_REQUEST_ID))
         asked_for = target(request.raw_path, request.rel_url)
         response: Response | web.StreamResponse
@@ -334,14 +311,6 @@ class _PlainPoll(NamedTuple):
     given_id: str | None
     conditions: Conditions | None
     is_head: bool
-
-
-def credentials_of(headers: MultiMapping[str]) -> tuple[Sequence[str], Sequence[str]]:
-    """Return the values of all Authorization headers, and of all headers that hold a virtual key."""
-    keys: Sequence[str] = ()
-    if KEY_1 in headers or KEY_2 in headers or KEY_3 in headers:  # spelt out because each poll pays for it
-        keys = [value for name in (KEY_1, KEY_2, KEY_3) for value in headers.getall(name, ())]
-    return headers.getall(AUTHORIZATION, ()), keys
 
 
 def _wants_events(request: web.BaseRequest) -> bool:
