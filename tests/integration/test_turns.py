@@ -11,16 +11,17 @@ from harness.raw import connection, next_answer
 from harness.service import Service, edge_here, service_here
 from harness.tokens import bearer, virtual_key_token
 from jobstatus.rest.limits import RestLimits
+from jobstatus.rest.turns import TurnLimits
 
 OWNER: Final = bearer(virtual_key_token("vk-1"))
 FORGED: Final = OWNER[:-4] + "AAAA"
-ONE_EACH: Final = RestLimits(each_turn=1)
+ONE_EACH: Final = RestLimits(turns=TurnLimits(seconds=0.0))
 CROWD: Final = 30
 
 
 @pytest.fixture(params=["service", "edge"])
 async def front(request: pytest.FixtureRequest) -> AsyncIterator[Service]:
-    """A service, or an edge before one, which answers one request of each credential in a turn; it has a job."""
+    """A service, or an edge before one, which begins one request in a turn; it has a job."""
     async with AsyncExitStack() as stack:
         service = await stack.enter_async_context(service_here(rest=ONE_EACH))
         await create(service, "job", virtual_key_id="vk-1")

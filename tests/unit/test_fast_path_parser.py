@@ -12,7 +12,9 @@ from aiohttp.http import RawRequestMessage
 from harness.waiting import until
 from jobstatus.rest.fast_path import MAX_REPEATED_BYTES, FastPathProtocol, Prepare, TryAnswer, WriteBatch
 from jobstatus.rest.limits import RestLimits
+from jobstatus.rest.protocol import only_valid
 from jobstatus.rest.recent_polls import RecentPolls
+from jobstatus.rest.turns import TurnLimits, Turns
 from jobstatus.telemetry.throttle import LogThrottle
 
 OTHER_REQUEST: Final = b"PUT / HTTP/1.1\r\nHost: test\r\n\r\n"
@@ -28,6 +30,13 @@ class Transport(asyncio.Transport):
         self._name = name
         self.unread_bytes = 0
         self.is_aborted = False
+        self.reads = True
+
+    def pause_reading(self) -> None:
+        self.reads = False
+
+    def resume_reading(self) -> None:
+        self.reads = True
 
     def get_write_buffer_size(self) -> int:
         return self.unread_bytes
@@ -69,6 +78,7 @@ def connection_of(
     limits: RestLimits,
     prepare: Prepare = at_once,
     recent: RecentPolls[TryAnswer] | None = None,
+    turns: Turns | None = None,
 ) -> FastPathProtocol:
     """A connection that is still to be made, on which each plain request is answered at once."""
     return FastPathProtocol(
@@ -76,6 +86,8 @@ def connection_of(
         request_seconds=limits.request_seconds,
         send_seconds=limits.send_seconds,
         throttles=defaultdict(LogThrottle),
+        turns=turns or Turns(limits.turns, call_soon=asyncio.get_running_loop().call_soon),
+        recognise=lambda authorization, keys: "".join((*authorization, *keys)) or None,
         prepare=prepare,
         write_batch=WriteBatch(),
         recent=RecentPolls(10) if recent is None else recent,
@@ -300,3 +312,93 @@ async def test_what_aiohttp_did_not_expect_is_logged_once(caplog: pytest.LogCapt
     for _ in range(100):
         protocol.log_exception("unexpected", exc_info=ValueError())
     assert [record.getMessage() for record in caplog.records] == ["unexpected"]
+
+
+class FullTurns:
+    """Turns that have no time, and what is to be begun in a later one, with whose it is."""
+
+    def __init__(self) -> None:
+        self.due: list[Callable[[], None]] = []
+        self.turns = Turns(TurnLimits(seconds=0), call_soon=self.due.append)
+        assert self.turns.has_time()  # for the first request of a turn
+
+    def begin(self) -> None:
+        """Begin the next turn, which has time for one request."""
+        self.due.pop(0)()
+
+
+async def test_what_arrives_in_a_full_turn_is_answered_in_a_later_one() -> None:
+    """In order, also what follows it; no more is read of a connection that sends more meanwhile."""
+    full, written = FullTurns(), list[tuple[str, bytes]]()
+    protocol = connection_of(web.Server(empty_answer), RestLimits(), turns=full.turns)
+    transport = Transport(written, "client")
+    protocol.connection_made(transport)
+    protocol.data_received(REPEATED[:16])
+    assert transport.reads
+    protocol.data_received(REPEATED[16:])
+    assert not transport.reads
+    await asyncio.sleep(0)
+    assert written == []
+    full.begin()
+    assert transport.reads
+    await asyncio.sleep(0)
+    assert written == [("client", b"at once")]
+    protocol.connection_lost(None)
+
+
+async def test_nothing_is_answered_in_the_turn_of_a_client_that_has_gone() -> None:
+    """Its turn is the next one's."""
+    full, written = FullTurns(), list[tuple[str, bytes]]()
+    server = web.Server(empty_answer)
+    for name in ("a", "b"):
+        protocol = connection_of(server, RestLimits(), turns=full.turns)
+        protocol.connection_made(Transport(written, name))
+        protocol.data_received(REPEATED)
+        if name == "a":
+            protocol.connection_lost(None)
+    full.begin()
+    await asyncio.sleep(0)
+    assert written == [("b", b"at once")]
+    protocol.connection_lost(None)
+
+
+async def test_each_credential_has_its_turn() -> None:
+    """Before it is parsed; the second one of a flood comes after the only one of another client."""
+    full, written = FullTurns(), list[tuple[str, bytes]]()
+    server, protocols = web.Server(empty_answer), []
+    for name, key in (("flood 1", b"sk-bf-1"), ("flood 2", b"sk-bf-1"), ("good", b"sk-bf-2")):
+        protocols.append(connection_of(server, RestLimits(), turns=full.turns))
+        protocols[-1].connection_made(Transport(written, name))
+        protocols[-1].data_received(REPEATED[:-2] + b"x-api-key: " + key + b"\r\n\r\n")
+    for _ in protocols:
+        full.begin()
+        await asyncio.sleep(0)
+    assert [name for name, _ in written] == ["flood 1", "good", "flood 2"]
+    for protocol in protocols:
+        protocol.connection_lost(None)
+
+
+async def test_pipelined_requests_for_the_handler_wait_for_a_turn_each() -> None:
+    """Else many connections with many requests each would fill turns."""
+    full, paths = FullTurns(), list[str]()
+
+    async def handle(request: web.BaseRequest) -> web.StreamResponse:
+        paths.append(request.path)
+        return web.Response()
+
+    server = web.Server(only_valid(handle))
+    protocol = connection_of(server, RestLimits(), turns=full.turns)
+    protocol.connection_made(Transport([], "client"))
+    protocol.data_received(b"".join(b"GET /%d HTTP/1.1\r\nHost: test\r\n\r\n" % number for number in range(3)))
+    for number in range(3):
+        assert len(paths) == number
+        full.begin()
+        await turns_of_the_loop()
+    assert paths == ["/0", "/1", "/2"]
+    await server.shutdown(0.1)
+
+
+async def turns_of_the_loop() -> None:
+    """Let all tasks go on as far as they can."""
+    for _ in range(20):
+        await asyncio.sleep(0)

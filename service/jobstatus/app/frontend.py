@@ -1,6 +1,5 @@
 """Build the HTTP ports and the parts behind them, for the service and for an edge alike."""
 
-import asyncio
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
@@ -127,7 +126,6 @@ def build_frontend(
         openapi=OpenApiDocument(
             each_second=limits.documents_each if settings.connections_each else 0, monotonic=clocks.monotonic
         ),
-        quota=limits.turn_quota(asyncio.get_running_loop()),
         admission=admission,
     )
     waits = WaitHandler(
@@ -139,7 +137,6 @@ def build_frontend(
         max_wait_seconds=settings.max_wait_seconds,
         large=large,
         cors=cors,
-        has_turn=handler.has_turn,
         admission=admission,
     )
     answer: Handler = handler.answer
@@ -155,6 +152,7 @@ def build_frontend(
         max_connections=settings.max_connections,
         max_connections_each=settings.connections_each,
         on_refused=metrics.connection_refused,
+        recognise=handler.recognise,
         keepalive_seconds=settings.keepalive_seconds,
         grace_seconds=grace_seconds,
         limits=limits,

@@ -99,13 +99,14 @@ class FastPathProtocol(RestProtocol):
         self._digest: bytes | None = None
         """That of what is being received, where it was looked up."""
 
-    def data_received(self, data: bytes) -> None:
-        """Take bytes. InterceptingParser calls `note`, which spares each poll a frame."""
+    def take(self, data: bytes) -> None:
+        """Take bytes in their turn. InterceptingParser calls `note`, which spares each poll a frame."""
         last = self.last_poll
         if last is None or self._close:
-            self._digest = None
+            self._digest, self._has_turn = None, bool(data)
             RequestHandler.data_received(self, data)
         elif not (self._is_recent(data) if data != last[0] else self.answer_now(last[1])):
+            self._has_turn = bool(data)
             RequestHandler.data_received(self, data)
 
     def _is_recent(self, data: bytes) -> bool:

@@ -18,6 +18,7 @@ from jobstatus.rest.fast_path import FastPathProtocol, TryAnswer, WriteBatch
 from jobstatus.rest.limits import RestLimits
 from jobstatus.rest.parked import Parkable, ParkedConnection, Parking
 from jobstatus.rest.recent_polls import RecentPolls
+from jobstatus.rest.turns import TurnLimits, Turns
 
 CHECK_SECONDS: Final = 5.0
 """The check takes about 2 ms; an answer that has not come by then will never come."""
@@ -84,9 +85,10 @@ async def find_problem(limits: RestLimits, options: Mapping[str, Any]) -> str:
 
     `limits.connection_type` is a FastPathProtocol; `options` are those of the server's connections.
     """
+    unbounded = Turns(TurnLimits(seconds=CHECK_SECONDS), call_soon=asyncio.get_running_loop().call_soon)
     try:
         async with asyncio.timeout(CHECK_SECONDS):
-            await _check(limits, options)
+            await _check(limits, {**options, "turns": unbounded})
     except Exception as error:  # noqa: BLE001  # a changed library raises anything; the caller logs it
         return f"{type(error).__name__}: {error}"
     return ""

@@ -28,14 +28,11 @@ from jobstatus.rest.event_stream import EventSender, event_id
 from jobstatus.rest.fast_path import TryAnswer
 from jobstatus.rest.headers import (
     ACCEPT,
-    AUTHORIZATION,
-    KEY_1,
-    KEY_2,
-    KEY_3,
     PREFER,
     X_REQUEST_ID,
     Conditions,
     conditions_in,
+    credentials_of,
     ends_connection,
     prefers_events,
     request_id_of,
@@ -46,7 +43,7 @@ from jobstatus.rest.outcomes import Outcomes, Response
 from jobstatus.rest.responses import MAX_BYTES, LargeResponse, document_bytes
 from jobstatus.rest.routes import target
 from jobstatus.rest.send_limits import LargeResponses, pieces
-from jobstatus.rest.turn_quota import ADMINS, STRANGERS, TurnQuota
+from jobstatus.rest.turns import ADMINS
 from jobstatus.telemetry.metrics import Metrics
 
 _Refuse: TypeAlias = Callable[[], CredentialError]
@@ -125,14 +122,12 @@ class PollHandler:
         large: LargeResponses,
         cors: Cors,
         openapi: OpenApiDocument,
-        quota: TurnQuota,
         admission: Admission | None = None,
     ) -> None:
         """`retry_after_seconds` is the least Retry-After, `max_wait_seconds` the longest wait that is granted.
 
         Of `cors` only what is sent in parts needs to know: event streams and large answers.
         """
-        self._quota = quota
         self._recall = authenticator.recall
         self._try_authenticate = authenticator.try_authenticate
         self._authenticate = authenticator.authenticate
@@ -182,7 +177,7 @@ class PollHandler:
         request_type, job_id, credential, given_id, conditions, is_head = plain
         request_id, admission, admitted = request_id_of(given_id), self._admission, None
         try:
-            principal = self._authenticate_in_turn(credential, message)
+            principal = self._principal(credential, message)
             if admission is not None and principal is not None:
                 admission.check(principal)
                 admitted = principal
@@ -201,42 +196,27 @@ class PollHandler:
         self._metrics.request_answered(request_type.value, response.status, time.perf_counter() - started)
         return response.head() if is_head else response.whole()
 
-    def _authenticate_in_turn(
-        self, credential: "Fingerprint | _Refuse", message: RawRequestMessage | None
-    ) -> Principal | None:
-        """Return what `try_authenticate` returns, or None where the request has to wait for its turn."""
+    def _principal(self, credential: "Fingerprint | _Refuse", message: RawRequestMessage | None) -> Principal | None:
+        """Return what `try_authenticate` returns; None also where the credential has to be read again."""
+        if not isinstance(credential, Fingerprint):
+            raise credential()
+        principal = self._recall(credential)
+        if principal is None and message is not None:
+            principal = self._try_authenticate(*credentials_of(message.headers))
+        return principal
+
+    def recognise(self, authorization: Sequence[str], keys: Sequence[str]) -> str | None:
+        """Return whose credential this is, None unless it is known to be good: one of Recognise."""
         try:
-            if not isinstance(credential, Fingerprint):
-                raise credential()
-            principal = self._recall(credential)
+            principal = self._recall(fingerprint_of(authorization, keys))
         except CredentialError:
-            if self._quota.take(STRANGERS):
-                raise
             return None
-        if principal is None:
-            if message is None or not self._quota.take(STRANGERS):
-                return None
-            return self._try_authenticate(*credentials_of(message.headers))
-        return principal if self._quota.take(principal.virtual_key_id or ADMINS) else None
-
-    def has_turn(self, headers: MultiMapping[str]) -> bool:
-        """Return whether a request may be answered in this turn of the event loop, and count it if so."""
-        return self._quota.take(self._asker(headers))
-
-    def _asker(self, headers: MultiMapping[str]) -> str:
-        """Return in whose quota the request is."""
-        try:
-            principal = self._recall(fingerprint_of(*credentials_of(headers)))
-        except CredentialError:
-            return STRANGERS
-        return STRANGERS if principal is None else principal.virtual_key_id or ADMINS
+        return None if principal is None else principal.virtual_key_id or ADMINS
 
     async def answer(self, request: web.BaseRequest) -> web.StreamResponse:
         """Return the response to any request. Plain polls are inlined: each further coroutine costs a microsecond."""
         started = time.perf_counter()
         headers = request.headers
-        if not self._quota.take(asker := self._asker(headers)):
-            await self._quota.wait(asker)
         request_id = request_id_of(headers.get(X_REQUEST_ID))
         asked_for = target(request.raw_path, request.rel_url)
         response: Response | web.StreamResponse
@@ -356,14 +336,6 @@ class _PlainPoll(NamedTuple):
     given_id: str | None
     conditions: Conditions | None
     is_head: bool
-
-
-def credentials_of(headers: MultiMapping[str]) -> tuple[Sequence[str], Sequence[str]]:
-    """Return the values of all Authorization headers, and of all headers that hold a virtual key."""
-    keys: Sequence[str] = ()
-    if KEY_1 in headers or KEY_2 in headers or KEY_3 in headers:  # spelt out because each poll pays for it
-        keys = [value for name in (KEY_1, KEY_2, KEY_3) for value in headers.getall(name, ())]
-    return headers.getall(AUTHORIZATION, ()), keys
 
 
 def _wants_events(request: web.BaseRequest) -> bool:

@@ -23,6 +23,8 @@ X_REQUEST_ID: Final = istr("X-Request-Id")
 KEY_1, KEY_2, KEY_3 = map(istr, KEY_HEADERS)
 
 MAX_RETRY_AFTER_SECONDS: Final = 30
+MAX_SEARCHED_BYTES: Final = 8 * 1024
+"""Of a request that is not parsed yet."""
 
 EVENT_STREAM: Final = "text/event-stream"
 
@@ -36,9 +38,30 @@ _parameters: Final = re.compile(rf'(?:[^";]|{_QUOTED})+').findall
 _entity_tags: Final = re.compile(r'(?:W/)?"[^"]*"|\*').findall
 """Members of a list of entity tags, in which a backslash is a character like any other, and `*`."""
 _wait: Final = re.compile(r'[ \t]*wait[ \t]*=[ \t]*("?)([0-9]{1,9})\1[ \t]*(?:;|$)', re.IGNORECASE).match
+_credentials: Final = re.compile(
+    rf"\n({'|'.join((AUTHORIZATION, *KEY_HEADERS))}):[ \t]*([^\r\n]*)".encode(), re.IGNORECASE
+).findall
 _host: Final = re.compile(
     r"(?:\[(?P<ipv6>[0-9A-Fa-f:.]+)\]|(?:[\w.~!$&'()*+,;=-]|%[0-9A-Fa-f]{2})*)(?::[0-9]*)?", re.ASCII
 ).fullmatch
+
+
+def credentials_of(headers: MultiMapping[str]) -> tuple[Sequence[str], Sequence[str]]:
+    """Return the values of all Authorization headers, and of all headers that hold a virtual key."""
+    keys: Sequence[str] = ()
+    if KEY_1 in headers or KEY_2 in headers or KEY_3 in headers:  # spelt out because each poll pays for it
+        keys = [value for name in (KEY_1, KEY_2, KEY_3) for value in headers.getall(name, ())]
+    return headers.getall(AUTHORIZATION, ()), keys
+
+
+def credentials_in(data: bytes) -> tuple[Sequence[str], Sequence[str]]:
+    """Return what `credentials_of` returns, as far as it can be found in a request that is not parsed.
+
+    It says whose turn a request is to wait for, and admits nobody.
+    """
+    found = _credentials(data, 0, MAX_SEARCHED_BYTES)
+    authorization = [value.decode("latin-1") for name, value in found if name[:1] in b"Aa"]
+    return authorization, [value.decode("latin-1") for name, value in found if name[:1] not in b"Aa"]
 
 
 def request_id_of(given: str | None) -> str:

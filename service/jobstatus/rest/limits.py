@@ -1,13 +1,12 @@
 """The limits of the REST port, and its kind of connection: values for `app` to set."""
 
-from asyncio import AbstractEventLoop
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from jobstatus.rest.fast_path import FastPathProtocol
 from jobstatus.rest.protocol import RestProtocol
 from jobstatus.rest.send_limits import LargeResponses, ReadingPace
-from jobstatus.rest.turn_quota import TurnQuota
+from jobstatus.rest.turns import TurnLimits
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,16 +30,11 @@ class RestLimits:
     """How often one address gets the OpenAPI document in a second, where connections are limited for each address."""
     large_shares: int = 4
     """A virtual key, or all admins together, get no further large answer while they hold one of so many parts of it."""
-    each_turn: int = 64
-    """Requests of one credential that are answered in one turn of the event loop, and of all strangers together."""
+    turns: TurnLimits = TurnLimits()  # noqa: RUF009  # a frozen value
     recent_polls: int = 10_000
     """Polls that are remembered so that their repetitions on any connection need not be parsed; about 1 kB each."""
     connection_type: type[RestProtocol] = FastPathProtocol
     """The class of connections. RestProtocol has no fast path."""
-
-    def turn_quota(self, loop: AbstractEventLoop) -> TurnQuota:
-        """Return a new quota for the requests of one port."""
-        return TurnQuota(limit=self.each_turn, call_soon=loop.call_soon)
 
     def large_responses(self, on_refused: Callable[[], None] = lambda: None) -> LargeResponses:
         """Return a new account of the large answers of one process. `on_refused` is called for each one refused."""

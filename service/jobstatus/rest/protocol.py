@@ -9,22 +9,36 @@ and a client must read its answers in time, however small each of them is.
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import replace
 from http import HTTPStatus
-from typing import Any, Final, cast
+from typing import Any, Final, TypeAlias, cast
 
 from aiohttp import StreamReader, web
 from aiohttp.streams import EMPTY_PAYLOAD
 from aiohttp.web_protocol import RequestHandler
+from multidict import MultiMapping
 
 from jobstatus.rest import responses
-from jobstatus.rest.headers import HOST, X_REQUEST_ID, ends_connection, is_host, request_id_of
+from jobstatus.rest.connection_table import network_of
+from jobstatus.rest.headers import (
+    HOST,
+    X_REQUEST_ID,
+    credentials_in,
+    credentials_of,
+    ends_connection,
+    is_host,
+    request_id_of,
+)
 from jobstatus.rest.responses import INTERNAL, MALFORMED, refusal
 from jobstatus.rest.send_limits import SLICE_BYTES
+from jobstatus.rest.turns import Turns
 from jobstatus.telemetry.throttle import LogThrottle
 
 Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
+Recognise: TypeAlias = Callable[[Sequence[str], Sequence[str]], str | None]
+"""Takes the values of the headers that hold credentials. Returns whose the credential is, None unless it is known to be
+good."""
 HEAD_END: Final = b"\r\n\r\n"
 MAX_HEAD_BYTES: Final = 64 * 1024
 """aiohttp limits each line and their number, which together would be a megabyte."""
@@ -36,18 +50,25 @@ _log = logging.getLogger(__name__)
 def only_valid(handler: Handler) -> Handler:
     """Return a handler that refuses what aiohttp's parser admits though it is no HTTP of ours, and calls `handler`.
 
-    It is no coroutine, because each further one costs a microsecond.
+    A request that was sent behind another one, before that was answered, waits for its turn here. It is no coroutine,
+    because each further one costs a microsecond.
     """
 
     def answer(request: web.BaseRequest) -> Awaitable[web.StreamResponse]:
-        cast("RestProtocol", request.protocol).is_answering = True
+        connection = cast("RestProtocol", request.protocol)
+        connection.is_answering = True
         if request.version.major != 1:
             return _refused(request, responses.VERSION_NOT_SUPPORTED)
         if not is_host(request.headers.get(HOST, "")):
             return _refused(request, MALFORMED)
-        return handler(request)
+        return handler(request) if connection.has_turn() else _answer_later(connection, request, handler)
 
     return answer
+
+
+async def _answer_later(connection: "RestProtocol", request: web.BaseRequest, handler: Handler) -> web.StreamResponse:
+    await connection.turn(request.headers)
+    return await handler(request)
 
 
 async def _refused(request: web.BaseRequest, problem: responses.Problem) -> web.StreamResponse:
@@ -74,14 +95,25 @@ class RestProtocol(RequestHandler):
         request_seconds: float,
         send_seconds: float,
         throttles: Mapping[str, LogThrottle],
+        turns: Turns,
+        recognise: Recognise,
         on_lost: Callable[[], None] = _ignore,
         **options: Any,
     ) -> None:
-        """`throttles` are those of the port's log lines, by event. `options` are aiohttp's for a connection."""
+        """`throttles` are those of the port's log lines, by event. `options` are aiohttp's for a connection.
+
+        `turns` says when requests are begun; `recognise` returns whose turn that of a request is.
+        """
         super().__init__(server, **options)
         self._request_seconds = request_seconds
         self._send_seconds = send_seconds
         self._throttles = throttles
+        self._turns = turns
+        self._recognise = recognise
+        self._late = b""
+        """What was received and waits for its turn."""
+        self._has_turn = False
+        """Whether the next request for the handler was received in its turn."""
         self._on_lost = on_lost
         self.request_timer: asyncio.TimerHandle | None = None
         self._unread_timer: asyncio.TimerHandle | None = None
@@ -103,6 +135,7 @@ class RestProtocol(RequestHandler):
     def connection_lost(self, exc: BaseException | None) -> None:
         """End."""
         self._await_no_request()
+        self._late = b""
         super().connection_lost(exc)
         self._await_no_reader()
         self._on_lost()
@@ -134,9 +167,63 @@ class RestProtocol(RequestHandler):
         self._await_reader(self.transport)
 
     def data_received(self, data: bytes) -> None:
-        """Take bytes."""
-        count = self._request_count
-        super().data_received(data)
+        """Take bytes, or have them wait for their turn."""
+        if not self._late and self._turns.has_time():
+            self.take(data)
+        elif data:
+            self._take_later(data)
+        else:  # aiohttp has room for what it has received already
+            self.take(data)
+
+    def _take_later(self, data: bytes) -> None:
+        """Keep bytes until the turn of the first of them. Nothing more is read once there are further ones."""
+        transport = self.transport
+        if transport is None:
+            return
+        if self._late:
+            self._late += data
+            transport.pause_reading()
+        else:
+            self._late = data
+            self._turns.wait(self._recognise(*credentials_in(data)), self._address(), self._take_late)
+
+    def _take_late(self) -> bool:
+        """Take the bytes whose turn it is. Return False where the client has gone."""
+        data, self._late = self._late, b""
+        transport = self.transport
+        if not data or transport is None or transport.is_closing():
+            return False
+        if not self._reading_paused:
+            transport.resume_reading()
+        self.take(data)
+        return True
+
+    def has_turn(self) -> bool:
+        """Return whether a request for the handler may be answered in this turn."""
+        has_turn, self._has_turn = self._has_turn, False
+        return has_turn or self._turns.has_time()
+
+    async def turn(self, headers: MultiMapping[str]) -> None:
+        """Return in the turn of a request with these headers."""
+        turn = self._loop.create_future()
+
+        def begin() -> bool:
+            is_wanted = not turn.done()
+            if is_wanted:
+                turn.set_result(None)
+            return is_wanted
+
+        self._turns.wait(self._recognise(*credentials_of(headers)), self._address(), begin)
+        await turn
+
+    def _address(self) -> str:
+        transport = self.transport
+        return network_of(None if transport is None else transport.get_extra_info("peername")) or ""
+
+    def take(self, data: bytes) -> None:
+        """Take bytes in their turn."""
+        count, self._has_turn = self._request_count, bool(data)
+        RequestHandler.data_received(self, data)
         self.note(data, None if self._request_count == count else self._messages[-1][1])
 
     def note(self, data: bytes, body: StreamReader | None) -> None:

@@ -19,9 +19,10 @@ from jobstatus.rest.fast_path import BeginWait, FastPathProtocol, Prepare, Write
 from jobstatus.rest.fast_path_check import find_problem
 from jobstatus.rest.limits import RestLimits
 from jobstatus.rest.parked import Parking
-from jobstatus.rest.protocol import Handler, RestProtocol, only_valid
+from jobstatus.rest.protocol import Handler, Recognise, RestProtocol, only_valid
 from jobstatus.rest.recent_polls import RecentPolls
 from jobstatus.rest.send_limits import limit_unsent
+from jobstatus.rest.turns import Turns
 from jobstatus.rest.vanished_clients import ListeningSocket, close_vanished
 from jobstatus.telemetry.throttle import LogThrottle
 
@@ -45,6 +46,7 @@ class HttpServer:
         max_connections: int,
         max_connections_each: int = 0,
         on_refused: Callable[[Limit], None] = lambda limit: None,  # noqa: ARG005
+        recognise: Recognise = lambda authorization, keys: None,  # noqa: ARG005
         keepalive_seconds: float = KEEPALIVE_SECONDS,
         grace_seconds: float,
         limits: RestLimits = RestLimits(),  # noqa: B008  # frozen
@@ -52,7 +54,8 @@ class HttpServer:
         """`max_connections`, `max_connections_each` and `on_refused` are those of ConnectionTable.
 
         Requests under way have `grace_seconds` to be answered at a stop; idle connections live `keepalive_seconds`.
-        The handler is not called for what `prepare` finds an answer to, and `begin_wait` begins.
+        The handler is not called for what `prepare` finds an answer to, and `begin_wait` begins. Where there is more to
+        do than time, each of those whom `recognise` tells apart has its turn.
         """
         server = web.Server(only_valid(handler), handler_cancellation=True)  # a client that disconnects waits no longer
         # aiohttp waits this long for handlers, then cancels them and waits as long again.
@@ -64,6 +67,8 @@ class HttpServer:
         self._table = ConnectionTable(limit=max_connections, limit_each=max_connections_each, on_refused=on_refused)
         self._keepalive_seconds = keepalive_seconds
         self._limits = limits
+        self._recognise = recognise
+        self._turns = Turns(limits.turns, call_soon=asyncio.get_running_loop().call_soon)
         self._servers: list[asyncio.Server] = []
 
     @property
@@ -103,6 +108,8 @@ class HttpServer:
             "request_seconds": self._limits.request_seconds,
             "send_seconds": self._limits.send_seconds,
             "throttles": defaultdict(LogThrottle),
+            "turns": self._turns,
+            "recognise": self._recognise,
             "auto_decompress": False,
             "access_log": None,
         }
@@ -143,6 +150,7 @@ class HttpServer:
         """Stop accepting, answer the requests under way and close idle connections."""
         for server in self._servers:
             server.close()
+        self._turns.begin_all()
         if self._parking is None:
             await self._runner.cleanup()
         else:

@@ -9,12 +9,11 @@ where the fast path is off.
 
 import asyncio
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack
 from typing import Final, Protocol
 
 from aiohttp.http import RawRequestMessage
-from multidict import MultiMapping
 
 from jobstatus.core.access import Principal
 from jobstatus.core.answer import RESULT_TAIL
@@ -24,8 +23,16 @@ from jobstatus.core.watching.long_poll import CannotWait
 from jobstatus.core.watching.waits import Wait, WaitClient
 from jobstatus.rest.admission import Admission
 from jobstatus.rest.cors import Cors
-from jobstatus.rest.handler import WAITING, Authenticates, Polls, credentials_of, may_want_events
-from jobstatus.rest.headers import ACCEPT, PREFER, X_REQUEST_ID, conditions_in, request_id_of, wait_seconds
+from jobstatus.rest.handler import WAITING, Authenticates, Polls, may_want_events
+from jobstatus.rest.headers import (
+    ACCEPT,
+    PREFER,
+    X_REQUEST_ID,
+    conditions_in,
+    credentials_of,
+    request_id_of,
+    wait_seconds,
+)
 from jobstatus.rest.outcomes import Outcomes
 from jobstatus.rest.parked import Parkable, ParkedConnection
 from jobstatus.rest.responses import MAX_BYTES, LargeResponse, PrebuiltResponse, document_bytes
@@ -56,10 +63,9 @@ class WaitHandler:
         max_wait_seconds: int,
         large: LargeResponses,
         cors: Cors,
-        has_turn: Callable[[MultiMapping[str]], bool],
         admission: Admission | None = None,
     ) -> None:
-        """`max_wait_seconds` is the longest wait that is granted. `has_turn` is PollHandler's."""
+        """`max_wait_seconds` is the longest wait that is granted."""
         self.authenticator: Final = authenticator
         self.polls: Final = polls
         self.waits: Final = waits
@@ -69,7 +75,6 @@ class WaitHandler:
         self.admission: Final = admission
         self._max_wait_seconds = max_wait_seconds
         self._cors = cors
-        self._has_turn = has_turn
 
     def begin_wait(self, message: RawRequestMessage, connection: Parkable) -> bytes | None:
         """Return the whole answer to a poll that need not wait; an empty one where the connection was parked; None
@@ -86,8 +91,6 @@ class WaitHandler:
             return None
         seconds = wait_seconds(headers.getall(PREFER, ()), self._max_wait_seconds)
         if not seconds and PREFER in headers:
-            return None
-        if not self._has_turn(headers):
             return None
         lines = self._cors.lines(headers.get("Origin"))
         waiting = WaitingRequest(self, message, *asked_for, seconds=seconds, started=started, lines=lines)
