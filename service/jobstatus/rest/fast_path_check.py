@@ -30,6 +30,8 @@ _WITH_BODY: Final = b"GET /fast HTTP/1.1\r\nHost: check\r\nContent-Length: 2\r\n
 _OTHER: Final = b"POST /fast HTTP/1.1\r\nHost: check\r\n\r\n"
 _WAIT: Final = b"GET /wait HTTP/1.1\r\nHost: check\r\nPrefer: wait=1\r\n\r\n"
 _SLOW: Final = b"GET /slow HTTP/1.1\r\nHost: check\r\n\r\n"
+_SOUND: Final[set[type]] = set()
+"""The classes of connections that were checked in this process, and work."""
 
 
 class UnexpectedBehaviour(Exception):
@@ -81,13 +83,17 @@ class _Transport(asyncio.Transport):
 async def find_problem(limits: RestLimits, options: Mapping[str, Any]) -> str:
     """Return why the fast path cannot be used, in one sentence; an empty string when it can.
 
-    `limits.connection_type` is a FastPathProtocol; `options` are those of the server's connections.
+    `limits.connection_type` is a FastPathProtocol; `options` are those of the server's connections. A class that works
+    is checked once in a process, because libraries stay what they are.
     """
+    if limits.connection_type in _SOUND:
+        return ""
     try:
         async with asyncio.timeout(CHECK_SECONDS):
             await _check(limits, options)
     except Exception as error:  # noqa: BLE001  # a changed library raises anything; the caller logs it
         return f"{type(error).__name__}: {error}"
+    _SOUND.add(limits.connection_type)
     return ""
 
 
