@@ -162,18 +162,18 @@ async def test_a_change_made_through_another_process_ends_the_wait(replicas: tup
 @pytest.mark.parametrize("kind", WAYS)
 @pytest.mark.parametrize("store", SHARED)
 async def test_many_wait_on_every_store_and_each_gets_its_own(store: str, kind: str, tmp_path: Path) -> None:
-    """Two hundred polls wait for two hundred jobs; each is answered with its own job's result.
+    """Forty polls wait for forty jobs; each is answered with its own job's result.
 
     A poll is sent again after a 503, which a busy machine may cause.
     """
-    async with front_here(kind, STORES[store](tmp_path), max_waiting_polls_each=200) as service:
+    async with front_here(kind, STORES[store](tmp_path), max_waiting_polls_each=40) as service:
 
         async def until_answered(name: str) -> Answer:
             while (answer := await service.poll(name, OWNER, "Prefer: wait=30")).status == 503:
                 pass
             return answer
 
-        names = [f"job-{number}" for number in range(200)]
+        names = [f"job-{number}" for number in range(40)]
         await asyncio.gather(*(create(service, name) for name in names))
         polls = [asyncio.create_task(until_answered(name)) for name in names]
         await waiting(service, len(names))

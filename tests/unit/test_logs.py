@@ -6,6 +6,7 @@ import logging
 import os
 import re
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
@@ -21,8 +22,13 @@ LEVELS: Final = {"exception": "error"}
 """The level of a method that is not called like its level."""
 
 
-def calls() -> Iterator[tuple[str, ast.Call]]:
+@cache
+def calls() -> tuple[tuple[str, ast.Call], ...]:
     """Each call of a logger's method in the package, and where it is."""
+    return tuple(_find_calls())
+
+
+def _find_calls() -> Iterator[tuple[str, ast.Call]]:
     for path in sorted(PACKAGE.rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in METHODS:
@@ -78,7 +84,7 @@ def lines_of(text: str) -> list[dict[str, Any]]:
 
 def test_the_package_logs() -> None:
     """The search below finds what it is to check."""
-    assert len(list(calls())) > 30
+    assert len(calls()) > 30
 
 
 def test_every_call_names_its_event() -> None:

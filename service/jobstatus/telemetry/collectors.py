@@ -3,6 +3,7 @@
 They are used by the event loop's thread only, so they need no locks.
 """
 
+import time
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from enum import Enum
@@ -76,6 +77,35 @@ class Timings(Collector):
         for labels, counts in self._counts.items():
             buckets = list(zip(bounds, accumulate(counts), strict=True))
             family.add_metric(labels, buckets, self._seconds[labels])
+        yield family
+
+
+class Counts(Collector):
+    """A counter with labels. With prometheus-client's own, the labels known from the start are a sixth of a start."""
+
+    def __init__(self, name: str, documentation: str, labels: Sequence[str], registry: CollectorRegistry) -> None:
+        self._name = name
+        self._documentation = documentation
+        self._labels = labels
+        self._counts: dict[Labels, int] = {}
+        self._created: dict[Labels, float] = {}
+        registry.register(self)
+
+    def expect(self, labels: Iterable[Labels]) -> None:
+        """Have these from now on, with 0 until the first is counted."""
+        for each in labels:
+            self.add(each, 0)
+
+    def add(self, labels: Labels, count: int = 1) -> None:
+        """Count so many more."""
+        if labels not in self._counts:
+            self._counts[labels], self._created[labels] = 0, time.time()
+        self._counts[labels] += count
+
+    def collect(self) -> Iterable[Metric]:
+        family = CounterMetricFamily(self._name, self._documentation, labels=self._labels)
+        for labels, count in self._counts.items():
+            family.add_metric(labels, count, created=self._created[labels])
         yield family
 
 

@@ -18,7 +18,7 @@ from jobstatus.core.rules import JobOutcome
 from jobstatus.core.store import JobCount
 from jobstatus.telemetry import logs
 from jobstatus.telemetry.certificates import CertificateDates
-from jobstatus.telemetry.collectors import JOB_SECONDS, Computed, Format, Labels, Timings, expose
+from jobstatus.telemetry.collectors import JOB_SECONDS, Computed, Counts, Format, Labels, Timings, expose
 from jobstatus.telemetry.job_figures import JobFigures
 
 _CODES: Final = {code: str(code) for code in range(100, 600)}
@@ -51,14 +51,29 @@ class Metrics:
 
     def __init__(self, clock: Callable[[], float] = time.time, monotonic: Callable[[], float] = time.monotonic) -> None:
         """`clock` returns seconds since the epoch by this machine's clock, `monotonic` seconds that never step."""
-        self._registry = registry = CollectorRegistry()
+        self._registry = CollectorRegistry()
         self._clock = clock
         self._monotonic = monotonic
         self._tls_files = CertificateDates()
-        ProcessCollector(registry=registry)
+        self.jobs: Final = JobFigures()
+        self._tell_what_runs()
+        self._count_requests()
+        self._count_rpcs()
+        self._count_jobs()
+        self._count_lives_of_jobs()
+        self._count_writes()
+        self._count_background_work()
+        self._count_refused_polls()
+        self._count_lost_lines()
+
+    def _tell_what_runs(self) -> None:
+        ProcessCollector(registry=self._registry)
         build: dict[Labels, int] = {(__version__, platform.python_version()): 1}
         labels = ("version", "python")
-        Computed("jobstatus_build_info", "What runs.", lambda: build, registry, labels=labels)
+        Computed("jobstatus_build_info", "What runs.", lambda: build, self._registry, labels=labels)
+
+    def _count_requests(self) -> None:
+        registry = self._registry
         self._requests = Timings(
             "jobstatus_http_request_seconds", "REST requests, and the time to answer them.", ("route", "code"), registry
         )
@@ -70,79 +85,23 @@ class Metrics:
             labels=("code",),
             kind=CounterMetricFamily,
         )
-        self._connections_refused = Counter(
+        self._connections_refused = Counts(
             "jobstatus_http_connections_refused",
             "REST connections closed at once, by the limit that they were over.",
             ("limit",),
-            registry=registry,
+            registry,
         )
-        self._refusals = Counter(
-            "jobstatus_credentials_refused", "Credentials refused, by reason.", ("reason",), registry=registry
+        self._refusals = Counts(
+            "jobstatus_credentials_refused", "Credentials refused, by reason.", ("reason",), registry
         )
-        self._refusals_by_reason: dict[str, Counter] = {}
-        self._rpcs = Counter("jobstatus_rpcs", "RPCs answered.", ("method", "code"), registry=registry)
+
+    def _count_rpcs(self) -> None:
+        registry = self._registry
+        self._rpcs = Counts("jobstatus_rpcs", "RPCs answered.", ("method", "code"), registry)
         self._rpc_seconds = Timings("jobstatus_rpc_seconds", "Time to answer an RPC.", ("method",), registry)
-        self._count_jobs()
-        self.jobs: Final = JobFigures()
-        Computed(
-            "jobstatus_jobs_created",
-            "Jobs that were created, by request type.",
-            lambda: self.jobs.created,
-            registry,
-            labels=("type",),
-            kind=CounterMetricFamily,
-        )
-        self._ended: defaultdict[Labels, int] = defaultdict(int)
-        Computed(
-            "jobstatus_jobs_ended",
-            "Jobs that ended, by request type and outcome.",
-            lambda: self._ended,
-            registry,
-            labels=("type", "outcome"),
-            kind=CounterMetricFamily,
-        )
-        self._queued = Timings(
-            "jobstatus_job_queued_seconds", "From a job's creation to its start.", ("type",), registry, JOB_SECONDS
-        )
-        self._run = Timings(
-            "jobstatus_job_run_seconds", "From a job's start to its end.", ("type",), registry, JOB_SECONDS
-        )
-        self._batch = Histogram("jobstatus_batch_commands", "Writes in one commit.", buckets=_BATCH, registry=registry)
-        self._races = Counter(
-            "jobstatus_races_lost", "Writes decided anew since their job had changed.", registry=registry
-        )
-        self._swept = Counter("jobstatus_swept_jobs", "Jobs settled or purged by sweeps.", ("what",), registry=registry)
-        self._chores_failed = Counter(
-            "jobstatus_chores_failed",
-            "Background chores that failed, to be tried again.",
-            ("chore",),
-            registry=registry,
-        )
-        self._clock_offset = Gauge(
-            "jobstatus_clock_offset_seconds",
-            "How far the store's clock, which counts, is ahead of this machine's.",
-            registry=registry,
-        )
         self._messages = Gauge(
             "jobstatus_rpc_message_bytes", "Bytes of RPCs' messages that are in memory.", registry=registry
         )
-        Computed(
-            "jobstatus_log_lines_dropped",
-            "Log lines dropped because nobody read the log.",
-            lambda: {(): logs.dropped_lines()},
-            registry,
-            kind=CounterMetricFamily,
-        )
-        self._large_refused = Counter(
-            "jobstatus_large_answers_refused", "Large answers refused for lack of room.", registry=registry
-        )
-        self._rate_limited = Counter(
-            "jobstatus_polls_rate_limited", "Polls refused because of the rate limit.", registry=registry
-        )
-        self._audit_lost = Counter(
-            "jobstatus_audit_lines_lost", "Lines of the audit log that could not be written.", registry=registry
-        )
-        self._store_seconds = Timings("jobstatus_store_seconds", "Time the store took.", ("operation",), registry)
 
     def _count_jobs(self) -> None:
         """Make the gauges of what only the process that leads knows of the store."""
@@ -166,26 +125,89 @@ class Metrics:
         )
         Computed("jobstatus_last_sweep_seconds", "Time since the last sweep.", self._sweep_age, registry)
 
+    def _count_lives_of_jobs(self) -> None:
+        registry = self._registry
+        Computed(
+            "jobstatus_jobs_created",
+            "Jobs that were created, by request type.",
+            lambda: self.jobs.created,
+            registry,
+            labels=("type",),
+            kind=CounterMetricFamily,
+        )
+        self._ended: defaultdict[Labels, int] = defaultdict(int)
+        Computed(
+            "jobstatus_jobs_ended",
+            "Jobs that ended, by request type and outcome.",
+            lambda: self._ended,
+            registry,
+            labels=("type", "outcome"),
+            kind=CounterMetricFamily,
+        )
+        self._queued = Timings(
+            "jobstatus_job_queued_seconds", "From a job's creation to its start.", ("type",), registry, JOB_SECONDS
+        )
+        self._run = Timings(
+            "jobstatus_job_run_seconds", "From a job's start to its end.", ("type",), registry, JOB_SECONDS
+        )
+
+    def _count_writes(self) -> None:
+        registry = self._registry
+        self._batch = Histogram("jobstatus_batch_commands", "Writes in one commit.", buckets=_BATCH, registry=registry)
+        self._races = Counter(
+            "jobstatus_races_lost", "Writes decided anew since their job had changed.", registry=registry
+        )
+        self._store_seconds = Timings("jobstatus_store_seconds", "Time the store took.", ("operation",), registry)
+
+    def _count_background_work(self) -> None:
+        registry = self._registry
+        self._swept = Counts("jobstatus_swept_jobs", "Jobs settled or purged by sweeps.", ("what",), registry)
+        self._chores_failed = Counts(
+            "jobstatus_chores_failed", "Background chores that failed, to be tried again.", ("chore",), registry
+        )
+        self._clock_offset = Gauge(
+            "jobstatus_clock_offset_seconds",
+            "How far the store's clock, which counts, is ahead of this machine's.",
+            registry=registry,
+        )
+
+    def _count_refused_polls(self) -> None:
+        registry = self._registry
+        self._large_refused = Counter(
+            "jobstatus_large_answers_refused", "Large answers refused for lack of room.", registry=registry
+        )
+        self._rate_limited = Counter(
+            "jobstatus_polls_rate_limited", "Polls refused because of the rate limit.", registry=registry
+        )
+
+    def _count_lost_lines(self) -> None:
+        registry = self._registry
+        Computed(
+            "jobstatus_log_lines_dropped",
+            "Log lines dropped because nobody read the log.",
+            lambda: {(): logs.dropped_lines()},
+            registry,
+            kind=CounterMetricFamily,
+        )
+        self._audit_lost = Counter(
+            "jobstatus_audit_lines_lost", "Lines of the audit log that could not be written.", registry=registry
+        )
+
     def expect_refusals(self, reasons: Iterable[str], limits: Iterable[str]) -> None:
         """Have the counters of refused credentials and connections from the start, by reason and limit.
 
         Prometheus does not see the first increase of a counter that was not there before.
         """
-        for reason in reasons:
-            self._refusals.labels(reason)
-        for limit in limits:
-            self._connections_refused.labels(limit)
+        self._refusals.expect((reason,) for reason in reasons)
+        self._connections_refused.expect((limit,) for limit in limits)
 
     def expect_writes(self, methods: Iterable[str]) -> None:
         """Have the counters of jobs, sweeps and failed RPCs of these methods from the start, for the same reason.
 
         The time since the last sweep counts from now.
         """
-        for method in methods:
-            for code in RPC_FAILURES:
-                self._rpcs.labels(method, code)
-        for what in ("settled", "purged"):
-            self._swept.labels(what)
+        self._rpcs.expect((method, code) for method in methods for code in RPC_FAILURES)
+        self._swept.expect((what,) for what in ("settled", "purged"))
         self._ended |= dict.fromkeys(_ENDINGS, 0)
         self.jobs.expect()
         self.sweep_done(leads=True)
@@ -238,7 +260,7 @@ class Metrics:
 
     def connection_refused(self, limit: str) -> None:
         """A REST connection was closed at once because of this limit, which has the name of its setting."""
-        self._connections_refused.labels(limit).inc()
+        self._connections_refused.add((limit,))
 
     def large_answer_refused(self) -> None:
         """A large answer was refused for lack of room."""
@@ -262,14 +284,11 @@ class Metrics:
 
     def credential_refused(self, reason: str) -> None:
         """A credential was refused; the reason is one of the words of `auth.errors`."""
-        refusals = self._refusals_by_reason.get(reason)
-        if refusals is None:
-            refusals = self._refusals_by_reason[reason] = self._refusals.labels(reason)
-        refusals.inc()
+        self._refusals.add((reason,))
 
     def rpc_answered(self, method: str, code: str, seconds: float) -> None:
         """An RPC was answered with a gRPC code's name."""
-        self._rpcs.labels(method, code).inc()
+        self._rpcs.add((method, code))
         self._rpc_seconds.observe((method,), seconds)
 
     def jobs_counted(self, count: JobCount | None, now_ms: int = 0) -> None:
@@ -308,15 +327,15 @@ class Metrics:
         self._races.inc(commands)
 
     def swept(self, what: str, jobs: int) -> None:
-        self._swept.labels(what).inc(jobs)
+        self._swept.add((what,), jobs)
 
     def chore_begun(self, chore: str) -> None:
         """Something is done in the background, which may fail; also called when it is done again."""
-        self._chores_failed.labels(chore)
+        self._chores_failed.add((chore,), 0)
 
     def chore_failed(self, chore: str) -> None:
         """Something done in the background (sweep, refresh_credentials, …) failed; it is tried again."""
-        self._chores_failed.labels(chore).inc()
+        self._chores_failed.add((chore,))
 
     def clock_compared(self, store_ahead_seconds: float) -> None:
         """The store has told its time."""
