@@ -27,7 +27,7 @@ from benchmarks.figures import Options, Series
 from benchmarks.report import Report, tables, to_json
 from benchmarks.servers import KINDS, ROOT
 
-SECTIONS: Final = ("polls", "outcomes", "large", "writes", "beside_writes", "waiting", "growth")
+SECTIONS: Final = ("polls", "outcomes", "large", "writes", "beside_writes", "waiting", "processes", "growth")
 AGAINST: Final = "against"
 """The only section of a run with --against."""
 STOPPED: Final = 130

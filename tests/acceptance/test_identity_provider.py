@@ -2,6 +2,7 @@
 
 import asyncio
 from pathlib import Path
+from typing import Final
 
 from harness.certificates import Authorities
 from harness.identity_provider import provider
@@ -10,6 +11,8 @@ from harness.service import INSTALLED, EdgeProcess, Process
 from harness.tokens import bearer
 from harness.waiting import until
 from harness.workers import WORKERS
+
+POLLS: Final = 16
 
 
 async def test_children_and_edges_fetch_for_themselves(tmp_path: Path) -> None:
@@ -24,7 +27,7 @@ async def test_children_and_edges_fetch_for_themselves(tmp_path: Path) -> None:
         async with process, process.connected() as service:
             await create(service, "job-1")
             token = bearer(running.token("first"))
-            answers = await asyncio.gather(*(service.poll("job-1", token) for _ in range(16)))
+            answers = await asyncio.gather(*(service.poll("job-1", token) for _ in range(POLLS)))
             assert {answer.status for answer in answers} == {202}
             refused = await service.poll("job-1", bearer(running.unknown("first")))
             assert refused.status == 401
@@ -34,4 +37,5 @@ async def test_children_and_edges_fetch_for_themselves(tmp_path: Path) -> None:
             async with edge:
                 front = service.behind(edge.port("HTTP"), edge.port("ADMIN"))
                 assert (await front.poll("job-1", token)).status == 202
-            await until(lambda: len(running.fetched_at) == WORKERS + 1)
+            await until(lambda: len(running.fetched_at) >= WORKERS + 1)
+            assert len(running.fetched_at) < POLLS  # a slow one is repeated, but none is for a poll

@@ -1,5 +1,6 @@
 """What `core.store.VirtualKeyStore` promises, on every store."""
 
+import asyncio
 from dataclasses import replace
 
 import pytest
@@ -51,6 +52,32 @@ async def test_a_hash_belongs_to_one_virtual_key(store: Store) -> None:
     assert await store.find_virtual_keys([TWO, THREE]) == [mine, None]
 
 
+async def test_a_virtual_key_is_disabled_alone(store: Store) -> None:
+    """All but the time of the change stays, hashes and an expiry of 15 digits included; another stays as it is."""
+    mine = virtual_key("vk-1", TWO, ONE, expires_at_ms=253_402_300_799_999)
+    other = virtual_key("vk-2")
+    for each in (mine, other):
+        await store.put_virtual_key(each)
+    assert not await store.disable_virtual_key("vk-3", 8)
+    for now_ms in (7, 8):
+        assert await store.disable_virtual_key("vk-1", now_ms)
+        disabled = replace(mine, disabled=True, updated_at_ms=now_ms)
+        assert await store.read_virtual_keys(["vk-1", "vk-2", "vk-3"]) == [disabled, other, None]
+    assert await store.find_virtual_keys([ONE, TWO]) == [disabled, disabled]
+    assert await store.disable_virtual_key("vk-2", 9)
+    assert (await store.read_virtual_keys(["vk-2"])) == [replace(other, disabled=True, updated_at_ms=9)]
+
+
+async def test_a_key_that_is_disabled_while_it_changes_keeps_the_change(store: Store) -> None:
+    """A put and a disabling at the same time come one after the other, whichever is first."""
+    await store.put_virtual_key(virtual_key("vk-1", ONE))
+    for number in range(10):
+        changed = virtual_key("vk-1", TWO, updated_at_ms=number, expires_at_ms=number)
+        await asyncio.gather(store.disable_virtual_key("vk-1", 100 + number), store.put_virtual_key(changed))
+        disabled = replace(changed, disabled=True, updated_at_ms=100 + number)
+        assert (await store.read_virtual_keys(["vk-1"]))[0] in (changed, disabled)
+
+
 async def test_a_deleted_virtual_key_is_forgotten_with_its_hashes(store: Store) -> None:
     """A delete says whether there was something; the hash is free for another afterwards."""
     await store.put_virtual_key(virtual_key("vk-1", ONE))
@@ -70,13 +97,15 @@ async def test_virtual_keys_are_listed_by_id(store: Store) -> None:
 
 
 async def test_the_version_differs_after_each_change(store: Store) -> None:
-    """Every put and delete is noticed by the version, and nothing else is."""
+    """Every change is noticed by the version, and nothing else is."""
     seen = [await store.virtual_keys_version()]
     await store.put_virtual_key(virtual_key("vk-1", ONE))
     seen.append(await store.virtual_keys_version())
-    await store.put_virtual_key(virtual_key("vk-1", ONE, disabled=True))
+    await store.put_virtual_key(virtual_key("vk-1", TWO))
+    seen.append(await store.virtual_keys_version())
+    await store.disable_virtual_key("vk-1", 6)
     seen.append(await store.virtual_keys_version())
     await store.delete_virtual_key("vk-1")
     seen.append(await store.virtual_keys_version())
-    assert len(set(seen)) == 4
+    assert len(set(seen)) == 5
     assert await store.virtual_keys_version() == seen[-1]

@@ -1,9 +1,13 @@
 """An identity provider on a loopback address: it describes itself, publishes keys, rotates them and goes away.
 
+It signs in at once whoever comes: authorization code with PKCE (RFC 7636), for clients that it knows.
+
 The sets have the shapes that real providers publish; keys and names are made here.
 """
 
+import hashlib
 import json
+import secrets
 import ssl
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -13,9 +17,10 @@ from typing import Any, Final
 import jwt
 from aiohttp import web
 from cryptography.hazmat.primitives.asymmetric import rsa
+from yarl import URL
 
 from harness.faults import Clock
-from harness.forging import forge, public_jwk, rsa_key
+from harness.forging import forge, public_jwk, rsa_key, segment
 from harness.tokens import AUDIENCE
 
 _CERTIFICATE: Final = {"x5c": ["MIICmzCCAYMCBgGT"], "x5t": "7dTVu0lcK_2SBnM5"}
@@ -75,6 +80,10 @@ class Provider:
     described: int = 0
     answers: dict[str, Callable[[], web.StreamResponse]] = field(default_factory=dict)
     """What is answered at a path in place of the usual."""
+    clients: dict[str, str] = field(default_factory=dict)
+    """The address to which each client comes back."""
+    codes: dict[str, dict[str, str]] = field(default_factory=dict)
+    """What was asked for each code that is not used yet."""
 
     @property
     def issuer(self) -> str:
@@ -111,10 +120,69 @@ class Provider:
         if request.path in self.answers:
             return self.answers[request.path]()
         if is_description:
-            return web.json_response({"issuer": self.issuer, "jwks_uri": self.jwks_url, "scopes_supported": []})
+            return web.json_response(self.description())
         if request.path == self.shape.keys_path:
             return self.published()
+        return await self.sign_in(request)
+
+    async def sign_in(self, request: web.BaseRequest) -> web.StreamResponse:
+        """Answer at the endpoints of its description."""
+        url = self.url + request.path
+        if url == f"{self.issuer}/authorize":
+            return self.authorize(dict(request.query))
+        if url == f"{self.issuer}/token" and request.method == "POST":
+            return self.exchange({name: str(value) for name, value in (await request.post()).items()})
         return web.Response(status=404)
+
+    def description(self) -> dict[str, Any]:
+        """What it says of itself."""
+        return {
+            "issuer": self.issuer,
+            "jwks_uri": self.jwks_url,
+            "authorization_endpoint": f"{self.issuer}/authorize",
+            "token_endpoint": f"{self.issuer}/token",
+            "code_challenge_methods_supported": ["plain", "S256"],
+            "scopes_supported": [],
+        }
+
+    def authorize(self, asked: dict[str, str]) -> web.StreamResponse:
+        """Send the client's window back with a code."""
+        wanted = {"response_type": "code", "code_challenge_method": "S256"}
+        known = {**wanted, "redirect_uri": self.clients.get(asked.get("client_id", ""))}
+        if any(asked.get(name) != value for name, value in known.items()) or "openid" not in asked["scope"].split():
+            return web.Response(status=400, text=f"not as it must be: {asked}")
+        code = secrets.token_urlsafe(16)
+        self.codes[code] = asked
+        answer = {"code": code, "state": asked["state"], "iss": self.issuer}
+        return web.Response(status=302, headers={"Location": str(URL(asked["redirect_uri"]).with_query(answer))})
+
+    def exchange(self, given: dict[str, str]) -> web.StreamResponse:
+        """Exchange a code for tokens, once, for whoever knows the verifier of its challenge."""
+        asked = self.codes.pop(given.get("code", ""), {})
+        challenge = segment(hashlib.sha256(given.get("code_verifier", "").encode()).digest())
+        is_good = (
+            given.get("grant_type") == "authorization_code"
+            and asked.get("code_challenge") == challenge
+            and all(given.get(name) == asked[name] for name in ("client_id", "redirect_uri"))
+        )
+        origin = str(URL(self.clients.get(given.get("client_id", ""), "https://nobody.test")).origin())
+        headers = {"Access-Control-Allow-Origin": origin, "Cache-Control": "no-store"}
+        if not is_good:
+            return web.json_response({"error": "invalid_grant"}, status=400, headers=headers)
+        (key_id, *_) = self.keys
+        tokens = {
+            "access_token": self.admin_token(key_id),
+            "id_token": self.admin_token(key_id, aud=given["client_id"]),
+            "token_type": "Bearer",
+            "expires_in": 3600,
+        }
+        return web.json_response(tokens, headers=headers)
+
+    def admin_token(self, key_id: str, **claims: Any) -> str:
+        """A token of ada, an admin."""
+        everything = self.claims(role="admin", sub="ada", **claims)
+        everything.pop("virtual_key_id")
+        return jwt.encode(everything, rsa_key(key_id), "RS256", {"kid": key_id})
 
     def published(self) -> web.Response:
         """The set as it is now."""

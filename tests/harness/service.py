@@ -17,9 +17,11 @@ from jobstatus.app.clocks import Clocks
 from jobstatus.app.edge import EdgeLimits, serving_edge
 from jobstatus.app.limits import ServiceLimits
 from jobstatus.app.service import serving
+from jobstatus.core.circuit_breaker import BreakerLimits
 from jobstatus.rest.limits import RestLimits
 from jobstatus.rpc.options import RpcLimits
 from jobstatus.settings import IssuerSettings, Settings
+from jobstatus.upstream.reader import UpstreamLimits
 from jobstatus.v1.job_status_pb2_grpc import JobStatusStub
 from jobstatus.v1.virtual_keys_pb2_grpc import VirtualKeysStub
 from pydantic import SecretStr
@@ -27,16 +29,24 @@ from pydantic import SecretStr
 from harness import forking, ports
 from harness.faults import Clock
 from harness.http import Answer, request
+from harness.stores import patient_store
 from harness.tokens import AUDIENCE, ISSUER, SECRET
 
 COMMAND = str(Path(sys.executable).with_name("jobstatus"))
-START_SECONDS = 60.0
+START_SECONDS = 180.0
 Starting = Callable[..., Awaitable[asyncio.subprocess.Process | forking.Forked]]
 INSTALLED: Starting = partial(asyncio.create_subprocess_exec, COMMAND)
 """Starts the installed command, which imports all that it needs anew."""
 AT_ONCE = ServiceLimits(rpc=RpcLimits(hold_seconds=0))
 """The limits of a service in this process, which stops without a pause for callers to come."""
-EDGE = EdgeLimits()
+EDGE = EdgeLimits(
+    upstream=UpstreamLimits(
+        call_seconds=10,
+        large_result_seconds=30,
+        breaker=BreakerLimits(silence_seconds=10, health_check_seconds=10),
+    )
+)
+"""The limits of an edge in this process: how soon its service counts as silent is for the tests of that."""
 REAL_TIME = Clocks(pulse=lambda: 0)
 """The clocks of a service in this process, whose pauses on a busy machine are no subject of its tests."""
 
@@ -87,7 +97,7 @@ async def service_here(
 ) -> AsyncIterator[Service]:
     """The service inside this process and loop, on free ports, with the tests' issuer unless others are given.
 
-    `store` is a URL, or a store to be used in place of the settings' one; `rest` replaces a part of the limits.
+    `store` is a URL, whose server may be slow, or a store; `rest` replaces a part of the limits.
     The clocks are those of the system unless `clock` is given. Reflection is off because a third of a start is its.
     """
     issuer = IssuerSettings(issuer=ISSUER, audience=AUDIENCE, algorithm="HS256", secret=SecretStr(SECRET))
@@ -105,7 +115,7 @@ async def service_here(
         with_reflection=with_reflection,
         limits=limits if rest is None else replace(limits, rest=rest),
         clocks=REAL_TIME if clock is None else clock.clocks,
-        store=None if isinstance(store, str) else store,
+        store=patient_store(store) if isinstance(store, str) else store,
     )
     async with (
         service as listening,

@@ -44,7 +44,11 @@ PATIENT_POSTGRESQL: Final = PostgreSQLLimits(
 
 def store_in(kind: str, folder: Path) -> Store:
     """The folder's store of this kind, to be entered."""
-    url = STORES[kind](folder)
+    return patient_store(STORES[kind](folder))
+
+
+def patient_store(url: str) -> Store:
+    """The store that the URL names, to be entered. It waits long for its server."""
     if url.startswith("redis"):
         return RedisJobStore(url, limits=RedisLimits(cluster=PATIENT))
     if url.startswith("postgresql"):

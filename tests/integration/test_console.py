@@ -1,7 +1,10 @@
 """The console of live jobs: who gets data, what the page is told and when, and what is recorded of what it does."""
 
 import asyncio
+import hashlib
+import html
 import json
+import re
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -9,20 +12,26 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
+import aiohttp
 import pytest
 from google.protobuf.duration_pb2 import Duration
 from harness.faults import Clock, MeddledStore
+from harness.forging import segment
 from harness.http import Answer, request
+from harness.identity_provider import Provider, provider
 from harness.jobs import complete, create, fail, job_error, start
 from harness.service import AT_ONCE, Service, service_here
-from harness.tokens import admin_token, bearer, virtual_key_token
+from harness.tokens import AUDIENCE, ISSUER, SECRET, admin_token, bearer, virtual_key_token
 from harness.waiting import LIMIT_SECONDS, until
+from jobstatus.auth.issuer_config import Kind
 from jobstatus.console.limits import ConsoleLimits
 from jobstatus.core.errors import StoreUnavailable
 from jobstatus.core.virtual_keys import hash_key
-from jobstatus.settings import Settings, SettingsError, check_servable
+from jobstatus.settings import IssuerSettings, Settings, SettingsError, check_servable
 from jobstatus.v1 import job_status_pb2 as pb
 from jobstatus.v1 import virtual_keys_pb2 as vk_pb
+from pydantic import SecretStr
+from yarl import URL
 
 FAST: Final = replace(
     AT_ONCE,
@@ -409,6 +418,33 @@ async def test_actions_need_an_audit_log() -> None:
         check_servable(Settings(console_actions="on", jwt="off"), ())
 
 
+@pytest.mark.parametrize(
+    ("given", "sentence"),
+    [
+        ({"console_oidc_issuer": "https://a.test"}, "CONSOLE_OIDC_ISSUER and _OIDC_CLIENT_ID belong together"),
+        ({"console_oidc_client_id": "console"}, "CONSOLE_OIDC_ISSUER and _OIDC_CLIENT_ID belong together"),
+        ({"console_oidc_issuer": "http://a.test", "console_oidc_client_id": "x"}, "must be a URL with https"),
+        ({"console_oidc_issuer": "https://b.test", "console_oidc_client_id": "x"}, "b.test is no issuer whose tokens"),
+        ({"console_oidc_issuer": "https://c.test", "console_oidc_client_id": "x"}, "c.test is no issuer whose tokens"),
+        ({"console_oidc_issuer": "https://a.test", "console_oidc_client_id": "x"}, ""),
+    ],
+)
+def test_the_console_signs_in_with_an_issuer_of_admins(given: dict[str, Any], sentence: str) -> None:
+    """Whose tokens the service accepts; otherwise it does not start."""
+    issuers = [
+        IssuerSettings(
+            issuer=f"https://{name}.test", audience="x", algorithm="RS256", discovery=True, kinds=frozenset({kind})
+        )
+        for name, kind in (("a", Kind.ADMIN), ("c", Kind.VIRTUAL_KEY))
+    ]
+    settings = Settings(**given)
+    if sentence:
+        with pytest.raises(SettingsError, match=sentence):
+            check_servable(settings, tuple(issuers))
+    else:
+        check_servable(settings, tuple(issuers))
+
+
 async def test_a_store_that_fails_is_told_and_the_stream_goes_on() -> None:
     """The page shows what it has, with a sentence, and goes on once the store answers."""
     store = MeddledStore()
@@ -441,6 +477,65 @@ async def test_a_fleet_that_is_gone_is_told() -> None:
             assert clock.ms - now["heard_ms"] >= 13_000
             await start(service, "b")
             await told.until_told("now", lambda now: now["cause"] is None)
+
+
+async def test_an_admin_signs_in_with_openid_connect() -> None:
+    """The page says where; the access token that the issuer gives for code and verifier is that of an admin.
+
+    Its ID token is not, because that is meant for the client.
+    """
+    clock = Clock()
+    async with provider(clock=clock) as issuer:
+        settings = oidc_settings(issuer)
+        async with service_here(console="on", limits=FAST, clock=clock, **settings) as service:
+            page = await request(service.admin_port, "/console/")
+            (said,) = re.findall(r'<meta name="sign-in" content="([^"]*)" />', page.body.decode())
+            known = json.loads(html.unescape(said))
+            assert f"connect-src 'self' {issuer.url};" in page.headers["content-security-policy"]
+            tokens = await signed_in(issuer, known, verifier="v" * 43)
+            assert (await ask(service, "session", token=tokens["access_token"])).status == 200
+            assert (await ask(service, "session", token=tokens["id_token"])).status == 401
+            assert await signed_in(issuer, known, verifier="w" * 43) == {"error": "invalid_grant"}
+            again = await request(
+                service.admin_port, "/console/", f"If-None-Match: {page.headers['etag']}", method="HEAD"
+            )
+            assert (again.status, issuer.described) == (304, 2)  # for the keys, and for the page
+
+
+async def test_nobody_signs_in_with_an_issuer_that_is_away() -> None:
+    """The page has no endpoint, and its policy no origin; pasted tokens work."""
+    async with provider() as issuer:
+        issuer.is_away = True
+        async with service_here(console="on", limits=FAST, **oidc_settings(issuer)) as service:
+            page = await request(service.admin_port, "/console/")
+            assert page.status == 200
+            assert "connect-src 'self';" in page.headers["content-security-policy"]
+            assert "&quot;token_endpoint&quot;: &quot;&quot;" in page.body.decode()
+            assert (await ask(service, "session")).status == 200
+
+
+def oidc_settings(issuer: Provider) -> dict[str, Any]:
+    """The tests' issuer, and the provider with whom the console signs in."""
+    own = IssuerSettings(issuer=ISSUER, audience=AUDIENCE, algorithm="HS256", secret=SecretStr(SECRET))
+    its = IssuerSettings(issuer=issuer.issuer, audience=AUDIENCE, algorithm="RS256", discovery=True)
+    issuer.clients = {"console": "https://console.test/console/signed-in.html"}
+    return {"issuers": (own, its), "console_oidc_issuer": issuer.issuer, "console_oidc_client_id": "console"}
+
+
+async def signed_in(issuer: Provider, known: dict[str, Any], *, verifier: str) -> dict[str, Any]:
+    """What the page gets for a code, with this verifier."""
+    redirect = issuer.clients[known["client_id"]]
+    asked = {"response_type": "code", "state": "s", "scope": known["scope"], "code_challenge_method": "S256"}
+    challenge = segment(hashlib.sha256(b"v" * 43).digest())
+    of_client = {"client_id": known["client_id"], "redirect_uri": redirect}
+    async with aiohttp.ClientSession() as session:
+        query = {**asked, **of_client, "code_challenge": challenge}
+        async with session.get(known["authorization_endpoint"], params=query, allow_redirects=False) as answer:
+            code = URL(answer.headers["Location"]).query["code"]
+        form = {"grant_type": "authorization_code", "code": code, "code_verifier": verifier, **of_client}
+        async with session.post(known["token_endpoint"], data=form) as answer:
+            tokens: dict[str, Any] = await answer.json()
+            return tokens
 
 
 async def delete(service: Service, job_id: str) -> None:

@@ -17,6 +17,7 @@ from harness.waiting import until
 from jobstatus.app.edge import EdgeLimits
 from jobstatus.auth.virtual_key_cache import LOOKUPS
 from jobstatus.core.batch_reader import BatchReaderLimits
+from jobstatus.stores import open_store
 from jobstatus.stores.redis.keys import Keys, bucket_of
 from jobstatus.upstream.reader import UpstreamLimits
 
@@ -78,7 +79,7 @@ async def test_the_other_parts_go_on(whole: valkey.Cluster, number: signal.Signa
     whole.wait()
     victim = whole.primaries()[0]
     async with (
-        service_here(whole.url(f"prefix={number.name}")) as service,
+        service_here(open_store(whole.url(f"prefix={number.name}"))) as service,
         edge_here(service, limits=limits) as edge,
     ):
         for name in NAMES:

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Callable
 from contextlib import AsyncExitStack, closing
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -39,6 +40,8 @@ LIMIT_SECONDS: Final = 3.0
 SLACK_SECONDS: Final = 20.0
 """For all that this machine does meanwhile."""
 HOUR: Final = {"seconds": 3600}
+as_served: Final = partial(edge_here, limits=EdgeLimits())
+"""An edge that gives its service as little time as one in production."""
 
 
 async def timed(poll: Any) -> tuple[Answer, float]:
@@ -67,7 +70,7 @@ async def calls(service: Service, method: str) -> float:
 async def test_many_polls_of_a_service_that_hangs_end_in_time(header: str) -> None:
     """However many wait, each is told after 3 s at most; and once the service answers again, so does the edge."""
     store, gate = MeddledStore(), asyncio.Event()
-    async with service_here(store) as service, edge_here(service) as edge:
+    async with service_here(store) as service, as_served(service) as edge:
         await create(service, "job-1")
         assert (await edge.poll("job-1", header)).status == 202
 
@@ -89,7 +92,7 @@ async def test_somebody_silent_in_the_place_of_the_service_is_a_503(service: Ser
     """A connection that is taken and never answered holds up neither the start, nor a poll, nor readiness for long."""
     with closing(socket.create_server(("127.0.0.1", 0))) as listener:  # the system takes connections, and nobody else
         address = f"127.0.0.1:{listener.getsockname()[1]}"
-        async with asyncio.timeout(10 * LIMIT_SECONDS), edge_here(service, upstream=address) as edge:
+        async with asyncio.timeout(10 * LIMIT_SECONDS), as_served(service, upstream=address) as edge:
             polls = [timed(edge.poll("job-1", header)) for header in (OWNER, ADMIN) for _ in range(20)]
             assert_all_unavailable(await asyncio.gather(*polls))
             ready, seconds = await timed(request(edge.admin_port, "/readyz"))
@@ -114,7 +117,7 @@ async def test_a_silent_service_is_waited_for_once(service: Service) -> None:
     limits = EdgeLimits(upstream=UpstreamLimits(breaker=BreakerLimits(silence_seconds=0.05, pause_seconds=0.01)))
     async with (
         stand_in(BatchGetVirtualKeys=keys, BatchGetJobs=jobs) as address,
-        edge_here(service, limits=limits, upstream=address) as edge,
+        as_served(service, limits=limits, upstream=address) as edge,
     ):
         assert (await edge.poll("job-1", ADMIN)).status == 202
         answers.clear()
@@ -133,7 +136,7 @@ async def test_a_silent_service_is_waited_for_once(service: Service) -> None:
 async def test_a_service_whose_store_fails_is_asked_once_for_each_poll() -> None:
     """It answers at once, so the poll is a 503 at once; the client comes again."""
     store = MeddledStore()
-    async with service_here(store) as service, edge_here(service) as edge:
+    async with service_here(store) as service, as_served(service) as edge:
         await create(service, "job-1")
         store.fail_all(StoreUnavailable())
         store.calls.clear()
@@ -144,9 +147,9 @@ async def test_a_service_whose_store_fails_is_asked_once_for_each_poll() -> None
 
 async def test_a_malformed_id_is_unavailable_too(service: Service) -> None:
     """Who asks for what cannot be learns no more of a service that is away than anybody else, as inside."""
-    async with edge_here(service, upstream="127.0.0.1:1") as edge:
+    async with as_served(service, upstream="127.0.0.1:1") as edge:
         assert_all_unavailable([await timed(edge.poll("not.an.id", ADMIN))])
-    async with edge_here(service) as edge:
+    async with as_served(service) as edge:
         assert (await edge.poll("not.an.id", ADMIN)).status == 404
 
 
@@ -160,7 +163,7 @@ async def test_polls_under_way_are_answered_when_the_edge_stops() -> None:
 
     store.replace("read_answers", hang)
     async with service_here(store) as service:
-        async with edge_here(service) as edge:
+        async with as_served(service) as edge:
             polls = [asyncio.create_task(timed(edge.poll(name, ADMIN))) for name in ("job-1", "job-2")]
             await until(lambda: len(asked) == len(polls))
         assert_all_unavailable(await asyncio.gather(*polls))
@@ -183,11 +186,11 @@ async def test_an_edge_spreads_its_polls_and_loses_none_when_a_replica_goes() ->
                 assert (await edge.poll("job-1", ADMIN)).status == 202
                 return [await calls(replica, "BatchGetJobs") for replica in replicas]
 
-            async with edge_here(staying, upstream=name, upstream_balancing="pick_first") as edge:
+            async with as_served(staying, upstream=name, upstream_balancing="pick_first") as edge:
                 for _ in range(4):
                     counts = await polled(edge)
             assert sorted(counts) == [0, 4]
-            async with edge_here(staying, upstream=name) as edge:
+            async with as_served(staying, upstream=name) as edge:
 
                 async def both_are_asked() -> bool:
                     return all(new > old for new, old in zip(await polled(edge), counts, strict=True))
@@ -233,7 +236,7 @@ async def test_a_job_in_unknown_words_is_a_503_for_itself_alone(service: Service
 
     async with (
         stand_in(BatchGetJobs=batch, BatchGetVirtualKeys=version) as address,
-        edge_here(service, upstream=address) as edge,
+        as_served(service, upstream=address) as edge,
     ):
         names = (*strange, "usual", "unknown")
         answers = await asyncio.gather(*(edge.poll(name, OWNER) for name in names))
@@ -258,7 +261,7 @@ async def test_an_answer_in_unknown_words_is_a_503_for_itself_alone(service: Ser
 
     async with (
         stand_in(BatchGetJobs=batch, BatchGetVirtualKeys=version) as address,
-        edge_here(service, upstream=address) as edge,
+        as_served(service, upstream=address) as edge,
     ):
         answers = await asyncio.gather(*(edge.poll(name, OWNER) for name in sent))
         assert [answer.status for answer in answers] == [503, 202, 404, 503]
@@ -276,7 +279,7 @@ async def test_replicas_of_two_versions_may_take_turns(service: Service) -> None
 
     async with (
         stand_in(BatchGetJobs=batch, BatchGetVirtualKeys=version) as address,
-        edge_here(service, upstream=address) as edge,
+        as_served(service, upstream=address) as edge,
     ):
         bodies = {(await edge.poll("job-1", OWNER)).body for _ in range(4)}
         assert bodies == {(await service.poll("job-1", OWNER)).body}
@@ -294,14 +297,14 @@ async def test_what_has_expired_by_the_clock_of_the_edge_is_gone(service: Servic
 
     async with (
         stand_in(BatchGetJobs=batch, BatchGetVirtualKeys=version) as address,
-        edge_here(service, upstream=address) as edge,
+        as_served(service, upstream=address) as edge,
     ):
         assert [(await edge.poll(name, OWNER)).status for name in ("past", "future")] == [404, 200]
 
 
 async def test_a_service_that_knows_no_batches_is_a_503(service: Service) -> None:
     """One of an earlier version, or another program altogether, is as good as none: no poll is a 500 or a 404."""
-    async with stand_in() as address, edge_here(service, upstream=address) as edge:
+    async with stand_in() as address, as_served(service, upstream=address) as edge:
         answers = [await edge.poll("job-1", header) for header in (OWNER, ADMIN, "x-bf-vk: sk-bf-1")]
         assert [answer.status for answer in answers] == [503] * 3
         assert (await request(edge.admin_port, "/readyz")).status == 503
@@ -321,7 +324,7 @@ async def test_a_large_result_that_has_become_another_job_is_a_404(service: Serv
     ended = {"state": pb.JOB_STATE_COMPLETED, "completed_at": later, "expires_at": later}
     async with (
         stand_in(BatchGetJobs=batch, GetJob=get, BatchGetVirtualKeys=version) as address,
-        edge_here(service, upstream=address) as edge,
+        as_served(service, upstream=address) as edge,
     ):
         assert (await edge.poll("own", OWNER)).body.endswith(b'"result":"secret"}')
         head = await edge.poll("own", OWNER, method="HEAD")
@@ -336,7 +339,7 @@ async def test_a_large_result_that_has_become_another_job_is_a_404(service: Serv
 
 async def test_strangers_with_made_up_keys_cost_the_service_little(service: Service) -> None:
     """Two hundred unknown keys at a time are a handful of questions inside, and each of them is refused."""
-    async with edge_here(service) as edge:
+    async with as_served(service) as edge:
         before = await calls(service, "BatchGetVirtualKeys")
         polls = (edge.poll("job-1", f"x-bf-vk: sk-bf-{number}") for number in range(200))
         assert Counter(answer.status for answer in await asyncio.gather(*polls)) == {401: 200}
@@ -349,7 +352,7 @@ async def test_many_virtual_keys_at_a_time_are_told_apart(service: Service) -> N
     for name in names:
         await put_virtual_key(service, name, key_sha256=[hash_key(f"sk-bf-{name}")], disabled=name == "vk-7")
         await create(service, name, virtual_key_id=name)
-    async with edge_here(service) as edge:
+    async with as_served(service) as edge:
         for headers in (
             {name: f"x-bf-vk: sk-bf-{name}" for name in names},
             {name: bearer(virtual_key_token(name)) for name in names},
@@ -374,7 +377,7 @@ async def test_a_large_result_is_not_waited_for_when_the_service_falls_silent() 
     async with (
         service_here(store) as service,
         Relay(service.grpc_port) as relay,
-        edge_here(replace(service, grpc_port=relay.port), limits=limits) as edge,
+        as_served(replace(service, grpc_port=relay.port), limits=limits) as edge,
     ):
         await create(service, "large")
         await complete(service, "large", b'"' + b"x" * SMALL_RESULT_BYTES + b'"')
@@ -390,7 +393,7 @@ async def test_few_large_results_are_fetched_at_a_time() -> None:
     """Twenty polls of a large result are all answered, and the service is never asked for more than a few at a time."""
     store = MeddledStore()
     under_way: list[int] = []
-    async with service_here(store) as service, edge_here(service) as edge:
+    async with service_here(store) as service, as_served(service) as edge:
         await create(service, "large")
         await complete(service, "large", b'"' + b"x" * SMALL_RESULT_BYTES + b'"')
         most = 0
@@ -439,7 +442,7 @@ async def test_a_slow_part_of_the_store_is_waited_for_once() -> None:
 async def test_an_edge_reads_the_bytes_that_are_stored() -> None:
     """A poll through it costs the service one read of an answer, and none of a job."""
     store = MeddledStore()
-    async with service_here(store) as service, edge_here(service) as edge:
+    async with service_here(store) as service, as_served(service) as edge:
         await job_in(service, JobState.COMPLETED, "done")
         store.calls.clear()
         answer = await edge.poll("done", OWNER)
@@ -465,7 +468,7 @@ async def test_an_edge_does_not_believe_another_service(tmp_path: Path, server: 
     chosen = SERVERS[server]
     settings = {} if chosen is None else authorities.settings(tmp_path, **chosen)
     files = authorities.upstream_settings(tmp_path, "edge")
-    async with service_here(**settings) as service, edge_here(service, **files) as edge:
+    async with service_here(**settings) as service, as_served(service, **files) as edge:
         answers = [await timed(edge.poll("job-1", header)) for header in (OWNER, ADMIN)]
         assert_all_unavailable(answers)
         assert (await request(edge.admin_port, "/readyz")).status == 503
@@ -473,7 +476,7 @@ async def test_an_edge_does_not_believe_another_service(tmp_path: Path, server: 
 
 async def test_an_edge_without_tls_gets_nothing_from_a_service_with_it(tmp_path: Path) -> None:
     """Nor does it end in anything but a 503."""
-    async with service_here(**Authorities().settings(tmp_path)) as service, edge_here(service) as edge:
+    async with service_here(**Authorities().settings(tmp_path)) as service, as_served(service) as edge:
         assert_all_unavailable([await timed(edge.poll("job-1", ADMIN))])
 
 
@@ -482,7 +485,7 @@ async def test_an_edge_without_tls_gets_nothing_from_a_service_with_it(tmp_path:
 
 async def test_an_edge_counts_its_polls_and_its_reads(service: Service) -> None:
     """Its metrics are its own: polls by request type and code, and how long reads of the service inside took."""
-    async with edge_here(service) as edge:
+    async with as_served(service) as edge:
         await create(service, "job-1")
         for name in ("job-1", "unknown"):
             await edge.poll(name, OWNER)

@@ -5,6 +5,7 @@ counted, so that a test knows which of the two has answered.
 """
 
 import asyncio
+import gc
 import logging
 import re
 import time
@@ -394,6 +395,36 @@ async def test_withdrawn_credentials_are_refused_at_once(service: Service) -> No
         assert [(await client.ask(get("job", header))).status for header in (OWNER, KEY)] == [202, 202]
         await put_virtual_key(service, "vk-1", disabled=True)
         assert [(await client.ask(get("job", header))).status for header in (OWNER, KEY)] == [401, 401]
+
+
+async def test_no_credential_is_remembered(service: Service) -> None:
+    """Of a poll that a later one may repeat on any connection: neither a good nor a bad one."""
+    forged = bearer(token(FORGED, virtual_key_id="vk-1"))
+    async with client_of(service, OWNER, KEY) as client:
+        for header in (OWNER, KEY, forged, "Authorization: Basic abc"):
+            for _ in range(2):
+                await client.ask(get("unknown", header))
+        [connected] = [each for each in gc.get_objects() if isinstance(each, CountedProtocol) and each.transport]
+        recent = connected._recent  # nothing else shows what is kept
+        polls = list(recent._polls.values())
+        kept = repr(polls)
+    assert len(polls) == 2
+    assert "unknown" in kept
+    for header in (OWNER, KEY, forged):
+        assert header.split()[-1] not in kept
+
+
+async def test_withdrawn_credentials_are_refused_on_each_connection(service: Service) -> None:
+    """Also where a poll is recognised that another connection has made before."""
+    await job_in(service, JobState.COMPLETED, "done")
+    async with client_of(service, OWNER, KEY) as client, client_of(service) as other:
+        for header in (OWNER, KEY):
+            assert (await client.ask(get("done", header))).status == 200
+            assert (await other.ask(get("done", header))).status == 200
+        await put_virtual_key(service, "vk-1", disabled=True)
+        for header in (OWNER, KEY):
+            await until_answered(client, get("done", header), 401)
+            assert (await other.ask(get("done", header))).status == 401
 
 
 async def test_a_token_ends_when_it_says(service: Service) -> None:

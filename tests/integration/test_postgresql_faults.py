@@ -55,6 +55,7 @@ OPERATIONS: dict[str, Callable[[Store], Awaitable[Any]]] = {
     "read_virtual_keys": lambda one: one.read_virtual_keys(["vk"]),
     "find_virtual_keys": lambda one: one.find_virtual_keys([b"x" * 32]),
     "put_virtual_key": lambda one: one.put_virtual_key(KEY),
+    "disable_virtual_key": lambda one: one.disable_virtual_key("vk", 2),
     "delete_virtual_key": lambda one: one.delete_virtual_key("vk"),
     "list_virtual_keys": lambda one: one.list_virtual_keys("", 1),
     "virtual_keys_version": lambda one: one.virtual_keys_version(),
@@ -218,7 +219,7 @@ async def test_a_store_closes_though_its_server_is_frozen(fragile: Server, datab
 async def test_a_service_upon_a_frozen_server_says_so_and_heals(fragile: Server, database: str) -> None:
     """Polls are 503 with Retry-After, writes STORE_UNAVAILABLE, never anything else; nothing is restarted."""
     owner = bearer(admin_token())
-    async with service_here(fragile.url(database)) as service:
+    async with service_here(PostgreSQLJobStore(fragile.url(database))) as service:
         await create(service, "job-1")
         fragile.freeze()
         try:

@@ -186,6 +186,7 @@ async def test_every_statement_finds_its_rows_by_an_index(opened: PostgreSQLJobS
     sought = Listing(limit=50, states=[JobState.COMPLETED])
     rare = page(DIALECT, sought, 0, (5_000, "job-5000"))
     end = window_end(DIALECT, sought, 10_000)
+    middle = Listing(limit=50, worker_id="w-1", before=(10_000, "job-10000"))
     asked = {
         "answers": (statements.ANSWERS, (NAMES,)),
         "jobs": (statements.JOBS[False, True], (NAMES,)),
@@ -199,6 +200,7 @@ async def test_every_statement_finds_its_rows_by_an_index(opened: PostgreSQLJobS
         "count": (statements.COUNT, (0,)),
         "rare": rare,
         "end": end,
+        "middle": page(DIALECT, middle, 0, (9_900, "job-9900")),
     }
     for name, (statement, values) in asked.items():
         plan = json.dumps(await plan_of(opened, statement, values))

@@ -471,10 +471,10 @@ async def test_requests_that_do_not_go_on_are_closed(kind: type[RestProtocol], d
 
 async def test_a_half_request_behind_a_wait_does_not_end_it() -> None:
     """The poll that waits is answered, and then the connection is closed."""
-    async with service_here(rest=IMPATIENT) as service, connection(service.http_port) as (reader, writer):
+    async with service_here(rest=replace(IMPATIENT, request_seconds=1)) as service:
         await create(service, "pending")
-        writer.write(get("Prefer: wait=2", job_id="pending", close=False) + get()[:40])
-        answers = answers_in(await received_until_closed(reader, seconds=5))
+        data = get("Prefer: wait=2", job_id="pending", close=False) + get()[:40]
+        answers = answers_in(await talk(service.http_port, data))
         assert [(answer.status, "preference-applied" in answer.headers) for answer in answers] == [(202, True)]
 
 

@@ -6,6 +6,8 @@ Needs Chromium and ChromeDriver, which no wheel brings, and npm for axe-core; th
 
 * The printed link signs in once, and leaves no trace in the address. A job is created, started, reported and completed
   over gRPC, and each step is on the page within a second; on each store.
+* An admin signs in with an issuer of OpenID Connect, in a window of its own: the page keeps nothing, and asks nobody
+  but the issuer's token endpoint.
 * Without a token, with a virtual key's and with an expired one the page has a sentence and nothing else. A result that
   is a script is shown as text. Nothing violates the policy of the page, and nothing is requested of another host.
 * axe finds nothing serious in any view, in both schemes, nor at 360 pixels, where nothing is wider than the screen.
@@ -37,10 +39,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import psutil
 from google.protobuf.duration_pb2 import Duration
 from harness.chromium import Browser, browser, missing_programs
+from harness.faults import Clock
+from harness.identity_provider import provider as identity_provider
 from harness.jobs import complete, create, fail, heartbeat, job_error, start
 from harness.service import Process, Service
 from harness.stores import STORES, change, job
-from harness.tokens import admin_token, token, virtual_key_token
+from harness.tokens import AUDIENCE, admin_token, token, virtual_key_token
 from harness.waiting import until
 from jobstatus.core.job import JobState, RequestType
 from jobstatus.stores import open_store
@@ -203,6 +207,58 @@ async def shows_a_script_as_text(process: Process, chromium: Browser) -> None:
     await shows(chromium, SCRIPT.decode())
     if await chromium.run("return document.querySelectorAll('main img, main script').length;"):
         raise Wrong("the page made elements of a result")
+
+
+async def survives_wrong_addresses(process: Process, chromium: Browser) -> None:
+    """An address that nobody meant has a sentence, the next one its view; a token that no header holds is refused."""
+    await chromium.open("about:blank")
+    await chromium.open(page_of(process))
+    await chromium.run(SIGN_IN, "a “token”")
+    await shows(chromium, "This is no token")
+    await sign_in(chromium, process)
+    for place, text in (("jobs/%", "job_id"), ("jobs/%ff", "job_id"), ("jobs?state=%ff", "state"), ("jobs", "life-1")):
+        await go(chromium, place, text)
+
+
+CLICK_ISSUER: Final = """
+    const button = [...document.querySelectorAll("button:enabled")]
+      .find((each) => each.textContent.startsWith("Sign in with"));
+    button?.focus();
+    return button !== undefined;"""
+
+
+async def signs_in_with_openid_connect(folder: Path, chromium: Browser) -> None:
+    """With a click, by a provider that gives a code for PKCE; then for a second time, after a reload of the page."""
+    async with identity_provider(clock=Clock()) as issuer:
+        admins = {"issuer": issuer.issuer, "audience": AUDIENCE, "algorithm": "RS256", "discovery": True}
+        settings = {"ISSUERS": json.dumps([admins]), "CONSOLE_OIDC_ISSUER": issuer.issuer}
+        async with Process(folder, CONSOLE="on", CONSOLE_OIDC_CLIENT_ID="console", **settings) as process:
+            address = page_of(process)
+            issuer.clients = {"console": f"{address}signed-in.html"}
+            for _ in range(2):
+                await chromium.open("about:blank")
+                await chromium.open(address)
+                await until(lambda: has_focused_issuer(chromium), STEP_SECONDS)
+                await chromium.press("\ue007")
+                await shows(chromium, "Pending")
+                if (kept := await chromium.run(KEPT)) != [0, 0, 0, address]:
+                    raise Wrong(f"the page keeps something, or its address does: {kept}")
+                violations, others = await chromium.run("return window.violations;"), await chromium.run(REQUESTED)
+                if violations or set(others) != {issuer.url}:
+                    raise Wrong(f"the page violates its policy: {violations}, {others}")
+                await until(lambda: has_one_window(chromium), STEP_SECONDS)
+            if issuer.codes:
+                raise Wrong("a code was not used")
+
+
+async def has_focused_issuer(chromium: Browser) -> bool:
+    return bool(await chromium.run(CLICK_ISSUER))
+
+
+async def has_one_window(chromium: Browser) -> bool:
+    found = await chromium.command("Target.getTargets")
+    pages = [each["url"] for each in found["targetInfos"] if each["type"] == "page"]
+    return len(pages) == 1
 
 
 async def check_policy(chromium: Browser) -> None:
@@ -485,6 +541,7 @@ async def on_one(folder: Path, chromium: Browser, axe: str, screenshots: Path | 
         await is_closed_to_strangers(process, chromium)
         yield "strangers saw a sentence and no job"
         await shows_a_script_as_text(process, chromium)
+        await survives_wrong_addresses(process, chromium)
         await check_policy(chromium)
         yield "a script was shown as text, and nothing violated the policy"
         await fill(service)
@@ -530,10 +587,15 @@ async def run(options: argparse.Namespace, folder: Path, chromium: Browser) -> N
     (folder / "one").mkdir()
     async for line in on_one(folder / "one", chromium, await axe_source(folder), options.screenshots):
         print(line, flush=True)
-    for number, step in enumerate((kill_step, fleet_step)):
+    for number, step in enumerate((sign_in_step, kill_step, fleet_step)):
         place = folder / f"step-{number}"
         place.mkdir()
         print(await step(place, chromium), flush=True)
+
+
+async def sign_in_step(folder: Path, chromium: Browser) -> str:
+    await signs_in_with_openid_connect(folder, chromium)
+    return "an admin signed in with an issuer of OpenID Connect, and nothing was kept"
 
 
 async def kill_step(folder: Path, chromium: Browser) -> str:

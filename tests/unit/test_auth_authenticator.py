@@ -67,6 +67,9 @@ class WatchedStore:
     async def put_virtual_key(self, virtual_key: VirtualKey) -> VirtualKey:
         return await self.inner.put_virtual_key(virtual_key)
 
+    async def disable_virtual_key(self, virtual_key_id: str, now_ms: int) -> bool:
+        return await self.inner.disable_virtual_key(virtual_key_id, now_ms)
+
     async def delete_virtual_key(self, virtual_key_id: str) -> bool:
         return await self.inner.delete_virtual_key(virtual_key_id)
 

@@ -13,6 +13,7 @@ from harness.waiting import until
 from jobstatus.rest.fast_path import MAX_REPEATED_BYTES, FastPathProtocol, Prepare, TryAnswer, WriteBatch
 from jobstatus.rest.limits import RestLimits
 from jobstatus.rest.protocol import only_valid
+from jobstatus.rest.recent_polls import RecentPolls
 from jobstatus.rest.turns import TurnLimits, Turns
 from jobstatus.telemetry.throttle import LogThrottle
 
@@ -69,11 +70,15 @@ async def test_answers_of_one_turn_are_written_together_and_to_nobody_who_has_go
 
 
 def at_once(_: RawRequestMessage) -> TryAnswer:
-    return lambda: b"at once"
+    return lambda _: b"at once"
 
 
 def connection_of(
-    server: web.Server, limits: RestLimits, prepare: Prepare = at_once, turns: Turns | None = None
+    server: web.Server,
+    limits: RestLimits,
+    prepare: Prepare = at_once,
+    recent: RecentPolls[TryAnswer] | None = None,
+    turns: Turns | None = None,
 ) -> FastPathProtocol:
     """A connection that is still to be made, on which each plain request is answered at once."""
     return FastPathProtocol(
@@ -85,6 +90,7 @@ def connection_of(
         recognise=lambda authorization, keys: "".join((*authorization, *keys)) or None,
         prepare=prepare,
         write_batch=WriteBatch(),
+        recent=RecentPolls(10) if recent is None else recent,
         loop=asyncio.get_running_loop(),
     )
 
@@ -94,11 +100,15 @@ OTHER_OF_ITS_LENGTH: Final = b"GET / HTTP/1.1\r\nHost: tent\r\n\r\n"
 
 
 @asynccontextmanager
-async def polled(prepare: Prepare) -> AsyncIterator[Callable[..., Awaitable[list[bytes]]]]:
+async def polled(
+    prepare: Prepare,
+    recent: RecentPolls[TryAnswer] | None = None,
+    limits: RestLimits = RestLimits(),  # noqa: B008
+) -> AsyncIterator[Callable[..., Awaitable[list[bytes]]]]:
     """Function that sends these bytes, each in a turn of its own, and returns what was answered to all so far."""
     written: list[tuple[str, bytes]] = []
     server = web.Server(empty_answer)
-    protocol = connection_of(server, RestLimits(), prepare)
+    protocol = connection_of(server, limits, prepare, recent)
     protocol.connection_made(Transport(written, "client"))
 
     async def send(*parts: bytes) -> list[bytes]:
@@ -120,11 +130,73 @@ async def test_a_repeated_request_is_parsed_once() -> None:
 
     def prepare(request: RawRequestMessage) -> TryAnswer:
         prepared.append(request)
-        return lambda: next(answers)
+        return lambda _: next(answers)
 
     async with polled(prepare) as send:
         assert await send(*[REPEATED] * 4) == [b"first", b"second", b"third", b"fourth"]
-    assert len(prepared) == 2  # the first one of a connection also ends its time limit
+    assert len(prepared) == 1
+
+
+async def test_a_request_of_another_connection_is_not_parsed_again() -> None:
+    """Nor one of this connection before others; and it ends the time in which the first request is due."""
+    prepared: list[RawRequestMessage] = []
+    recent: RecentPolls[TryAnswer] = RecentPolls(10)
+
+    def prepare(request: RawRequestMessage) -> TryAnswer:
+        prepared.append(request)
+        return lambda _: request.headers["Host"].encode()
+
+    for _ in range(3):
+        async with polled(prepare, recent, RestLimits(request_seconds=0)) as send:
+            assert await send(REPEATED, OTHER_OF_ITS_LENGTH, REPEATED) == [b"test", b"tent", b"test"]
+    assert len(prepared) == 2
+
+
+async def test_a_request_is_not_taken_for_another_that_came_before_it() -> None:
+    """What is remembered of a request is what was found in its own bytes, whatever was received in between."""
+    recent: RecentPolls[TryAnswer] = RecentPolls(10)
+
+    def prepare(request: RawRequestMessage) -> TryAnswer | None:
+        host = request.headers["Host"].encode()
+        return None if host == b"text" else lambda _: host
+
+    for left in REPEATED.replace(b"test", b"text"), OTHER_REQUEST, REPEATED[:-2] + b"X: y\r\n":
+        async with polled(prepare, recent) as send:
+            await send(left, OTHER_OF_ITS_LENGTH)
+            await send(left)
+        async with polled(prepare, recent) as send:
+            assert await send(OTHER_OF_ITS_LENGTH, REPEATED) == [b"tent", b"test"]
+
+
+async def test_other_connections_do_not_remember_what_was_refused() -> None:
+    """Else strangers could make them forget what others ask for."""
+    prepared: list[RawRequestMessage] = []
+    recent: RecentPolls[TryAnswer] = RecentPolls(10)
+
+    def prepare(request: RawRequestMessage) -> TryAnswer:
+        prepared.append(request)
+        return lambda _: b"HTTP/1.1 401 Unauthorized"
+
+    for _ in range(2):
+        async with polled(prepare, recent) as send:
+            await send(REPEATED, REPEATED)
+    assert len(prepared) == 2
+
+
+async def test_what_cannot_be_answered_without_the_request_is_parsed_again() -> None:
+    """As when a credential has to be verified again: no more than its digest is kept."""
+    given: list[RawRequestMessage | None] = []
+
+    def prepare(_: RawRequestMessage) -> TryAnswer:
+        def try_answer(request: RawRequestMessage | None) -> bytes | None:
+            given.append(request)
+            return b"verified" if request else None
+
+        return try_answer
+
+    async with polled(prepare) as send:
+        assert await send(REPEATED, REPEATED) == [b"verified"] * 2
+    assert [request is None for request in given] == [False, True, False]
 
 
 async def test_only_the_same_bytes_are_a_repeated_request() -> None:
@@ -133,7 +205,7 @@ async def test_only_the_same_bytes_are_a_repeated_request() -> None:
 
     def prepare(request: RawRequestMessage) -> TryAnswer:
         host = request.headers["Host"].encode()
-        return lambda: host
+        return lambda _: host
 
     async with polled(prepare) as send:
         assert await send(REPEATED, REPEATED, OTHER_OF_ITS_LENGTH) == [b"test", b"test", b"tent"]
@@ -153,7 +225,7 @@ async def test_only_the_same_bytes_are_a_repeated_request() -> None:
 async def test_what_the_handler_must_answer_is_not_kept_for_the_next() -> None:
     """A request that was answered at once may need the handler later, as when its credential has to be looked up."""
     answers = iter([b"first", b"second", None, None, b"fourth"])  # the third is parsed, and tried, once more
-    async with polled(lambda _: lambda: next(answers)) as send:
+    async with polled(lambda _: lambda _: next(answers)) as send:
         first, second, by_handler, fourth = await send(*[REPEATED] * 4)
     assert (first, second, fourth) == (b"first", b"second", b"fourth")
     assert by_handler.startswith(b"HTTP/1.1 200")
@@ -166,7 +238,7 @@ async def test_a_long_request_is_not_kept() -> None:
 
     def prepare(request: RawRequestMessage) -> TryAnswer:
         asked.append(request)
-        return lambda: b"at once"
+        return lambda _: b"at once"
 
     async with polled(prepare) as send:
         await send(REPEATED, *[REPEATED[:-2] + lines + b"\r\n"] * 2)

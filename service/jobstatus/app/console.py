@@ -6,6 +6,7 @@ from typing import Any, NoReturn
 from jobstatus.app.background import run_periodically
 from jobstatus.app.clocks import Clocks
 from jobstatus.app.limits import ServiceLimits
+from jobstatus.app.sign_in import open_id_provider
 from jobstatus.auth.authenticator import Authenticator
 from jobstatus.console.census import Census
 from jobstatus.console.handler import Console
@@ -53,6 +54,7 @@ class ServiceConsole:
         self._links = links
         self._is_child = is_child
         self._limits = limits.console
+        self._jwks = limits.jwks
         self._census: Census | None = None
         self._pulse: Pulse | None = None
         self.answers: Mapping[str, Callable[[str], Awaitable[str]]] = {}
@@ -82,7 +84,13 @@ class ServiceConsole:
         monotonic, clock = self._clocks.monotonic, self._clock.ms
         pulse = self._pulse = Pulse(figures, clock=clock, monotonic=monotonic, limits=self._limits)
         console = Console(
-            reader.answer, pulse, clock=clock, monotonic=monotonic, links=self._links, limits=self._limits
+            reader.answer,
+            pulse,
+            clock=clock,
+            monotonic=monotonic,
+            links=self._links,
+            limits=self._limits,
+            open_id=open_id_provider(self._settings, monotonic=monotonic, limits=self._jwks),
         )
         return console.handle
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Final, TypeAlias
 
-from jobstatus.auth.credential import read_credential, shown
+from jobstatus.auth.credential import Fingerprint, read_credential, shown
 from jobstatus.auth.errors import InvalidCredential, KeysUnavailable, Reason
 from jobstatus.auth.issuers import TokenVerifier
 from jobstatus.auth.lru_cache import LruCache
@@ -91,18 +91,19 @@ class Authenticator:
         found = self._recognise(authorization, keys)
         return found if isinstance(found, Principal) else None
 
-    def recall(self, authorization: Sequence[str], keys: Sequence[str]) -> Principal | None:
+    def recall(self, credential: Fingerprint) -> Principal | None:
         """Return what `try_authenticate` returns for a credential that is known to be good; None for any other.
 
-        It verifies no signature. Raises MissingCredential and InvalidCredential.
+        It verifies no signature. Raises InvalidCredential for one that is known to be bad.
         """
-        credential = read_credential(authorization, keys)
-        now, digest = self._clock(), hash_key(credential)
-        if credential.startswith(KEY_PREFIX):
+        now, digest = self._clock(), credential.digest
+        if credential.is_key:
             found = self._virtual_keys.find_cached(digest) if self._accepts_keys else None
             return None if found is None else _holder(found, now)
         token = self._tokens.get(digest)
         if token is None or not token.since <= now < token.until:
+            if refusal := self._refused.get(digest):
+                raise InvalidCredential(*refusal)
             return None
         principal = token.principal
         if principal.virtual_key_id is None:

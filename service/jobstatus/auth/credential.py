@@ -10,11 +10,11 @@ checked before their content, so that a long one costs no more than a short one.
 
 import re
 from collections.abc import Sequence
-from typing import Final
+from typing import Final, NamedTuple
 
 from jobstatus.auth.compact import has_token_header
 from jobstatus.auth.errors import InvalidCredential, MissingCredential, Reason
-from jobstatus.core.virtual_keys import KEY_PREFIX
+from jobstatus.core.virtual_keys import KEY_PREFIX, hash_key
 
 KEY_HEADERS: Final = ("x-bf-vk", "x-api-key", "x-goog-api-key")
 """The headers that hold a virtual key and nothing else."""
@@ -23,6 +23,21 @@ MAX_SHOWN_CHARS: Final = 128
 _SCHEME: Final = "bearer"
 _token_header: Final = re.compile(r"(?:^|[._-])e[yw][A-Za-z0-9_-]{11,}\.").search
 """The first segment of a JWT: a JSON object in base64url, which begins with `{` and a quotation mark or white space."""
+
+
+class Fingerprint(NamedTuple):
+    """What a credential is recognised by; nobody can authenticate with it, so that it may be kept."""
+
+    digest: bytes
+    """The SHA-256 of the whole credential."""
+    is_key: bool
+    """Whether it is a virtual key; else it is a token, or nothing."""
+
+
+def fingerprint_of(authorization: Sequence[str], keys: Sequence[str]) -> Fingerprint:
+    """Return the fingerprint of the one credential of a request. As `read_credential`."""
+    credential = read_credential(authorization, keys)
+    return Fingerprint(hash_key(credential), credential.startswith(KEY_PREFIX))
 
 
 def read_credential(authorization: Sequence[str], keys: Sequence[str]) -> str:

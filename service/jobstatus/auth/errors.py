@@ -5,6 +5,7 @@ reach the client. No error holds a part of a credential or of a key.
 """
 
 from enum import StrEnum
+from typing import Self
 
 
 class Reason(StrEnum):
@@ -47,6 +48,10 @@ class CredentialError(Exception):
         self.reason = reason
         self.issuer = issuer
         self.key_id = key_id
+
+    def again(self) -> Self:
+        """Return the same refusal, for another request of the same content."""
+        return type(self)(self.reason, self.issuer, self.key_id)
 
 
 class MissingCredential(CredentialError):

@@ -15,12 +15,12 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Final, TypeAlias
 
+from jobstatus.auth.discovery import read_description, url_in
 from jobstatus.auth.issuer_config import IssuerConfig
 from jobstatus.auth.jwks import parse_jwks
-from jobstatus.auth.key_urls import discovery_url, is_local_http, is_trustworthy
+from jobstatus.auth.key_urls import discovery_url
 from jobstatus.auth.keys import KeyRefused, KeySet
 from jobstatus.auth.lru_cache import LruCache
-from jobstatus.core.json_text import parse_object
 
 _log: Final = logging.getLogger(__name__)
 
@@ -187,15 +187,9 @@ class RemoteKeys:
         issuer = self.config.issuer
         document = await self._fetch(discovery_url(issuer), self._limits)
         try:
-            metadata = parse_object(document.body)
-        except ValueError:
-            raise FetchFailed("the discovery document is not a JSON object in UTF-8 with unique names") from None
-        if metadata.get("issuer") != issuer:  # OpenID Connect Discovery 1.0, section 4.3
-            raise FetchFailed("the discovery document is that of another issuer")
-        url = metadata.get("jwks_uri")
-        if not isinstance(url, str) or not is_trustworthy(url) or (is_local_http(url) and not is_local_http(issuer)):
-            raise FetchFailed("the jwks_uri of the discovery document is not a URL with https")
-        return url
+            return url_in(read_description(document.body, issuer), "jwks_uri")
+        except ValueError as error:
+            raise FetchFailed(str(error)) from None
 
     async def _parse(self, data: bytes) -> KeySet:
         """Parse the set in a thread, because a large one takes long."""

@@ -13,10 +13,11 @@ from aiohttp import web
 
 from jobstatus.auth.lru_cache import LruCache
 from jobstatus.console import filters
-from jobstatus.console.files import SECURITY, static_file
+from jobstatus.console.files import SECURITY, StaticFile, page, static_file
 from jobstatus.console.limits import ConsoleLimits
 from jobstatus.console.links import SignInLinks
 from jobstatus.console.messages import Answer, Ask, Question, document, refusal
+from jobstatus.console.open_id import OpenIdProvider
 from jobstatus.console.pulse import Pulse
 from jobstatus.console.stream import VIEWS, Streamer, arguments_of
 from jobstatus.rest.admission import RateLimit, RateLimited, RateLimiter
@@ -64,11 +65,13 @@ class Console:
         monotonic: Callable[[], float],
         links: SignInLinks | None,
         limits: ConsoleLimits,
+        open_id: OpenIdProvider | None = None,
     ) -> None:
-        """`links` are those that sign in, None where there are none."""
+        """`links` are those that sign in, and `open_id` is the provider that does; None where there are none."""
         self._ask = ask
         self._pulse = pulse
         self._links = links
+        self._open_id = open_id
         self._limits = limits
         self._streamer = Streamer(ask, pulse, clock=clock, limits=limits)
         rate = RateLimit(per_second=limits.requests_per_second, burst=limits.burst)
@@ -94,7 +97,7 @@ class Console:
         if request.path == ROOT:
             return web.Response(status=308, headers={**SECURITY, "Location": f"{ROOT}/"})
         if not request.path.startswith(_API):
-            return self._static(request)
+            return await self._static(request)
         if request.headers.get("Sec-Fetch-Site", "same-origin") not in ("same-origin", "none"):
             return _json(OTHER_SITE)
         credential = _digest(request.headers.getall("Authorization", ()))
@@ -134,8 +137,8 @@ class Console:
             return await self._stream(request, question, credential)
         return _json(await self._asked(question, credential))
 
-    def _static(self, request: web.BaseRequest) -> web.Response:
-        found = static_file(request.path.removeprefix(f"{ROOT}/"))
+    async def _static(self, request: web.BaseRequest) -> web.Response:
+        found = await self._file(request.path.removeprefix(f"{ROOT}/"))
         if found is None or request.method not in ("GET", "HEAD"):
             return _json(WRONG_METHOD if found else NOT_FOUND)
         if request.headers.get("If-None-Match") == found.tag:
@@ -144,6 +147,11 @@ class Console:
         if accepts_gzip(request.headers.getall("Accept-Encoding", ())):
             return web.Response(body=found.zipped, headers={**headers, "Content-Encoding": "gzip"})
         return web.Response(body=found.body, headers=headers)
+
+    async def _file(self, name: str) -> StaticFile | None:
+        if self._open_id is not None and name in ("", "index.html"):
+            return page(await self._open_id.describe())
+        return static_file(name)
 
     def _sign_in(self, request: web.BaseRequest) -> Answer:
         """Return a token for the ticket of a link."""

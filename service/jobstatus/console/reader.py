@@ -288,15 +288,11 @@ class ConsoleReader:
     async def _disable(self, arguments: dict[str, Any]) -> Answer:
         virtual_key_id = str(arguments.get("virtual_key_id"))
         check_id("virtual_key_id", virtual_key_id)
-        (virtual_key,) = await self._virtual_keys.read_virtual_keys((virtual_key_id,))
-        if virtual_key is None:
-            return NO_KEY
         try:
-            disabled = replace(virtual_key, disabled=True, updated_at_ms=self._clock())
-            await self._virtual_keys.put_virtual_key(disabled)
+            existed = await self._virtual_keys.disable_virtual_key(virtual_key_id, self._clock())
         finally:
             self._policy.on_key_change()
-        return document({})
+        return document({}) if existed else NO_KEY
 
 
 def _retrieve(reading: asyncio.Future[Answer]) -> None:

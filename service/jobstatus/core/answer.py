@@ -79,7 +79,7 @@ def render_without_result(job: Job) -> bytes:
 
 def _document(job: Job, *, has_result: bool) -> bytes:
     """Spelt out, because it is made for each write: only the error has characters that JSON would escape."""
-    text = f'{{"id":"{job.job_id}","status":"{job.state}"'
+    text = '{"id":"' + job.job_id + '","status":"' + job.state + '"'
     if job.expires_at_ms is not None:
         text += f',"expires_at":"{timestamp(job.expires_at_ms)}"'
     text += f',"created_at":"{timestamp(job.created_at_ms)}"'

@@ -122,13 +122,13 @@ class Job(NamedTuple):
         values[_ERROR], values[_RESULT] = error, result
         return Job._make(values)
 
-    def next_version(self, version: int, due_at_ms: int | None) -> "Job":
-        """Return the job with these two fields.
+    def next_version(self, version: int, due_at_ms: int | None, last_writer: str | None) -> "Job":
+        """Return the job with these three fields.
 
         This and `ended` are spelt out, because each write needs them and `_replace` takes three times as long.
         """
         values = [*self]
-        values[_VERSION], values[_DUE_AT_MS] = version, due_at_ms
+        values[_VERSION], values[_DUE_AT_MS], values[_LAST_WRITER] = version, due_at_ms, last_writer
         return Job._make(values)
 
     @property
@@ -155,3 +155,4 @@ _LEASE_MS: Final = Job._fields.index("lease_ms")
 _LEASE_EXPIRES_AT_MS: Final = Job._fields.index("lease_expires_at_ms")
 _ERROR: Final = Job._fields.index("error")
 _RESULT: Final = Job._fields.index("result")
+_LAST_WRITER: Final = Job._fields.index("last_writer")

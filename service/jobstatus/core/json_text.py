@@ -86,10 +86,11 @@ class Scanner:
                 self._check_numbers()
             objects = self._objects
             count = len(objects)
-            if sum(map(len, map(dict, objects))) < sum(map(len, objects)):
-                for members in objects:
-                    if len(dict(members)) < len(members):
-                        check_names(members)
+            if count > 1:
+                objects = objects if sum(map(len, map(dict, objects))) < sum(map(len, objects)) else []
+            for members in objects:
+                if len(dict(members)) < len(members):
+                    check_names(members)
         except (ValueError, RecursionError) as error:
             raise fault(data) from error
         finally:

@@ -40,6 +40,8 @@ CANCELLED_CODE: Final = "cancelled_by_client"
 
 _CREATED_WITH: Final = tuple(field.name for field in fields(CreateJob) if field.compare)
 """The fields in which a command that creates a job again must be the same."""
+_NEW: Final = tuple(Job._field_defaults.values())[:-1]
+"""What a new job has in the fields between `max_attempts` and `traceparent`."""
 
 
 class JobOutcome(StrEnum):
@@ -89,31 +91,34 @@ class Policy:
 
 
 def decide(
-    stored: Job | None, command: Command, now_ms: int, policy: Policy
+    stored: Job | None, command: Command, now_ms: int, policy: Policy, writer: str | None = None
 ) -> tuple[Job | None, errors.JobStatusError | None]:
     """Apply a command. Return the next version of the job, and the refusal of the command, if any.
 
     `stored` None: there is no such job. None is returned when there is none afterwards, and the same object when
     nothing changes. Ended leases and timeouts are applied first, so a command never finds one that has ended and was
-    not applied; that change stands even if the command is then refused.
+    not applied; that change stands even if the command is then refused. `writer` is the `last_writer` of a version that
+    the command leads to. What changes in spite of it, the service changes.
     """
     expiry_ms = now_ms - policy.step_ms
     current = None if stored is None or stored.is_expired(expiry_ms) else _apply_deadlines(stored, now_ms, policy)
     try:
         following = _DECISIONS[type(command)](current, command, now_ms, policy)
     except errors.JobStatusError as refusal:
-        return (stored if current is None else _next_version(stored, current, now_ms, policy)), refusal
-    return (None if following is None else _next_version(stored, following, now_ms, policy)), None
+        return (stored if current is None else _next_version(stored, current, now_ms, policy, None)), refusal
+    return (None if following is None else _next_version(stored, following, now_ms, policy, writer)), None
 
 
-def _next_version(stored: Job | None, following: Job, now_ms: int, policy: Policy) -> Job:
+def _next_version(stored: Job | None, following: Job, now_ms: int, policy: Policy, writer: str | None) -> Job:
+    if stored is None:
+        return following.next_version(1, due_at(following, policy), writer)
     due_at_ms = _next_due(stored, following, now_ms, policy)
-    if stored is not None and following == stored and due_at_ms == stored.due_at_ms:
+    if following == stored and due_at_ms == stored.due_at_ms:
         return stored
-    return following.next_version(stored.version + 1 if stored else 1, due_at_ms)
+    return following.next_version(stored.version + 1, due_at_ms, writer)
 
 
-def _next_due(stored: Job | None, following: Job, now_ms: int, policy: Policy) -> int | None:
+def _next_due(stored: Job, following: Job, now_ms: int, policy: Policy) -> int | None:
     """Return `due_at_ms` of the next version: as it is, while it is still to come and not later than the deadline.
 
     Heartbeats put a lease's end off without changing a column that has an index, so PostgreSQL updates no index for
@@ -121,7 +126,7 @@ def _next_due(stored: Job | None, following: Job, now_ms: int, policy: Policy) -
     moves it.
     """
     ends_at_ms = due_at(following, policy)
-    due_at_ms = None if stored is None or stored.state is not following.state else stored.due_at_ms
+    due_at_ms = stored.due_at_ms if stored.state is following.state else None
     if ends_at_ms is not None and due_at_ms is not None and now_ms < due_at_ms <= ends_at_ms:
         return due_at_ms
     return ends_at_ms
@@ -224,18 +229,21 @@ def _terminal(job: Job) -> errors.JobTerminal:
 
 def _create(job: Job | None, command: CreateJob, now_ms: int, _: Policy) -> Job:
     if job is None:
-        return Job(
-            job_id=command.job_id,
-            request_type=command.request_type,
-            state=_PENDING,
-            version=0,
-            virtual_key_id=command.virtual_key_id,
-            provider=command.provider,
-            model_requested=command.model_requested,
-            created_at_ms=now_ms,
-            result_ttl_ms=command.result_ttl_ms,
-            max_attempts=command.max_attempts,
-            traceparent=command.traceparent,
+        return Job._make(
+            (
+                command.job_id,
+                command.request_type,
+                _PENDING,
+                0,  # the version
+                command.virtual_key_id,
+                command.provider,
+                command.model_requested,
+                now_ms,
+                command.result_ttl_ms,
+                command.max_attempts,
+                *_NEW,
+                command.traceparent,
+            )
         )
     if any(getattr(job, name) != getattr(command, name) for name in _CREATED_WITH):
         raise errors.JobExists

@@ -325,7 +325,7 @@ class VirtualKeyReader(Protocol):
         ...
 
     async def virtual_keys_version(self) -> int:
-        """Return a number that differs after each put and delete of any process. Called every second: must be cheap."""
+        """Return a number that differs after each change by any process. Called every second: must be cheap."""
         ...
 
 
@@ -336,6 +336,13 @@ class VirtualKeyStore(VirtualKeyReader, Protocol):
         """Durably store a virtual key in place of what was there, with the `created_at_ms` of the first put.
 
         Return it as stored. Raises InvalidField (field `key_sha256`) when a hash is registered for another virtual key.
+        """
+        ...
+
+    async def disable_virtual_key(self, virtual_key_id: str, now_ms: int) -> bool:
+        """Durably disable a virtual key, as one step that loses no other change. Return whether there was one.
+
+        `updated_at_ms` becomes `now_ms`; all else stays.
         """
         ...
 

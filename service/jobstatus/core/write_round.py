@@ -199,11 +199,7 @@ def _decide(
         if isinstance(before, JobStatusError):
             outcomes.append(before)
             continue
-        after, refusal = rules.decide(before, command, now_ms, policy)
-        if after is not None and after is not before:
-            writer = submission.writer if refusal is None else None  # what changed in spite of it, the service did
-            if after.last_writer != writer:
-                after = after._replace(last_writer=writer)
+        after, refusal = rules.decide(before, command, now_ms, policy, submission.writer)
         current[command.job_id] = after
         outcomes.append(refusal or after or before or JobNotFound())
     return outcomes, current

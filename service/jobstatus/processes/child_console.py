@@ -15,6 +15,7 @@ from jobstatus.console.handler import Console
 from jobstatus.console.limits import ConsoleLimits
 from jobstatus.console.links import SignInLinks
 from jobstatus.console.messages import UNAVAILABLE, Answer, Question, Watch
+from jobstatus.console.open_id import OpenIdProvider
 from jobstatus.console.pulse import Pulse
 from jobstatus.processes.child import ChildProcess
 from jobstatus.telemetry.throttle import LogThrottle
@@ -34,6 +35,7 @@ class ChildConsole:
         children: Callable[[], Sequence[ChildProcess]],
         links: SignInLinks | None,
         limits: ConsoleLimits = ConsoleLimits(),  # noqa: B008  # a frozen value
+        open_id: OpenIdProvider | None = None,
     ) -> None:
         """`children` returns those that are up."""
         self._children = children
@@ -41,7 +43,13 @@ class ChildConsole:
         self._failed = LogThrottle()
         self._pulse = Pulse(self._figures, clock=_now_ms, monotonic=time.monotonic, limits=limits)
         self._console = Console(
-            self._ask, self._pulse, clock=_now_ms, monotonic=time.monotonic, links=links, limits=limits
+            self._ask,
+            self._pulse,
+            clock=_now_ms,
+            monotonic=time.monotonic,
+            links=links,
+            limits=limits,
+            open_id=open_id,
         )
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:

@@ -8,6 +8,7 @@ import asyncio
 import logging
 import os
 import signal
+import time
 from collections.abc import Collection
 from contextlib import AsyncExitStack, ExitStack
 from dataclasses import dataclass
@@ -16,6 +17,8 @@ from typing import Any
 
 import uvloop
 
+from jobstatus.app.sign_in import open_id_provider
+from jobstatus.console.links import SignInLinks
 from jobstatus.core.readiness import READY, Health, Status, worst
 from jobstatus.processes.child import ChildProcess, ending
 from jobstatus.processes.child_channel import ChildChannel
@@ -96,7 +99,7 @@ class _Supervisor:
         hangups = HangUps(partial(self._on_signal, signal.SIGTERM))
         async with AsyncExitStack() as stack:
             links = sign_in_links(self._launch)
-            console = None if self._launch.settings.console != "on" else ChildConsole(self._those_up, links)
+            console = self._console(links)
             admin = HttpServer(
                 admin_handler(
                     self._health,
@@ -311,6 +314,12 @@ class _Supervisor:
         if told is None:
             return Health(Status.NOT_READY, "worker_silent") if child.is_up else READY
         return Health.from_text(told)
+
+    def _console(self, links: SignInLinks | None) -> ChildConsole | None:
+        settings = self._launch.settings
+        if settings.console != "on":
+            return None
+        return ChildConsole(self._those_up, links, open_id=open_id_provider(settings, monotonic=time.monotonic))
 
     async def _has_living_child(self) -> bool:
         """Return whether any child answers."""

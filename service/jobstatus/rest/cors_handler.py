@@ -56,8 +56,8 @@ def cors_prepare(prepare: Prepare, cors: Cors) -> Prepare:
     return prepare_with_lines
 
 
-def _with_lines(lines: bytes, try_answer: TryAnswer) -> bytes | None:
-    whole = try_answer()
+def _with_lines(lines: bytes, try_answer: TryAnswer, message: RawRequestMessage | None) -> bytes | None:
+    whole = try_answer(message)
     return None if whole is None else whole.replace(b"\r\n", lines, 1)
 
 

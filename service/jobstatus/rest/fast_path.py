@@ -2,15 +2,15 @@
 
 For each request to a handler aiohttp makes a request, a writer, a future and a task, and the event loop turns twice
 more, which costs more than the poll itself. So what can be answered without waiting is answered before aiohttp sees it.
-A poller asks for the same again and again: a request that repeats the last one of its connection, byte for byte, is not
-even parsed. For that each open connection keeps the bytes of its last poll, and what was found in them.
+A poller asks for the same again and again: a request that repeats an earlier one, byte for byte, is not even parsed.
+For that each open connection keeps the bytes of its last poll, and what was found in them; `recent_polls` remembers
+those of all connections.
 
 This relies on private parts of aiohttp; `fast_path_check` verifies at start that they are there and behave.
 """
 
 import asyncio
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Any, Final, TypeAlias, cast
 
 from aiohttp import HttpVersion11, StreamReader, web
@@ -21,10 +21,12 @@ from aiohttp.web_protocol import RequestHandler
 from jobstatus.rest.headers import HOST, TRANSFER_ENCODING, is_host
 from jobstatus.rest.parked import Guest, Parkable, ParkedConnection, Parking
 from jobstatus.rest.protocol import HEAD_END, RestProtocol
+from jobstatus.rest.recent_polls import RecentPolls
 from jobstatus.rest.responses import ALLOWED_METHODS
 
-TryAnswer: TypeAlias = Callable[[], bytes | None]
-"""Return the whole answer to one request, or None to leave it to the handler. It is called for each repetition."""
+TryAnswer: TypeAlias = Callable[[RawRequestMessage | None], bytes | None]
+"""Return the whole answer to one request, or None to leave it to the handler. It is called for each repetition, with
+None in place of the request; where it then returns None, the request is parsed again. It holds no good credential."""
 Prepare: TypeAlias = Callable[[RawRequestMessage], TryAnswer | None]
 """Return what answers a GET or HEAD over HTTP/1.1 on a connection that stays open; None to leave it to the handler."""
 BeginWait: TypeAlias = Callable[[RawRequestMessage, Parkable], bytes | None]
@@ -32,6 +34,8 @@ BeginWait: TypeAlias = Callable[[RawRequestMessage, Parkable], bytes | None]
 parked connection; None to leave it to the handler."""
 MAX_REPEATED_BYTES: Final = 8 * 1024
 """A longer request is parsed each time, because each open connection may keep one."""
+_REFUSED: Final = b"HTTP/1.1 401 "
+"""How answers begin whose request only its own connection remembers, so that strangers cannot make others forget."""
 Requests: TypeAlias = Sequence[tuple[RawRequestMessage, StreamReader]]
 
 
@@ -67,11 +71,14 @@ class FastPathProtocol(RestProtocol):
         *,
         prepare: Prepare,
         write_batch: WriteBatch,
+        recent: RecentPolls[TryAnswer],
         begin_wait: BeginWait | None = None,
         parking: Parking | None = None,
         **options: Any,
     ) -> None:
-        """`options` are those of RestProtocol. `parking` is where connections wait for what `begin_wait` has begun."""
+        """`options` are those of RestProtocol. `recent` is that of all connections of the port; `parking` is where they
+        wait for what `begin_wait` has begun.
+        """
         super().__init__(server, **options)
         self._parser = cast("Any", InterceptingParser(self._parser, self))
         self.prepare = prepare
@@ -80,33 +87,62 @@ class FastPathProtocol(RestProtocol):
         self._parking = parking
         self._under_way = 0
         """Requests that the handler has still to answer; answers must keep the order of their requests."""
-        self.last_poll: tuple[bytes, TryAnswer] | None = None
-        """What was received last, where it was exactly one request that was answered at once."""
+        self._recent = recent
+        self.last_poll: tuple[bytes, TryAnswer] | None = (b"", _answer_nothing)
+        """What was received last, where it was exactly one request that was answered at once, or nothing so far."""
+        self._digest: bytes | None = None
+        """That of what is being received, where it was looked up."""
 
     def take(self, data: bytes) -> None:
         """Take bytes in their turn. InterceptingParser calls `note`, which spares each poll a frame."""
         last = self.last_poll
-        if last is None or data != last[0] or self._close or not self.is_answered(last[1]):
-            self._has_turn = bool(data)
-            RequestHandler.data_received(self, data)
+        if last is None or self._close:
+            self._digest = None
+        elif self._is_recent(data) if data != last[0] else self.answer_now(last[1]):
+            return
+        self._has_turn = bool(data)
+        RequestHandler.data_received(self, data)
 
-    def is_answered(self, try_answer: TryAnswer) -> bool:
-        """Answer a plain request if that is possible at once, and return whether it was."""
+    def _is_recent(self, data: bytes) -> bool:
+        """Answer a poll that repeats one of any connection, and return whether this was one."""
+        self._digest = digest = self._recent.digest(data)
+        try_answer = None if digest is None else self._recent.find(digest)
+        if try_answer is None or not self.answer_now(try_answer):
+            return False
+        self._await_no_request()  # the first one was due
+        self._digest, self.last_poll = None, (data, try_answer)
+        return True
+
+    def answer_now(self, try_answer: TryAnswer, request: RawRequestMessage | None = None) -> bytes | None:
+        """Answer a plain request if that is possible at once, and return the answer."""
         transport = self.transport
         if self._under_way or transport is None or self.writing_paused:
-            return False
-        answer = try_answer()
-        if answer is None:
-            return False
-        if answer:  # else it comes later, on a parked connection
+            return None
+        answer = try_answer(request)
+        if answer:  # else there is none, or it comes later, on a parked connection
             self._write_batch.put(transport, answer)
             self._next_keepalive_close_time = self._loop.time() + self._keepalive_timeout
+        return answer
+
+    def is_answered(self, try_answer: TryAnswer, request: RawRequestMessage, data: bytes | None) -> bool:
+        """Answer a request that has been parsed, as `answer_now`, and return whether that was possible.
+
+        `data` is what it was parsed of where it was all of it: then its repetition is recognised.
+        """
+        digest, self._digest = self._digest, None
+        answer = self.answer_now(try_answer, request)
+        if answer is None:
+            return False
+        if data is not None and len(data) <= MAX_REPEATED_BYTES:
+            self.last_poll = data, try_answer
+            if not answer.startswith(_REFUSED) and (digest := digest or self._recent.digest(data)):
+                self._recent.put(digest, try_answer)
         return True
 
     def waits(self, request: RawRequestMessage) -> bool:
         """Have a plain request wait for what takes time, or answer it. Return whether that was possible."""
         begin_wait = self._begin_wait
-        return begin_wait is not None and self.is_answered(partial(begin_wait, request, self))
+        return begin_wait is not None and self.answer_now(lambda _: begin_wait(request, self)) is not None
 
     def park(self, guest: Guest) -> ParkedConnection:
         """Give the connection up, except for its transport, while the guest waits."""
@@ -137,19 +173,18 @@ class InterceptingParser:
     def feed_data(self, data: bytes) -> tuple[Requests, bool, bytes]:
         """Return the requests for the handler, whether the last one is an upgrade, and the bytes that follow it."""
         connection = self._connection
+        is_due = connection.request_timer is not None
+        is_whole = data.endswith(HEAD_END) and (not is_due or connection.last_poll is not None)
         connection.last_poll = None
         requests, is_upgrade, rest = self._parser.feed_data(data)
-        is_whole = connection.request_timer is None and data.endswith(HEAD_END)
-        if not is_whole:
+        if is_due or not is_whole:
             connection.note(data, requests[-1][1] if requests else None)
         if len(requests) == 1 and not is_upgrade:
             [(request, body)] = requests
             if body is EMPTY_PAYLOAD and _is_plain(request):
-                answers = connection.prepare(request)
-                if answers is not None and connection.is_answered(answers):
+                try_answer = connection.prepare(request)
+                if try_answer and connection.is_answered(try_answer, request, data if is_whole else None):
                     self.message_consumed()
-                    if is_whole and len(data) <= MAX_REPEATED_BYTES:
-                        connection.last_poll = data, answers
                     return (), False, rest
                 if connection.request_timer is None and connection.waits(request):
                     self.message_consumed()
@@ -160,6 +195,9 @@ class InterceptingParser:
     def __getattr__(self, name: str) -> Any:
         """Return what else aiohttp uses of its parser."""
         return getattr(self._parser, name)
+
+
+def _answer_nothing(_: RawRequestMessage | None) -> None: ...
 
 
 def _is_plain(request: RawRequestMessage) -> bool:

@@ -8,12 +8,13 @@ import time
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from functools import partial
-from typing import Final, NamedTuple, Protocol, cast
+from typing import Final, NamedTuple, Protocol, TypeAlias, cast
 
 from aiohttp import HttpVersion11, web
 from aiohttp.http import RawRequestMessage
 from multidict import MultiMapping
 
+from jobstatus.auth.credential import Fingerprint, fingerprint_of
 from jobstatus.auth.errors import CredentialError
 from jobstatus.core.access import Principal
 from jobstatus.core.answer import RESULT_TAIL
@@ -45,6 +46,8 @@ from jobstatus.rest.send_limits import LargeResponses, pieces
 from jobstatus.rest.turns import ADMINS
 from jobstatus.telemetry.metrics import Metrics
 
+_Refuse: TypeAlias = Callable[[], CredentialError]
+"""Returns what is to be raised for a request in which no credential can be read."""
 WAITING: Final = "waiting"
 STREAMING: Final = "streaming"
 """Routes under which long polls and event streams are counted, so that they do not distort the times of plain polls."""
@@ -54,8 +57,11 @@ class Authenticates(Protocol):
     """What the handler needs of `auth`: raises CredentialError, or StoreUnavailable or KeysUnavailable when the store
     or an issuer does not answer."""
 
-    def recall(self, authorization: Sequence[str], keys: Sequence[str]) -> Principal | None:
-        """Return the principal of a credential that is known to be good, at the cost of a look-up; None for others."""
+    def recall(self, credential: Fingerprint) -> Principal | None:
+        """Return the principal of a credential that is known to be good, at the cost of a look-up; None for others.
+
+        Raise InvalidCredential for one that is known to be bad.
+        """
         ...
 
     def try_authenticate(self, authorization: Sequence[str], keys: Sequence[str]) -> Principal | None:
@@ -149,18 +155,25 @@ class PollHandler:
         if asked_for is None or PREFER in headers or (ACCEPT in headers and may_want_events(headers)):
             return None
         request_type, job_id = asked_for
-        authorization, keys = credentials_of(headers)
+        credential: Fingerprint | _Refuse
+        try:
+            credential = fingerprint_of(*credentials_of(headers))
+        except CredentialError as error:
+            credential = error.again
         given_id, conditions = headers.get(X_REQUEST_ID), conditions_in(headers)
-        plain = _PlainPoll(request_type, job_id, authorization, keys, given_id, conditions, message.method == "HEAD")
+        plain = _PlainPoll(request_type, job_id, credential, given_id, conditions, message.method == "HEAD")
         return partial(self._try_answer, plain)
 
-    def _try_answer(self, plain: "_PlainPoll") -> bytes | None:
-        """Return the whole answer to a plain poll, or None where only `answer` can answer."""
+    def _try_answer(self, plain: "_PlainPoll", message: RawRequestMessage | None) -> bytes | None:
+        """Return the whole answer to a plain poll, or None where only `answer` can answer.
+
+        Without `message` it is None also for a credential that has still to be verified.
+        """
         started = time.perf_counter()
-        request_type, job_id, authorization, keys, given_id, conditions, is_head = plain
+        request_type, job_id, credential, given_id, conditions, is_head = plain
         request_id, admission, admitted = request_id_of(given_id), self._admission, None
         try:
-            principal = self._try_authenticate(authorization, keys)
+            principal = self._authenticate_at_once(credential, message)
             if admission is not None and principal is not None:
                 admission.check(principal)
                 admitted = principal
@@ -179,10 +192,21 @@ class PollHandler:
         self._metrics.request_answered(request_type.value, response.status, time.perf_counter() - started)
         return response.head() if is_head else response.whole()
 
+    def _authenticate_at_once(
+        self, credential: "Fingerprint | _Refuse", message: RawRequestMessage | None
+    ) -> Principal | None:
+        """Return what `try_authenticate` returns; None also where that has to read `message`, and there is none."""
+        if not isinstance(credential, Fingerprint):
+            raise credential()
+        principal = self._recall(credential)
+        if principal is None and message is not None:
+            return self._try_authenticate(*credentials_of(message.headers))
+        return principal
+
     def recognise(self, authorization: Sequence[str], keys: Sequence[str]) -> str | None:
         """Return whose credential this is, None unless it is known to be good: one of Recognise."""
         try:
-            principal = self._recall(authorization, keys)
+            principal = self._recall(fingerprint_of(authorization, keys))
         except CredentialError:
             return None
         return None if principal is None else principal.virtual_key_id or ADMINS
@@ -302,12 +326,11 @@ class PollHandler:
 
 
 class _PlainPoll(NamedTuple):
-    """What a plain poll says: all that its answer depends on but the job and the time."""
+    """What a plain poll says: all that its answer depends on but the job and the time. It is kept, without a secret."""
 
     request_type: RequestType
     job_id: str
-    authorization: Sequence[str]
-    keys: Sequence[str]
+    credential: "Fingerprint | _Refuse"
     given_id: str | None
     conditions: Conditions | None
     is_head: bool

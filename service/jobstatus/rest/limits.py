@@ -31,6 +31,8 @@ class RestLimits:
     large_shares: int = 4
     """A virtual key, or all admins together, get no further large answer while they hold one of so many parts of it."""
     turns: TurnLimits = TurnLimits()  # noqa: RUF009  # a frozen value
+    recent_polls: int = 10_000
+    """Polls that are remembered so that their repetitions on any connection need not be parsed; about 1 kB each."""
     connection_type: type[RestProtocol] = FastPathProtocol
     """The class of connections. RestProtocol has no fast path."""
 

@@ -20,6 +20,7 @@ from jobstatus.rest.fast_path_check import find_problem
 from jobstatus.rest.limits import RestLimits
 from jobstatus.rest.parked import Parking
 from jobstatus.rest.protocol import Handler, Recognise, RestProtocol, only_valid
+from jobstatus.rest.recent_polls import RecentPolls
 from jobstatus.rest.send_limits import limit_unsent
 from jobstatus.rest.turns import Turns
 from jobstatus.rest.vanished_clients import ListeningSocket, close_vanished
@@ -124,6 +125,7 @@ class HttpServer:
                 "prepare": self._prepare or _answer_nothing,
                 "begin_wait": self._begin_wait,
                 "write_batch": batch,
+                "recent": RecentPolls(self._limits.recent_polls),
                 "parking": self._parking,
             }
         door = Door(self._table, connect)

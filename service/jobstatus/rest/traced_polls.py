@@ -71,11 +71,11 @@ class TracedPolls:
 
         return traced
 
-    def _try_answer(self, asked: "_Asked", try_answer: TryAnswer) -> bytes | None:
+    def _try_answer(self, asked: "_Asked", try_answer: TryAnswer, message: RawRequestMessage | None) -> bytes | None:
         """Return the answer. Where the handler is to answer the span is dropped, because it makes one of its own."""
         span = self._begin(asked)
         with self._spans.current(span):
-            whole = try_answer()
+            whole = try_answer(message)
         if whole is not None:
             self._end(span, asked.job_id, int(whole[_STATUS]))
         return whole

@@ -46,7 +46,7 @@ class RpcObserver(Protocol):
 
 
 class RpcAdapter:
-    """Makes gRPC handlers from a servicer's methods."""
+    """Makes gRPC handlers from a servicer's methods, which return messages or their bytes."""
 
     def __init__(
         self, metrics: RpcObserver, identify: Identify, intake: Intake, audit: CallAudit | None = None
@@ -90,7 +90,7 @@ class RpcAdapter:
         return grpc.method_handlers_generic_handler(name or descriptor.full_name, handlers)
 
     def _handler(self, method: MethodDescriptor, serve: Callable[[Any], Any]) -> "grpc.RpcMethodHandler[Any, Any]":
-        request_type: type[Message] = GetMessageClass(method.input_type)
+        _, request_type, _ = _named(method)
         if method.client_streaming:
             return grpc.stream_stream_rpc_method_handler(
                 self._streaming(method.name, lambda messages: serve(self._parsed(request_type, messages)))
@@ -100,12 +100,13 @@ class RpcAdapter:
                 self._streaming(method.name, lambda data: serve(_parse(request_type, data)))
             )
         if method.name in LARGE_REQUESTS:  # to gRPC a stream, whose handler says when a message is read
-            return grpc.stream_unary_rpc_method_handler(self._receiving(method.name, request_type, serve))
-        return grpc.unary_unary_rpc_method_handler(self._unary(method.name, request_type, serve))
+            return grpc.stream_unary_rpc_method_handler(self._receiving(method, serve))
+        return grpc.unary_unary_rpc_method_handler(self._unary(method, serve))
 
     def _unary(
-        self, name: str, request_type: type[Message], serve: Callable[[Any], Awaitable[Message]]
+        self, method: MethodDescriptor, serve: Callable[[Any], Awaitable[Message | bytes]]
     ) -> Callable[[bytes, Context], Awaitable[bytes]]:
+        name, request_type, response_type = _named(method)
         audit = self._audit_of(name)
 
         async def handle(data: bytes, context: Context) -> bytes:
@@ -123,17 +124,17 @@ class RpcAdapter:
                     audit.note(context, name, request=request, outcome=outcome_of(error))
                 await self._abort(context, name, started, error)
             if audit is not None:
-                audit.note(context, name, request=request, outcome=DONE, response=response)
+                audit.note(context, name, request=request, outcome=DONE, response=_as_message(response_type, response))
             self._metrics.rpc_answered(name, "OK", time.perf_counter() - started)
-            return response.SerializeToString()
+            return _as_bytes(response)
 
         return handle
 
     def _receiving(
-        self, name: str, request_type: type[Message], serve: Callable[[Any], Awaitable[Message]]
+        self, method: MethodDescriptor, serve: Callable[[Any], Awaitable[Message | bytes]]
     ) -> Callable[[Any, Context], Awaitable[bytes]]:
         """Return what `_unary` does, for a call whose message is counted from its arrival."""
-
+        name, request_type, response_type = _named(method)
         audit = self._audit_of(name)
 
         async def handle(_: Any, context: Context) -> bytes:
@@ -154,9 +155,9 @@ class RpcAdapter:
                         audit.note(context, name, request=recorded, outcome=outcome_of(error))
                     await self._abort(context, name, started, error, is_refused=place.refusal is not None)
             if audit is not None:
-                audit.note(context, name, request=recorded, outcome=DONE, response=response)
+                audit.note(context, name, request=recorded, outcome=DONE, response=_as_message(response_type, response))
             self._metrics.rpc_answered(name, "OK", time.perf_counter() - started)
-            return response.SerializeToString()
+            return _as_bytes(response)
 
         return handle
 
@@ -180,7 +181,7 @@ class RpcAdapter:
                 self._identify(context, name)
                 async with aclosing(serve(received)) as responses:
                     async for response in responses:
-                        yield response if isinstance(response, bytes) else response.SerializeToString()
+                        yield _as_bytes(response)
             except GeneratorExit:
                 raise
             except BaseException as error:  # noqa: BLE001
@@ -263,6 +264,19 @@ def _let_go(error: BaseException | None) -> None:
     while error is not None:
         clear_frames(error.__traceback__)
         error = error.__cause__ or error.__context__
+
+
+def _named(method: MethodDescriptor) -> tuple[str, type[Message], type[Message]]:
+    """Return the method's name, and the types of its request and response."""
+    return method.name, GetMessageClass(method.input_type), GetMessageClass(method.output_type)
+
+
+def _as_bytes(response: Message | bytes) -> bytes:
+    return response if isinstance(response, bytes) else response.SerializeToString()
+
+
+def _as_message(response_type: type[Message], response: Message | bytes) -> Message:
+    return response_type.FromString(response) if isinstance(response, bytes) else response
 
 
 def _parse(request_type: type[Message], data: bytes) -> Message:

@@ -8,7 +8,7 @@ import json
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import aclosing
 from dataclasses import replace
-from typing import Final, TypeVar
+from typing import Final
 
 from jobstatus.core import commands as core
 from jobstatus.core.commands import MAX_BATCH, check_id, check_status_code, check_text
@@ -18,7 +18,7 @@ from jobstatus.core.store import Answer, Listing, Place, StoreError
 from jobstatus.core.tracker import JobTracker
 from jobstatus.core.watching.change_feed import ChangeFeed
 from jobstatus.rpc import commands
-from jobstatus.rpc.errors import operation_error
+from jobstatus.rpc.job_bytes import batch_response, single_response
 from jobstatus.rpc.messages import (
     answer_fields,
     check_count,
@@ -34,16 +34,6 @@ from jobstatus.rpc.options import MAX_ANSWER_BYTES, RpcLimits
 from jobstatus.rpc.pacing import Pace
 from jobstatus.rpc.pages import fill, shorten
 from jobstatus.v1 import job_status_pb2 as pb
-
-Written = TypeVar(
-    "Written",
-    pb.CreateJobResponse,
-    pb.StartJobResponse,
-    pb.HeartbeatJobResponse,
-    pb.CompleteJobResponse,
-    pb.FailJobResponse,
-    pb.CancelJobResponse,
-)
 
 MAX_IDLE_MS: Final = 3_600_000
 """The longest interval of signs of life that a watch may ask for."""
@@ -68,42 +58,43 @@ class JobStatusServicer:
         self._read = commands.CommandReader(max_result_bytes)
         self._pace = Pace()
 
-    async def CreateJob(self, request: pb.CreateJobRequest) -> pb.CreateJobResponse:
-        return await self._applied(commands.create_job(request), pb.CreateJobResponse())
+    async def CreateJob(self, request: pb.CreateJobRequest) -> bytes:
+        return await self._applied(commands.create_job(request))
 
-    async def StartJob(self, request: pb.StartJobRequest) -> pb.StartJobResponse:
-        return await self._applied(commands.start_job(request), pb.StartJobResponse())
+    async def StartJob(self, request: pb.StartJobRequest) -> bytes:
+        return await self._applied(commands.start_job(request))
 
-    async def HeartbeatJob(self, request: pb.HeartbeatJobRequest) -> pb.HeartbeatJobResponse:
-        return await self._applied(commands.heartbeat_job(request), pb.HeartbeatJobResponse())
+    async def HeartbeatJob(self, request: pb.HeartbeatJobRequest) -> bytes:
+        return await self._applied(commands.heartbeat_job(request))
 
-    async def CompleteJob(self, request: pb.CompleteJobRequest) -> pb.CompleteJobResponse:
+    async def CompleteJob(self, request: pb.CompleteJobRequest) -> bytes:
         command = commands.complete_job(request)
         del request  # it holds the result a second time
         if (steps := self._read.check(command)) is not None:
             await self._pace.run(steps)
-        return await self._applied(command, pb.CompleteJobResponse())
+        return await self._applied(command)
 
-    async def FailJob(self, request: pb.FailJobRequest) -> pb.FailJobResponse:
-        return await self._applied(commands.fail_job(request), pb.FailJobResponse())
+    async def FailJob(self, request: pb.FailJobRequest) -> bytes:
+        return await self._applied(commands.fail_job(request))
 
-    async def CancelJob(self, request: pb.CancelJobRequest) -> pb.CancelJobResponse:
-        return await self._applied(commands.cancel_job(request), pb.CancelJobResponse())
+    async def CancelJob(self, request: pb.CancelJobRequest) -> bytes:
+        return await self._applied(commands.cancel_job(request))
 
     async def DeleteJob(self, request: pb.DeleteJobRequest) -> pb.DeleteJobResponse:
         await self._tracker.apply(core.DeleteJob(job_id=request.job_id))
         return pb.DeleteJobResponse()
 
-    async def BatchWrite(self, request: pb.BatchWriteRequest) -> pb.BatchWriteResponse:
+    async def BatchWrite(self, request: pb.BatchWriteRequest) -> bytes:
         check_count("operation", len(request.operation))
         read = await self._pace.run(self._read.operations(request))
         decided = iter(await self._tracker.write([item for item in read if not isinstance(item, JobStatusError)]))
-        response = pb.BatchWriteResponse()
-        for item in read:
-            _fill_result(response.result.add(), item if isinstance(item, JobStatusError) else next(decided))
+        data = batch_response(item if isinstance(item, JobStatusError) else next(decided) for item in read)
+        if len(data) <= self._limits.pages.max_bytes:
+            return data
+        response = pb.BatchWriteResponse.FromString(data)
         jobs = (result.job for result in response.result if result.HasField("job"))
         shorten(response, jobs, self._limits.pages.max_bytes)
-        return response
+        return response.SerializeToString()
 
     async def GetJob(self, request: pb.GetJobRequest) -> pb.GetJobResponse:
         check_id("job_id", request.job_id)
@@ -218,10 +209,9 @@ class JobStatusServicer:
             raise InvalidField.of("idle_interval", f"must be from {shortest_ms} ms to {MAX_IDLE_MS} ms")
         return interval_ms / 1000
 
-    async def _applied(self, command: core.Command, response: Written) -> Written:
+    async def _applied(self, command: core.Command) -> bytes:
         """Return the response with the job as the command left it."""
-        fill_job(response.job, await self._tracker.apply(command), omit_result=True)
-        return response
+        return single_response(await self._tracker.apply(command))
 
 
 async def _read_followed(requests: AsyncIterator[pb.FollowJobsRequest], feed: ChangeFeed) -> None:
@@ -253,13 +243,6 @@ def _failed(request: pb.BatchGetJobsRequest, found: Sequence[object]) -> list[st
 def _check_size(outcome_bytes: int) -> None:
     if outcome_bytes > MAX_ANSWER_BYTES:
         raise InvalidField.of("job_ids", f"their results and errors exceed {MAX_ANSWER_BYTES} bytes: ask for fewer")
-
-
-def _fill_result(message: pb.OperationResult, outcome: Job | JobStatusError) -> None:
-    if isinstance(outcome, JobStatusError):
-        message.error.CopyFrom(operation_error(outcome))
-    else:
-        fill_job(message.job, outcome, omit_result=True)
 
 
 def _fill_listed(message: pb.Job, job: Job) -> pb.Job:

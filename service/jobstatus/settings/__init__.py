@@ -24,6 +24,7 @@ from pydantic import (
 )
 
 from jobstatus.auth.issuer_config import IssuerConfig, Kind
+from jobstatus.auth.key_urls import is_trustworthy
 from jobstatus.auth.tls_files import TlsFiles
 from jobstatus.rest.cors import checked_origin
 from jobstatus.settings.errors import SettingsError, settings_error
@@ -213,6 +214,10 @@ class Settings(BaseModel):
     stop_delay_seconds: float = Field(default=0, ge=0, le=300)
     console: Literal["on", "off"] | None = None
     console_actions: Literal["on", "off"] = "off"
+    console_oidc_issuer: str | None = None
+    console_oidc_client_id: str | None = Field(default=None, min_length=1)
+    console_oidc_scope: str = Field(default="openid", min_length=1)
+    console_oidc_audience: str | None = Field(default=None, min_length=1)
     audit_log: Path | None = None
     audit_writes: bool = False
     log_level: Literal["debug", "info", "warning", "error"] = "info"
@@ -316,6 +321,7 @@ def check_servable(settings: Settings, issuers: tuple[IssuerSettings, ...]) -> N
         raise SettingsError(f"{PREFIX}AUDIT_WRITES needs {PREFIX}AUDIT_LOG")
     if settings.console_actions == "on" and settings.audit_log is None:
         raise SettingsError(f"{PREFIX}CONSOLE_ACTIONS needs {PREFIX}AUDIT_LOG, which records each action")
+    _check_console_oidc(settings, issuers)
     tls = (settings.grpc_tls_cert, settings.grpc_tls_key, settings.grpc_tls_client_ca)
     if any(tls) and not all(tls):
         raise SettingsError(f"{PREFIX}GRPC_TLS_CERT, _TLS_KEY and _TLS_CLIENT_CA belong together: set all three")
@@ -362,6 +368,21 @@ def _check_issuers(settings: Settings, issuers: tuple[IssuerSettings, ...], deve
         )
     if issuers and settings.jwt == "off":
         raise SettingsError(f"{PREFIX}JWT is off, but issuers are set: remove the one or the other")
+
+
+def _check_console_oidc(settings: Settings, issuers: tuple[IssuerSettings, ...]) -> None:
+    name = settings.console_oidc_issuer
+    if (name is None) is not (settings.console_oidc_client_id is None):
+        raise SettingsError(f"{PREFIX}CONSOLE_OIDC_ISSUER and _OIDC_CLIENT_ID belong together: set both")
+    if name is None:
+        return
+    if not is_trustworthy(name) or "?" in name:
+        raise SettingsError(f"{PREFIX}CONSOLE_OIDC_ISSUER must be a URL with https (http on a loopback address only)")
+    if not any(issuer.issuer == name and Kind.ADMIN in issuer.kinds for issuer in issuers):
+        raise SettingsError(
+            f"{PREFIX}CONSOLE_OIDC_ISSUER={name} is no issuer whose tokens may be an admin's: give it an entry of"
+            " [[issuers]]"
+        )
 
 
 def _check_rate_limit(settings: Settings) -> None:

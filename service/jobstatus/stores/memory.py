@@ -140,6 +140,14 @@ class MemoryJobStore:
         self._virtual_keys_version += 1
         return self._virtual_keys[virtual_key.virtual_key_id]
 
+    async def disable_virtual_key(self, virtual_key_id: str, now_ms: int) -> bool:
+        before = self._virtual_keys.get(virtual_key_id)
+        if before is None:
+            return False
+        self._virtual_keys[virtual_key_id] = replace(before, disabled=True, updated_at_ms=now_ms)
+        self._virtual_keys_version += 1
+        return True
+
     async def delete_virtual_key(self, virtual_key_id: str) -> bool:
         self._virtual_keys_version += 1
         return self._virtual_keys.pop(virtual_key_id, None) is not None

@@ -34,13 +34,13 @@ class JobFigures:
         self._created.update(dict.fromkeys((request_type.value for request_type in RequestType), 0))
 
     def job_created(self, request_type: RequestType) -> None:
-        self._created[request_type.value] += 1
+        self._created[request_type] += 1
 
     def job_started(self, queued_seconds: float) -> None:
         self._queued[bisect_left(BOUNDS, queued_seconds)] += 1
 
     def job_ended(self, outcome: JobOutcome, run_seconds: float | None) -> None:
-        self._ended[outcome.value] += 1
+        self._ended[outcome] += 1
         if run_seconds is not None:
             self._run[bisect_left(BOUNDS, run_seconds)] += 1
 

@@ -73,6 +73,10 @@ class TracedStore:
     async def put_virtual_key(self, virtual_key: VirtualKey) -> VirtualKey:
         return await self._read("put_virtual_key", VIRTUAL_KEYS, 1, self._store.put_virtual_key(virtual_key))
 
+    async def disable_virtual_key(self, virtual_key_id: str, now_ms: int) -> bool:
+        disabling = self._store.disable_virtual_key(virtual_key_id, now_ms)
+        return await self._read("disable_virtual_key", VIRTUAL_KEYS, 1, disabling)
+
     async def delete_virtual_key(self, virtual_key_id: str) -> bool:
         return await self._read("delete_virtual_key", VIRTUAL_KEYS, 1, self._store.delete_virtual_key(virtual_key_id))
 

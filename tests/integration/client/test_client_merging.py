@@ -147,7 +147,8 @@ async def test_a_batch_that_may_succeed_later_is_retried_one_by_one(
     async with client_of(service.target) as client:
         jobs = await together(create(client) for _ in range(5))
     assert {job.state for job in jobs} == {JobState.PENDING}
-    assert (batch_sizes(service), service.stage.requests["CreateJob"].qsize()) == ([5], 5)
+    assert batch_sizes(service) == [5]
+    assert service.stage.requests["CreateJob"].qsize() >= 5  # a call that is slow is tried again
     service.stage.failures["BatchWrite"].append(failure())
     async with client_of(service.target, retry=False) as client:
         caught = await together(create(client) for _ in range(5))

@@ -61,6 +61,7 @@ async def all_fail(store: Store) -> None:
         store.read_virtual_keys(["vk-1"]),
         store.find_virtual_keys([b""]),
         store.put_virtual_key(KEY),
+        store.disable_virtual_key("vk-1", 2),
         store.delete_virtual_key("vk-1"),
         store.list_virtual_keys("", 10),
         store.virtual_keys_version(),

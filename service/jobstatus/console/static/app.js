@@ -9,6 +9,7 @@ import { jobView } from "./job.js";
 import { jobsView } from "./jobs.js";
 import { keysView } from "./keys.js";
 import { nowView } from "./now.js";
+import { prepare, provider } from "./open-id.js";
 import { isSignedIn, redeem, signIn, signOut } from "./session.js";
 import { follow } from "./stream.js";
 import { workersView } from "./workers.js";
@@ -27,15 +28,26 @@ const nav = document.getElementById("views");
 const live = document.getElementById("live");
 const liveText = document.getElementById("live-text");
 const context = { actions: false, now: null };
+const issuer = provider();
 let shown = null;
 let stopping = new AbortController();
+let signingIn = new AbortController();
 
 /** Where the address points: the name of a view, the id of a job, and parameters. */
 function place() {
   const [path, query = ""] = location.hash.replace(/^#\/?/, "").split("?");
-  const [name, id] = path.split("/");
+  const [name, id = ""] = path.split("/");
   const known = VIEWS.some(([of]) => of === name);
-  return { name: known ? name : "now", id: id ? decodeURIComponent(id) : "", params: new URLSearchParams(query) };
+  return { name: known ? name : "now", id: decoded(id), params: new URLSearchParams(query) };
+}
+
+/** A part of an address; as it is where its escapes are none, so that the service says what is wrong with it. */
+function decoded(part) {
+  try {
+    return decodeURIComponent(part);
+  } catch {
+    return part;
+  }
 }
 
 function show() {
@@ -111,6 +123,7 @@ function showSignIn(message = "") {
     el("h1", {}, "Sign in"),
     el("p", { class: "muted" }, "The console shows the jobs of all virtual keys, so it needs an admin's token. The token stays in this page's memory."),
     problem,
+    issuer && withIssuer(problem),
     el("label", {}, "Token", field),
     el("button", { class: "primary", type: "submit" }, "Sign in"),
     el("p", { class: "muted", id: "how" }, "On the machine of a service in development, this prints one:"),
@@ -121,11 +134,42 @@ function showSignIn(message = "") {
     enter(field.value);
   });
   main.replaceChildren(el("section", { class: "card signin" }, form));
-  field.focus();
+  (form.querySelector("button:enabled[type=button]") ?? field).focus();
+}
+
+/** A button that signs in with the issuer; each click is an attempt of its own, and ends the one before. */
+function withIssuer(problem) {
+  const button = el("button", { type: "button", class: "primary", disabled: true, onclick: () => attempt() }, `Sign in with ${new URL(issuer.issuer).host}`);
+  let open = null;
+  const ready = async () => {
+    try {
+      open = await prepare(issuer);
+      button.disabled = false;
+    } catch (error) {
+      setText(problem, error.message);
+    }
+  };
+  async function attempt() {
+    signingIn.abort();
+    signingIn = new AbortController();
+    const { signal } = signingIn;
+    const opened = open(signal); // at once, because a browser opens a window for a click only
+    button.disabled = true;
+    setText(problem, "");
+    ready();
+    try {
+      enter(await opened);
+    } catch (error) {
+      if (!signal.aborted) setText(problem, error.message);
+    }
+  }
+  ready();
+  return button;
 }
 
 function enter(token) {
-  signIn(token);
+  signingIn.abort();
+  if (!signIn(token)) return showSignIn("This is no token: a token has letters, digits and dots, and no spaces.");
   frame(true);
   show();
 }

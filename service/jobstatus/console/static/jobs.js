@@ -125,7 +125,7 @@ export function rowOf(first) {
     el("td", {}, state),
     el("th", { scope: "row" }, link),
     el("td", { class: "low" }, typeName(job.type)),
-    el("td", { class: "low" }, job.key ? el("a", { class: "id", href: `#/jobs?key=${job.key}` }, job.key) : el("span", { class: "muted" }, "none")),
+    el("td", { class: "low" }, job.key ? el("a", { class: "id", href: `#/jobs?key=${encodeURIComponent(job.key)}` }, job.key) : el("span", { class: "muted" }, "none")),
     created, took, worker, progress,
   );
   function tick() {

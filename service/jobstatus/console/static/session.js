@@ -11,8 +11,12 @@ export class Refused extends Error {
 
 export const isSignedIn = () => token !== "";
 
+/** Take a token into use, and return true; false for a text that no header can hold. */
 export function signIn(given) {
-  token = given.trim();
+  const text = given.trim();
+  if (!/^[\x21-\x7e]+$/.test(text)) return false;
+  token = text;
+  return true;
 }
 
 export function signOut() {

@@ -28,7 +28,7 @@ from jobstatus.core.store import (
 from jobstatus.core.virtual_keys import VirtualKey
 from jobstatus.stores import StoreConfigError
 from jobstatus.stores.counting import count_of, count_values, types_of
-from jobstatus.stores.listing import Dialect, read_page
+from jobstatus.stores.listing import Dialect, page_turns, read_page
 from jobstatus.stores.postgresql import schema, statements, virtual_keys
 from jobstatus.stores.postgresql.address import conninfo_of, conninfo_of_host, host_count
 from jobstatus.stores.postgresql.arrays import BinaryArray
@@ -78,6 +78,7 @@ class PostgreSQLJobStore:
         self._adding: asyncio.Task[None] | None = None
         self.notices = PostgreSQLNotices(self._connect, self._read)
         self._due, self._expiring = SweepPosition(), SweepPosition()
+        self._turns = page_turns()
 
     async def __aenter__(self) -> Self:
         try:
@@ -179,7 +180,8 @@ class PostgreSQLJobStore:
         async def read(connection: Connection) -> JobPage:
             return await read_page(DIALECT, listing, now_ms, partial(_fetch, connection), self._limits.max_scans)
 
-        return await self._listings.use(read)
+        async with self._turns.turn():
+            return await self._listings.use(read)
 
     async def count_jobs(self, leases_count_from_ms: int = 0) -> JobCount:
         values = count_values(leases_count_from_ms)
@@ -212,6 +214,9 @@ class PostgreSQLJobStore:
     async def put_virtual_key(self, virtual_key: VirtualKey) -> VirtualKey:
         created_at_ms = await self._write(lambda connection: virtual_keys.put(connection, virtual_key))
         return replace(virtual_key, created_at_ms=created_at_ms)
+
+    async def disable_virtual_key(self, virtual_key_id: str, now_ms: int) -> bool:
+        return await self._write(lambda connection: virtual_keys.disable(connection, virtual_key_id, now_ms))
 
     async def delete_virtual_key(self, virtual_key_id: str) -> bool:
         return await self._write(lambda connection: virtual_keys.delete(connection, virtual_key_id))

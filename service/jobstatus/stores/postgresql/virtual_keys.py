@@ -25,6 +25,7 @@ _PUT: Final = """
     INSERT INTO jobstatus.virtual_keys VALUES (%s, %s, %s, %s, %s) ON CONFLICT (virtual_key_id) DO UPDATE
     SET disabled = excluded.disabled, expires_at_ms = excluded.expires_at_ms, updated_at_ms = excluded.updated_at_ms
     RETURNING created_at_ms"""
+_DISABLE: Final = "UPDATE jobstatus.virtual_keys SET disabled = TRUE, updated_at_ms = %s WHERE virtual_key_id = %s"
 _FORGET_HASHES: Final = "DELETE FROM jobstatus.virtual_key_hashes WHERE virtual_key_id = %s"
 _PUT_HASHES: Final = """
     INSERT INTO jobstatus.virtual_key_hashes
@@ -57,6 +58,14 @@ async def put(connection: Connection, virtual_key: VirtualKey) -> int:
     except errors.UniqueViolation as error:
         raise InvalidField.of("key_sha256", "must not be registered for another virtual key") from error
     return virtual_key.created_at_ms if stored is None else int(stored[0])
+
+
+async def disable(connection: Connection, virtual_key_id: str, now_ms: int) -> bool:
+    """Disable it. Return whether it was there."""
+    async with connection.transaction():
+        await connection.execute(_COUNT_UP)
+        disabled = await connection.execute(_DISABLE, (now_ms, virtual_key_id))
+    return disabled.rowcount > 0
 
 
 async def delete(connection: Connection, virtual_key_id: str) -> bool:

@@ -19,6 +19,7 @@ from jobstatus.stores.redis.encoding import job_in, row_text
 from jobstatus.stores.redis.errors import raise_first
 from jobstatus.stores.redis.keys import BUCKETS, Bucket
 from jobstatus.stores.rows import error_code_text
+from jobstatus.stores.turns import Turns
 
 AT_ONCE: Final = 4
 """How many buckets are read at a time."""
@@ -57,7 +58,7 @@ class Listings:
         self._client = client
         self._buckets = buckets
         self._limits = limits
-        self._turn = asyncio.Lock()
+        self._turns = Turns(limits.pause_share)
 
     async def page(self, listing: Listing, now_ms: int) -> JobPage:
         """As `JobStore.list_page`. Raises StoreUnavailable."""
@@ -75,11 +76,8 @@ class Listings:
     async def _ask(self, parts: Sequence[_Part], listing: Listing, now_ms: int) -> None:
         most = self._limits.max_scans
         commands = [Command(part.bucket.slot, _command(part, listing, now_ms, most)) for part in parts]
-        now = asyncio.get_running_loop().time
-        async with self._turn:
-            began_at = now()
+        async with self._turns.turn():
             replies = await self._client.execute(commands)
-            await asyncio.sleep((now() - began_at) * self._limits.pause_share)
         raise_first(replies)
         for part, (page, created_at_ms, job_id) in zip(parts, replies, strict=True):
             part.is_new = False

@@ -329,6 +329,20 @@ return redis.call('HGET', KEYS[3], id)
 """KEYS: see `virtual_keys`. ARGV: id, document, created_at_ms, and each hash in hexadecimal. Returns the created_at_ms
 that was stored first, or nothing when a hash is another virtual key's."""
 
+REPLACE_VIRTUAL_KEY: Final = _script(
+    """
+if redis.call('HGET', KEYS[1], ARGV[1]) ~= ARGV[2] then return 0 end
+redis.call('HSET', KEYS[1], ARGV[1], ARGV[3])
+local time = redis.call('TIME')
+local version = math.max(tonumber(redis.call('GET', KEYS[5]) or 0) + 1, time[1] * 1000000 + time[2])
+redis.call('SET', KEYS[5], string.format('%.0f', version))
+return 1
+""",
+    "allow-oom",
+)
+"""KEYS as above. ARGV: id, the document as it was read, and the new one, which has the same hashes. Returns 0, and
+changes nothing, when the document has changed since."""
+
 DELETE_VIRTUAL_KEY: Final = _script(
     """
 local old = redis.call('HGET', KEYS[1], ARGV[1])
@@ -357,6 +371,7 @@ ALL: Final = (
     WORKER_SIGNS,
     CLAIM,
     PUT_VIRTUAL_KEY,
+    REPLACE_VIRTUAL_KEY,
     DELETE_VIRTUAL_KEY,
 )
 

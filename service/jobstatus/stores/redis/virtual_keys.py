@@ -63,6 +63,18 @@ class VirtualKeys:
             raise InvalidField.of("key_sha256", "must not be registered for another virtual key")
         return replace(virtual_key, created_at_ms=int(created_at_ms))
 
+    async def disable_virtual_key(self, virtual_key_id: str, now_ms: int) -> bool:
+        """Change the document, and begin anew where it has changed since it was read."""
+        while True:
+            ((document,),) = await self._ask(pack("HMGET", self._documents, virtual_key_id))
+            if document is None:
+                return False
+            disabled = json.dumps(json.loads(document) | {"disabled": True, "updated_at_ms": now_ms})
+            call = scripts.REPLACE_VIRTUAL_KEY.call(self._keys, [virtual_key_id, document, disabled])
+            (is_done,) = await self._ask(call, durable=True)
+            if is_done:
+                return True
+
     async def delete_virtual_key(self, virtual_key_id: str) -> bool:
         (existed,) = await self._ask(scripts.DELETE_VIRTUAL_KEY.call(self._keys, [virtual_key_id]), durable=True)
         return bool(existed)

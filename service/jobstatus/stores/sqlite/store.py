@@ -28,7 +28,7 @@ from jobstatus.core.store import Answer, Change, Claim, JobCount, JobPage, Listi
 from jobstatus.core.virtual_keys import VirtualKey
 from jobstatus.stores import StoreConfigError
 from jobstatus.stores.counting import count_of, count_values, types_of
-from jobstatus.stores.listing import Dialect, read_page
+from jobstatus.stores.listing import Dialect, page_turns, read_page
 from jobstatus.stores.rows import job_of
 from jobstatus.stores.sqlite import schema, statements, virtual_keys
 from jobstatus.stores.sqlite.limits import SQLiteLimits
@@ -72,6 +72,7 @@ class SQLiteJobStore:
         self._sweep_lock = SweepLock(self._path)
         self._write_thread = ThreadPoolExecutor(1, "sqlite-writer")
         self._listings = LongReader(self._path, "sqlite-listings")
+        self._turns = page_turns()
         self._counts = LongReader(self._path, "sqlite-counts")
 
     async def __aenter__(self) -> Self:
@@ -164,7 +165,8 @@ class SQLiteJobStore:
         return await self._write(purge)
 
     async def list_page(self, listing: Listing, now_ms: int) -> JobPage:
-        return await read_page(_DIALECT, listing, now_ms, self._listings.fetch, self._limits.max_scans)
+        async with self._turns.turn():
+            return await read_page(_DIALECT, listing, now_ms, self._listings.fetch, self._limits.max_scans)
 
     async def count_jobs(self, leases_count_from_ms: int = 0) -> JobCount:
         values = count_values(leases_count_from_ms)
@@ -190,6 +192,9 @@ class SQLiteJobStore:
     async def put_virtual_key(self, virtual_key: VirtualKey) -> VirtualKey:
         await self._write(lambda connection: virtual_keys.put(connection, virtual_key))
         return virtual_keys.by_id(self._read, virtual_key.virtual_key_id) or virtual_key
+
+    async def disable_virtual_key(self, virtual_key_id: str, now_ms: int) -> bool:
+        return await self._write(lambda connection: virtual_keys.disable(connection, virtual_key_id, now_ms))
 
     async def delete_virtual_key(self, virtual_key_id: str) -> bool:
         return await self._write(lambda connection: virtual_keys.delete(connection, virtual_key_id))

@@ -24,6 +24,8 @@ _PUT: Final = """
     INSERT INTO virtual_keys VALUES (?, ?, ?, ?, ?) ON CONFLICT (virtual_key_id) DO UPDATE
     SET disabled = excluded.disabled, expires_at_ms = excluded.expires_at_ms, updated_at_ms = excluded.updated_at_ms"""
 
+_DISABLE: Final = "UPDATE virtual_keys SET disabled = TRUE, updated_at_ms = ? WHERE virtual_key_id = ?"
+
 
 def by_id(read: Read, virtual_key_id: str) -> VirtualKey | None:
     """Return the virtual key with this id."""
@@ -43,7 +45,7 @@ def listed(read: Read, after: str, limit: int) -> list[VirtualKey]:
 
 
 def version(read: Read) -> int:
-    """Return a number that grows with every put and delete."""
+    """Return a number that grows with every change."""
     return int(read("SELECT value FROM counters WHERE name = ?", (_VERSION,))[0][0])
 
 
@@ -59,6 +61,14 @@ def put(connection: apsw.Connection, virtual_key: VirtualKey) -> None:
     except apsw.ConstraintError as error:
         raise InvalidField.of("key_sha256", "must not be registered for another virtual key") from error
     connection.execute(COUNT_UP, (_VERSION,))
+
+
+def disable(connection: apsw.Connection, virtual_key_id: str, now_ms: int) -> bool:
+    """Disable it. Return whether there was one."""
+    connection.execute(_DISABLE, (now_ms, virtual_key_id))
+    existed = connection.changes() > 0
+    connection.execute(COUNT_UP, (_VERSION,))
+    return existed
 
 
 def delete(connection: apsw.Connection, virtual_key_id: str) -> bool:
