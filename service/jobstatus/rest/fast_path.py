@@ -103,11 +103,11 @@ class FastPathProtocol(RestProtocol):
         """Take bytes in their turn. InterceptingParser calls `note`, which spares each poll a frame."""
         last = self.last_poll
         if last is None or self._close:
-            self._digest, self._has_turn = None, bool(data)
-            RequestHandler.data_received(self, data)
-        elif not (self._is_recent(data) if data != last[0] else self.answer_now(last[1])):
-            self._has_turn = bool(data)
-            RequestHandler.data_received(self, data)
+            self._digest = None
+        elif self._is_recent(data) if data != last[0] else self.answer_now(last[1]):
+            return
+        self._has_turn = bool(data)
+        RequestHandler.data_received(self, data)
 
     def _is_recent(self, data: bytes) -> bool:
         """Answer a poll that repeats one of any connection, and return whether this was one."""

@@ -177,7 +177,7 @@ class PollHandler:
         request_type, job_id, credential, given_id, conditions, is_head = plain
         request_id, admission, admitted = request_id_of(given_id), self._admission, None
         try:
-            principal = self._principal(credential, message)
+            principal = self._authenticate_at_once(credential, message)
             if admission is not None and principal is not None:
                 admission.check(principal)
                 admitted = principal
@@ -196,13 +196,15 @@ class PollHandler:
         self._metrics.request_answered(request_type.value, response.status, time.perf_counter() - started)
         return response.head() if is_head else response.whole()
 
-    def _principal(self, credential: "Fingerprint | _Refuse", message: RawRequestMessage | None) -> Principal | None:
-        """Return what `try_authenticate` returns; None also where the credential has to be read again."""
+    def _authenticate_at_once(
+        self, credential: "Fingerprint | _Refuse", message: RawRequestMessage | None
+    ) -> Principal | None:
+        """Return what `try_authenticate` returns; None also where that has to read `message`, and there is none."""
         if not isinstance(credential, Fingerprint):
             raise credential()
         principal = self._recall(credential)
         if principal is None and message is not None:
-            principal = self._try_authenticate(*credentials_of(message.headers))
+            return self._try_authenticate(*credentials_of(message.headers))
         return principal
 
     def recognise(self, authorization: Sequence[str], keys: Sequence[str]) -> str | None:
