@@ -213,26 +213,27 @@ class PollHandler:
             if message is None or not self._quota.take(STRANGERS):
                 return None
             return self._try_authenticate(*credentials_of(message.headers))
-        return principal if self._quota.take(principal.virtual_key_id or ADMINS) else None
+        return principal if self._quota.take(_asker(principal)) else None
 
     def has_turn(self, headers: MultiMapping[str]) -> bool:
         """Return whether a request may be answered in this turn of the event loop, and count it if so."""
-        return self._quota.take(self._asker(headers))
+        return self._quota.take(_asker(self._known(headers)))
 
-    def _asker(self, headers: MultiMapping[str]) -> str:
-        """Return in whose quota the request is."""
+    def _known(self, headers: MultiMapping[str]) -> Principal | None:
+        """Return the principal of a credential that is known to be good; None for others."""
         try:
-            principal = self._recall(fingerprint_of(*credentials_of(headers)))
+            return self._recall(fingerprint_of(*credentials_of(headers)))
         except CredentialError:
-            return STRANGERS
-        return STRANGERS if principal is None else principal.virtual_key_id or ADMINS
+            return None
 
     async def answer(self, request: web.BaseRequest) -> web.StreamResponse:
         """Return the response to any request. Plain polls are inlined: each further coroutine costs a microsecond."""
         started = time.perf_counter()
         headers = request.headers
-        if not self._quota.take(asker := self._asker(headers)):
+        known = self._known(headers)
+        if not self._quota.take(asker := _asker(known)):
             await self._quota.wait(asker)
+            known = None  # the credential may have been withdrawn meanwhile
         request_id = request_id_of(headers.get(X_REQUEST_ID))
         asked_for = target(request.raw_path, request.rel_url)
         response: Response | web.StreamResponse
@@ -251,7 +252,7 @@ class PollHandler:
                     counted_as = WAITING
                     response = await self._wait(request, request_type, job_id, seconds, request_id)
                 else:
-                    principal = await self._authenticate(*credentials_of(headers))
+                    principal = known or await self._authenticate(*credentials_of(headers))
                     if self._admission is not None:
                         self._admission.check(principal)
                         self._admission.count(principal, request_type.value, job_id, request_id)
@@ -354,6 +355,11 @@ class _PlainPoll(NamedTuple):
     credential: "Fingerprint | _Refuse"
     conditions: Conditions | None
     is_head: bool
+
+
+def _asker(principal: Principal | None) -> str:
+    """Return in whose quota a request is; None: its credential is not known to be good."""
+    return STRANGERS if principal is None else principal.virtual_key_id or ADMINS
 
 
 def credentials_of(headers: MultiMapping[str]) -> tuple[Sequence[str], Sequence[str]]:
