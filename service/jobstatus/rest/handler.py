@@ -164,17 +164,17 @@ class PollHandler:
             credential = fingerprint_of(*credentials_of(headers))
         except CredentialError as error:
             credential = error.again
-        given_id, conditions = headers.get(X_REQUEST_ID), conditions_in(headers)
-        plain = _PlainPoll(request_type, job_id, credential, given_id, conditions, message.method == "HEAD")
+        plain = _PlainPoll(request_type, job_id, credential, conditions_in(headers), message.method == "HEAD")
         return partial(self._try_answer, plain)
 
-    def _try_answer(self, plain: "_PlainPoll", message: RawRequestMessage | None) -> bytes | None:
+    def _try_answer(self, plain: "_PlainPoll", message: RawRequestMessage | None, given_id: str | None) -> bytes | None:
         """Return the whole answer to a plain poll, or None where only `answer` can answer.
 
-        Without `message` it is None also for a credential that has still to be verified.
+        `given_id` is the request's X-Request-Id. Without `message` it is None also for a credential that has still to
+        be verified.
         """
         started = time.perf_counter()
-        request_type, job_id, credential, given_id, conditions, is_head = plain
+        request_type, job_id, credential, conditions, is_head = plain
         request_id, admission, admitted = request_id_of(given_id), self._admission, None
         try:
             principal = self._authenticate_at_once(credential, message)
@@ -330,12 +330,14 @@ class PollHandler:
 
 
 class _PlainPoll(NamedTuple):
-    """What a plain poll says: all that its answer depends on but the job and the time. It is kept, without a secret."""
+    """What a plain poll says: all that its answer depends on but the job, the time and the request's id.
+
+    It is kept, without a secret.
+    """
 
     request_type: RequestType
     job_id: str
     credential: "Fingerprint | _Refuse"
-    given_id: str | None
     conditions: Conditions | None
     is_head: bool
 
