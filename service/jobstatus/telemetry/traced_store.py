@@ -6,7 +6,8 @@ the only one where they have one in common. No span tells a value, a result or a
 """
 
 import time
-from collections.abc import Awaitable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, Final, TypeVar, cast
 
 from opentelemetry import trace
@@ -14,7 +15,7 @@ from opentelemetry.context import Context
 from opentelemetry.trace import SpanContext, SpanKind
 
 from jobstatus.core.job import Job
-from jobstatus.core.store import Answer, Change, CommitError, JobPage, Listing, NotNow, Store, StoreError
+from jobstatus.core.store import Answer, Change, CommitError, JobPage, Listing, NotNow, Store, StoredResult, StoreError
 from jobstatus.core.virtual_keys import VirtualKey
 from jobstatus.telemetry.spans import Attributes, Spans, context_of, failed, links_to, origins
 
@@ -39,18 +40,24 @@ class TracedStore:
         return getattr(self._store, name)
 
     def try_read_answer(self, job_id: str) -> Answer | StoreError | NotNow | None:
+        return self._try("read_answers", partial(self._store.try_read_answer, job_id))
+
+    def try_read_result(self, job_id: str) -> StoredResult | StoreError | NotNow | None:
+        return self._try("read_jobs", partial(self._store.try_read_result, job_id))
+
+    def _try(self, operation: str, read: Callable[[], T]) -> T:
         if not trace.get_current_span().is_recording():
-            return self._store.try_read_answer(job_id)
+            return read()
         started_ns = time.time_ns()
-        answer = self._store.try_read_answer(job_id)
+        found = read()
         span = self._tracer.start_span(
-            f"read_answers {JOBS}",
+            f"{operation} {JOBS}",
             kind=SpanKind.CLIENT,
-            attributes=self._attributes("read_answers", JOBS, 1),
+            attributes=self._attributes(operation, JOBS, 1),
             start_time=started_ns,
         )
-        _end(span, answer if isinstance(answer, StoreError) else None)
-        return answer
+        _end(span, found if isinstance(found, StoreError) else None)
+        return found
 
     async def read_answers(self, job_ids: Sequence[str]) -> list[Answer | StoreError | None]:
         return await self._read("read_answers", JOBS, len(job_ids), self._store.read_answers(job_ids))

@@ -154,6 +154,8 @@ class SQLiteJobStore:
         mark = await self._in(self._write_thread, self._mark_of_others)
         compared, before = self._compared
         wanted = list(versions.keys() - compared) if mark == before else list(versions)
+        if not wanted and len(versions) == len(compared):
+            return {}
         found: list[list[Any]] = []
         for first in range(0, len(wanted), _COMPARED_AT_ONCE):
             part = wanted[first : first + _COMPARED_AT_ONCE]
