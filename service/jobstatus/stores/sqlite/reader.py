@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from jobstatus.stores.sqlite import schema
+from jobstatus.stores.sqlite.recent_jobs import NO_MARK
 
 _HEADER_BYTES: Final = 48
 _FRAMES: Final = struct.Struct("=16xI")  # mxFrame of the header: how many frames the log has
@@ -87,6 +88,16 @@ class PointReader:
             yield
         finally:
             self._cursor.execute("COMMIT").fetchall()
+
+    def mark(self) -> bytes:
+        """Return the header of the wal-index, which differs after each commit; NO_MARK where it cannot be read.
+
+        Threads may call this.
+        """
+        try:
+            return self._index[:_HEADER_BYTES]
+        except ValueError:  # the file was deleted, so the mapping is closed
+            return NO_MARK
 
     def release(self) -> None:
         """End the transaction that was kept, so that the log can restart."""

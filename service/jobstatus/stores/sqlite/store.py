@@ -44,6 +44,7 @@ from jobstatus.stores.sqlite import schema, statements, virtual_keys
 from jobstatus.stores.sqlite.limits import SQLiteLimits
 from jobstatus.stores.sqlite.long_reader import LongReader
 from jobstatus.stores.sqlite.reader import PointReader
+from jobstatus.stores.sqlite.recent_jobs import NO_MARK, RecentJobs
 from jobstatus.stores.sqlite.sweep_lock import SweepLock
 
 _log = logging.getLogger(__name__)
@@ -78,6 +79,7 @@ class SQLiteJobStore:
         self._opened = 0
         self._place_of_added = schema.Place.BEFORE_RESULT
         self._rowids: dict[str, int] = {}
+        self._recent = RecentJobs(limits.max_recent_jobs)
         self._compared: tuple[frozenset[str], tuple[int, int]] = frozenset(), (0, 0)
         self._sweep_lock = SweepLock(self._path)
         self._write_thread = ThreadPoolExecutor(1, "sqlite-writer")
@@ -132,19 +134,28 @@ class SQLiteJobStore:
         return StoredResult(virtual_key_id, created_at_ms, expires_at_ms, result)
 
     async def read_jobs(self, job_ids: Sequence[str], *, with_results: bool) -> list[Job | StoreError | None]:
+        recent = self._recent.as_of(self._mark())
+        sought = [job_id for job_id in job_ids if job_id not in recent]
+        if not sought:
+            return [recent[job_id] for job_id in job_ids]
         statement = statements.JOBS[with_results, self._place_of_added]
-        if len(job_ids) == 1:
-            rows = self._read(statement, job_ids)
+        if len(sought) == 1:
+            rows = self._read(statement, sought)
         else:
-            rows = self._read_each(statement, [(job_id,) for job_id in job_ids])
+            rows = self._read_each(statement, [(job_id,) for job_id in sought])
         found = {row[0]: job_of(row) for row in rows}
-        return [found.get(job_id) for job_id in job_ids]
+        return [recent.get(job_id) or found.get(job_id) for job_id in job_ids]
 
     def part_of(self, job_id: str) -> None:
         """There is one part."""
 
     async def commit(self, changes: Sequence[Change]) -> dict[str, StoreError | None]:
-        return dict.fromkeys(await self._write(lambda connection: _commit(connection, changes)))
+        lost = await self._write(lambda connection: _commit(connection, changes))
+        if lost:
+            self._recent.clear()  # the transaction was begun anew, so another process may have written in between
+        else:
+            self._recent.put(changes)
+        return dict.fromkeys(lost)
 
     async def confirm(self, job_ids: Sequence[str]) -> dict[str, StoreError]:  # noqa: ARG002  # the port's
         return {}  # readers see a commit only after its sync
@@ -306,16 +317,22 @@ class SQLiteJobStore:
         self._writes += 1
         try:
             self._release_reader()
-            return await self._in(self._write_thread, lambda: self._transact(work, ends_at))
+            outcome, *marks = await self._in(self._write_thread, lambda: self._transact(work, ends_at))
         finally:
             self._writes -= 1
+        self._recent.follow(*marks)
+        return outcome
 
-    def _transact(self, work: Callable[[apsw.Connection], T], ends_at: float) -> T:
-        """As `_write`, on the thread. The time spent waiting for the thread is not waited for a lock again."""
+    def _transact(self, work: Callable[[apsw.Connection], T], ends_at: float) -> tuple[T, bytes, bytes]:
+        """As `_write`, on the thread. Return the marks of `RecentJobs.follow`, too.
+
+        The time spent waiting for the thread is not waited for a lock again.
+        """
         try:
             connection = self._writing()
             connection.set_busy_timeout(max(0, int((ends_at - time.monotonic()) * 1000)))
             connection.execute("BEGIN IMMEDIATE")
+            before = self._mark()
             try:
                 outcome = work(connection)
                 connection.execute("COMMIT")
@@ -328,7 +345,11 @@ class SQLiteJobStore:
                 _close(self._writer)
                 self._writer = None
             raise (StoreFull if isinstance(error, _FULL) else StoreUnavailable) from error
-        return outcome
+        return outcome, before, self._mark()
+
+    def _mark(self) -> bytes:
+        reader = self._reader
+        return NO_MARK if reader is None else reader.mark()
 
     def _writing(self) -> apsw.Connection:
         """Return the writer's connection, reopened after a fault.
