@@ -39,6 +39,7 @@ from typing import Any, Final
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import psutil
+from aiohttp import web
 from google.protobuf.duration_pb2 import Duration
 from harness.chromium import Browser, browser, missing_programs
 from harness.faults import Clock
@@ -252,7 +253,10 @@ CLICK_ISSUER: Final = """
 
 
 async def signs_in_with_openid_connect(folder: Path, chromium: Browser) -> None:
-    """With a click, by a provider that gives a code for PKCE; then for a second time, after a reload of the page."""
+    """With a click, by a provider that gives a code for PKCE; then for a second time, after a reload of the page.
+
+    An answer of the issuer that is nothing has a sentence.
+    """
     async with identity_provider(clock=Clock()) as issuer:
         admins = {"issuer": issuer.issuer, "audience": AUDIENCE, "algorithm": "RS256", "discovery": True}
         settings = {"ISSUERS": json.dumps([admins]), "CONSOLE_OIDC_ISSUER": issuer.issuer}
@@ -273,6 +277,13 @@ async def signs_in_with_openid_connect(folder: Path, chromium: Browser) -> None:
                 await until(lambda: has_one_window(chromium), STEP_SECONDS)
             if issuer.codes:
                 raise Wrong("a code was not used")
+            headers = {"Access-Control-Allow-Origin": address.removesuffix("/console/")}
+            issuer.answers["/realms/main/token"] = lambda: web.json_response(None, headers=headers)
+            await chromium.open("about:blank")
+            await chromium.open(address)
+            await until(lambda: has_focused_issuer(chromium), STEP_SECONDS)
+            await chromium.press("\ue007")
+            await shows(chromium, "The issuer gave no token: 200.")
 
 
 async def has_focused_issuer(chromium: Browser) -> bool:

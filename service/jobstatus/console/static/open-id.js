@@ -76,7 +76,7 @@ async function exchange(known, given, signal) {
       redirect: "error",
       signal,
     });
-    found = await answer.json();
+    found = (await answer.json()) ?? {};
   } catch {
     signal.throwIfAborted();
     throw new Error("The issuer gave no token. It has to allow this page's origin at its token endpoint.");
