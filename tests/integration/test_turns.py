@@ -42,8 +42,11 @@ class HeldTurns(RestLimits):
     due: list[Callable[[], None]] = field(default_factory=list)
 
     def turn_quota(self, loop: asyncio.AbstractEventLoop) -> TurnQuota:
-        def call_soon(end: Callable[[], None]) -> object:
-            return self.due.append(end) if self.held.is_set() else loop.call_soon(end)
+        def call_soon(end: Callable[[], None]) -> None:
+            if self.held.is_set():
+                self.due.append(end)
+            else:
+                loop.call_soon(end)
 
         self.quotas.append(TurnQuota(limit=self.each_turn, call_soon=call_soon))
         return self.quotas[-1]
