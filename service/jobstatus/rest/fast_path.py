@@ -9,7 +9,7 @@ This relies on private parts of aiohttp; `fast_path_check` verifies at start tha
 """
 
 import asyncio
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Final, TypeAlias, cast
 
@@ -22,15 +22,14 @@ from jobstatus.rest.headers import HOST, TRANSFER_ENCODING, is_host
 from jobstatus.rest.parked import Guest, Parkable, ParkedConnection, Parking
 from jobstatus.rest.protocol import HEAD_END, RestProtocol
 from jobstatus.rest.responses import ALLOWED_METHODS
-from jobstatus.rest.send_limits import send_at_once
 
 TryAnswer: TypeAlias = Callable[[], bytes | None]
 """Return the whole answer to one request, or None to leave it to the handler. It is called for each repetition."""
 Prepare: TypeAlias = Callable[[RawRequestMessage], TryAnswer | None]
 """Return what answers a GET or HEAD over HTTP/1.1 on a connection that stays open; None to leave it to the handler."""
 BeginWait: TypeAlias = Callable[[RawRequestMessage, Parkable], bytes | None]
-"""Return the whole answer to such a request, which is not answered at once; an empty one where it was sent already, or
-comes later on a parked connection; None to leave it to the handler."""
+"""Return the whole answer to such a request, which is not answered at once; an empty one where it comes later, on a
+parked connection; None to leave it to the handler."""
 MAX_REPEATED_BYTES: Final = 8 * 1024
 """A longer request is parsed each time, because each open connection may keep one."""
 Requests: TypeAlias = Sequence[tuple[RawRequestMessage, StreamReader]]
@@ -51,11 +50,6 @@ class WriteBatch:
         if not self._answers:
             asyncio.get_running_loop().call_soon(self._write)
         self._answers.append((transport, answer))
-
-    def flush(self) -> None:
-        """Write now what was put, so that what is written without this batch follows it."""
-        if self._answers:
-            self._write()
 
     def _write(self) -> None:
         answers, self._answers = self._answers, []
@@ -103,7 +97,7 @@ class FastPathProtocol(RestProtocol):
         answer = try_answer()
         if answer is None:
             return False
-        if answer:  # else it was sent already, or comes later on a parked connection
+        if answer:  # else it comes later, on a parked connection
             self._write_batch.put(transport, answer)
             self._next_keepalive_close_time = self._loop.time() + self._keepalive_timeout
         return True
@@ -116,17 +110,7 @@ class FastPathProtocol(RestProtocol):
     def park(self, guest: Guest) -> ParkedConnection:
         """Give the connection up, except for its transport, while the guest waits."""
         assert self._parking is not None  # noqa: S101  # for the type checker: whoever begins a wait may park it
-        is_paused = self.writing_paused
-        return self._parking.park(*self.give_up(), guest, is_paused=is_paused)
-
-    def send(self, parts: Iterator[bytes | memoryview]) -> bool:
-        """Send the parts of a large answer as `send_at_once` does."""
-        assert self.transport is not None  # noqa: S101  # for the type checker: `is_answered` has found one
-        self._write_batch.flush()
-        if not send_at_once(self.transport, parts):
-            return False
-        self._next_keepalive_close_time = self._loop.time() + self._keepalive_timeout
-        return True
+        return self._parking.park(*self.give_up(), guest)
 
     def hand_over(self, requests: Requests) -> None:
         """Note the requests that are passed to the handler."""
