@@ -163,7 +163,7 @@ class PollHandler:
         try:
             credential = fingerprint_of(*credentials_of(headers))
         except CredentialError as error:
-            credential = error.again
+            credential = error.again()
         given_id, conditions = headers.get(X_REQUEST_ID), conditions_in(headers)
         plain = _PlainPoll(request_type, job_id, credential, given_id, conditions, message.method == "HEAD")
         return partial(self._try_answer, plain)
