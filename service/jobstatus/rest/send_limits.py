@@ -66,13 +66,14 @@ class Writable(Protocol):
 def send_at_once(transport: asyncio.WriteTransport, parts: Iterator[bytes | memoryview]) -> bool:
     """Write the parts while the system takes them whole, which costs no turns of the loop. Return whether it took all.
 
-    The transport keeps what the system does not take of a part; the parts after that one are left in the iterator.
+    The transport keeps what the system does not take of a part; the parts after that one are left in the iterator. So
+    are those after a part that fails because the client has gone.
     """
     left = AT_ONCE_BYTES
     for part in parts:
         transport.write(part)
         left -= len(part)
-        if transport.get_write_buffer_size() or left <= 0:
+        if transport.get_write_buffer_size() or left <= 0 or transport.is_closing():
             return False
     return True
 
