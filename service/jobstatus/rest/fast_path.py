@@ -115,7 +115,9 @@ class FastPathProtocol(RestProtocol):
         try_answer = None if digest is None else self._recent.find(digest)
         if try_answer is None or not self.answer_now(try_answer):
             return False
-        self._await_no_request()  # the first one was due
+        if self.request_timer is not None:  # the first one was due
+            self._await_no_request()
+            self._last_bytes = HEAD_END
         self._digest, self.last_poll = None, (data, try_answer)
         return True
 
@@ -174,7 +176,8 @@ class FastPathProtocol(RestProtocol):
     ) -> tuple[web.StreamResponse, bool]:
         """Send the handler's answer. aiohttp calls this once for each request that was passed to it."""
         finished = await super().finish_response(request, resp, start_time)
-        self._under_way -= 1
+        if finished[0].keep_alive:  # else nothing that follows is a request
+            self._under_way -= 1
         return finished
 
 

@@ -185,6 +185,7 @@ class RestProtocol(RequestHandler):
             transport.pause_reading()
         else:
             self._late = data
+            self._next_keepalive_close_time = self._loop.time() + self._keepalive_timeout  # it is not idle
             self._turns.wait(self._recognise(*credentials_in(data)), self._address(), self._take_late)
 
     def _take_late(self) -> bool:
@@ -281,7 +282,9 @@ class RestProtocol(RequestHandler):
 
     def _request_is_overdue(self) -> None:
         self.request_timer = None
-        if self.is_answering:
+        if self._late:  # it may have arrived, and waits for its turn
+            self._await_request()
+        elif self.is_answering:
             self.close()  # after the answer
         else:
             self.force_close()
