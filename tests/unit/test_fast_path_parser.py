@@ -12,7 +12,7 @@ from aiohttp.http import RawRequestMessage
 from harness.waiting import until
 from jobstatus.rest.fast_path import MAX_REPEATED_BYTES, FastPathProtocol, Prepare, TryAnswer, WriteBatch
 from jobstatus.rest.limits import RestLimits
-from jobstatus.rest.protocol import only_valid
+from jobstatus.rest.protocol import MAX_HEAD_BYTES, only_valid
 from jobstatus.rest.recent_polls import RecentPolls
 from jobstatus.rest.turns import TurnLimits, Turns
 from jobstatus.telemetry.throttle import LogThrottle
@@ -364,6 +364,17 @@ async def test_what_arrives_in_a_full_turn_is_answered_in_a_later_one() -> None:
     assert transport.reads
     await asyncio.sleep(0)
     assert written == [("client", b"at once")]
+    protocol.connection_lost(None)
+
+
+async def test_a_connection_that_has_sent_much_is_not_read_while_that_waits_for_its_turn() -> None:
+    """Each of many connections may have sent as much as the loop reads at a time, and would send it once more."""
+    full = FullTurns()
+    protocol = connection_of(web.Server(empty_answer), RestLimits(), turns=full.turns)
+    transport = Transport([], "client")
+    protocol.connection_made(transport)
+    protocol.data_received(REPEATED * (MAX_HEAD_BYTES // len(REPEATED) + 1))
+    assert not transport.reads
     protocol.connection_lost(None)
 
 
