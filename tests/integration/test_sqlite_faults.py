@@ -157,8 +157,7 @@ async def use(path: Path, ledger: Ledger, attempts: int) -> None:
         async with opened_at_last(path, attempts) as (store, tracker):
             for number in range(first, first + BATCHES // 2):
                 await written_at_last(tracker, ledger, number, attempts)
-                await read_at_last(store, ledger, attempts)
-                assert not await torn(store, range(number + 1))
+                await read_at_last(store, ledger, number, attempts)
 
 
 @asynccontextmanager
@@ -184,10 +183,11 @@ async def written_at_last(tracker: JobTracker, ledger: Ledger, number: int, atte
     raise AssertionError("the store did not heal")
 
 
-async def read_at_last(store: SQLiteJobStore, ledger: Ledger, attempts: int) -> None:
+async def read_at_last(store: SQLiteJobStore, ledger: Ledger, number: int, attempts: int) -> None:
     for _ in range(attempts):
         try:
             assert await missing(store, ledger.copy()) == []
+            assert not await torn(store, range(number + 1))
             await store.count_jobs()
         except StoreUnavailable:
             continue

@@ -10,7 +10,7 @@ import pytest
 from aiohttp import web
 from aiohttp.http import RawRequestMessage
 from harness.waiting import until
-from jobstatus.rest.fast_path import MAX_REPEATED_BYTES, FastPathProtocol, Prepare, TryAnswer, WriteBatch
+from jobstatus.rest.fast_path import MAX_REPEATED_BYTES, FastPathProtocol, Known, Prepare, TryAnswer, WriteBatch
 from jobstatus.rest.limits import RestLimits
 from jobstatus.rest.protocol import MAX_HEAD_BYTES, only_valid
 from jobstatus.rest.recent_polls import RecentPolls
@@ -70,14 +70,14 @@ async def test_answers_of_one_turn_are_written_together_and_to_nobody_who_has_go
 
 
 def at_once(_: RawRequestMessage) -> TryAnswer:
-    return lambda _: b"at once"
+    return lambda *_: b"at once"
 
 
 def connection_of(
     server: web.Server,
     limits: RestLimits,
     prepare: Prepare = at_once,
-    recent: RecentPolls[TryAnswer] | None = None,
+    recent: RecentPolls[Known] | None = None,
     turns: Turns | None = None,
 ) -> FastPathProtocol:
     """A connection that is still to be made, on which each plain request is answered at once."""
@@ -102,7 +102,7 @@ OTHER_OF_ITS_LENGTH: Final = b"GET / HTTP/1.1\r\nHost: tent\r\n\r\n"
 @asynccontextmanager
 async def polled(
     prepare: Prepare,
-    recent: RecentPolls[TryAnswer] | None = None,
+    recent: RecentPolls[Known] | None = None,
     limits: RestLimits = RestLimits(),  # noqa: B008
 ) -> AsyncIterator[Callable[..., Awaitable[list[bytes]]]]:
     """Function that sends these bytes, each in a turn of its own, and returns what was answered to all so far."""
@@ -130,7 +130,7 @@ async def test_a_repeated_request_is_parsed_once() -> None:
 
     def prepare(request: RawRequestMessage) -> TryAnswer:
         prepared.append(request)
-        return lambda _: next(answers)
+        return lambda *_: next(answers)
 
     async with polled(prepare) as send:
         assert await send(*[REPEATED] * 4) == [b"first", b"second", b"third", b"fourth"]
@@ -140,11 +140,11 @@ async def test_a_repeated_request_is_parsed_once() -> None:
 async def test_a_request_of_another_connection_is_not_parsed_again() -> None:
     """Nor one of this connection before others; and it ends the time in which the first request is due."""
     prepared: list[RawRequestMessage] = []
-    recent: RecentPolls[TryAnswer] = RecentPolls(10)
+    recent: RecentPolls[Known] = RecentPolls(10)
 
     def prepare(request: RawRequestMessage) -> TryAnswer:
         prepared.append(request)
-        return lambda _: request.headers["Host"].encode()
+        return lambda *_: request.headers["Host"].encode()
 
     for _ in range(3):
         async with polled(prepare, recent, RestLimits(request_seconds=0)) as send:
@@ -154,7 +154,7 @@ async def test_a_request_of_another_connection_is_not_parsed_again() -> None:
 
 async def test_no_request_is_due_after_one_that_was_recognised() -> None:
     """Also once aiohttp has parsed what it had kept of those that followed it: the connection is idle."""
-    recent: RecentPolls[TryAnswer] = RecentPolls(10)
+    recent: RecentPolls[Known] = RecentPolls(10)
     for _ in range(2):
         async with polled(at_once, recent, RestLimits(request_seconds=0)) as send:
             await send(REPEATED, OTHER_REQUEST * 5)
@@ -164,11 +164,11 @@ async def test_no_request_is_due_after_one_that_was_recognised() -> None:
 
 async def test_a_request_is_not_taken_for_another_that_came_before_it() -> None:
     """What is remembered of a request is what was found in its own bytes, whatever was received in between."""
-    recent: RecentPolls[TryAnswer] = RecentPolls(10)
+    recent: RecentPolls[Known] = RecentPolls(10)
 
     def prepare(request: RawRequestMessage) -> TryAnswer | None:
         host = request.headers["Host"].encode()
-        return None if host == b"text" else lambda _: host
+        return None if host == b"text" else lambda *_: host
 
     for left in REPEATED.replace(b"test", b"text"), OTHER_REQUEST, REPEATED[:-2] + b"X: y\r\n":
         async with polled(prepare, recent) as send:
@@ -180,7 +180,7 @@ async def test_a_request_is_not_taken_for_another_that_came_before_it() -> None:
 
 async def test_what_follows_the_last_request_of_a_connection_is_not_remembered() -> None:
     """It may begin with a part of a body, so that it is another request than on a new connection."""
-    recent: RecentPolls[TryAnswer] = RecentPolls(10)
+    recent: RecentPolls[Known] = RecentPolls(10)
     rest_and_next = b"body" + REPEATED
     async with polled(at_once, recent) as send:
         await send(REPEATED[:-2] + b"Content-Length: 8\r\n\r\n\r\n\r\n", rest_and_next)
@@ -189,14 +189,42 @@ async def test_what_follows_the_last_request_of_a_connection_is_not_remembered()
     assert answer != b"at once"
 
 
-async def test_other_connections_do_not_remember_what_was_refused() -> None:
-    """Else strangers could make them forget what others ask for."""
+def with_lines(*lines: str) -> bytes:
+    return "\r\n".join(["GET / HTTP/1.1", *lines, "", ""]).encode()
+
+
+async def test_a_repetition_has_a_request_id_of_its_own() -> None:
+    """It is the one that the parser finds, in whatever place and spelling, and also where there are two."""
     prepared: list[RawRequestMessage] = []
-    recent: RecentPolls[TryAnswer] = RecentPolls(10)
 
     def prepare(request: RawRequestMessage) -> TryAnswer:
         prepared.append(request)
-        return lambda _: b"HTTP/1.1 401 Unauthorized"
+        return lambda _, given_id: repr((request.method, given_id)).encode()
+
+    ids = ["x-request-id: 1", "X-Request-ID: 2", "X-Request-Id: 3", "X-REQUEST-ID: 4", "X-Request-Id: 5 6"]
+    one = [with_lines("Host: test", line) for line in [*ids, *ids]]
+    two = [with_lines(first, "Host: test", second) for first in ids for second in ids]
+    cut = [one[0][:-2], b"X-Request-Id: 7\r\n\r\n", b"x-request-id: 8\r\n\r\n"]
+    recent: RecentPolls[Known] = RecentPolls(100)
+    for sent in one, two, two, cut:
+        async with polled(prepare, RecentPolls(0)) as send:
+            expected = await send(*sent)
+        async with polled(prepare, recent) as send:
+            assert [answer[:15] for answer in await send(*sent)] == [answer[:15] for answer in expected]
+    prepared.clear()
+    async with polled(prepare, recent) as send:
+        assert await send(with_lines("Host: test", "X-Request-Id: other")) == [b"('GET', 'other')"]
+    assert prepared == []
+
+
+async def test_other_connections_do_not_remember_what_was_refused() -> None:
+    """Else strangers could make them forget what others ask for."""
+    prepared: list[RawRequestMessage] = []
+    recent: RecentPolls[Known] = RecentPolls(10)
+
+    def prepare(request: RawRequestMessage) -> TryAnswer:
+        prepared.append(request)
+        return lambda *_: b"HTTP/1.1 401 Unauthorized"
 
     for _ in range(2):
         async with polled(prepare, recent) as send:
@@ -209,7 +237,7 @@ async def test_what_cannot_be_answered_without_the_request_is_parsed_again() -> 
     given: list[RawRequestMessage | None] = []
 
     def prepare(_: RawRequestMessage) -> TryAnswer:
-        def try_answer(request: RawRequestMessage | None) -> bytes | None:
+        def try_answer(request: RawRequestMessage | None, _: str | None) -> bytes | None:
             given.append(request)
             return b"verified" if request else None
 
@@ -226,7 +254,7 @@ async def test_only_the_same_bytes_are_a_repeated_request() -> None:
 
     def prepare(request: RawRequestMessage) -> TryAnswer:
         host = request.headers["Host"].encode()
-        return lambda _: host
+        return lambda *_: host
 
     async with polled(prepare) as send:
         assert await send(REPEATED, REPEATED, OTHER_OF_ITS_LENGTH) == [b"test", b"test", b"tent"]
@@ -246,7 +274,7 @@ async def test_only_the_same_bytes_are_a_repeated_request() -> None:
 async def test_what_the_handler_must_answer_is_not_kept_for_the_next() -> None:
     """A request that was answered at once may need the handler later, as when its credential has to be looked up."""
     answers = iter([b"first", b"second", None, None, b"fourth"])  # the third is parsed, and tried, once more
-    async with polled(lambda _: lambda _: next(answers)) as send:
+    async with polled(lambda _: lambda *_: next(answers)) as send:
         first, second, by_handler, fourth = await send(*[REPEATED] * 4)
     assert (first, second, fourth) == (b"first", b"second", b"fourth")
     assert by_handler.startswith(b"HTTP/1.1 200")
@@ -259,7 +287,7 @@ async def test_a_long_request_is_not_kept() -> None:
 
     def prepare(request: RawRequestMessage) -> TryAnswer:
         asked.append(request)
-        return lambda _: b"at once"
+        return lambda *_: b"at once"
 
     async with polled(prepare) as send:
         await send(REPEATED, *[REPEATED[:-2] + lines + b"\r\n"] * 2)

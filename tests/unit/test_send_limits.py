@@ -2,13 +2,12 @@
 
 import asyncio
 import logging
-import socket
 
 import pytest
 from harness.logged import events_logged
 from harness.skipping_loop import run_without_waiting
 from jobstatus.rest.limits import RestLimits
-from jobstatus.rest.send_limits import PIECE_BYTES, SLICE_BYTES, LargeResponses, NoRoomForLarge, pieces, send_at_once
+from jobstatus.rest.send_limits import PIECE_BYTES, SLICE_BYTES, LargeResponses, NoRoomForLarge, pieces
 
 KIB = 1024
 MIB = 1024 * KIB
@@ -131,14 +130,3 @@ def test_pieces_are_the_whole_and_the_last_ones_are_copies(size: int) -> None:
     views = [number for number, each in enumerate(found) if isinstance(each, memoryview)]
     assert sum(map(len, found[max(views, default=0) + 1 :])) >= min(size, 2 * SLICE_BYTES) - SLICE_BYTES
     assert len(found) <= size // PIECE_BYTES + 5
-
-
-async def test_nothing_more_is_written_at_once_to_a_client_that_has_gone(caplog: pytest.LogCaptureFixture) -> None:
-    """The loop would log each further part."""
-    own, client = socket.socketpair()
-    transport, _ = await asyncio.get_running_loop().create_connection(asyncio.Protocol, sock=own)
-    client.close()
-    parts = pieces(b"", bytes(8 * PIECE_BYTES), b"")
-    assert not send_at_once(transport, parts)
-    assert len(list(parts)) > 5
-    assert caplog.records == []

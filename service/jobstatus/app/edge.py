@@ -16,7 +16,7 @@ import grpc
 from jobstatus.app.background import run_once, run_periodically, start_tasks
 from jobstatus.app.clocks import Clocks, keep_time
 from jobstatus.app.frontend import Frontend, Reload, build_frontend, open_audit_log
-from jobstatus.app.tracing import open_tracing
+from jobstatus.app.tracing import Tracing, open_tracing
 from jobstatus.auth.remote_keys import JwksLimits
 from jobstatus.auth.tls_files import Pem
 from jobstatus.auth.virtual_key_cache import LOOKUPS
@@ -26,9 +26,10 @@ from jobstatus.core.batch_reader import BatchReaderLimits
 from jobstatus.core.errors import Overloaded, ShuttingDown
 from jobstatus.core.poll import Poller
 from jobstatus.core.readiness import Readiness
-from jobstatus.core.timekeeper import TimeLimits
+from jobstatus.core.timekeeper import Timekeeper, TimeLimits
 from jobstatus.rest.limits import RestLimits
 from jobstatus.settings import Address, IssuerSettings, Settings
+from jobstatus.telemetry.audit import AuditLog
 from jobstatus.telemetry.certificates import CertificateDates, read_dates
 from jobstatus.telemetry.metrics import Metrics
 from jobstatus.upstream.follower import FollowerLimits, UpstreamFollower
@@ -78,68 +79,113 @@ async def serving_edge(
     While the service does not respond, the edge runs but is not ready. Raises KeyConfigError or OSError when a key, a
     PEM file or an address is not available.
     """
-    metrics = Metrics(clocks.seconds, clocks.monotonic)
     pem = read_pem(settings)
-    clock = clocks.timekeeper(limits.time, metrics)
-    clocks = replace(clocks, seconds=clock.seconds, ms=clock.ms)
     async with AsyncExitStack() as stack:
-        tracing = await stack.enter_async_context(open_tracing())
-        audit = open_audit_log(settings, stack, metrics)
-        interceptors = () if tracing is None else tracing.client_interceptors()
-        channel = upstream_channel(settings, pem, limits.upstream, interceptors)
-        upstream = UpstreamReader(await stack.enter_async_context(channel), limits.upstream, clock=clock)
-        stack.push_async_callback(upstream.close)
-        follower = UpstreamFollower(channel, limits.follower)
-        subscriptions = follower.subscriptions
-        frontend = build_frontend(
-            settings,
-            issuers,
-            polls=Poller(
-                upstream,
-                clock=clock.expiry_ms,
-                observer=metrics,
-                unscoped_for_all=settings.unscoped_jobs == "any_credential",
-                limits=limits.upstream.batches,
-                max_result_reads=limits.upstream.large_at_a_time,
-            ),
-            virtual_keys=upstream,
-            readiness=Readiness(upstream.probe),
-            subscriptions=subscriptions,
-            metrics=metrics,
-            grace_seconds=GRACE_SECONDS,
-            limits=limits.rest,
-            jwks=limits.jwks,
-            lookups=limits.lookups,
-            clocks=clocks,
-            hears_of_changes=lambda: follower.is_connected,
-            audit=audit,
-            traced=None if tracing is None else partial(tracing.polls, upstream),
-        )
-        if tracing is not None:
-            stack.push_async_callback(tracing.close)
-        await run_once("refresh_credentials", frontend.authenticator.refresh, metrics)
+        core = await _open_core(stack, settings, pem, limits, clocks)
+        frontend = _frontend(core, issuers)
+        if core.tracing is not None:
+            stack.push_async_callback(core.tracing.close)
+        await run_once("refresh_credentials", frontend.authenticator.refresh, core.metrics)
         for stop in (frontend.admin.stop, frontend.public.stop):
             stack.push_async_callback(stop)
-        metrics.tls_files_read(_certificate_dates(settings))
+        core.metrics.tls_files_read(_certificate_dates(settings))
         listening = EdgeListening(
             http=settings.http._replace(port=await frontend.public.start(*settings.http)),
             admin=settings.admin._replace(port=await frontend.admin.start(*settings.admin)),
-            reload=partial(_reload, frontend, _UpstreamTls(channel, pem, limits.connect_seconds), metrics),
+            reload=partial(_reload, frontend, _UpstreamTls(core.channel, pem, limits.connect_seconds), core.metrics),
         )
         await start_tasks(
             stack,
-            keep_time(clock, metrics),
-            follower.run(),
-            run_periodically(2.0, "report_health", partial(_check_health, frontend.readiness), metrics),
+            keep_time(core.clock, core.metrics),
+            core.follower.run(),
+            run_periodically(2.0, "report_health", partial(_check_health, frontend.readiness), core.metrics),
         )
-        await frontend.start_refreshing(stack, metrics)
+        await frontend.start_refreshing(stack, core.metrics)
         try:
             yield listening
         finally:
-            frontend.readiness.stop()
-            await asyncio.sleep(settings.stop_delay_seconds)
-            subscriptions.close()
-            await frontend.public.stop()
+            await _stop(core, frontend)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Core:
+    """What the ports are built upon: the connection to the service, and who reads and follows jobs through it."""
+
+    settings: Settings
+    limits: EdgeLimits
+    clocks: Clocks
+    clock: Timekeeper
+    metrics: Metrics
+    tracing: Tracing | None
+    audit: AuditLog | None
+    channel: ServiceChannel
+    upstream: UpstreamReader
+    follower: UpstreamFollower
+
+
+async def _open_core(
+    stack: AsyncExitStack, settings: Settings, pem: Pem | None, limits: EdgeLimits, clocks: Clocks
+) -> _Core:
+    """Open the connection to the service, and build what uses it. The stack closes all of it."""
+    metrics = Metrics(clocks.seconds, clocks.monotonic)
+    clock = clocks.timekeeper(limits.time, metrics)
+    tracing = await stack.enter_async_context(open_tracing())
+    audit = open_audit_log(settings, stack, metrics)
+    interceptors = () if tracing is None else tracing.client_interceptors()
+    channel = upstream_channel(settings, pem, limits.upstream, interceptors)
+    upstream = UpstreamReader(await stack.enter_async_context(channel), limits.upstream, clock=clock)
+    stack.push_async_callback(upstream.close)
+    return _Core(
+        settings=settings,
+        limits=limits,
+        clocks=replace(clocks, seconds=clock.seconds, ms=clock.ms),
+        clock=clock,
+        metrics=metrics,
+        tracing=tracing,
+        audit=audit,
+        channel=channel,
+        upstream=upstream,
+        follower=UpstreamFollower(channel, limits.follower),
+    )
+
+
+def _frontend(core: _Core, issuers: tuple[IssuerSettings, ...]) -> Frontend:
+    return build_frontend(
+        core.settings,
+        issuers,
+        polls=_poller(core),
+        virtual_keys=core.upstream,
+        readiness=Readiness(core.upstream.probe),
+        subscriptions=core.follower.subscriptions,
+        metrics=core.metrics,
+        grace_seconds=GRACE_SECONDS,
+        limits=core.limits.rest,
+        jwks=core.limits.jwks,
+        lookups=core.limits.lookups,
+        clocks=core.clocks,
+        hears_of_changes=lambda: core.follower.is_connected,
+        audit=core.audit,
+        traced=None if core.tracing is None else partial(core.tracing.polls, core.upstream),
+    )
+
+
+def _poller(core: _Core) -> Poller:
+    return Poller(
+        core.upstream,
+        clock=core.clock.expiry_ms,
+        observer=core.metrics,
+        unscoped_for_all=core.settings.unscoped_jobs == "any_credential",
+        limits=core.limits.upstream.batches,
+        max_result_reads=core.limits.upstream.large_at_a_time,
+    )
+
+
+async def _stop(core: _Core, frontend: Frontend) -> None:
+    """Have clients go elsewhere before anything is refused."""
+    frontend.readiness.stop()
+    await asyncio.sleep(core.settings.stop_delay_seconds)
+    core.follower.subscriptions.close()
+    await frontend.public.stop()
 
 
 class _UpstreamTls:

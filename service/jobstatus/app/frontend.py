@@ -30,6 +30,7 @@ from jobstatus.rest.handler import PollHandler
 from jobstatus.rest.limits import RestLimits
 from jobstatus.rest.openapi import OpenApiDocument
 from jobstatus.rest.protocol import Handler
+from jobstatus.rest.send_limits import LargeResponses
 from jobstatus.rest.server import HttpServer
 from jobstatus.rest.waiting import WaitHandler
 from jobstatus.settings import IssuerSettings, Settings
@@ -93,7 +94,7 @@ def build_frontend(
     port, if anything does.
     """
     accepted = AcceptedIssuers(replace(jwks, keep_seconds=settings.jwks_keep_seconds), clocks, metrics)
-    long_poller = LongPoller(
+    waits = LongPoller(
         polls,
         subscriptions,
         clock=clocks.ms,
@@ -108,62 +109,23 @@ def build_frontend(
         clock=clocks.seconds,
         monotonic=clocks.monotonic,
         lookups=lookups,
-        on_change=long_poller.check_credentials,
+        on_change=waits.check_credentials,
     )
-    large = limits.large_responses(metrics.large_answer_refused)
-    cors = Cors(settings.cors_origins)
-    admission = _admission(settings, clocks, audit)
-    handler = PollHandler(
-        authenticator=authenticator,
-        tracker=polls,
-        long_poller=long_poller,
+    polling = _Polling(
+        settings=settings,
+        limits=limits,
+        clocks=clocks,
         metrics=metrics,
-        retry_after_seconds=settings.retry_after_seconds,
-        max_wait_seconds=settings.max_wait_seconds,
-        event_sender=EventSender(read_result=polls.read_result, large=large, quiet_seconds=limits.quiet_seconds),
-        large=large,
-        cors=cors,
-        openapi=OpenApiDocument(
-            each_second=limits.documents_each if settings.connections_each else 0, monotonic=clocks.monotonic
-        ),
-        admission=admission,
-    )
-    waits = WaitHandler(
         authenticator=authenticator,
         polls=polls,
-        waits=long_poller,
-        outcomes=handler.outcomes,
-        metrics=metrics,
-        max_wait_seconds=settings.max_wait_seconds,
-        large=large,
-        cors=cors,
-        admission=admission,
+        waits=waits,
+        large=limits.large_responses(metrics.large_answer_refused),
+        cors=Cors(settings.cors_origins),
+        admission=_admission(settings, clocks, audit),
     )
-    answer: Handler = handler.answer
-    prepare: Prepare = handler.prepare
-    if cors.is_on:
-        answer, prepare = cors_handler(answer, cors, metrics), cors_prepare(prepare, cors)
-    if traced is not None:
-        answer, prepare = traced(answer, prepare)
-    public = HttpServer(
-        answer,
-        prepare if polls.polls_at_once else None,
-        waits.begin_wait if traced is None else None,  # the handler's waits have spans
-        max_connections=settings.max_connections,
-        max_connections_each=settings.connections_each,
-        on_refused=metrics.connection_refused,
-        recognise=handler.recognise,
-        keepalive_seconds=settings.keepalive_seconds,
-        grace_seconds=grace_seconds,
-        limits=limits,
-    )
-    metrics.expect_refusals(Reason, get_args(Limit))
-    metrics.report_level(Level.CONNECTIONS, lambda: public.connection_count, settings.max_connections)
-    metrics.report_level(Level.WAITING_POLLS, lambda: long_poller.count, settings.max_waiting_polls)
-    metrics.report_level(Level.LARGE_ANSWER_BYTES, lambda: large.held_bytes, limits.max_large_bytes)
-    metrics.report_health(lambda: readiness.health)
-    metrics.report_keys(files=authenticator.files_changed_at, fetched=authenticator.fetched_ages)
-    console = build_console(authenticator, lambda: long_poller.count)
+    public = _public_port(polling, traced, grace_seconds)
+    _report(polling, public, readiness)
+    console = build_console(authenticator, lambda: waits.count)
     admin = admin_handler(readiness.check, metrics.exposition, console=console)
     return Frontend(
         authenticator=authenticator,
@@ -172,6 +134,92 @@ def build_frontend(
         public=public,
         admin=HttpServer(admin, max_connections=_ADMIN_CONNECTIONS, grace_seconds=grace_seconds, limits=limits),
     )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Polling:
+    """What the handlers of polls share."""
+
+    settings: Settings
+    limits: RestLimits
+    clocks: Clocks
+    metrics: Metrics
+    authenticator: Authenticator
+    polls: Poller
+    waits: LongPoller
+    large: LargeResponses
+    cors: Cors
+    admission: Admission | None
+
+
+def _public_port(polling: _Polling, traced: TracedPolls | None, grace_seconds: float) -> HttpServer:
+    """Return the port of polls: one handler answers them, another has them wait without a task of their own."""
+    settings, cors = polling.settings, polling.cors
+    handler = _poll_handler(polling)
+    waits = _wait_handler(polling, handler)
+    answer: Handler = handler.answer
+    prepare: Prepare = handler.prepare
+    if cors.is_on:
+        answer, prepare = cors_handler(answer, cors, polling.metrics), cors_prepare(prepare, cors)
+    if traced is not None:
+        answer, prepare = traced(answer, prepare)
+    return HttpServer(
+        answer,
+        prepare if polling.polls.polls_at_once else None,
+        waits.begin_wait if traced is None else None,  # the handler's waits have spans
+        max_connections=settings.max_connections,
+        max_connections_each=settings.connections_each,
+        on_refused=polling.metrics.connection_refused,
+        recognise=handler.recognise,
+        keepalive_seconds=settings.keepalive_seconds,
+        grace_seconds=grace_seconds,
+        limits=polling.limits,
+    )
+
+
+def _poll_handler(polling: _Polling) -> PollHandler:
+    settings, limits, large = polling.settings, polling.limits, polling.large
+    documents_each = limits.documents_each if settings.connections_each else 0
+    return PollHandler(
+        authenticator=polling.authenticator,
+        tracker=polling.polls,
+        long_poller=polling.waits,
+        metrics=polling.metrics,
+        retry_after_seconds=settings.retry_after_seconds,
+        max_wait_seconds=settings.max_wait_seconds,
+        event_sender=EventSender(
+            read_result=polling.polls.read_result, large=large, quiet_seconds=limits.quiet_seconds
+        ),
+        large=large,
+        cors=polling.cors,
+        openapi=OpenApiDocument(each_second=documents_each, monotonic=polling.clocks.monotonic),
+        admission=polling.admission,
+    )
+
+
+def _wait_handler(polling: _Polling, handler: PollHandler) -> WaitHandler:
+    return WaitHandler(
+        authenticator=polling.authenticator,
+        polls=polling.polls,
+        waits=polling.waits,
+        outcomes=handler.outcomes,
+        metrics=polling.metrics,
+        max_wait_seconds=polling.settings.max_wait_seconds,
+        large=polling.large,
+        cors=polling.cors,
+        admission=polling.admission,
+    )
+
+
+def _report(polling: _Polling, public: HttpServer, readiness: Readiness) -> None:
+    """Report what clients use of the limits, the health, and how old keys are."""
+    metrics, settings, authenticator = polling.metrics, polling.settings, polling.authenticator
+    metrics.expect_refusals(Reason, get_args(Limit))
+    metrics.report_level(Level.CONNECTIONS, lambda: public.connection_count, settings.max_connections)
+    metrics.report_level(Level.WAITING_POLLS, lambda: polling.waits.count, settings.max_waiting_polls)
+    metrics.report_level(Level.LARGE_ANSWER_BYTES, lambda: polling.large.held_bytes, polling.limits.max_large_bytes)
+    metrics.report_health(lambda: readiness.health)
+    metrics.report_keys(files=authenticator.files_changed_at, fetched=authenticator.fetched_ages)
 
 
 def _admission(settings: Settings, clocks: Clocks, audit: AuditLog | None) -> Admission | None:

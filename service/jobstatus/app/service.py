@@ -1,20 +1,18 @@
 """The composition root of the service: builds all parts, starts them in order and stops them in order."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Final
-
-import grpc
+from typing import Any, Final, NoReturn
 
 from jobstatus.app.background import run_once, run_periodically, start_tasks
 from jobstatus.app.clocks import Clocks, keep_time
 from jobstatus.app.console import ServiceConsole
 from jobstatus.app.frontend import Frontend, Reload, build_frontend, open_audit_log
 from jobstatus.app.limits import ServiceLimits
-from jobstatus.app.tracing import open_tracing
+from jobstatus.app.tracing import Tracing, open_tracing
 from jobstatus.console.links import SignInLinks
 from jobstatus.core.readiness import Readiness
 from jobstatus.core.rules import Policy
@@ -22,11 +20,11 @@ from jobstatus.core.store import Store
 from jobstatus.core.sweeper import Sweeper
 from jobstatus.core.timekeeper import Timekeeper
 from jobstatus.core.tracker import JobTracker, TrackerLimits
-from jobstatus.core.watching.notices import ChangeNotices
+from jobstatus.core.watching.notices import ChangeNotices, NoticeLimits
 from jobstatus.core.watching.subscriptions import JobSubscriptions
 from jobstatus.rpc.audit import CHANGES, WRITES, CallAudit
 from jobstatus.rpc.job_status import JobStatusServicer
-from jobstatus.rpc.options import DESCRIPTORS, RpcLimits
+from jobstatus.rpc.options import DESCRIPTORS
 from jobstatus.rpc.server import RpcServer, Tls
 from jobstatus.rpc.virtual_keys import VirtualKeysServicer
 from jobstatus.settings import Address, IssuerSettings, Settings
@@ -80,112 +78,179 @@ async def serving(
     and the admin port is left to the supervisor. `links` sign in to the console. Raises KeyConfigError,
     StoreConfigError or OSError when a key, the store or an address is not available.
     """
-    metrics = Metrics(clocks.seconds, clocks.monotonic)
     async with AsyncExitStack() as stack:
-        tracing = await stack.enter_async_context(open_tracing())
-        audit = open_audit_log(settings, stack, metrics)
-        opening = store or open_store(settings.store, redis_replicas=settings.redis_replicas)
-        opened = real_store = await stack.enter_async_context(opening)
-        if tracing is not None:
-            opened = tracing.store(real_store, settings.store)
-            stack.push_async_callback(tracing.close)
-        subscriptions = JobSubscriptions()
-        clock = clocks.timekeeper(limits.time, metrics)
-        clocks = replace(clocks, seconds=clock.seconds, ms=clock.ms)
-        channel = opened.notices if settings.change_notices else None
-        notices = None if channel is None else ChangeNotices(channel, subscriptions, limits.notices)
-        tracker = _tracker(settings, opened, metrics, subscriptions, notices, limits=limits.tracker, clock=clock)
-        _report_writes(settings, tracker, metrics, limits.tracker)
-        sweeper = Sweeper(tracker, opened, clock=clock, observer=metrics, every_seconds=settings.sweep_interval_seconds)
-        await run_once("ask_time", sweeper.ask_time, metrics)
-        clock.restart_leases(clock.ms())
-        stack.push_async_callback(tracker.close)
-        console = ServiceConsole(
-            settings,
-            tracker=tracker,
-            store=opened,
-            sweeper=sweeper,
-            clock=clock,
-            clocks=clocks,
-            metrics=metrics,
-            audit=audit,
-            links=links,
-            is_child=is_child,
-            limits=limits,
-        )
-        frontend = build_frontend(
-            settings,
-            issuers,
-            polls=tracker.poller,
-            virtual_keys=opened,
-            readiness=Readiness(opened.probe, opened.virtual_keys_version),
-            subscriptions=subscriptions,
-            metrics=metrics,
-            grace_seconds=GRACE_SECONDS,
-            limits=limits.rest,
-            jwks=limits.jwks,
-            lookups=limits.lookups,
-            clocks=clocks,
-            audit=audit,
-            traced=None if tracing is None else partial(tracing.polls, real_store),
-            build_console=console.build,
-        )
-        await frontend.authenticator.refresh()
-        virtual_keys = VirtualKeysServicer(
-            store=opened,
-            clock=clocks.ms,
-            on_change=frontend.authenticator.forget_virtual_keys,
-            pages=limits.rpc.pages,
-        )
-        rpc = _rpc_server(
-            settings,
-            tracker,
-            virtual_keys,
-            metrics,
-            with_reflection=with_reflection,
-            is_child=is_child,
-            limits=limits.rpc,
-            audit=audit,
-            interceptors=() if tracing is None else tracing.server_interceptors(),
-        )
-        count = partial(_count_jobs, sweeper, opened, clock, metrics, console)
-        sweep = partial(_sweep, sweeper, partial(run_once, "count_jobs", count, metrics), metrics)
-        stack.push_async_callback(run_once, "give_up_sweep", sweeper.resign, metrics)
+        core = await _open_core(stack, settings, store, limits, clocks)
+        console = _console(core, links, is_child=is_child)
+        frontend = await _frontend(core, issuers, console)
+        rpc = _rpc_server(core, frontend, with_reflection=with_reflection, is_child=is_child)
+        stack.push_async_callback(run_once, "give_up_sweep", core.sweeper.resign, core.metrics)
         for stop in (frontend.admin.stop, frontend.public.stop, partial(rpc.stop, 0)):
             stack.push_async_callback(stop)
-        metrics.tls_files_read(_certificate_dates(settings))
-        listening = Listening(
-            http=settings.http._replace(port=await frontend.public.start(*settings.http, shared=is_child)),
-            grpc=settings.grpc._replace(port=await rpc.start(str(settings.grpc))),
-            admin=settings.admin
-            if is_child
-            else settings.admin._replace(port=await frontend.admin.start(*settings.admin)),
-            health=partial(_health, frontend.readiness),
-            exposition=partial(_exposition, metrics),
-            restart_leases=partial(_restart_leases, clock),
-            reload=partial(_reload, frontend, rpc, metrics),
-            console=console.answers,
-        )
-        await start_tasks(
-            stack,
-            run_periodically(settings.sweep_interval_seconds, "sweep", sweep, metrics),
-            keep_time(clock, metrics),
-            run_periodically(CHANGE_CHECK_SECONDS, "look_for_changes", partial(_ask, tracker, notices), metrics),
-            *(() if notices is None else (notices.run(),)),
-            run_periodically(2.0, "report_health", partial(_report_health, frontend.readiness, rpc), metrics),
-            run_periodically(limits.count_jobs_seconds, "count_jobs", count, metrics),
-            *console.tasks(),
-        )
-        await frontend.start_refreshing(stack, metrics)
+        core.metrics.tls_files_read(_certificate_dates(settings))
+        listening = await _listen(core, frontend, rpc, console, is_child=is_child)
+        await start_tasks(stack, *_chores(core, frontend, rpc, console))
+        await frontend.start_refreshing(stack, core.metrics)
         try:
             yield listening
         finally:
-            frontend.readiness.stop()
-            await rpc.say_stopping()
-            await asyncio.sleep(settings.stop_delay_seconds)
-            # Clients are told to connect elsewhere before anything is refused, so the tracker stays open until the end
-            # of the grace. Only what would last longer ends once they have been told.
-            await asyncio.gather(rpc.stop(GRACE_SECONDS, on_goaway=tracker.end_watches), frontend.public.stop())
+            await _stop(core, frontend, rpc)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Core:
+    """What the ports and the chores are built upon: the store, and all that is between it and them.
+
+    `store` is `untraced` with a span around each of its calls, or the same where there are no traces.
+    """
+
+    settings: Settings
+    limits: ServiceLimits
+    clocks: Clocks
+    clock: Timekeeper
+    metrics: Metrics
+    tracing: Tracing | None
+    audit: AuditLog | None
+    untraced: Store
+    store: Store
+    subscriptions: JobSubscriptions
+    notices: ChangeNotices | None
+    tracker: JobTracker
+    sweeper: Sweeper
+
+
+async def _open_core(
+    stack: AsyncExitStack,
+    settings: Settings,
+    given: AbstractAsyncContextManager[Store] | None,
+    limits: ServiceLimits,
+    clocks: Clocks,
+) -> _Core:
+    """Open the store, the one `given` if there is one, and build what is upon it. The stack closes all of it."""
+    metrics = Metrics(clocks.seconds, clocks.monotonic)
+    tracing = await stack.enter_async_context(open_tracing())
+    audit = open_audit_log(settings, stack, metrics)
+    opening = given or open_store(settings.store, redis_replicas=settings.redis_replicas)
+    store = untraced = await stack.enter_async_context(opening)
+    if tracing is not None:
+        store = tracing.store(untraced, settings.store)
+        stack.push_async_callback(tracing.close)
+    clock = clocks.timekeeper(limits.time, metrics)
+    subscriptions = JobSubscriptions()
+    notices = _notices(settings, store, subscriptions, limits.notices)
+    tracker = _tracker(settings, store, metrics, subscriptions, notices, limits=limits.tracker, clock=clock)
+    _report_writes(settings, tracker, metrics, limits.tracker)
+    sweeper = Sweeper(tracker, store, clock=clock, observer=metrics, every_seconds=settings.sweep_interval_seconds)
+    await run_once("ask_time", sweeper.ask_time, metrics)
+    clock.restart_leases(clock.ms())
+    stack.push_async_callback(tracker.close)
+    return _Core(
+        settings=settings,
+        limits=limits,
+        clocks=replace(clocks, seconds=clock.seconds, ms=clock.ms),
+        clock=clock,
+        metrics=metrics,
+        tracing=tracing,
+        audit=audit,
+        untraced=untraced,
+        store=store,
+        subscriptions=subscriptions,
+        notices=notices,
+        tracker=tracker,
+        sweeper=sweeper,
+    )
+
+
+def _notices(
+    settings: Settings, store: Store, subscriptions: JobSubscriptions, limits: NoticeLimits
+) -> ChangeNotices | None:
+    channel = store.notices if settings.change_notices else None
+    return None if channel is None else ChangeNotices(channel, subscriptions, limits)
+
+
+def _console(core: _Core, links: SignInLinks | None, *, is_child: bool) -> ServiceConsole:
+    return ServiceConsole(
+        core.settings,
+        tracker=core.tracker,
+        store=core.store,
+        sweeper=core.sweeper,
+        clock=core.clock,
+        clocks=core.clocks,
+        metrics=core.metrics,
+        audit=core.audit,
+        links=links,
+        is_child=is_child,
+        limits=core.limits,
+    )
+
+
+async def _frontend(core: _Core, issuers: tuple[IssuerSettings, ...], console: ServiceConsole) -> Frontend:
+    """Build the HTTP ports, and read the virtual keys that they accept."""
+    frontend = build_frontend(
+        core.settings,
+        issuers,
+        polls=core.tracker.poller,
+        virtual_keys=core.store,
+        readiness=Readiness(core.store.probe, core.store.virtual_keys_version),
+        subscriptions=core.subscriptions,
+        metrics=core.metrics,
+        grace_seconds=GRACE_SECONDS,
+        limits=core.limits.rest,
+        jwks=core.limits.jwks,
+        lookups=core.limits.lookups,
+        clocks=core.clocks,
+        audit=core.audit,
+        traced=None if core.tracing is None else partial(core.tracing.polls, core.untraced),
+        build_console=console.build,
+    )
+    await frontend.authenticator.refresh()
+    return frontend
+
+
+async def _listen(
+    core: _Core, frontend: Frontend, rpc: RpcServer, console: ServiceConsole, *, is_child: bool
+) -> Listening:
+    """Open the ports, the admin port last, and not in a child."""
+    http, grpc_address, admin = core.settings.http, core.settings.grpc, core.settings.admin
+    return Listening(
+        http=http._replace(port=await frontend.public.start(*http, shared=is_child)),
+        grpc=grpc_address._replace(port=await rpc.start(str(grpc_address))),
+        admin=admin if is_child else admin._replace(port=await frontend.admin.start(*admin)),
+        health=partial(_health, frontend.readiness),
+        exposition=partial(_exposition, core.metrics),
+        restart_leases=partial(_restart_leases, core.clock),
+        reload=partial(_reload, frontend, rpc, core.metrics),
+        console=console.answers,
+    )
+
+
+def _chores(
+    core: _Core, frontend: Frontend, rpc: RpcServer, console: ServiceConsole
+) -> list[Coroutine[Any, Any, NoReturn]]:
+    """Return what is done again and again while the service runs."""
+    metrics, every_seconds = core.metrics, core.settings.sweep_interval_seconds
+    count = partial(_count_jobs, core.sweeper, core.store, core.clock, metrics, console)
+    sweep = partial(_sweep, core.sweeper, partial(run_once, "count_jobs", count, metrics), metrics)
+    ask = partial(_ask, core.tracker, core.notices)
+    return [
+        run_periodically(every_seconds, "sweep", sweep, metrics),
+        keep_time(core.clock, metrics),
+        run_periodically(CHANGE_CHECK_SECONDS, "look_for_changes", ask, metrics),
+        *(() if core.notices is None else (core.notices.run(),)),
+        run_periodically(2.0, "report_health", partial(_report_health, frontend.readiness, rpc), metrics),
+        run_periodically(core.limits.count_jobs_seconds, "count_jobs", count, metrics),
+        *console.tasks(),
+    ]
+
+
+async def _stop(core: _Core, frontend: Frontend, rpc: RpcServer) -> None:
+    """Tell clients to connect elsewhere before anything is refused.
+
+    So the tracker stays open until the end of the grace. Only what would last longer ends once they have been told.
+    """
+    frontend.readiness.stop()
+    await rpc.say_stopping()
+    await asyncio.sleep(core.settings.stop_delay_seconds)
+    await asyncio.gather(rpc.stop(GRACE_SECONDS, on_goaway=core.tracker.end_watches), frontend.public.stop())
 
 
 async def _reload(
@@ -253,29 +318,25 @@ def _report_writes(settings: Settings, tracker: JobTracker, metrics: Metrics, li
     metrics.expect_writes([method.name for service in DESCRIPTORS for method in service.methods])
 
 
-def _rpc_server(
-    settings: Settings,
-    tracker: JobTracker,
-    virtual_keys: VirtualKeysServicer,
-    metrics: Metrics,
-    *,
-    with_reflection: bool,
-    is_child: bool,
-    limits: RpcLimits,
-    audit: AuditLog | None,
-    interceptors: Sequence[grpc.aio.ServerInterceptor],
-) -> RpcServer:
+def _rpc_server(core: _Core, frontend: Frontend, *, with_reflection: bool, is_child: bool) -> RpcServer:
+    settings, limits = core.settings, core.limits.rpc
+    virtual_keys = VirtualKeysServicer(
+        store=core.store,
+        clock=core.clocks.ms,
+        on_change=frontend.authenticator.forget_virtual_keys,
+        pages=limits.pages,
+    )
     return RpcServer(
-        job_status=JobStatusServicer(tracker, max_result_bytes=settings.max_result_bytes, limits=limits),
+        job_status=JobStatusServicer(core.tracker, max_result_bytes=settings.max_result_bytes, limits=limits),
         virtual_keys=virtual_keys,
-        metrics=metrics,
+        metrics=core.metrics,
         max_result_bytes=settings.max_result_bytes,
         tls=read_tls(settings),
         with_reflection=with_reflection,
         shared=is_child,
         limits=limits,
-        audit=_call_audit(settings, audit),
-        interceptors=interceptors,
+        audit=_call_audit(settings, core.audit),
+        interceptors=() if core.tracing is None else core.tracing.server_interceptors(),
     )
 
 

@@ -56,8 +56,10 @@ def cors_prepare(prepare: Prepare, cors: Cors) -> Prepare:
     return prepare_with_lines
 
 
-def _with_lines(lines: bytes, try_answer: TryAnswer, message: RawRequestMessage | None) -> bytes | None:
-    whole = try_answer(message)
+def _with_lines(
+    lines: bytes, try_answer: TryAnswer, message: RawRequestMessage | None, given_id: str | None
+) -> bytes | None:
+    whole = try_answer(message, given_id)
     return None if whole is None else whole.replace(b"\r\n", lines, 1)
 
 

@@ -10,7 +10,7 @@ This relies on private parts of aiohttp; `fast_path_check` verifies at start tha
 """
 
 import asyncio
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Final, TypeAlias, cast
 
 from aiohttp import HttpVersion11, StreamReader, web
@@ -18,21 +18,23 @@ from aiohttp.http import RawRequestMessage
 from aiohttp.streams import EMPTY_PAYLOAD
 from aiohttp.web_protocol import RequestHandler
 
-from jobstatus.rest.headers import HOST, TRANSFER_ENCODING, is_host
+from jobstatus.rest.headers import HOST, TRANSFER_ENCODING, X_REQUEST_ID, is_host
 from jobstatus.rest.parked import Guest, Parkable, ParkedConnection, Parking
 from jobstatus.rest.protocol import HEAD_END, RestProtocol
-from jobstatus.rest.recent_polls import RecentPolls
+from jobstatus.rest.recent_polls import Key, RecentPolls
 from jobstatus.rest.responses import ALLOWED_METHODS
-from jobstatus.rest.send_limits import send_at_once
 
-TryAnswer: TypeAlias = Callable[[RawRequestMessage | None], bytes | None]
+TryAnswer: TypeAlias = Callable[[RawRequestMessage | None, str | None], bytes | None]
 """Return the whole answer to one request, or None to leave it to the handler. It is called for each repetition, with
-None in place of the request; where it then returns None, the request is parsed again. It holds no good credential."""
+None in place of the request; where it then returns None, the request is parsed again. It holds no good credential. The
+other argument is the request's X-Request-Id, which repetitions may have of their own."""
 Prepare: TypeAlias = Callable[[RawRequestMessage], TryAnswer | None]
 """Return what answers a GET or HEAD over HTTP/1.1 on a connection that stays open; None to leave it to the handler."""
 BeginWait: TypeAlias = Callable[[RawRequestMessage, Parkable], bytes | None]
-"""Return the whole answer to such a request, which is not answered at once; an empty one where it was sent already, or
-comes later on a parked connection; None to leave it to the handler."""
+"""Return the whole answer to such a request, which is not answered at once; an empty one where it comes later, on a
+parked connection; None to leave it to the handler."""
+Known: TypeAlias = tuple[TryAnswer, str | None]
+"""What is remembered of a request: what answers it, and its X-Request-Id where repetitions have the same."""
 MAX_REPEATED_BYTES: Final = 8 * 1024
 """A longer request is parsed each time, because each open connection may keep one."""
 _REFUSED: Final = b"HTTP/1.1 401 "
@@ -56,11 +58,6 @@ class WriteBatch:
             asyncio.get_running_loop().call_soon(self._write)
         self._answers.append((transport, answer))
 
-    def flush(self) -> None:
-        """Write now what was put, so that what is written without this batch follows it."""
-        if self._answers:
-            self._write()
-
     def _write(self) -> None:
         answers, self._answers = self._answers, []
         for transport, answer in answers:
@@ -77,7 +74,7 @@ class FastPathProtocol(RestProtocol):
         *,
         prepare: Prepare,
         write_batch: WriteBatch,
-        recent: RecentPolls[TryAnswer],
+        recent: RecentPolls[Known],
         begin_wait: BeginWait | None = None,
         parking: Parking | None = None,
         **options: Any,
@@ -94,40 +91,46 @@ class FastPathProtocol(RestProtocol):
         self._under_way = 0
         """Requests that the handler has still to answer; answers must keep the order of their requests."""
         self._recent = recent
-        self.last_poll: tuple[bytes, TryAnswer] | None = (b"", _answer_nothing)
+        self.last_poll: tuple[bytes, TryAnswer, str | None] | None = (b"", _answer_nothing, None)
         """What was received last, where it was exactly one request that was answered at once, or nothing so far."""
-        self._digest: bytes | None = None
+        self._key: Key | None = None
         """That of what is being received, where it was looked up."""
 
     def take(self, data: bytes) -> None:
         """Take bytes in their turn. InterceptingParser calls `note`, which spares each poll a frame."""
         last = self.last_poll
         if last is None or self._close:
-            self._digest, self._has_turn = None, bool(data)
-            RequestHandler.data_received(self, data)
-        elif not (self._is_recent(data) if data != last[0] else self.answer_now(last[1])):
-            self._has_turn = bool(data)
-            RequestHandler.data_received(self, data)
+            self._key = None
+        elif self._is_recent(data) if data != last[0] else self.answer_now(last[1], None, last[2]):
+            return
+        self._has_turn = bool(data)
+        RequestHandler.data_received(self, data)
 
     def _is_recent(self, data: bytes) -> bool:
         """Answer a poll that repeats one of any connection, and return whether this was one."""
-        self._digest = digest = self._recent.digest(data)
-        try_answer = None if digest is None else self._recent.find(digest)
-        if try_answer is None or not self.answer_now(try_answer):
+        self._key = key = self._recent.key(data)
+        if key is None or (known := self._recent.find(key)) is None:
+            return False
+        try_answer, request_id = known
+        if key.request_id is not None:
+            request_id = key.request_id
+        if not self.answer_now(try_answer, None, request_id):
             return False
         if self.request_timer is not None:  # the first one was due
             self._await_no_request()
             self._last_bytes = HEAD_END
-        self._digest, self.last_poll = None, (data, try_answer)
+        self._key, self.last_poll = None, (data, try_answer, request_id)
         return True
 
-    def answer_now(self, try_answer: TryAnswer, request: RawRequestMessage | None = None) -> bytes | None:
+    def answer_now(
+        self, try_answer: TryAnswer, request: RawRequestMessage | None, request_id: str | None
+    ) -> bytes | None:
         """Answer a plain request if that is possible at once, and return the answer."""
         transport = self.transport
         if self._under_way or transport is None or self.writing_paused:
             return None
-        answer = try_answer(request)
-        if answer:  # else there is none, or it was sent already, or it comes later on a parked connection
+        answer = try_answer(request, request_id)
+        if answer:  # else there is none, or it comes later, on a parked connection
             self._write_batch.put(transport, answer)
             self._next_keepalive_close_time = self._loop.time() + self._keepalive_timeout
         return answer
@@ -137,35 +140,29 @@ class FastPathProtocol(RestProtocol):
 
         `data` is what it was parsed of where it was all of it: then its repetition is recognised.
         """
-        digest, self._digest = self._digest, None
-        answer = self.answer_now(try_answer, request)
+        key, self._key = self._key, None
+        request_id = request.headers.get(X_REQUEST_ID)
+        answer = self.answer_now(try_answer, request, request_id)
         if answer is None:
             return False
         if data is not None and len(data) <= MAX_REPEATED_BYTES:
-            self.last_poll = data, try_answer
-            if not answer.startswith(_REFUSED) and (digest := digest or self._recent.digest(data)):
-                self._recent.put(digest, try_answer)
+            self.last_poll = data, try_answer, request_id
+            if not answer.startswith(_REFUSED) and (key := key or self._recent.key(data)):
+                if key.request_id is None:
+                    self._recent.put(key, (try_answer, request_id))
+                elif request.headers.getall(X_REQUEST_ID) == [key.request_id]:
+                    self._recent.put(key, (try_answer, None))
         return True
 
     def waits(self, request: RawRequestMessage) -> bool:
         """Have a plain request wait for what takes time, or answer it. Return whether that was possible."""
         begin_wait = self._begin_wait
-        return begin_wait is not None and self.answer_now(lambda _: begin_wait(request, self)) is not None
+        return begin_wait is not None and self.answer_now(lambda *_: begin_wait(request, self), None, None) is not None
 
     def park(self, guest: Guest) -> ParkedConnection:
         """Give the connection up, except for its transport, while the guest waits."""
         assert self._parking is not None  # noqa: S101  # for the type checker: whoever begins a wait may park it
-        is_paused = self.writing_paused
-        return self._parking.park(*self.give_up(), guest, is_paused=is_paused)
-
-    def send(self, parts: Iterator[bytes | memoryview]) -> bool:
-        """Send the parts of a large answer as `send_at_once` does."""
-        assert self.transport is not None  # noqa: S101  # for the type checker: `is_answered` has found one
-        self._write_batch.flush()
-        if not send_at_once(self.transport, parts):
-            return False
-        self._next_keepalive_close_time = self._loop.time() + self._keepalive_timeout
-        return True
+        return self._parking.park(*self.give_up(), guest)
 
     def hand_over(self, requests: Requests) -> None:
         """Note the requests that are passed to the handler."""
@@ -216,7 +213,7 @@ class InterceptingParser:
         return getattr(self._parser, name)
 
 
-def _answer_nothing(_: RawRequestMessage | None) -> None: ...
+def _answer_nothing(request: RawRequestMessage | None, request_id: str | None) -> None: ...
 
 
 def _is_plain(request: RawRequestMessage) -> bool:

@@ -14,7 +14,7 @@ from typing import Any, Final
 from aiohttp import web
 from aiohttp.http import RawRequestMessage
 
-from jobstatus.rest.fast_path import FastPathProtocol, TryAnswer, WriteBatch
+from jobstatus.rest.fast_path import FastPathProtocol, Known, TryAnswer, WriteBatch
 from jobstatus.rest.limits import RestLimits
 from jobstatus.rest.parked import Parkable, ParkedConnection, Parking
 from jobstatus.rest.recent_polls import RecentPolls
@@ -103,11 +103,11 @@ async def _check(limits: RestLimits, options: Mapping[str, Any]) -> None:
         return web.Response(body=f"handled {len(handled)}".encode())
 
     def prepare(request: RawRequestMessage) -> TryAnswer | None:
-        return (lambda _: _FAST) if request.path == "/fast" else None
+        return (lambda *_: _FAST) if request.path == "/fast" else None
 
     server = web.Server(handle, handler_cancellation=True)
 
-    recent: RecentPolls[TryAnswer] = RecentPolls(0)
+    recent: RecentPolls[Known] = RecentPolls(0)
 
     def connected() -> AbstractContextManager[tuple[Any, _Transport]]:
         return _connected(
@@ -186,7 +186,7 @@ async def _check_parking(limits: RestLimits, server: web.Server, options: Mappin
     lost: list[None] = []
     parked: list[ParkedConnection] = []
     batch = WriteBatch()
-    recent: RecentPolls[TryAnswer] = RecentPolls(0)
+    recent: RecentPolls[Known] = RecentPolls(0)
 
     def begin_wait(message: RawRequestMessage, connection: Parkable) -> bytes:  # noqa: ARG001  # one of BeginWait
         parked.append(connection.park(_Guest()))
@@ -195,7 +195,7 @@ async def _check_parking(limits: RestLimits, server: web.Server, options: Mappin
     def connect(on_lost: Callable[[], None]) -> Any:
         return limits.connection_type(
             server,
-            prepare=lambda message: (lambda _: _FAST) if message.path == "/fast" else None,
+            prepare=lambda message: (lambda *_: _FAST) if message.path == "/fast" else None,
             write_batch=batch,
             recent=recent,
             begin_wait=begin_wait,

@@ -85,10 +85,6 @@ class Polls(Protocol):
 
     async def poll(self, job_id: str, request_type: RequestType, principal: Principal) -> Poll: ...
 
-    def try_read_result(self, large: LargeResult) -> bytes | None:
-        """Return what `read_result` returns, or None when only that can tell."""
-        ...
-
     async def read_result(self, large: LargeResult) -> bytes:
         """Return the result that a poll has found and not read."""
         ...
@@ -164,20 +160,20 @@ class PollHandler:
             credential = fingerprint_of(*credentials_of(headers))
         except CredentialError as error:
             credential = error.again()
-        given_id, conditions = headers.get(X_REQUEST_ID), conditions_in(headers)
-        plain = _PlainPoll(request_type, job_id, credential, given_id, conditions, message.method == "HEAD")
+        plain = _PlainPoll(request_type, job_id, credential, conditions_in(headers), message.method == "HEAD")
         return partial(self._try_answer, plain)
 
-    def _try_answer(self, plain: "_PlainPoll", message: RawRequestMessage | None) -> bytes | None:
+    def _try_answer(self, plain: "_PlainPoll", message: RawRequestMessage | None, given_id: str | None) -> bytes | None:
         """Return the whole answer to a plain poll, or None where only `answer` can answer.
 
-        Without `message` it is None also for a credential that has still to be verified.
+        `given_id` is the request's X-Request-Id. Without `message` it is None also for a credential that has still to
+        be verified.
         """
         started = time.perf_counter()
-        request_type, job_id, credential, given_id, conditions, is_head = plain
+        request_type, job_id, credential, conditions, is_head = plain
         request_id, admission, admitted = request_id_of(given_id), self._admission, None
         try:
-            principal = self._principal(credential, message)
+            principal = self._authenticate_at_once(credential, message)
             if admission is not None and principal is not None:
                 admission.check(principal)
                 admitted = principal
@@ -196,13 +192,15 @@ class PollHandler:
         self._metrics.request_answered(request_type.value, response.status, time.perf_counter() - started)
         return response.head() if is_head else response.whole()
 
-    def _principal(self, credential: "Fingerprint | _Refuse", message: RawRequestMessage | None) -> Principal | None:
-        """Return what `try_authenticate` returns; None also where the credential has to be read again."""
+    def _authenticate_at_once(
+        self, credential: "Fingerprint | _Refuse", message: RawRequestMessage | None
+    ) -> Principal | None:
+        """Return what `try_authenticate` returns; None also where that has to read `message`, and there is none."""
         if not isinstance(credential, Fingerprint):
             raise credential()
         principal = self._recall(credential)
         if principal is None and message is not None:
-            principal = self._try_authenticate(*credentials_of(message.headers))
+            return self._try_authenticate(*credentials_of(message.headers))
         return principal
 
     def recognise(self, authorization: Sequence[str], keys: Sequence[str]) -> str | None:
@@ -328,12 +326,14 @@ class PollHandler:
 
 
 class _PlainPoll(NamedTuple):
-    """What a plain poll says: all that its answer depends on but the job and the time. It is kept, without a secret."""
+    """What a plain poll says: all that its answer depends on but the job, the time and the request's id.
+
+    It is kept, without a secret.
+    """
 
     request_type: RequestType
     job_id: str
     credential: "Fingerprint | _Refuse"
-    given_id: str | None
     conditions: Conditions | None
     is_head: bool
 

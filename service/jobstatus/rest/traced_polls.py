@@ -71,11 +71,13 @@ class TracedPolls:
 
         return traced
 
-    def _try_answer(self, asked: "_Asked", try_answer: TryAnswer, message: RawRequestMessage | None) -> bytes | None:
+    def _try_answer(
+        self, asked: "_Asked", try_answer: TryAnswer, message: RawRequestMessage | None, given_id: str | None
+    ) -> bytes | None:
         """Return the answer. Where the handler is to answer the span is dropped, because it makes one of its own."""
         span = self._begin(asked)
         with self._spans.current(span):
-            whole = try_answer(message)
+            whole = try_answer(message, given_id)
         if whole is not None:
             self._end(span, asked.job_id, int(whole[_STATUS]))
         return whole

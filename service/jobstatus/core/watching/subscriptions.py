@@ -9,7 +9,6 @@ a second and about all jobs at a time, which of them are no longer at the versio
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Final
 
 from jobstatus.core.errors import Overloaded, ShuttingDown
@@ -17,20 +16,6 @@ from jobstatus.core.watching.fan_out import FanOut, Wake
 
 UNSEEN: Final = -1
 """The version of a job not read since its subscribers were last woken: any version in the store is a change."""
-
-
-@dataclass(slots=True)
-class _Watched:
-    """The subscribers of one job, and the version for which all of them were woken."""
-
-    wakes: tuple[Wake, ...] = ()
-    """A tuple, because there are few of a job and many jobs."""
-    version: int = UNSEEN
-
-    def wake(self, but: Wake | None = None) -> None:
-        for wake in self.wakes:
-            if wake != but:
-                wake()
 
 
 class ConcurrencyLimit:
@@ -79,7 +64,10 @@ class JobSubscriptions:
 
         `fan_out` is how subscribers wake those for whom they act.
         """
-        self._watched: dict[str, _Watched] = {}
+        self._wakes: dict[str, tuple[Wake, ...]] = {}
+        """The subscribers of each job; tuples, because there are few of a job and many jobs."""
+        self._versions: dict[str, int] = {}
+        """The version of each of these jobs for which all were woken. A dict of its own, because it is copied often."""
         self._on_seen = on_seen
         self._on_left = on_left
         self.fan_out: Final = fan_out or FanOut()
@@ -90,51 +78,54 @@ class JobSubscriptions:
 
     def add(self, job_id: str, wake: Wake) -> None:
         """Call `wake` whenever the job has changed."""
-        watched = self._watched.get(job_id)
-        if watched is None:
-            watched = self._watched[job_id] = _Watched()
-        watched.wakes += (wake,)
+        self._wakes[job_id] = (*self._wakes.get(job_id, ()), wake)
+        self._versions.setdefault(job_id, UNSEEN)
 
     def remove(self, job_id: str, wake: Wake) -> None:
         """Undo `add`."""
-        watched = self._watched[job_id]
-        watched.wakes = tuple(other for other in watched.wakes if other != wake)
-        if not watched.wakes:
-            del self._watched[job_id]
+        left = tuple(other for other in self._wakes[job_id] if other != wake)
+        if left:
+            self._wakes[job_id] = left
+        else:
+            del self._wakes[job_id], self._versions[job_id]
             self._on_left(job_id)
 
     def wake(self, job_ids: Iterable[str]) -> None:
         """Wake the subscribers of these jobs, which this process has just changed."""
         for job_id in job_ids:
-            if watched := self._watched.get(job_id):
-                watched.version = UNSEEN
-                watched.wake()
+            if job_id in self._wakes:
+                self._wake(job_id, UNSEEN)
 
     def seen(self, job_id: str, version: int, by: Wake | None = None) -> bool:
         """Record that this version was read. Return whether another one was last seen: then all subscribers are woken.
 
         `by` is the subscriber that has read it: it is not woken.
         """
-        watched = self._watched.get(job_id)
-        if watched is None or watched.version == version:
+        before = self._versions.get(job_id)
+        if before is None or before == version:
             return False
-        is_other = watched.version != UNSEEN
-        if is_other:
-            watched.wake(by)
-        watched.version = version
+        if before == UNSEEN:
+            self._versions[job_id] = version
+        else:
+            self._wake(job_id, version, by)
         self._on_seen(job_id, version)
-        return is_other
+        return before != UNSEEN
 
     def versions(self) -> dict[str, int]:
-        """The version last seen of each job that has subscribers."""
-        return {job_id: watched.version for job_id, watched in self._watched.items()}
+        """Return the version last seen of each job that has subscribers."""
+        return self._versions.copy()
 
     def found(self, versions: Mapping[str, int]) -> None:
         """Wake the subscribers of these jobs, which the store has at these versions, other than those last seen."""
         for job_id, version in versions.items():
-            if (watched := self._watched.get(job_id)) and watched.version != version:
-                watched.version = version
-                watched.wake()
+            if self._versions.get(job_id, version) != version:
+                self._wake(job_id, version)
+
+    def _wake(self, job_id: str, version: int, but: Wake | None = None) -> None:
+        self._versions[job_id] = version  # before the calls, during which the last subscriber may leave
+        for wake in self._wakes[job_id]:
+            if wake != but:
+                wake()
 
     def close(self) -> None:
         """Report the stop to `on_close`; `check_open` raises from now on."""

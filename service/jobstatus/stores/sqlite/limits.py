@@ -13,6 +13,8 @@ class SQLiteLimits:
     """For a write, behind other writes of this process and other programs' locks."""
     max_rowids: int = 100_000
     """Of how many polled jobs the rowid is cached."""
+    max_recent_jobs: int = 10_000
+    """Of how many jobs under way the last version is kept in memory."""
     max_kept_frames: int = 1000
     """Reads keep a transaction open only while the log has no more frames than this."""
     max_scans: int = MAX_SCANS

@@ -24,17 +24,7 @@ import apsw
 
 from jobstatus.core.errors import StoreFull, StoreUnavailable
 from jobstatus.core.job import Job, JobState, RequestType
-from jobstatus.core.store import (
-    Answer,
-    Change,
-    Claim,
-    JobCount,
-    JobPage,
-    Listing,
-    StoredResult,
-    StoreError,
-    WorkerSigns,
-)
+from jobstatus.core.store import Answer, Change, Claim, JobCount, JobPage, Listing, StoreError, WorkerSigns
 from jobstatus.core.virtual_keys import VirtualKey
 from jobstatus.stores import StoreConfigError
 from jobstatus.stores.counting import count_of, count_values, types_of
@@ -44,6 +34,7 @@ from jobstatus.stores.sqlite import schema, statements, virtual_keys
 from jobstatus.stores.sqlite.limits import SQLiteLimits
 from jobstatus.stores.sqlite.long_reader import LongReader
 from jobstatus.stores.sqlite.reader import PointReader
+from jobstatus.stores.sqlite.recent_jobs import NO_MARK, RecentJobs
 from jobstatus.stores.sqlite.sweep_lock import SweepLock
 
 _log = logging.getLogger(__name__)
@@ -78,6 +69,7 @@ class SQLiteJobStore:
         self._opened = 0
         self._place_of_added = schema.Place.BEFORE_RESULT
         self._rowids: dict[str, int] = {}
+        self._recent = RecentJobs(limits.max_recent_jobs)
         self._compared: tuple[frozenset[str], tuple[int, int]] = frozenset(), (0, 0)
         self._sweep_lock = SweepLock(self._path)
         self._write_thread = ThreadPoolExecutor(1, "sqlite-writer")
@@ -120,31 +112,29 @@ class SQLiteJobStore:
         self._rowids[job_id] = rowid
         return Answer(*answer)
 
-    def try_read_result(self, job_id: str) -> StoredResult | StoreError | None:
-        try:
-            row, result = self._point_reader().fetch_result(statements.RESULT, (job_id,))
-        except _FAULTS as error:
-            self._close_reader()
-            raise StoreUnavailable from error
-        if not row:
-            return None
-        _, virtual_key_id, created_at_ms, expires_at_ms, _ = row
-        return StoredResult(virtual_key_id, created_at_ms, expires_at_ms, result)
-
     async def read_jobs(self, job_ids: Sequence[str], *, with_results: bool) -> list[Job | StoreError | None]:
+        recent = self._recent.as_of(self._mark())
+        sought = [job_id for job_id in job_ids if job_id not in recent]
+        if not sought:
+            return [recent[job_id] for job_id in job_ids]
         statement = statements.JOBS[with_results, self._place_of_added]
-        if len(job_ids) == 1:
-            rows = self._read(statement, job_ids)
+        if len(sought) == 1:
+            rows = self._read(statement, sought)
         else:
-            rows = self._read_each(statement, [(job_id,) for job_id in job_ids])
+            rows = self._read_each(statement, [(job_id,) for job_id in sought])
         found = {row[0]: job_of(row) for row in rows}
-        return [found.get(job_id) for job_id in job_ids]
+        return [recent.get(job_id) or found.get(job_id) for job_id in job_ids]
 
     def part_of(self, job_id: str) -> None:
         """There is one part."""
 
     async def commit(self, changes: Sequence[Change]) -> dict[str, StoreError | None]:
-        return dict.fromkeys(await self._write(lambda connection: _commit(connection, changes)))
+        lost = await self._write(lambda connection: _commit(connection, changes))
+        if lost:
+            self._recent.clear()  # the transaction was begun anew, so another process may have written in between
+        else:
+            self._recent.put(changes)
+        return dict.fromkeys(lost)
 
     async def confirm(self, job_ids: Sequence[str]) -> dict[str, StoreError]:  # noqa: ARG002  # the port's
         return {}  # readers see a commit only after its sync
@@ -154,6 +144,8 @@ class SQLiteJobStore:
         mark = await self._in(self._write_thread, self._mark_of_others)
         compared, before = self._compared
         wanted = list(versions.keys() - compared) if mark == before else list(versions)
+        if not wanted and len(versions) == len(compared):
+            return {}
         found: list[list[Any]] = []
         for first in range(0, len(wanted), _COMPARED_AT_ONCE):
             part = wanted[first : first + _COMPARED_AT_ONCE]
@@ -258,7 +250,9 @@ class SQLiteJobStore:
     def _read(self, statement: str, values: Sequence[Any]) -> list[Any]:
         """Do a short read on the event loop's thread."""
         try:
-            return self._point_reader().fetch(statement, values, keep=not self._writes)
+            if self._reader is None:
+                self._reader = self._open_reader()
+            return self._reader.fetch(statement, values, keep=not self._writes)
         except _FAULTS as error:
             self._close_reader()
             raise StoreUnavailable from error
@@ -266,15 +260,15 @@ class SQLiteJobStore:
     def _read_each(self, statement: str, values: Sequence[Sequence[Any]]) -> list[Any]:
         """As `_read` for each of the values, in one transaction."""
         try:
-            return self._point_reader().fetch_each(statement, values)
+            if self._reader is None:
+                self._reader = self._open_reader()
+            return self._reader.fetch_each(statement, values)
         except _FAULTS as error:
             self._close_reader()
             raise StoreUnavailable from error
 
-    def _point_reader(self) -> PointReader:
-        if self._reader is None:
-            self._reader = PointReader(self._path, self._limits.max_kept_frames, self._release_soon)
-        return self._reader
+    def _open_reader(self) -> PointReader:
+        return PointReader(self._path, self._limits.max_kept_frames, self._release_soon)
 
     def _release_reader(self) -> None:
         """Let the log restart. A reader that fails to is closed, and reopened when it is needed."""
@@ -304,16 +298,22 @@ class SQLiteJobStore:
         self._writes += 1
         try:
             self._release_reader()
-            return await self._in(self._write_thread, lambda: self._transact(work, ends_at))
+            outcome, *marks = await self._in(self._write_thread, lambda: self._transact(work, ends_at))
         finally:
             self._writes -= 1
+        self._recent.follow(*marks)
+        return outcome
 
-    def _transact(self, work: Callable[[apsw.Connection], T], ends_at: float) -> T:
-        """As `_write`, on the thread. The time spent waiting for the thread is not waited for a lock again."""
+    def _transact(self, work: Callable[[apsw.Connection], T], ends_at: float) -> tuple[T, bytes, bytes]:
+        """As `_write`, on the thread. Return the marks of `RecentJobs.follow`, too.
+
+        The time spent waiting for the thread is not waited for a lock again.
+        """
         try:
             connection = self._writing()
             connection.set_busy_timeout(max(0, int((ends_at - time.monotonic()) * 1000)))
             connection.execute("BEGIN IMMEDIATE")
+            before = self._mark()
             try:
                 outcome = work(connection)
                 connection.execute("COMMIT")
@@ -326,7 +326,11 @@ class SQLiteJobStore:
                 _close(self._writer)
                 self._writer = None
             raise (StoreFull if isinstance(error, _FULL) else StoreUnavailable) from error
-        return outcome
+        return outcome, before, self._mark()
+
+    def _mark(self) -> bytes:
+        reader = self._reader
+        return NO_MARK if reader is None else reader.mark()
 
     def _writing(self) -> apsw.Connection:
         """Return the writer's connection, reopened after a fault.
