@@ -116,7 +116,9 @@ class FastPathProtocol(RestProtocol):
             request_id = key.request_id
         if not self.answer_now(try_answer, None, request_id):
             return False
-        self._await_no_request()  # the first one was due
+        if self.request_timer is not None:  # the first one was due
+            self._await_no_request()
+            self._last_bytes = HEAD_END
         self._key, self.last_poll = None, (data, try_answer, request_id)
         return True
 
@@ -171,7 +173,8 @@ class FastPathProtocol(RestProtocol):
     ) -> tuple[web.StreamResponse, bool]:
         """Send the handler's answer. aiohttp calls this once for each request that was passed to it."""
         finished = await super().finish_response(request, resp, start_time)
-        self._under_way -= 1
+        if finished[0].keep_alive:  # else nothing that follows is a request
+            self._under_way -= 1
         return finished
 
 

@@ -159,7 +159,7 @@ class PollHandler:
         try:
             credential = fingerprint_of(*credentials_of(headers))
         except CredentialError as error:
-            credential = error.again
+            credential = error.again()
         plain = _PlainPoll(request_type, job_id, credential, conditions_in(headers), message.method == "HEAD")
         return partial(self._try_answer, plain)
 
