@@ -442,6 +442,16 @@ async def test_when_all_connections_are_taken_the_others_wait_their_time(
     assert await opened.read_jobs(["job-1"], with_results=True) == [job()]
 
 
+async def test_listings_that_wait_for_each_other_end_in_time(
+    fragile: Server, database: str, opened: PostgreSQLJobStore
+) -> None:
+    """Also the last of many, though each would wait for a lock as long as it may."""
+    async with locked(fragile, database, "LOCK TABLE jobstatus.jobs"):
+        asked = [failure_of(opened.list_page(Listing(limit=1), 0)) for _ in range(20)]
+        assert await asyncio.gather(*asked) == [StoreUnavailable] * 20
+    assert (await opened.list_page(Listing(limit=1), 0)).jobs == [job()]
+
+
 SLOW_COUNT = (
     "CREATE SCHEMA slow",
     "CREATE FUNCTION slow.step(bigint) RETURNS bigint LANGUAGE sql AS 'SELECT $1 + 1 FROM pg_sleep(60)'",

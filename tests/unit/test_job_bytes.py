@@ -1,5 +1,7 @@
 """The responses to writes are the messages that protobuf makes of the same values."""
 
+from typing import Any, get_args, get_type_hints
+
 from hypothesis import given
 from hypothesis import strategies as st
 from jobstatus.core.errors import InvalidField, JobNotFound, JobStatusError
@@ -51,6 +53,8 @@ JOBS = st.builds(
     last_writer=TEXTS,
     traceparent=TEXTS,
 )
+ERROR = JobError(error=ErrorField(message="m"))
+NUMBERS = {name for name, of in get_type_hints(Job).items() if {int, float} & {of, *get_args(of)}}
 REFUSALS = st.sampled_from([JobNotFound(), InvalidField.of("job_id", "is odd"), InvalidField.of("x", "y" * 200)])
 
 
@@ -71,6 +75,14 @@ def test_the_response_to_a_write_has_the_job_without_its_result(job: Job) -> Non
 @given(st.lists(JOBS | REFUSALS, max_size=5))
 def test_the_response_to_a_batch_has_each_outcome_in_order(outcomes: list[Job | JobStatusError]) -> None:
     assert list(pb.BatchWriteResponse.FromString(batch_response(outcomes)).result) == list(map(result, outcomes))
+
+
+def test_no_field_of_the_contract_is_forgotten() -> None:
+    """One that is added to the message has to be in the bytes, too; one that is added to the job, in this test."""
+    fields: dict[str, Any] = dict.fromkeys(Job._fields, "a") | {name: 7 for name in Job._fields if name in NUMBERS}
+    job = Job(**fields | {"state": JobState.FAILED, "request_type": RequestType.OCR, "error": ERROR, "result": b"1"})
+    sent = {field.name for field, _ in pb.CompleteJobResponse.FromString(single_response(job)).job.ListFields()}
+    assert sent == {field.name for field in pb.Job.DESCRIPTOR.fields} - {"result", "result_size"}
 
 
 def test_all_single_writes_answer_with_the_job_in_the_same_field() -> None:

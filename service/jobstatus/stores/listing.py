@@ -13,7 +13,7 @@ from typing import Any, Final, NamedTuple
 
 from jobstatus.core.store import JobPage, Listing, Place
 from jobstatus.stores.rows import COLUMNS_WITHOUT_RESULT, error_code_text, job_of
-from jobstatus.stores.turns import Turns
+from jobstatus.stores.scan_turns import ScanTurns
 
 MAX_SCANS: Final = 10_000
 """Entries of the index in a window: some milliseconds."""
@@ -24,9 +24,9 @@ _ORDER: Final = "ORDER BY created_at_ms DESC, job_id DESC"
 Fetch = Callable[[str, Sequence[Any]], Awaitable[Sequence[Sequence[Any]]]]
 
 
-def page_turns() -> Turns:
+def page_turns() -> ScanTurns:
     """Return the turns of the pages of one process."""
-    return Turns(pause_share=0, min_pause_seconds=0.002)
+    return ScanTurns(pause_share=0, min_pause_seconds=0.002)
 
 
 class Dialect(NamedTuple):

@@ -178,10 +178,11 @@ class PostgreSQLJobStore:
 
     async def list_page(self, listing: Listing, now_ms: int) -> JobPage:
         async def read(connection: Connection) -> JobPage:
-            return await read_page(DIALECT, listing, now_ms, partial(_fetch, connection), self._limits.max_scans)
+            # With the connection in hand, so that a wait for one has the store's time limit.
+            async with self._turns.turn():
+                return await read_page(DIALECT, listing, now_ms, partial(_fetch, connection), self._limits.max_scans)
 
-        async with self._turns.turn():
-            return await self._listings.use(read)
+        return await self._listings.use(read)
 
     async def count_jobs(self, leases_count_from_ms: int = 0) -> JobCount:
         values = count_values(leases_count_from_ms)

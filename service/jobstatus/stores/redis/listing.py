@@ -23,7 +23,7 @@ from jobstatus.stores.redis.encoding import job_in, row_text
 from jobstatus.stores.redis.errors import raise_first
 from jobstatus.stores.redis.keys import BUCKETS, Bucket
 from jobstatus.stores.rows import error_code_text
-from jobstatus.stores.turns import Turns
+from jobstatus.stores.scan_turns import ScanTurns
 
 AT_ONCE: Final = 2
 """How many buckets are read at a time."""
@@ -64,7 +64,7 @@ class Listings:
         self._client = client
         self._buckets = buckets
         self._limits = limits
-        self._turns = Turns(limits.pause_share)
+        self._turns = ScanTurns(limits.pause_share)
 
     async def page(self, listing: Listing, now_ms: int) -> JobPage:
         """As `JobStore.list_page`. Raises StoreUnavailable."""

@@ -3,12 +3,12 @@
 import asyncio
 
 import pytest
-from jobstatus.stores.turns import Turns
+from jobstatus.stores.scan_turns import ScanTurns
 
 
 async def test_turns_come_in_order_and_one_at_a_time() -> None:
     """Each begins after the one before has ended, whether by itself or with an error."""
-    turns, said = Turns(pause_share=0), list[str]()
+    turns, said = ScanTurns(pause_share=0), list[str]()
 
     async def take(name: str) -> None:
         async with turns.turn():
@@ -25,7 +25,7 @@ async def test_turns_come_in_order_and_one_at_a_time() -> None:
 
 async def test_only_the_next_turn_waits_for_the_pause() -> None:
     """The caller goes on at once."""
-    turns = Turns(pause_share=0, min_pause_seconds=1000)
+    turns = ScanTurns(pause_share=0, min_pause_seconds=1000)
     async with asyncio.timeout(30), turns.turn():
         pass
     with pytest.raises(TimeoutError):
@@ -35,7 +35,7 @@ async def test_only_the_next_turn_waits_for_the_pause() -> None:
 
 async def test_a_long_turn_has_a_bounded_pause() -> None:
     """As where a store did not answer until a time limit."""
-    turns = Turns(pause_share=1e9)
+    turns = ScanTurns(pause_share=1e9)
     async with turns.turn():
         await asyncio.sleep(0)
     async with asyncio.timeout(30), turns.turn():

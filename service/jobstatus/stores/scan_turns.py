@@ -9,7 +9,7 @@ MAX_PAUSE_SECONDS: Final = 0.1
 """The longest pause, so that those who wait behind a store that does not answer learn of it."""
 
 
-class Turns:
+class ScanTurns:
     """Gives one turn at a time. After each there is a pause, which delays the next turn and nothing else."""
 
     def __init__(self, pause_share: float, min_pause_seconds: float = 0) -> None:
