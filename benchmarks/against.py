@@ -12,6 +12,7 @@ import subprocess
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from statistics import median
 from typing import Any, Final, NamedTuple
@@ -43,6 +44,7 @@ _CREDENTIALS: Final = 4 * KINDS_OF_CREDENTIALS
 _BATCH: Final = 500
 _LARGE: Final = 1024 * 1024
 _LARGE_ID: Final = "large"
+_LARGE_CONNECTIONS: Final = 32
 _CALLERS: Final = 128
 _WRITES_OF_EACH: Final = 40
 _WRITES_ALONE: Final = 1000
@@ -97,7 +99,8 @@ async def polls(subject: Subject, options: Options) -> list[Figure]:
 
 
 async def large(subject: Subject, options: Options) -> list[Figure]:
-    """A poll of a result of 1 MB."""
+    """A poll of a result of 1 MB, with so few in flight that they are not all that one credential may hold."""
+    options = replace(options, connections=min(options.connections, _LARGE_CONNECTIONS))
     request = poll_request(_LARGE_ID, credential_line(KINDS_OF_CREDENTIALS - 1))
     return [Figure("poll: 200, 1 MB", CPU, "µs", await cpu_us_of_poll(subject.target, "200", request, options))]
 

@@ -8,7 +8,7 @@ from typing import Final
 import pytest
 from harness.http import LIMIT_SECONDS
 
-ROUNDS: Final = 5
+ROUNDS: Final = 3
 ENDINGS: Final = """
 import asyncio, os, sys
 from jobstatus.processes import process
@@ -33,7 +33,7 @@ for _ in range(rounds):
         for _ in range(1000):
             os.kill(child, number)  # also when it has ended, because it is waited for below only
         ended, status = os.waitpid(child, os.WNOHANG)
-    print(os.waitstatus_to_exitcode(status))
+    print(os.waitstatus_to_exitcode(status), flush=True)  # a fork has a copy of what is not flushed
 """
 """Starts processes that do nothing but stop, and tells each to stop until it is gone. They are forks of one that has
 imported the package, because an import takes longer than all the rest."""

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from harness.stores import change, deletion, job
 from jobstatus.core.job import ErrorExtraFields, ErrorField, JobError, JobState, RequestType
-from jobstatus.core.store import NOT_NOW, SMALL_RESULT_BYTES, Answer, Listing, Store, StoredResult, WorkerSigns
+from jobstatus.core.store import SMALL_RESULT_BYTES, Answer, Listing, Store, WorkerSigns
 
 EVERY_FIELD = job(
     state=JobState.FAILED,
@@ -48,18 +48,6 @@ async def test_a_job_comes_back_as_it_went_in(store: Store) -> None:
     plain = job("job-2")
     assert await store.commit([change(EVERY_FIELD), change(plain)]) == {}
     assert await store.read_jobs(["job-2", "job-1"], with_results=True) == [plain, EVERY_FIELD]
-
-
-async def test_a_result_read_at_once_is_that_of_the_job(store: Store) -> None:
-    """Of whatever size, with what says whose it is; a store that cannot read at once says so."""
-    large = job(result=b'"%b"' % (b"x" * 100_000), virtual_key_id="vk-1", expires_at_ms=9_999_999_999_999)
-    await store.commit([change(large), change(job("job-2"))])
-    found = [store.try_read_result(job_id) for job_id in ("job-1", "job-2", "job-3")]
-    if store.reads_at_once:
-        whole = StoredResult("vk-1", large.created_at_ms, large.expires_at_ms, large.result)
-        assert found == [whole, StoredResult(None, large.created_at_ms, None, None), None]
-    else:
-        assert found == [NOT_NOW] * 3
 
 
 async def test_the_last_writer_is_that_of_the_version(store: Store) -> None:

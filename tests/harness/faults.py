@@ -60,9 +60,6 @@ class MeddledStore(DelegatingStore):
     def try_read_answer(self, _: str) -> NotNow:
         return NOT_NOW
 
-    def try_read_result(self, _: str) -> NotNow:
-        return NOT_NOW
-
     def part_of(self, _: str) -> None:
         """There is one part."""
 

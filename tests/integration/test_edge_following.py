@@ -154,7 +154,7 @@ async def test_a_wait_whose_time_is_up_while_the_service_is_silent_is_a_503() ->
         await gate.wait()
         return await store.real.read_answers(job_ids)
 
-    limits = EdgeLimits(upstream=UpstreamLimits(call_seconds=0.2))
+    limits = EdgeLimits(upstream=UpstreamLimits(call_seconds=2))
     async with service_here(store) as service, listening_edge(service, limits=limits) as edge:
         await create(service, "j1")
         poll = asyncio.create_task(edge.poll("j1", OWNER, "Prefer: wait=1"))

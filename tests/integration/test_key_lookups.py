@@ -1,7 +1,6 @@
 """Keys that are not cached: however many come at once, they cost the store a few reads, and polls do not wait."""
 
 import asyncio
-import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
@@ -54,8 +53,8 @@ class CountedStore(DelegatingStore):
 
 
 def authenticator_of(store: CountedStore) -> Authenticator:
-    """One that accepts keys alone."""
-    return Authenticator(verifier=None, store=store, clock=time.time, monotonic=time.monotonic)
+    """One that accepts keys alone, for which no time passes."""
+    return Authenticator(verifier=None, store=store, clock=lambda: 1_800_000_000.0, monotonic=lambda: 0.0)
 
 
 async def ask(authenticator: Authenticator, *keys: str) -> list[Principal | BaseException]:

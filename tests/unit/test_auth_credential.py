@@ -1,5 +1,7 @@
 """The credential headers, as they arrive from strangers."""
 
+import weakref
+from collections.abc import Callable
 from typing import Final, TypeAlias
 
 import pytest
@@ -10,6 +12,29 @@ Headers: TypeAlias = tuple[list[str], list[str]]
 TOKEN: Final = "eyJhbGciOiJIUzI1NiJ9.e30.c2VjcmV0"
 """Has a token's form; nobody signed it."""
 OTHER_TOKEN: Final = TOKEN + "AA"
+
+
+class Request:
+    """What a refusal has been made of."""
+
+
+def test_what_repeats_a_refusal_holds_nothing_of_the_request() -> None:
+    """It is kept for as long as a connection; a traceback would keep all frames, with the credentials."""
+
+    def refuse(request: Request) -> Callable[[], CredentialError]:
+        try:
+            read_credential([str(request)], [])
+        except CredentialError as error:
+            return error.again()
+        raise AssertionError
+
+    request = Request()
+    is_there = weakref.ref(request)
+    again = refuse(request)
+    del request
+    assert is_there() is None
+    assert (type(again()), again().reason) == (MissingCredential, Reason.UNSUPPORTED_SCHEME)
+    assert again() is not again()
 
 
 @pytest.mark.parametrize("scheme", ["Bearer", "bearer", "BEARER", "bEaReR"])

@@ -12,7 +12,7 @@ from aiohttp.http import RawRequestMessage
 from harness.waiting import until
 from jobstatus.rest.fast_path import MAX_REPEATED_BYTES, FastPathProtocol, Known, Prepare, TryAnswer, WriteBatch
 from jobstatus.rest.limits import RestLimits
-from jobstatus.rest.protocol import only_valid
+from jobstatus.rest.protocol import MAX_HEAD_BYTES, only_valid
 from jobstatus.rest.recent_polls import RecentPolls
 from jobstatus.rest.turns import TurnLimits, Turns
 from jobstatus.telemetry.throttle import LogThrottle
@@ -152,6 +152,16 @@ async def test_a_request_of_another_connection_is_not_parsed_again() -> None:
     assert len(prepared) == 2
 
 
+async def test_no_request_is_due_after_one_that_was_recognised() -> None:
+    """Also once aiohttp has parsed what it had kept of those that followed it: the connection is idle."""
+    recent: RecentPolls[Known] = RecentPolls(10)
+    for _ in range(2):
+        async with polled(at_once, recent, RestLimits(request_seconds=0)) as send:
+            await send(REPEATED, OTHER_REQUEST * 5)
+            await turns_of_the_loop()
+            assert len(await send(REPEATED)) == 7
+
+
 async def test_a_request_is_not_taken_for_another_that_came_before_it() -> None:
     """What is remembered of a request is what was found in its own bytes, whatever was received in between."""
     recent: RecentPolls[Known] = RecentPolls(10)
@@ -166,6 +176,17 @@ async def test_a_request_is_not_taken_for_another_that_came_before_it() -> None:
             await send(left)
         async with polled(prepare, recent) as send:
             assert await send(OTHER_OF_ITS_LENGTH, REPEATED) == [b"tent", b"test"]
+
+
+async def test_what_follows_the_last_request_of_a_connection_is_not_remembered() -> None:
+    """It may begin with a part of a body, so that it is another request than on a new connection."""
+    recent: RecentPolls[Known] = RecentPolls(10)
+    rest_and_next = b"body" + REPEATED
+    async with polled(at_once, recent) as send:
+        await send(REPEATED[:-2] + b"Content-Length: 8\r\n\r\n\r\n\r\n", rest_and_next)
+    async with polled(at_once, recent) as send:
+        (answer,) = await send(rest_and_next)
+    assert answer != b"at once"
 
 
 def with_lines(*lines: str) -> bytes:
@@ -372,6 +393,42 @@ async def test_what_arrives_in_a_full_turn_is_answered_in_a_later_one() -> None:
     await asyncio.sleep(0)
     assert written == [("client", b"at once")]
     protocol.connection_lost(None)
+
+
+async def test_a_connection_that_has_sent_much_is_not_read_while_that_waits_for_its_turn() -> None:
+    """Each of many connections may have sent as much as the loop reads at a time, and would send it once more."""
+    full = FullTurns()
+    protocol = connection_of(web.Server(empty_answer), RestLimits(), turns=full.turns)
+    transport = Transport([], "client")
+    protocol.connection_made(transport)
+    protocol.data_received(REPEATED * (MAX_HEAD_BYTES // len(REPEATED) + 1))
+    assert not transport.reads
+    protocol.connection_lost(None)
+
+
+async def test_a_connection_is_not_closed_while_what_has_arrived_waits_for_its_turn() -> None:
+    """Neither because its first request is due, nor because it was idle; what is not complete by then is due again."""
+    full, written = FullTurns(), list[tuple[str, bytes]]()
+    server = web.Server(empty_answer)
+    clients = []
+    for name, data in (("whole", REPEATED), ("part", REPEATED[:-2])):
+        protocol = connection_of(server, RestLimits(), turns=full.turns)
+        protocol.connection_made(Transport(written, name))
+        clients.append(protocol)
+        await asyncio.sleep(0)  # so that it waits for a request
+        protocol._next_keepalive_close_time = 0.0
+        protocol.data_received(data)
+        protocol._process_keepalive()
+        protocol._request_is_overdue()
+    for _ in clients:
+        full.begin()
+        await asyncio.sleep(0)
+    assert written == [("whole", b"at once")]
+    assert [protocol.request_timer is None for protocol in clients] == [True, False]
+    clients[1]._request_is_overdue()
+    assert [protocol.transport is None for protocol in clients] == [False, True]
+    for protocol in clients:
+        protocol.connection_lost(None)
 
 
 async def test_nothing_is_answered_in_the_turn_of_a_client_that_has_gone() -> None:

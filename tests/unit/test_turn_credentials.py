@@ -18,9 +18,10 @@ REQUEST = b"GET / HTTP/1.1\r\nHost: test\r\n%s\r\n"
         ),
         (b"X-Authorization: Bearer a\r\nProxy-Authorization: Bearer b\r\n", ([], [])),
         (b"Authorization: Bearer \xff\r\n", (["Bearer \xff"], [])),
+        (b"Authorization: Bearer a\r\n\r\nGET / HTTP/1.1\r\nAuthorization: Bearer b\r\n", (["Bearer a"], [])),
         (b"X-Pad: %s\r\nAuthorization: Bearer a\r\n" % (b"x" * MAX_SEARCHED_BYTES), ([], [])),
     ],
-    ids=["none", "token", "two", "keys", "other headers", "raw bytes", "too far"],
+    ids=["none", "token", "two", "keys", "other headers", "raw bytes", "of the next one", "too far"],
 )
 def test_the_credentials_of_a_request_are_found_in_its_bytes(lines: bytes, found: object) -> None:
     """As the parser would find them, within the first bytes."""

@@ -4,7 +4,9 @@ A caller distinguishes two cases, a missing and an invalid credential. All else 
 reach the client. No error holds a part of a credential or of a key.
 """
 
+from collections.abc import Callable
 from enum import StrEnum
+from functools import partial
 from typing import Self
 
 
@@ -49,9 +51,12 @@ class CredentialError(Exception):
         self.issuer = issuer
         self.key_id = key_id
 
-    def again(self) -> Self:
-        """Return the same refusal, for another request of the same content."""
-        return type(self)(self.reason, self.issuer, self.key_id)
+    def again(self) -> Callable[[], Self]:
+        """Return what makes the same refusal, for further requests of the same content.
+
+        It may be kept: it does not hold this error, whose frames hold the request and its credentials.
+        """
+        return partial(type(self), self.reason, self.issuer, self.key_id)
 
 
 class MissingCredential(CredentialError):

@@ -35,6 +35,8 @@ FIRST_PAUSE_SECONDS: Final = 0.1
 LONGEST_PAUSE_SECONDS: Final = 2.0
 RETIRED_SECONDS: Final = 30.0
 """How long a channel that was replaced stays open: longer than any call that began on it, streams aside."""
+OVERTIME_SECONDS: Final = 1.0
+"""How much longer than its deadline a call is awaited: gRPC ends it then, unless its connection hangs inside gRPC."""
 SHORTEST_TRY_SECONDS: Final = 0.05
 """A shorter try would only hide why the last one failed."""
 FIRST_TRY_PART: Final = 3
@@ -100,6 +102,19 @@ def pauses() -> Iterator[float]:
 def _is_read(request: object) -> bool:
     """Return whether the request asks for what is there, by its name in the contract."""
     return type(request).__name__.startswith(READS)
+
+
+async def in_time(call: Awaitable[Response], seconds: float, *, overtime_seconds: float = OVERTIME_SECONDS) -> Response:
+    """Return the response to a call that has its deadline in so many seconds.
+
+    Raises AioRpcError as the call does. A connection that its server had closed has been seen to hang inside gRPC, and
+    all calls on it.
+    """
+    try:
+        async with asyncio.timeout(seconds + overtime_seconds):
+            return await call
+    except TimeoutError:
+        raise errors.deadline_exceeded() from None
 
 
 class ServiceChannel:
@@ -214,7 +229,7 @@ class ServiceChannel:
     ) -> Response:
         """Return the response of one try. Raises as `call` does."""
         try:
-            return await method(request, timeout=seconds, metadata=self.metadata())
+            return await in_time(method(request, timeout=seconds, metadata=self.metadata()), seconds)
         except grpc.aio.AioRpcError as error:
             raise self.failure(error, request) from error
 

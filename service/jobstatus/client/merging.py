@@ -21,7 +21,7 @@ import grpc
 from google.protobuf.message import Message
 
 from jobstatus.client import errors
-from jobstatus.client.channel import Metadata, ServiceChannel
+from jobstatus.client.channel import Metadata, ServiceChannel, in_time
 from jobstatus.client.turns import JobTurns
 from jobstatus.client.writes import KINDS, Write, WriteKind, operation_of
 from jobstatus.core.errors import Overloaded
@@ -244,7 +244,9 @@ class WriteMerger:
         seconds = max(waiting.ends_at for waiting in batch) - asyncio.get_running_loop().time()
         metadata = [pair for pair in batch[0].metadata if pair[0] not in OF_ONE_WRITE]
         try:
-            response = await self._channel.jobs.BatchWrite(request, timeout=seconds, metadata=metadata)
+            response = await in_time(
+                self._channel.jobs.BatchWrite(request, timeout=seconds, metadata=metadata), seconds
+            )
         except Exception as error:  # noqa: BLE001 (an interceptor may raise anything; each write is then called alone)
             if not isinstance(error, grpc.aio.AioRpcError) or error.code() in _UNKNOWN_CALL:
                 self._stop_merging(error)

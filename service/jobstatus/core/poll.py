@@ -14,10 +14,10 @@ from jobstatus.core.access import Principal, may_read
 from jobstatus.core.answer import RESULT_TAIL
 from jobstatus.core.batch_reader import BatchReader, BatchReaderLimits
 from jobstatus.core.errors import JobNotFound, JobStatusError
-from jobstatus.core.job import Job, RequestType, is_valid_id
+from jobstatus.core.job import RequestType, is_valid_id
 from jobstatus.core.observer import Observer, timed
 from jobstatus.core.retry_after import RetryAfterEstimator
-from jobstatus.core.store import NOT_NOW, UNKNOWN_SIZE, Answer, JobReader, NotNow, StoredResult, StoreError
+from jobstatus.core.store import NOT_NOW, UNKNOWN_SIZE, Answer, JobReader, NotNow, StoreError
 
 NONEXISTENT_ID: Final = ""
 """Read in place of a malformed id, so that the store does the same work for every 404. No job can have it."""
@@ -105,35 +105,19 @@ class Poller:
         Raise JobNotFound when the job has expired, or was removed or replaced; StoreUnavailable when the store does not
         answer.
         """
-        if (result := self.try_read_result(large)) is not None:
-            return result
         async with self._result_reads:
             with timed(self._observer, "read_jobs"):
                 (job,) = await self._store.read_jobs((large.job_id,), with_results=True)
-        if isinstance(job, Job):
-            found = StoredResult(job.virtual_key_id, job.created_at_ms, job.expires_at_ms, job.result)
-            return self._result_of(found, large)
-        return self._result_of(job, large)
-
-    def try_read_result(self, large: LargeResult) -> bytes | None:
-        """Return what `read_result` returns, or None where the store has to be waited for. Raise as `read_result`."""
-        if not self.polls_at_once:
-            return None
-        with timed(self._observer, "read_jobs"):
-            found = self._store.try_read_result(large.job_id)
-        return None if found is NOT_NOW else self._result_of(found, large)
-
-    def _result_of(self, found: StoredResult | StoreError | None, large: LargeResult) -> bytes:
-        if isinstance(found, JobStatusError):
-            raise found
+        if isinstance(job, JobStatusError):
+            raise job
         if (
-            found is None
-            or found.result is None
-            or (found.expires_at_ms is not None and found.expires_at_ms <= self._clock())
-            or (found.virtual_key_id, found.created_at_ms) != (large.virtual_key_id, large.created_at_ms)
+            job is None
+            or job.result is None
+            or job.is_expired(self._clock())
+            or (job.virtual_key_id, job.created_at_ms) != (large.virtual_key_id, large.created_at_ms)
         ):
             raise JobNotFound
-        return found.result
+        return job.result
 
     async def read(self, job_id: str) -> Answer | StoreError | None:
         """Return what `check` and `make_poll` make a poll of. For those who share one read; `poll` does it all."""

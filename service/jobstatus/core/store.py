@@ -107,15 +107,6 @@ def answer_of(job: Job, body: bytes) -> Answer:
     )
 
 
-class StoredResult(NamedTuple):
-    """The result of a job, None where it has none, and what says whose it is and how long it lasts."""
-
-    virtual_key_id: str | None
-    created_at_ms: int
-    expires_at_ms: int | None
-    result: bytes | None
-
-
 class Claim(NamedTuple):
     """The answer to `try_lead`. `now_ms` is the time by the store's clock; None where it has none of its own."""
 
@@ -198,15 +189,11 @@ class JobReader(Protocol):
 
     @property
     def reads_at_once(self) -> bool:
-        """Whether the reads named `try_…` may return anything: constant, and true where reads need not wait."""
+        """Whether `try_read_answer` may return an answer: constant, and true where reads need not wait."""
         ...
 
     def try_read_answer(self, job_id: str) -> Answer | StoreError | NotNow | None:
         """Return what `read_answers` returns for one job; NOT_NOW where the read would have to wait."""
-        ...
-
-    def try_read_result(self, job_id: str) -> StoredResult | StoreError | NotNow | None:
-        """Return a job's result, and None where there is no such job; NOT_NOW where the read would have to wait."""
         ...
 
     async def read_answers(self, job_ids: Sequence[str]) -> list[Answer | StoreError | None]:

@@ -10,7 +10,7 @@ This relies on private parts of aiohttp; `fast_path_check` verifies at start tha
 """
 
 import asyncio
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Final, TypeAlias, cast
 
 from aiohttp import HttpVersion11, StreamReader, web
@@ -23,7 +23,6 @@ from jobstatus.rest.parked import Guest, Parkable, ParkedConnection, Parking
 from jobstatus.rest.protocol import HEAD_END, RestProtocol
 from jobstatus.rest.recent_polls import Key, RecentPolls
 from jobstatus.rest.responses import ALLOWED_METHODS
-from jobstatus.rest.send_limits import send_at_once
 
 TryAnswer: TypeAlias = Callable[[RawRequestMessage | None, str | None], bytes | None]
 """Return the whole answer to one request, or None to leave it to the handler. It is called for each repetition, with
@@ -32,8 +31,8 @@ other argument is the request's X-Request-Id, which repetitions may have of thei
 Prepare: TypeAlias = Callable[[RawRequestMessage], TryAnswer | None]
 """Return what answers a GET or HEAD over HTTP/1.1 on a connection that stays open; None to leave it to the handler."""
 BeginWait: TypeAlias = Callable[[RawRequestMessage, Parkable], bytes | None]
-"""Return the whole answer to such a request, which is not answered at once; an empty one where it was sent already, or
-comes later on a parked connection; None to leave it to the handler."""
+"""Return the whole answer to such a request, which is not answered at once; an empty one where it comes later, on a
+parked connection; None to leave it to the handler."""
 Known: TypeAlias = tuple[TryAnswer, str | None]
 """What is remembered of a request: what answers it, and its X-Request-Id where repetitions have the same."""
 MAX_REPEATED_BYTES: Final = 8 * 1024
@@ -58,11 +57,6 @@ class WriteBatch:
         if not self._answers:
             asyncio.get_running_loop().call_soon(self._write)
         self._answers.append((transport, answer))
-
-    def flush(self) -> None:
-        """Write now what was put, so that what is written without this batch follows it."""
-        if self._answers:
-            self._write()
 
     def _write(self) -> None:
         answers, self._answers = self._answers, []
@@ -122,7 +116,9 @@ class FastPathProtocol(RestProtocol):
             request_id = key.request_id
         if not self.answer_now(try_answer, None, request_id):
             return False
-        self._await_no_request()  # the first one was due
+        if self.request_timer is not None:  # the first one was due
+            self._await_no_request()
+            self._last_bytes = HEAD_END
         self._key, self.last_poll = None, (data, try_answer, request_id)
         return True
 
@@ -134,7 +130,7 @@ class FastPathProtocol(RestProtocol):
         if self._under_way or transport is None or self.writing_paused:
             return None
         answer = try_answer(request, request_id)
-        if answer:  # else there is none, or it was sent already, or it comes later on a parked connection
+        if answer:  # else there is none, or it comes later, on a parked connection
             self._write_batch.put(transport, answer)
             self._next_keepalive_close_time = self._loop.time() + self._keepalive_timeout
         return answer
@@ -166,17 +162,7 @@ class FastPathProtocol(RestProtocol):
     def park(self, guest: Guest) -> ParkedConnection:
         """Give the connection up, except for its transport, while the guest waits."""
         assert self._parking is not None  # noqa: S101  # for the type checker: whoever begins a wait may park it
-        is_paused = self.writing_paused
-        return self._parking.park(*self.give_up(), guest, is_paused=is_paused)
-
-    def send(self, parts: Iterator[bytes | memoryview]) -> bool:
-        """Send the parts of a large answer as `send_at_once` does."""
-        assert self.transport is not None  # noqa: S101  # for the type checker: `is_answered` has found one
-        self._write_batch.flush()
-        if not send_at_once(self.transport, parts):
-            return False
-        self._next_keepalive_close_time = self._loop.time() + self._keepalive_timeout
-        return True
+        return self._parking.park(*self.give_up(), guest)
 
     def hand_over(self, requests: Requests) -> None:
         """Note the requests that are passed to the handler."""
@@ -187,7 +173,8 @@ class FastPathProtocol(RestProtocol):
     ) -> tuple[web.StreamResponse, bool]:
         """Send the handler's answer. aiohttp calls this once for each request that was passed to it."""
         finished = await super().finish_response(request, resp, start_time)
-        self._under_way -= 1
+        if finished[0].keep_alive:  # else nothing that follows is a request
+            self._under_way -= 1
         return finished
 
 

@@ -85,10 +85,6 @@ class Polls(Protocol):
 
     async def poll(self, job_id: str, request_type: RequestType, principal: Principal) -> Poll: ...
 
-    def try_read_result(self, large: LargeResult) -> bytes | None:
-        """Return what `read_result` returns, or None when only that can tell."""
-        ...
-
     async def read_result(self, large: LargeResult) -> bytes:
         """Return the result that a poll has found and not read."""
         ...
@@ -163,7 +159,7 @@ class PollHandler:
         try:
             credential = fingerprint_of(*credentials_of(headers))
         except CredentialError as error:
-            credential = error.again
+            credential = error.again()
         plain = _PlainPoll(request_type, job_id, credential, conditions_in(headers), message.method == "HEAD")
         return partial(self._try_answer, plain)
 

@@ -57,9 +57,11 @@ def credentials_of(headers: MultiMapping[str]) -> tuple[Sequence[str], Sequence[
 def credentials_in(data: bytes) -> tuple[Sequence[str], Sequence[str]]:
     """Return what `credentials_of` returns, as far as it can be found in a request that is not parsed.
 
-    It says whose turn a request is to wait for, and admits nobody.
+    It says whose turn a request is to wait for, and admits nobody. Others may follow the request at once, such as those
+    of other clients of a proxy.
     """
-    found = _credentials(data, 0, MAX_SEARCHED_BYTES)
+    end = data.find(b"\r\n\r\n", 0, MAX_SEARCHED_BYTES)
+    found = _credentials(data, 0, MAX_SEARCHED_BYTES if end < 0 else end)
     authorization = [value.decode("latin-1") for name, value in found if name[:1] in b"Aa"]
     return authorization, [value.decode("latin-1") for name, value in found if name[:1] not in b"Aa"]
 

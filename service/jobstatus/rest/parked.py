@@ -6,7 +6,7 @@ be idle memory. A parked connection that receives the next request becomes a who
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Final, Protocol
 
 from jobstatus.core.watching.fan_out import FanOut
@@ -33,10 +33,6 @@ class Parkable(Protocol):
         """Give the connection up, except for its transport."""
         ...
 
-    def send(self, parts: Iterator[bytes | memoryview]) -> bool:
-        """Write the parts while the system takes them whole, and return whether it took all."""
-        ...
-
 
 class Parking:
     """The parked connections of one port."""
@@ -56,11 +52,9 @@ class Parking:
         self.connections: Final[set[ParkedConnection]] = set()
         self._has_left = asyncio.Event()
 
-    def park(
-        self, transport: asyncio.Transport, on_lost: Callable[[], None], guest: Guest, *, is_paused: bool = False
-    ) -> "ParkedConnection":
-        """Take over a connection. `on_lost` is to be called once it is lost; `is_paused`: there is no room to write."""
-        connection = ParkedConnection(self, transport, on_lost, guest, is_paused=is_paused)
+    def park(self, transport: asyncio.Transport, on_lost: Callable[[], None], guest: Guest) -> "ParkedConnection":
+        """Take over a connection. `on_lost` is to be called once it is lost."""
+        connection = ParkedConnection(self, transport, on_lost, guest)
         self.connections.add(connection)
         transport.set_protocol(connection)
         return connection
@@ -90,13 +84,7 @@ class ParkedConnection(asyncio.Protocol):
     __slots__ = ("_early", "_guest", "_is_paused", "_on_lost", "_parking", "_room", "_tick", "_transport")
 
     def __init__(
-        self,
-        parking: Parking,
-        transport: asyncio.Transport,
-        on_lost: Callable[[], None],
-        guest: Guest,
-        *,
-        is_paused: bool,
+        self, parking: Parking, transport: asyncio.Transport, on_lost: Callable[[], None], guest: Guest
     ) -> None:
         self._parking = parking
         self._transport = transport
@@ -104,7 +92,7 @@ class ParkedConnection(asyncio.Protocol):
         self._guest: Guest | None = guest
         self._early = b""
         self._tick = 0
-        self._is_paused = is_paused
+        self._is_paused = False
         self._room: asyncio.Future[None] | None = None
 
     def answer(self, data: bytes) -> None:

@@ -176,7 +176,7 @@ class RestProtocol(RequestHandler):
             self.take(data)
 
     def _take_later(self, data: bytes) -> None:
-        """Keep bytes until the turn of the first of them. Nothing more is read once there are further ones."""
+        """Keep bytes until the turn of the first of them. Nothing more is read once there are further ones, or many."""
         transport = self.transport
         if transport is None:
             return
@@ -185,7 +185,10 @@ class RestProtocol(RequestHandler):
             transport.pause_reading()
         else:
             self._late = data
+            self._next_keepalive_close_time = self._loop.time() + self._keepalive_timeout  # it is not idle
             self._turns.wait(self._recognise(*credentials_in(data)), self._address(), self._take_late)
+            if len(data) > MAX_HEAD_BYTES:
+                transport.pause_reading()
 
     def _take_late(self) -> bool:
         """Take the bytes whose turn it is. Return False where the client has gone."""
@@ -281,7 +284,9 @@ class RestProtocol(RequestHandler):
 
     def _request_is_overdue(self) -> None:
         self.request_timer = None
-        if self.is_answering:
+        if self._late:  # it may have arrived, and waits for its turn
+            self._await_request()
+        elif self.is_answering:
             self.close()  # after the answer
         else:
             self.force_close()

@@ -24,8 +24,6 @@ SLICE_BYTES: Final = 64 * 1024
 """What a connection, and the system, keep unsent of an answer before no more is written."""
 PIECE_BYTES: Final = 4 * SLICE_BYTES
 """What is written at a time of a large answer: each piece costs a turn of the loop."""
-AT_ONCE_BYTES: Final = 2 * 1024 * 1024
-"""What is written in one turn of the loop at most, to a client that reads so fast: a millisecond of work."""
 _log = logging.getLogger(__name__)
 
 
@@ -61,20 +59,6 @@ class Writable(Protocol):
     """A response that has begun. `write` returns when the client has made room for more."""
 
     async def write(self, data: bytes | memoryview, /) -> None: ...
-
-
-def send_at_once(transport: asyncio.WriteTransport, parts: Iterator[bytes | memoryview]) -> bool:
-    """Write the parts while the system takes them whole, which costs no turns of the loop. Return whether it took all.
-
-    The transport keeps what the system does not take of a part; the parts after that one are left in the iterator.
-    """
-    left = AT_ONCE_BYTES
-    for part in parts:
-        transport.write(part)
-        left -= len(part)
-        if transport.get_write_buffer_size() or left <= 0:
-            return False
-    return True
 
 
 class LargeResponses:
@@ -147,9 +131,9 @@ class LargeResponses:
 
         await self._or_cut_off(sending(), partial(cut_off, request))
 
-    async def send_directly(self, connection: Connection, pieces: Iterable[bytes | memoryview]) -> None:
-        """As `send`, for an answer that needs no help of aiohttp. What was written before has to be read as well."""
-        await self._or_cut_off(self.write(connection, chain((b"",), pieces)), connection.abort)
+    async def send_directly(self, connection: Connection, head: bytes, pieces: Iterable[bytes | memoryview]) -> None:
+        """As `send`, for an answer that needs no help of aiohttp."""
+        await self._or_cut_off(self.write(connection, chain((head,), pieces)), connection.abort)
 
     async def _or_cut_off(self, sending: Awaitable[None], cut: Callable[[], None]) -> None:
         try:
@@ -202,8 +186,8 @@ def pieces(before: bytes, document: bytes, after: bytes) -> Iterator[bytes | mem
         end = min(start + PIECE_BYTES, copies_from)
         yield view[start:end]
         start = end
-    if rest := view[start:].tobytes() + after:
-        yield rest
+    rest = view[start:].tobytes() + after
+    yield from (rest[first : first + SLICE_BYTES] for first in range(0, len(rest), SLICE_BYTES))
 
 
 def limit_unsent(listening: ListeningSocket) -> None:

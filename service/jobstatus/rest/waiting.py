@@ -9,8 +9,6 @@ where the fast path is off.
 
 import asyncio
 import time
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, ExitStack
 from typing import Final, Protocol
 
 from aiohttp.http import RawRequestMessage
@@ -159,11 +157,12 @@ class WaitingRequest:
             response = self._response(found)
             if isinstance(response, PrebuiltResponse):
                 return self._whole(response)
-            return self._begin_large(connection, response)
-        if not self._is_wait:
+        elif not self._is_wait:
             return None
         self._connection = connection.park(self)
-        if self._wait is None:
+        if found is not None:
+            self.answer(found)
+        elif self._wait is None:
             self._task = asyncio.create_task(self._begin_in_task(principal), name="jobstatus-begin-wait")
         return b""
 
@@ -247,63 +246,19 @@ class WaitingRequest:
         route = WAITING if self._is_wait else self._request_type.value
         self._parts.metrics.request_answered(route, status, time.perf_counter() - self._started)
 
-    def _begin_large(self, connection: Parkable, large: LargeResponse) -> bytes:
-        """Return the whole answer; an empty one where it is sent already, or at least begun, or comes later.
-
-        A client that reads fast has all of a large result at once, which costs it no task and no parked connection. The
-        memory of the result is then free for the next one before that is read.
-        """
-        with ExitStack() as held:
-            try:
-                held.enter_context(self._hold(large.poll))
-                result = self._try_result(large.poll)
-                made = None if result is None else self._made(large, result)
-            except Exception as error:  # noqa: BLE001  # it is the answer
-                return self._whole(self._refused(error))
-            if isinstance(made, bytes):
-                return made
-            if made is not None and connection.send(made):
-                return b""
-            self._connection = connection.park(self)
-            if made is None:
-                self._task = asyncio.create_task(self._answer_large(large), name="jobstatus-large-answer")
-            else:
-                self._task = asyncio.create_task(self._send(made), name="jobstatus-large-answer")
-                still_held = held.pop_all()
-                self._task.add_done_callback(lambda _: still_held.close())  # also where it was cancelled unbegun
-        return b""
-
     async def _answer_large(self, large: LargeResponse) -> None:
         """Read the result and send it, as slowly as the client reads."""
-        poll = large.poll
+        poll, parts = large.poll, (b"", large.poll.body, b"")
         try:
-            with self._hold(poll):
-                result = b"" if poll.large_result is None else await self._parts.polls.read_result(poll.large_result)
-                made = self._made(large, result)
-                if not isinstance(made, bytes):
-                    await self._send(made)
+            with self._parts.large.hold(poll.reader, document_bytes(poll)):
+                if poll.large_result is not None:
+                    parts = (poll.body, await self._parts.polls.read_result(poll.large_result), RESULT_TAIL)
+                if (length := sum(map(len, parts))) <= MAX_BYTES:
+                    self._parked.answer(self._whole(large.small(b"".join(parts))))
                     return
+                self._count(large.status)
+                await self._parts.large.send_directly(self._parked, large.head(length, self._lines), pieces(*parts))
         except Exception as error:  # noqa: BLE001  # it is the answer
-            made = self._whole(self._refused(error))
-        self._parked.answer(made)
-
-    def _hold(self, poll: Poll) -> AbstractContextManager[None]:
-        return self._parts.large.hold(poll.reader, document_bytes(poll))
-
-    def _try_result(self, poll: Poll) -> bytes | None:
-        """Return the result that the poll does not have, or None where it has to be waited for."""
-        return b"" if poll.large_result is None else self._parts.polls.try_read_result(poll.large_result)
-
-    def _made(self, large: LargeResponse, result: bytes) -> bytes | Iterator[bytes | memoryview]:
-        """Return the whole answer with this result if that is small, else the pieces of the answer; and count it."""
-        body = large.poll.body
-        parts = (b"", body, b"") if large.poll.large_result is None else (body, result, RESULT_TAIL)
-        if (length := sum(map(len, parts))) <= MAX_BYTES:
-            return self._whole(large.small(b"".join(parts)))
-        self._count(large.status)
-        return pieces(large.head(length, self._lines) + parts[0], *parts[1:])
-
-    async def _send(self, rest: Iterator[bytes | memoryview]) -> None:
-        """Send what is left of a large answer, as slowly as the client reads."""
-        await self._parts.large.send_directly(self._parked, rest)
-        self._parked.end()
+            self._parked.answer(self._whole(self._refused(error)))
+        else:
+            self._parked.end()

@@ -15,7 +15,6 @@ from jobstatus.core.store import (
     JobCount,
     JobPage,
     Listing,
-    StoredResult,
     StoreError,
     WorkerSigns,
     answer_of,
@@ -47,12 +46,6 @@ class MemoryJobStore:
     def try_read_answer(self, job_id: str) -> Answer | StoreError | None:
         row = self._jobs.get(job_id)
         return answer_of(*row) if row else None
-
-    def try_read_result(self, job_id: str) -> StoredResult | StoreError | None:
-        if (row := self._jobs.get(job_id)) is None:
-            return None
-        job = row[0]
-        return StoredResult(job.virtual_key_id, job.created_at_ms, job.expires_at_ms, job.result)
 
     async def read_jobs(self, job_ids: Sequence[str], *, with_results: bool) -> list[Job | StoreError | None]:
         rows = [self._jobs.get(job_id) for job_id in job_ids]

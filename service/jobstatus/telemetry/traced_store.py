@@ -6,8 +6,7 @@ the only one where they have one in common. No span tells a value, a result or a
 """
 
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from functools import partial
+from collections.abc import Awaitable, Mapping, Sequence
 from typing import Any, Final, TypeVar, cast
 
 from opentelemetry import trace
@@ -15,7 +14,7 @@ from opentelemetry.context import Context
 from opentelemetry.trace import SpanContext, SpanKind
 
 from jobstatus.core.job import Job
-from jobstatus.core.store import Answer, Change, CommitError, JobPage, Listing, NotNow, Store, StoredResult, StoreError
+from jobstatus.core.store import Answer, Change, CommitError, JobPage, Listing, NotNow, Store, StoreError
 from jobstatus.core.virtual_keys import VirtualKey
 from jobstatus.telemetry.spans import Attributes, Spans, context_of, failed, links_to, origins
 
@@ -40,24 +39,18 @@ class TracedStore:
         return getattr(self._store, name)
 
     def try_read_answer(self, job_id: str) -> Answer | StoreError | NotNow | None:
-        return self._try("read_answers", partial(self._store.try_read_answer, job_id))
-
-    def try_read_result(self, job_id: str) -> StoredResult | StoreError | NotNow | None:
-        return self._try("read_jobs", partial(self._store.try_read_result, job_id))
-
-    def _try(self, operation: str, read: Callable[[], T]) -> T:
         if not trace.get_current_span().is_recording():
-            return read()
+            return self._store.try_read_answer(job_id)
         started_ns = time.time_ns()
-        found = read()
+        answer = self._store.try_read_answer(job_id)
         span = self._tracer.start_span(
-            f"{operation} {JOBS}",
+            f"read_answers {JOBS}",
             kind=SpanKind.CLIENT,
-            attributes=self._attributes(operation, JOBS, 1),
+            attributes=self._attributes("read_answers", JOBS, 1),
             start_time=started_ns,
         )
-        _end(span, found if isinstance(found, StoreError) else None)
-        return found
+        _end(span, answer if isinstance(answer, StoreError) else None)
+        return answer
 
     async def read_answers(self, job_ids: Sequence[str]) -> list[Answer | StoreError | None]:
         return await self._read("read_answers", JOBS, len(job_ids), self._store.read_answers(job_ids))

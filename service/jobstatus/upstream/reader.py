@@ -84,9 +84,6 @@ class UpstreamReader:
     def try_read_answer(self, job_id: str) -> NotNow:  # noqa: ARG002  # the port's
         return NOT_NOW
 
-    def try_read_result(self, job_id: str) -> NotNow:  # noqa: ARG002  # the port's
-        return NOT_NOW
-
     async def read_answers(self, job_ids: Sequence[str]) -> list[Answer | StoreError | None]:
         wanted = [job_id for job_id in dict.fromkeys(job_ids) if is_valid_id(job_id)]
         if not wanted:

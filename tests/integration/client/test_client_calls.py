@@ -9,7 +9,7 @@ import pytest
 from harness.staged_service import LIMIT_SECONDS, NOW_MS, SHORTEST_LEASE, StagedService
 from harness.waiting import until
 from jobstatus.client import Job, JobError, JobState, JobStatusClient, RequestType, ServiceFailed, ServiceUnreachable
-from jobstatus.client.channel import ServiceChannel
+from jobstatus.client.channel import ServiceChannel, in_time
 from jobstatus.client.errors import from_operation
 from jobstatus.core import errors
 from jobstatus.core.commands import CancelJob, CompleteJob, CreateJob, FailJob, HeartbeatJob, StartJob
@@ -332,3 +332,9 @@ async def test_without_retry_the_first_failure_is_told(service: StagedService, j
     async with JobStatusClient(service.target, retry=False) as client:
         with pytest.raises(errors.ShuttingDown):
             await client.get_job(job_id)
+
+
+async def test_a_call_that_grpc_does_not_end_at_its_deadline_ends_soon_after() -> None:
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await in_time(asyncio.Event().wait(), 0, overtime_seconds=0.01)
+    assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED

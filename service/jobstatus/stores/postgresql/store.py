@@ -119,9 +119,6 @@ class PostgreSQLJobStore:
     def try_read_answer(self, job_id: str) -> NotNow:  # noqa: ARG002  # the port's
         return NOT_NOW
 
-    def try_read_result(self, job_id: str) -> NotNow:  # noqa: ARG002  # the port's
-        return NOT_NOW
-
     async def read_answers(self, job_ids: Sequence[str]) -> list[Answer | StoreError | None]:
         rows = await self._read(statements.ANSWERS, (statements.askable(job_ids),))
         found = {row[0]: Answer(*row[1:]) for row in rows}

@@ -107,9 +107,6 @@ class RedisJobStore(VirtualKeys):
     def try_read_answer(self, job_id: str) -> NotNow:  # noqa: ARG002  # the port's
         return NOT_NOW
 
-    def try_read_result(self, job_id: str) -> NotNow:  # noqa: ARG002  # the port's
-        return NOT_NOW
-
     async def read_answers(self, job_ids: Sequence[str]) -> list[Answer | StoreError | None]:
         replies = await self._read_all(job_ids, _ANSWER, self._sizes.items_at_once)
         return [answer_of(reply) if type(reply) is list else store_error(reply) for reply in replies]

@@ -13,8 +13,7 @@ grown, and the store ends each after a moment, because other processes may write
 import mmap
 import os
 import struct
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -59,33 +58,12 @@ class PointReader:
 
         One transaction costs as much as reading a row.
         """
-        with self._one_moment():
-            return self._cursor.executemany(statement, values).fetchall()
-
-    def fetch_result(self, statement: str, values: Sequence[Any]) -> tuple[Sequence[Any], bytes | None]:
-        """Return the row that the statement finds, of which the first value is the rowid and the last one whether the
-        job has no result, and the result; no values where there is no row.
-
-        The result is copied once, from the pages into the bytes. A column of a statement would be copied twice.
-        """
-        with self._one_moment():
-            rows: list[Any] = self._cursor.execute(statement, values).fetchall()
-            row = rows[0] if rows else ()
-            if not row or row[-1]:
-                return row, None
-            with closing(self._connection.blob_open("main", "jobs", "result", row[0], False)) as blob:
-                return row, blob.read()
-
-    @contextmanager
-    def _one_moment(self) -> Iterator[None]:
-        """Have all that the block reads be as of one moment."""
         if self._index[:_HEADER_BYTES] == self._kept:
-            yield
-            return
+            return self._cursor.executemany(statement, values).fetchall()
         self.release()
         self._cursor.execute("BEGIN").fetchall()
         try:
-            yield
+            return self._cursor.executemany(statement, values).fetchall()
         finally:
             self._cursor.execute("COMMIT").fetchall()
 

@@ -16,9 +16,6 @@ _ANSWER_COLUMNS: Final = f"""
 ANSWER: Final = f"SELECT {_ANSWER_COLUMNS}, rowid FROM jobs WHERE job_id = ?"  # noqa: S608  # fixed names
 ANSWER_AT_ROWID: Final = f"SELECT {_ANSWER_COLUMNS} FROM jobs WHERE rowid = ? AND job_id = ?"  # noqa: S608
 
-RESULT: Final = "SELECT rowid, virtual_key_id, created_at_ms, expires_at_ms, result IS NULL FROM jobs WHERE job_id = ?"
-"""Reads nothing of the result."""
-
 
 def _job(result: str, added: str) -> str:
     return f"SELECT {', '.join(COLUMNS[:-1])}, {result}, {added} FROM jobs WHERE job_id = ?"  # noqa: S608  # fixed names

@@ -24,17 +24,7 @@ import apsw
 
 from jobstatus.core.errors import StoreFull, StoreUnavailable
 from jobstatus.core.job import Job, JobState, RequestType
-from jobstatus.core.store import (
-    Answer,
-    Change,
-    Claim,
-    JobCount,
-    JobPage,
-    Listing,
-    StoredResult,
-    StoreError,
-    WorkerSigns,
-)
+from jobstatus.core.store import Answer, Change, Claim, JobCount, JobPage, Listing, StoreError, WorkerSigns
 from jobstatus.core.virtual_keys import VirtualKey
 from jobstatus.stores import StoreConfigError
 from jobstatus.stores.counting import count_of, count_values, types_of
@@ -121,17 +111,6 @@ class SQLiteJobStore:
             self._rowids.clear()
         self._rowids[job_id] = rowid
         return Answer(*answer)
-
-    def try_read_result(self, job_id: str) -> StoredResult | StoreError | None:
-        try:
-            row, result = self._point_reader().fetch_result(statements.RESULT, (job_id,))
-        except _FAULTS as error:
-            self._close_reader()
-            raise StoreUnavailable from error
-        if not row:
-            return None
-        _, virtual_key_id, created_at_ms, expires_at_ms, _ = row
-        return StoredResult(virtual_key_id, created_at_ms, expires_at_ms, result)
 
     async def read_jobs(self, job_ids: Sequence[str], *, with_results: bool) -> list[Job | StoreError | None]:
         recent = self._recent.as_of(self._mark())
@@ -271,7 +250,9 @@ class SQLiteJobStore:
     def _read(self, statement: str, values: Sequence[Any]) -> list[Any]:
         """Do a short read on the event loop's thread."""
         try:
-            return self._point_reader().fetch(statement, values, keep=not self._writes)
+            if self._reader is None:
+                self._reader = self._open_reader()
+            return self._reader.fetch(statement, values, keep=not self._writes)
         except _FAULTS as error:
             self._close_reader()
             raise StoreUnavailable from error
@@ -279,15 +260,15 @@ class SQLiteJobStore:
     def _read_each(self, statement: str, values: Sequence[Sequence[Any]]) -> list[Any]:
         """As `_read` for each of the values, in one transaction."""
         try:
-            return self._point_reader().fetch_each(statement, values)
+            if self._reader is None:
+                self._reader = self._open_reader()
+            return self._reader.fetch_each(statement, values)
         except _FAULTS as error:
             self._close_reader()
             raise StoreUnavailable from error
 
-    def _point_reader(self) -> PointReader:
-        if self._reader is None:
-            self._reader = PointReader(self._path, self._limits.max_kept_frames, self._release_soon)
-        return self._reader
+    def _open_reader(self) -> PointReader:
+        return PointReader(self._path, self._limits.max_kept_frames, self._release_soon)
 
     def _release_reader(self) -> None:
         """Let the log restart. A reader that fails to is closed, and reopened when it is needed."""
