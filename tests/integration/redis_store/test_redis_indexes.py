@@ -135,6 +135,15 @@ async def test_indexes_follow_every_step_of_a_job(server: valkey.Server, store: 
     assert left_over(server) == set()
 
 
+async def test_a_job_that_is_created_again_during_a_listing_is_not_at_its_place_of_before(
+    server: valkey.Server, store: Store
+) -> None:
+    """The page stays in order. Here the index has the place that a listing has read a moment ago."""
+    await store.commit([change(job(name, created_at_ms=number)) for number, name in enumerate("abc", start=1)])
+    server.command("ZADD", Keys("jobstatus").buckets[bucket_of(b"c")].indexes[0], 1, "c")
+    assert await listed(store) == ["b", "a"]
+
+
 async def test_pages_without_a_filter_are_whole_where_many_jobs_have_one_time(store: Store) -> None:
     """Each job is listed once, in order, also where a bucket has more jobs of a moment than a page looks at."""
     jobs = [job(f"job-{number:04}", created_at_ms=1000 + number // 800) for number in range(1000)]

@@ -96,7 +96,7 @@ class Listings:
         sure = sorted((item for item in found if read_to is None or item[0] >= read_to), key=_key_of, reverse=True)
         on_page = sure[: listing.limit]
         goes_on = read_to is not None or len(sure) > len(on_page)
-        jobs = await self._jobs([(bucket, job_id) for (_, job_id), bucket in on_page], now_ms)
+        jobs = await self._jobs(on_page, now_ms)
         return JobPage(jobs, (on_page[-1][0][0], on_page[-1][0][1].decode()) if goes_on else None)
 
     async def _newest(self, listing: Listing, before_ms: int | str) -> list[list[bytes]]:
@@ -112,15 +112,19 @@ class Listings:
             )
         return newest
 
-    async def _jobs(self, places: Sequence[tuple[Bucket, bytes]], now_ms: int) -> list[Job]:
-        """Return the jobs of these ids that are there and have not expired."""
+    async def _jobs(self, places: Sequence[tuple[_Key, Bucket]], now_ms: int) -> list[Job]:
+        """Return the jobs at these places that are still there and have not expired.
+
+        A job that was removed and created again in between is at another place.
+        """
         jobs: list[Job] = []
         for first in range(0, len(places), ROWS_AT_ONCE):
             asked = places[first : first + ROWS_AT_ONCE]
             rows = await self._in_turn(
-                [Command(bucket.slot, pack("HGET", bucket.job(job_id), "row")) for bucket, job_id in asked]
+                [Command(bucket.slot, pack("HGET", bucket.job(job_id), "row")) for (_, job_id), bucket in asked]
             )
-            jobs += (job for row in rows if row is not None and not (job := job_in(row, None)).is_expired(now_ms))
+            there = [(at_ms, job_in(row, None)) for ((at_ms, _), _), row in zip(asked, rows, strict=True) if row]
+            jobs += (job for at_ms, job in there if job.created_at_ms == at_ms and not job.is_expired(now_ms))
         return jobs
 
     async def _in_turn(self, commands: Sequence[Command]) -> list[Any]:
