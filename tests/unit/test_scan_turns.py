@@ -40,3 +40,26 @@ async def test_a_long_turn_has_a_bounded_pause() -> None:
         await asyncio.sleep(0)
     async with asyncio.timeout(30), turns.turn():
         pass
+
+
+async def test_callers_that_leave_hold_up_nobody() -> None:
+    """Whether one leaves in its turn, while it waits, or in the moment between."""
+    turns, said = ScanTurns(pause_share=0), list[str]()
+    leave = asyncio.Event()
+
+    async def take(name: str) -> None:
+        async with turns.turn():
+            said.append(name)
+            await leave.wait()
+
+    tasks = [asyncio.create_task(take(name)) for name in "abcd"]
+    await asyncio.sleep(0)
+    tasks[0].cancel()
+    tasks[2].cancel()
+    await asyncio.wait([tasks[0]])
+    asyncio.get_running_loop().call_later(0, tasks[1].cancel)  # as soon as it has been given the turn
+    leave.set()
+    async with asyncio.timeout(30):
+        await asyncio.gather(*tasks, return_exceptions=True)
+    assert said in (["a", "d"], ["a", "b", "d"])
+    assert not tasks[3].cancelled()
