@@ -37,6 +37,7 @@ from harness.waiting import until
 from harness.wire import Refusal, refused
 from jobstatus.core.errors import StoreFull, StoreUnavailable
 from jobstatus.core.job import Job
+from jobstatus.core.store import Listing
 from jobstatus.core.tracker import JobTracker
 from jobstatus.stores import StoreConfigError
 from jobstatus.stores.sqlite import SQLiteJobStore
@@ -559,6 +560,27 @@ async def test_a_file_that_is_replaced_gets_no_write(tmp_path: Path) -> None:
         found = await store.read_jobs(["job-a", "job-0", "job-1", "job-z"], with_results=True)
         assert found == [first, None, None, last]
     assert integrity(here / "jobs.db") == "ok"
+
+
+async def test_a_file_that_is_replaced_is_not_read(tmp_path: Path) -> None:
+    """Nor later: once the file is back all is read from it, and what another process writes there is seen."""
+    here, backup, elsewhere = tmp_path / "here", tmp_path / "backup", tmp_path / "elsewhere"
+    async with opened(backup / "jobs.db") as (_, tracker):
+        await tracker.apply(creation("job-old"))
+    async with opened(here / "jobs.db") as (store, _):
+        await store.commit([change(job())])
+        move(here, elsewhere)
+        move(backup, here)
+        for read in (store.read_jobs(["job-old"], with_results=True), store.list_page(Listing(limit=9), 0)):
+            with pytest.raises(StoreUnavailable):
+                await read
+        move(here, backup)
+        move(elsewhere, here)
+        await store.commit([change(job(version=2), replaces=1)])
+        async with opened(here / "jobs.db") as (other, _):
+            await other.commit([change(job(version=3), replaces=2)])
+        assert await store.read_jobs(["job-1", "job-old"], with_results=True) == [job(version=3), None]
+        assert (await store.list_page(Listing(limit=9), 0)).jobs == [job(version=3)]
 
 
 async def test_a_file_behind_a_symbolic_link(tmp_path: Path) -> None:

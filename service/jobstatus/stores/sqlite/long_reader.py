@@ -20,8 +20,10 @@ _FAULTS: Final = (apsw.Error, OSError, StoreConfigError)
 class LongReader:
     """Reads one after the other. The connection is opened when it is needed, and again after a fault."""
 
-    def __init__(self, path: Path, name: str) -> None:
+    def __init__(self, path: Path, name: str, check_file: Callable[[], None]) -> None:
+        """`check_file` raises StoreConfigError or OSError where the path must not be opened now."""
         self._path = path
+        self._check_file = check_file
         self._thread = ThreadPoolExecutor(1, name)
         self._connection: apsw.Connection | None = None
 
@@ -44,6 +46,7 @@ class LongReader:
     def _fetch(self, statement: str, values: Sequence[Any]) -> list[Any]:
         try:
             if self._connection is None:
+                self._check_file()
                 self._connection = schema.open_reader(self._path)
             return self._connection.execute(statement, values).fetchall()
         except _FAULTS as error:

@@ -73,9 +73,9 @@ class SQLiteJobStore:
         self._compared: tuple[frozenset[str], tuple[int, int]] = frozenset(), (0, 0)
         self._sweep_lock = SweepLock(self._path)
         self._write_thread = ThreadPoolExecutor(1, "sqlite-writer")
-        self._listings = LongReader(self._path, "sqlite-listings")
+        self._listings = LongReader(self._path, "sqlite-listings", self._check_file)
         self._turns = page_turns()
-        self._counts = LongReader(self._path, "sqlite-counts")
+        self._counts = LongReader(self._path, "sqlite-counts", self._check_file)
 
     async def __aenter__(self) -> Self:
         try:
@@ -268,6 +268,7 @@ class SQLiteJobStore:
             raise StoreUnavailable from error
 
     def _open_reader(self) -> PointReader:
+        self._check_file()
         return PointReader(self._path, self._limits.max_kept_frames, self._release_soon)
 
     def _release_reader(self) -> None:
@@ -338,9 +339,16 @@ class SQLiteJobStore:
         Raises StoreConfigError while another file is at the path: what is written to the file that was moved away would
         be lost, and its log at this path would damage the other.
         """
+        self._check_file()
+        return self._writer or self._open(create=False)
+
+    def _check_file(self) -> None:
+        """Raise StoreConfigError while another file is at the path, OSError while none is.
+
+        What was opened then would go on reading the other file after this one has come back.
+        """
         if schema.identity(self._name) != self._file:
             raise StoreConfigError(f"{self._name} was replaced while it was in use")
-        return self._writer or self._open(create=False)
 
     async def _in(self, thread: ThreadPoolExecutor, work: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(thread, work)
