@@ -47,6 +47,8 @@ EDGE = EdgeLimits(
     )
 )
 """The limits of an edge in this process: how soon its service counts as silent is for the tests of that."""
+AS_SERVED = EdgeLimits()
+"""The limits of an edge in production, for the tests of a service that is away."""
 REAL_TIME = Clocks(pulse=lambda: 0)
 """The clocks of a service in this process, whose pauses on a busy machine are no subject of its tests."""
 

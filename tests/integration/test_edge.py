@@ -11,7 +11,7 @@ from harness.certificates import Authorities
 from harness.faults import MeddledStore
 from harness.http import Answer, request
 from harness.jobs import KINDS, cancellation, complete, completion, create, creation, job_in, number_of, put_virtual_key
-from harness.service import Service, edge_here, service_here
+from harness.service import AS_SERVED, Service, edge_here, service_here
 from harness.tokens import admin_token, bearer, virtual_key_token
 from harness.waiting import until
 from harness.wire import refusal_of
@@ -159,7 +159,7 @@ async def test_a_service_that_is_away_is_a_503_and_heals(tmp_path: Path) -> None
     async with service_here(store) as service:
         await job_in(service, JobState.COMPLETED, "done")
         address = f"127.0.0.1:{service.grpc_port}"
-        front = edge_here(service)
+        front = edge_here(service, limits=AS_SERVED)
         edge = await front.__aenter__()
         assert (await edge.poll("done", OWNER)).status == 200
     try:
@@ -199,7 +199,7 @@ async def test_a_store_that_is_away_inside_is_a_503() -> None:
 
 async def test_an_edge_starts_before_its_service(service: Service) -> None:
     """Nothing has to be started in an order: an edge whose service is not there yet is up, and not ready."""
-    async with edge_here(service, upstream="127.0.0.1:1") as edge:
+    async with edge_here(service, limits=AS_SERVED, upstream="127.0.0.1:1") as edge:
         assert (await request(edge.admin_port, "/healthz")).status == 200
         assert (await request(edge.admin_port, "/readyz")).status == 503
         assert (await edge.poll("job-1", OWNER)).status == 503
@@ -267,7 +267,7 @@ async def test_an_edge_that_the_service_does_not_know_gets_nothing(tmp_path: Pat
     authorities = Authorities()
     settings = authorities.settings(tmp_path) | {"grpc_allowed_clients": {"worker"}, "grpc_edge_clients": {"edge"}}
     files = authorities.upstream_settings(tmp_path, *names, of_stranger=names == ("edge",))
-    async with service_here(**settings) as service, edge_here(service, **files) as edge:
+    async with service_here(**settings) as service, edge_here(service, limits=AS_SERVED, **files) as edge:
         assert (await edge.poll("job-1", OWNER)).status == 503
         assert (await request(edge.admin_port, "/readyz")).status == 503
 

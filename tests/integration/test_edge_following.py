@@ -17,7 +17,7 @@ from harness.fronts import listening_edge, poll_patiently, until_it_listens, wai
 from harness.http import Answer, request
 from harness.jobs import complete, completion, create, creation, start
 from harness.raw import talk
-from harness.service import AT_ONCE, Service, edge_here, service_here
+from harness.service import AS_SERVED, AT_ONCE, Service, edge_here, service_here
 from harness.stand_in import stand_in
 from harness.tokens import admin_token, bearer, virtual_key_token
 from harness.waiting import until
@@ -133,7 +133,7 @@ async def test_nobody_begins_to_wait_while_there_is_no_service(inside: Inside) -
     """Polls are 503 at once, as without a wish to wait; when the service is back they wait again."""
     service = await inside.start()
     await create(service, "j1")
-    async with listening_edge(service) as edge:
+    async with listening_edge(service, limits=AS_SERVED) as edge:
         await inside.stop()
         for header in (LONG, ACCEPT):
             async with asyncio.timeout(IN_TIME):

@@ -19,7 +19,7 @@ from harness.fronts import poll_patiently
 from harness.http import Answer, request
 from harness.jobs import complete, create, job_in, put_virtual_key
 from harness.relays import Relay
-from harness.service import Service, edge_here, service_here
+from harness.service import AS_SERVED, Service, edge_here, service_here
 from harness.stand_in import stand_in
 from harness.tokens import admin_token, bearer, virtual_key_token
 from harness.waiting import until
@@ -40,8 +40,7 @@ LIMIT_SECONDS: Final = 3.0
 SLACK_SECONDS: Final = 20.0
 """For all that this machine does meanwhile."""
 HOUR: Final = {"seconds": 3600}
-as_served: Final = partial(edge_here, limits=EdgeLimits())
-"""An edge that gives its service as little time as one in production."""
+as_served: Final = partial(edge_here, limits=AS_SERVED)
 
 
 async def timed(poll: Any) -> tuple[Answer, float]:
