@@ -537,7 +537,7 @@ async def test_a_batch_that_is_locked_out_is_tried_again(
         await somebody.commit()
         assert await committing == {}
     ((deadlocks,),) = fragile.execute(f"SELECT deadlocks FROM pg_stat_database WHERE datname = '{database}'")
-    assert deadlocks == 1
+    assert deadlocks >= 1  # and more where the store tries again before the other, which was let in, has woken up
 
 
 async def test_batches_of_several_processes_do_not_lock_each_other_out(fragile: Server, database: str) -> None:
