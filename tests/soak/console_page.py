@@ -12,8 +12,9 @@ Needs Chromium and ChromeDriver, which no wheel brings, and npm for axe-core; th
   is a script is shown as text. Nothing violates the policy of the page, and nothing is requested of another host.
 * axe finds nothing serious in any view, in both schemes, nor at 360 pixels, where nothing is wider than the screen.
 * A fleet that dies is a red banner within 15 s. `kill -9` of a serving process does not end the page.
-* With --load: with 100,000 jobs and 500 changes a second a page costs the browser less than half of a core and 200 MiB,
-  the service at most 3 % of a core, and polls that use a whole core at most 3 % more CPU time than without one.
+* With --load, on each store: with 100,000 jobs and 500 changes a second a page costs the browser less than half of a
+  core and 200 MiB, the service at most 3 % of a core, and polls that use a whole core at most 3 % more CPU time than
+  without one.
 
 Prints what it saw; exits with an error when it is not that.
 """
@@ -514,18 +515,19 @@ class Done:
     number: int = 0
 
 
-async def costs(folder: Path, chromium: Browser, seconds: float, jobs: int, rounds: int) -> AsyncIterator[str]:
-    """What an open page costs: the browser, the service beside CHANGES changes a second, and polls.
+async def costs(url: str, folder: Path, chromium: Browser, options: argparse.Namespace) -> AsyncIterator[str]:
+    """What an open page costs on this store: the browser, the service beside CHANGES changes a second, and polls.
 
     A page is open and closed in turn, so that what else the machine does concerns both. Raises Wrong for what is more
     than it may be, once all has been told.
     """
-    await many(STORES["sqlite"](folder), jobs)
+    await many(url, options.jobs)
+    seconds, rounds = options.load, range(options.rounds)
     wrong = []
-    async with Process(folder, CONSOLE="on") as process, process.connected() as service:
+    async with Process(folder, CONSOLE="on", STORE=url) as process, process.connected() as service:
         async with changing(service, CHANGES) as done:
             for view in ("now", "jobs", "workers"):
-                pairs = [await both(process, chromium, view, seconds, done) for _ in range(rounds)]
+                pairs = [await both(process, chromium, view, seconds, done) for _ in rounds]
                 cost = cost_of(pairs)
                 browser_core, mib = median(page.page for _, page in pairs), max(page.page_mib for _, page in pairs)
                 changes = median(page.done_each_second for _, page in pairs)
@@ -538,7 +540,7 @@ async def costs(folder: Path, chromium: Browser, seconds: float, jobs: int, roun
         await create(service, "polled")
         await complete(service, "polled")
         async with polling(process, "polled") as done:
-            pairs = [await both(process, chromium, "now", seconds, done) for _ in range(rounds)]
+            pairs = [await both(process, chromium, "now", seconds, done) for _ in rounds]
             ratio = 1 / (1 - cost_of(pairs))
             polls = median(none.done_each_second / none.service for none, _ in pairs)
             yield f"polls    {ratio:.3f} times the CPU time with a page open ({polls:.0f} polls for a second of a core)"
@@ -703,9 +705,12 @@ async def main() -> int:
 async def run(options: argparse.Namespace, folder: Path, chromium: Browser) -> None:
     """Do what was asked, and print what was seen."""
     if options.load:
-        (folder / "load").mkdir()
-        async for line in costs(folder / "load", chromium, options.load, options.jobs, options.rounds):
-            print(line, flush=True)
+        for store in options.stores:
+            place = folder / f"load-{store}"
+            place.mkdir()
+            url = STORES[store](place)
+            async for line in costs(url, place, chromium, options):
+                print(f"{store:10} {line}", flush=True)
         return
     async for line in on_each_store(options.stores, folder, chromium, options.soon):
         print(line, flush=True)
