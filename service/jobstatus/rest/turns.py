@@ -27,7 +27,6 @@ ADMINS: Final = " admins"
 
 Begin: TypeAlias = Callable[[], bool]
 """Begins a request that has waited. Returns False where its client has gone."""
-_NOBODY: Final = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
