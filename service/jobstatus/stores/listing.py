@@ -108,8 +108,8 @@ def _range(dialect: Dialect, listing: Listing) -> list[_Filter]:
 def _place(dialect: Dialect, comparison: str, place: Place) -> _Filter:
     """Compare with a place. The time is compared once more by itself, for the sake of PostgreSQL's estimates.
 
-    It takes a comparison of rows for one that a third of all rows pass or more, and two of them for independent. In the
-    middle of a large table it would then read all of it in parallel rather than a window of the index.
+    It knows a range of one column, but takes the two ends of a range of rows for independent. In the middle of a large
+    table it would expect a quarter of the rows, and read all of them rather than a window of the index.
     """
     mark = dialect.mark
     text = f"(created_at_ms, job_id) {comparison} ({mark}, {mark}) AND created_at_ms {comparison[0]}= {mark}"
